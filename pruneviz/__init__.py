@@ -1,0 +1,112 @@
+"""pruneviz: prune neural networks, and see what happens.
+
+    import pruneviz as pv
+
+Readers look at a model and return data; they leave no trace on it:
+
+    score(model, criterion)              how important each weight is
+    measure(model, example_input)        numbers, bytes, multiply-accumulates
+    accuracy(model, batches)             share of examples in the right class
+    predict(model, x)                    the class of each example
+    named_weights(model)                 the weights that count, by name
+    weight_histogram(model)              how they are distributed, in bins
+    evaluating(model), hooked(model, layers, fn)      look inside; undo themselves
+
+Choose:
+
+    select(scores, sparsity=0.9)         a plan: which weights stay
+    schedule(kind, sparsity, rounds=5)   how sparsity rises over rounds
+    register(name, ...)                  a criterion of one's own; all of them: CRITERIA
+
+Writers take a model and return a new one:
+
+    mask(model, plan)                    zero what the plan drops, and hold it there
+    bake(model)                          make the zeros plain values
+    fit(model, batches)                  train
+
+Many at once, and pictures:
+
+    sweep(model, example_input, ...)     criteria × sparsities × seeds, one table
+    plot_weights, plot_layers, plot_mask, plot_tradeoff, plot_strip      data -> Axes
+    panel_strip, panel_weights           widgets that answer while you drag
+
+Nouns: Scores, Plan, Cost, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pruneviz._version import VERSION
+from pruneviz.criteria import CRITERIA, Criterion, register
+from pruneviz.fit import fit
+from pruneviz.hooks import evaluating, hooked
+from pruneviz.mask import bake, mask
+from pruneviz.measure import measure
+from pruneviz.metrics import accuracy, predict
+from pruneviz.schedules import schedule
+from pruneviz.score import score
+from pruneviz.select import select
+from pruneviz.sweep import sweep
+from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
+from pruneviz.weights import named_weights, weight_histogram
+
+if TYPE_CHECKING:
+    from pruneviz.panels import Panel, panel_strip, panel_weights
+    from pruneviz.plots import plot_layers, plot_mask, plot_strip, plot_tradeoff, plot_weights
+
+__version__ = VERSION
+
+# what needs ipywidgets or matplotlib is imported when it is first used
+_LATER = {
+    **dict.fromkeys(("Panel", "panel_strip", "panel_weights"), "pruneviz.panels"),
+    **dict.fromkeys(
+        ("plot_layers", "plot_mask", "plot_strip", "plot_tradeoff", "plot_weights"),
+        "pruneviz.plots",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'pruneviz' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "CRITERIA",
+    "ArgumentError",
+    "Cost",
+    "Criterion",
+    "GraphError",
+    "Panel",
+    "Plan",
+    "Scores",
+    "accuracy",
+    "bake",
+    "evaluating",
+    "fit",
+    "hooked",
+    "mask",
+    "measure",
+    "named_weights",
+    "panel_strip",
+    "panel_weights",
+    "plot_layers",
+    "plot_mask",
+    "plot_strip",
+    "plot_tradeoff",
+    "plot_weights",
+    "predict",
+    "register",
+    "schedule",
+    "score",
+    "select",
+    "sweep",
+    "weight_histogram",
+]

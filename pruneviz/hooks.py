@@ -1,0 +1,131 @@
+"""Look inside a model without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneviz import _check
+
+
+@contextmanager
+def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Seed torch's random numbers inside the block; the caller's own go on as if nothing had been.
+
+    Parameters
+    ----------
+    seed : int or None
+        None: only keep the caller's random state, seed nothing.
+    devices : iterable of torch.device
+        CUDA devices whose generators are seeded and kept as well.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with seeded(0):
+    ...     a = torch.rand(1)
+    >>> with seeded(0):
+    ...     b = torch.rand(1)
+    >>> bool(a == b)
+    True
+    """
+    cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
+    with torch.random.fork_rng(devices=cuda):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put the model into eval mode, without gradients; undo everything afterwards, also on error.
+
+    What is put back: the `training` flag of every single module, buffers that the forward rewrote,
+    torch's random state. The flags are set directly: `train()` and `eval()`, which a model may
+    override with side effects, are not called.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Dropout(0.5)
+    >>> with pv.evaluating(model):
+    ...     model(torch.ones(3))
+    tensor([1., 1., 1.])
+    >>> model.training
+    True
+    """
+    _check.model(model)
+    flags = [(m, m.training) for m in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    devices = {t.device for t in (*model.parameters(), *model.buffers())}
+    try:
+        with seeded(None, devices), torch.no_grad():
+            for m, _ in flags:
+                m.training = False
+            yield model
+    finally:
+        for m, training in flags:
+            m.training = training
+        with torch.no_grad():
+            for b, before in buffers:
+                if not torch.equal(b, before):
+                    b.copy_(before)
+
+
+@contextmanager
+def hooked(
+    model: nn.Module,
+    layers: Iterable[str] | None,
+    fn: Callable[[str, tuple[Any, ...], Any], Tensor | None],
+) -> Iterator[nn.Module]:
+    """Call ``fn(name, inputs, output)`` whenever one of the layers has run; unhook afterwards.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    layers : iterable of str, or None
+        Names as in ``model.named_modules()``; None: every module without children.
+    fn : callable
+        Called with the layer's name, the tuple of its positional inputs, and its output. What it
+        returns, unless None, takes the place of the output: so one can also intervene.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no layer of such a name.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+    >>> with pv.hooked(model, ["1"], lambda name, inputs, output: print(name, output.shape)):
+    ...     _ = model(torch.zeros(5, 2))
+    1 torch.Size([5, 3])
+    """
+    modules = dict(_check.model(model).named_modules())
+    if layers is None:
+        names = [n for n, m in modules.items() if next(m.children(), None) is None]
+    else:
+        names = [_check.choice(n, "layer", modules, what="layer") for n in layers]
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
+        return lambda module, inputs, output: fn(name, inputs, output)
+
+    handles = []
+    try:
+        for name in names:
+            handles.append(modules[name].register_forward_hook(hook(name)))
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,108 @@
+"""Trained networks of the lessons: safetensors files in ``data/checkpoints/``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pruneviz import _check
+from pruneviz.lessons.data import data_dir
+from pruneviz.lessons.models import NETWORKS, build
+from pruneviz.types import ArgumentError
+
+
+def load(name: str, *, seed: int = 0) -> nn.Module:
+    """Return one of the lessons' trained networks, in eval mode.
+
+    Parameters
+    ----------
+    name : str
+        One of ``sorted(NETWORKS)``.
+    seed : int
+        Which training run; 0 comes with the repository.
+
+    Raises
+    ------
+    ArgumentError
+        If the network is unknown, or its checkpoint is missing, damaged or of another network.
+
+    Examples
+    --------
+    >>> load("lenet-300-100")
+    LeNet300(
+      (fc1): Linear(in_features=784, out_features=300, bias=True)
+      (fc2): Linear(in_features=300, out_features=100, bias=True)
+      (fc3): Linear(in_features=100, out_features=10, bias=True)
+    )
+    """
+    model = build(name)
+    load_into(model, checkpoint(name, seed))
+    return model.eval()
+
+
+def record(name: str, *, seed: int = 0) -> dict[str, Any]:
+    """Return what was noted when the network was trained: accuracies, epochs, seed, versions.
+
+    Examples
+    --------
+    >>> record("lenet-300-100")["seed"]
+    0
+    """
+    _check.choice(name, "network", NETWORKS)
+    path = checkpoint(name, seed).with_suffix(".json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def checkpoint(name: str, seed: int = 0, folder: Path | None = None) -> Path:
+    """Return the path of a network's checkpoint.
+
+    >>> checkpoint("lenet-5", 2).name
+    'lenet-5.seed2.safetensors'
+    """
+    stem = name if seed == 0 else f"{name}.seed{seed}"
+    return (folder or data_dir() / "checkpoints") / f"{stem}.safetensors"
+
+
+def load_into(model: nn.Module, path: str | Path) -> None:
+    """Fill a model from a checkpoint; nothing is changed unless all of it fits.
+
+    Raises
+    ------
+    ArgumentError
+        If the file is missing, damaged, or of another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArgumentError(
+            f"there is no checkpoint {path}. Train it: python -m pruneviz.lessons.train NAME."
+        )
+    try:
+        with safe_open(path, "pt") as f:
+            state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118, not a dict
+    except (SafetensorError, OSError) as e:
+        raise ArgumentError(
+            f"checkpoint {path} is damaged ({e}). Restore it: git checkout -- {path}."
+        ) from e
+    want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    have = {k: tuple(v.shape) for k, v in state.items()}
+    for key in [*want, *have]:
+        if want.get(key) != have.get(key):
+            raise ArgumentError(
+                f"checkpoint {path} is of another network than {type(model).__name__}: {key!r} is "
+                f"{have.get(key, 'missing')} in the file and {want.get(key, 'missing')} in the model."
+            )
+    model.load_state_dict(state)
+
+
+def save(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
+    """Write a checkpoint, and the notes as JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, path)
+    text = json.dumps(notes, indent=2, ensure_ascii=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")

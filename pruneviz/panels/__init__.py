@@ -1,0 +1,9 @@
+"""Panels: widgets that read their controls, call the verbs, and show what came out."""
+
+from __future__ import annotations
+
+from pruneviz.panels.base import Panel
+from pruneviz.panels.strip import panel_strip
+from pruneviz.panels.weights import panel_weights
+
+__all__ = ["Panel", "panel_strip", "panel_weights"]

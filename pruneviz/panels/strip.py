@@ -1,0 +1,150 @@
+"""A strip of images, and what the network takes them for while its weights go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pruneviz import _check
+from pruneviz.criteria import criterion as registered
+from pruneviz.mask import mask
+from pruneviz.metrics import accuracy, predict
+from pruneviz.panels.base import Panel
+from pruneviz.plots import plot_strip, svg
+from pruneviz.plots.style import figure
+from pruneviz.score import score
+from pruneviz.select import select
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+
+def panel_strip(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    batches: Iterable[tuple[Any, Tensor]],
+    classes: Sequence[str] | None = None,
+    criterion: str = "magnitude",
+    scope: str | None = None,
+    sparsity: float = 0.0,
+) -> Panel:
+    """Show what a network takes a few images for, while a slider prunes its weights.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gives logits of shape (n, classes). Not changed.
+    x : Tensor, shape (n, 1, height, width)
+        A few examples, shown in a row.
+    labels : Tensor, int64, shape (n,)
+        Their classes.
+    batches : iterable of (inputs, labels)
+        What the accuracy is measured on at every move; read once.
+    classes : sequence of str, optional
+        Name of each class; default: its number.
+    criterion : str
+        A name of `CRITERIA`.
+    scope : str, optional
+        ``"layer"`` or ``"global"``; default: the criterion's own.
+    sparsity : float
+        Where the slider stands at first, in [0, 0.99].
+
+    Returns
+    -------
+    Panel
+        ``controls``: ``"sparsity"``. ``result``: ``sparsity``, ``accuracy``, ``predictions`` (names of
+        classes), ``plan``.
+
+    Raises
+    ------
+    ArgumentError
+        As `score`, `select`, `accuracy` and `plot_strip` do.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> x, y = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])
+    >>> panel = pv.panel_strip(model, x, y, batches=[(x, y)])
+    >>> panel.controls["sparsity"].value = 0.5
+    >>> panel.result["sparsity"], len(panel.result["predictions"])
+    (0.5, 3)
+    >>> panel.close()
+    """
+    return StripPanel(model, x, labels, batches, classes, criterion, scope, sparsity)
+
+
+class StripPanel(Panel):
+    """The panel behind `panel_strip`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        batches: Iterable[tuple[Any, Tensor]],
+        classes: Sequence[str] | None,
+        criterion: str,
+        scope: str | None,
+        sparsity: float,
+    ) -> None:
+        sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
+        self._model, self._x, self._labels = model, x, labels.tolist()
+        self._scope = scope or registered(criterion).scope
+        self._scores = score(model, criterion)
+        self._batches = list(batches)
+        self._uris = svg.image_uris(x.cpu().numpy())
+        known = range(max(self._labels, default=0) + 1) if classes is None else classes
+        self._classes = [str(c) for c in known]
+        super().__init__()
+        row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
+        self.start({"sparsity": row}, {"sparsity": slider})
+
+    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
+        plan = select(self._scores, sparsity=self.controls["sparsity"].value, scope=self._scope)
+        pruned = mask(self._model, plan)
+        self._said = predict(pruned, self._x).tolist()
+        right = accuracy(pruned, self._batches)
+        names = [self._name(c) for c in self._said]
+        sentence = (
+            f"Sparsity {plan.sparsity:.2f}: {_count(self._said, self._labels)} of {len(names)} "
+            f"images right, accuracy {right:.0%}. The network says: {', '.join(names)}."
+        )
+        result = {
+            "sparsity": plan.sparsity,
+            "accuracy": right,
+            "predictions": names,
+            "plan": plan,
+        }
+        picture = svg.strip(
+            self._uris,
+            labels=self._labels,
+            predictions=self._said,
+            classes=self._names(),
+            label=sentence,
+        )
+        return result, picture, sentence
+
+    def figure(self) -> Figure:
+        with figure(1.1 * len(self._uris), 1.5) as (fig, ax):
+            plot_strip(
+                self._x.cpu().numpy(),
+                labels=self._labels,
+                predictions=self._said,
+                classes=self._names(),
+                ax=ax,
+            )
+        return fig
+
+    def _names(self) -> list[str]:
+        return [self._name(c) for c in range(max([*self._said, *self._labels]) + 1)]
+
+    def _name(self, c: int) -> str:
+        return self._classes[c] if c < len(self._classes) else str(c)
+
+
+def _count(said: list[int], labels: list[int]) -> int:
+    return sum(s == y for s, y in zip(said, labels, strict=True))

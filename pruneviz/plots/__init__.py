@@ -1,0 +1,9 @@
+"""Pictures: data in, `Axes` out. They never import torch and never run a model."""
+
+from __future__ import annotations
+
+from pruneviz.plots.curves import plot_tradeoff
+from pruneviz.plots.images import plot_mask, plot_strip
+from pruneviz.plots.weights import plot_layers, plot_weights
+
+__all__ = ["plot_layers", "plot_mask", "plot_strip", "plot_tradeoff", "plot_weights"]

@@ -1,0 +1,86 @@
+"""Curves: what is lost against what is saved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pruneviz import _check
+from pruneviz.plots.style import MARKERS, PALETTE, axes, bare
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LABELS = {
+    "sparsity": "sparsity (share of weights pruned)",
+    "target_sparsity": "target sparsity (share of weights to prune)",
+    "nonzero": "weights that are not 0",
+    "params": "parameters",
+    "bytes": "bytes",
+    "macs": "multiply-accumulates an example",
+    "metric": "metric",
+}
+
+
+def plot_tradeoff(
+    data: pd.DataFrame,
+    *,
+    x: str = "sparsity",
+    y: str = "metric",
+    hue: str = "criterion",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what is left of the metric against what was pruned: a line a criterion.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `sweep`. Rows with the same `x` and `hue` are seeds: the line is their mean, the band
+        reaches from the lowest to the highest.
+    x, y, hue : str
+        Columns.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one line for each value of `hue`.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"criterion": ["a", "a"], "sparsity": [0.0, 0.9], "metric": [0.9, 0.5]})
+    >>> ax = pv.plot_tradeoff(data)
+    >>> ax.get_xlabel(), ax.lines[0].get_ydata().tolist()
+    ('sparsity (share of weights pruned)', [0.9, 0.5])
+    """
+    import seaborn as sns
+
+    _check.columns(data, dict.fromkeys((x, y, hue), "pv.sweep(model, …)"), "plot_tradeoff")
+    ax = axes(ax)
+    values = list(dict.fromkeys(data[hue]))
+    sns.lineplot(
+        data,
+        x=x,
+        y=y,
+        hue=hue,
+        style=hue,
+        hue_order=values,
+        style_order=values,
+        palette=[PALETTE[i % len(PALETTE)] for i in range(len(values))],
+        markers=[MARKERS[i % len(MARKERS)] for i in range(len(values))],
+        dashes=False,
+        errorbar=("pi", 100),
+        ax=ax,
+    )
+    ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    ax.grid(alpha=0.25)
+    ax.legend(title=hue, frameon=False)
+    bare(ax)
+    return ax

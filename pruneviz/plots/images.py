@@ -1,0 +1,146 @@
+"""Pictures made of pixels: masks, and strips of examples with what the model says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruneviz.plots.style import KEPT, PRUNED, axes
+from pruneviz.types import ArgumentError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_mask(data: Any, *, ax: Axes | None = None) -> Axes:
+    """Draw a mask: blue where a weight stays, white where it goes.
+
+    Parameters
+    ----------
+    data : array-like, bool
+        ``plan.keep[name]``. Shape (rows, columns); what has more dimensions is folded into rows of
+        the first one, what has one becomes a row.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one image, 1 = kept.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not boolean or empty.
+
+    Examples
+    --------
+    >>> import numpy as np, pruneviz as pv
+    >>> pv.plot_mask(np.eye(3, dtype=bool)).images[0].get_array().shape
+    (3, 3)
+    """
+    from matplotlib.colors import ListedColormap
+
+    keep = np.asarray(data)
+    if keep.dtype != bool or keep.size == 0:
+        raise ArgumentError(
+            f"plot_mask draws a boolean array, but {keep.dtype} of shape {keep.shape} was passed. "
+            "Take it from a plan: plan.keep['fc1.weight']."
+        )
+    keep = keep.reshape(1, -1) if keep.ndim < 2 else keep.reshape(len(keep), -1)
+    ax = axes(ax, (6.4, 3.2))
+    ax.imshow(
+        keep.astype(np.uint8),
+        cmap=ListedColormap(["white", KEPT]),
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        interpolation="antialiased" if keep.size > 10_000 else "nearest",
+    )
+    kept = int(keep.sum())
+    ax.set(
+        xlabel="input (index)",
+        ylabel="output (index)",
+        title=f"{kept:,} of {keep.size:,} weights kept (blue)",
+    )
+    return ax
+
+
+def plot_strip(
+    data: Any,
+    *,
+    labels: Sequence[int],
+    predictions: Sequence[int],
+    classes: Sequence[str],
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw examples in a row, under each what the model takes it for: ✓ right, ✗ wrong.
+
+    Parameters
+    ----------
+    data : array-like, shape (n, height, width) or (n, 1, height, width)
+        Grey images.
+    labels, predictions : sequence of int, length n
+        The true class and the model's.
+    classes : sequence of str
+        Name of each class.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With n images and n texts.
+
+    Raises
+    ------
+    ArgumentError
+        If the lengths differ, or there is no image.
+
+    Examples
+    --------
+    >>> import numpy as np, pruneviz as pv
+    >>> ax = pv.plot_strip(np.zeros((2, 4, 4)), labels=[0, 1], predictions=[0, 0],
+    ...                    classes=["cat", "dog"])
+    >>> [t.get_text() for t in ax.texts]
+    ['✓ cat', '✗ cat']
+    """
+    images = strip(data, labels, predictions)
+    n, height, width = images.shape
+    ax = axes(ax, (1.1 * n, 1.5))
+    for i, (image, label, said) in enumerate(zip(images, labels, predictions, strict=True)):
+        x = i * 1.15
+        ax.imshow(image, cmap="gray_r", extent=(x, x + 1, 0, height / width), aspect="equal")
+        right = label == said
+        ax.text(
+            x + 0.5,
+            -0.06,
+            f"{'✓' if right else '✗'} {classes[said]}",
+            ha="center",
+            va="top",
+            fontsize=8,
+            color=KEPT if right else PRUNED,
+        )
+    ax.set(xlim=(-0.05, 1.15 * n), ylim=(-0.35, height / width + 0.05))
+    ax.axis("off")
+    return ax
+
+
+def strip(data: Any, labels: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
+    """Return the images as an array of shape (n, height, width), or raise."""
+    images = np.asarray(data)
+    if images.ndim == 4 and images.shape[1] == 1:
+        images = images[:, 0]
+    if images.ndim != 3 or not len(images):
+        raise ArgumentError(
+            "a strip needs grey images of shape (n, height, width), n ≥ 1, "
+            f"but their shape is {images.shape}."
+        )
+    if not len(images) == len(labels) == len(predictions):
+        raise ArgumentError(
+            f"a strip needs one label and one prediction an image, but there are {len(images)} "
+            f"images, {len(labels)} labels and {len(predictions)} predictions."
+        )
+    return images

@@ -1,0 +1,56 @@
+"""Colours and the empty axes: the same in every picture, readable for the colour-blind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KEPT = "#0072B2"  # Okabe & Ito's blue
+PRUNED = "#D55E00"  # and vermilion
+GREY = "#767676"  # contrast 4.5 on white and on black
+PALETTE = (KEPT, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", PRUNED, "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
+    """Return `ax`, or the axes of a new pyplot figure of `size` inches."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """Give a figure that pyplot does not know of, with its axes: nothing to close afterwards."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(width, height), layout="constrained")
+    yield fig, fig.subplots()
+
+
+def bare(ax: Axes) -> None:
+    """Take the upper and the right frame away."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def readable(fig: Figure) -> Figure:
+    """Turn what is black in a figure into a grey that can be read on light and on dark pages."""
+    from matplotlib.colors import same_color
+    from matplotlib.lines import Line2D
+    from matplotlib.spines import Spine
+    from matplotlib.text import Text
+
+    for spine in fig.findobj(Spine):
+        spine.set(edgecolor=GREY)
+    texts: list[Any] = [*fig.findobj(Text), *fig.findobj(Line2D)]
+    for artist in texts:
+        if same_color(artist.get_color(), "black"):
+            artist.set_color(GREY)
+    return fig

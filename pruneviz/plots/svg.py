@@ -1,0 +1,236 @@
+"""The same pictures as SVG text, for panels: a tenth of a millisecond instead of a tenth of a second.
+
+Text and axes take the page's own colour (``currentColor``), so that they can be read in a light and
+in a dark theme. Names are escaped: a layer called ``<img>`` shows its name.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from pruneviz.plots.images import strip as checked
+from pruneviz.plots.style import KEPT, PRUNED
+
+FONT = 'font-family="system-ui, sans-serif" font-size="12" fill="currentColor"'
+
+
+def histogram(
+    left: np.ndarray,
+    right: np.ndarray,
+    count: np.ndarray,
+    pruned: np.ndarray,
+    *,
+    label: str,
+    threshold: float | None = None,
+    width: int = 640,
+    height: int = 220,
+    uid: str = "pv",
+) -> str:
+    """Draw a pre-binned histogram; bins marked in `pruned` are orange and hatched.
+
+    Parameters
+    ----------
+    left, right, count : arrays of shape (bins,)
+    pruned : boolean array of shape (bins,)
+    label : str
+        What a screen reader says of the picture.
+    threshold : float, optional
+        Dashed lines at plus and minus this value.
+    uid : str
+        Makes the pattern's id unique on the page.
+
+    Examples
+    --------
+    >>> e = np.array([-1.0, 0.0, 1.0])
+    >>> text = histogram(e[:-1], e[1:], np.array([3, 4]), np.array([True, False]), label="two bars")
+    >>> text.startswith("<svg"), 'aria-label="two bars"' in text
+    (True, True)
+    """
+    box = (64, 10, width - 10, height - 40)  # left, top, right, bottom of the plot
+    x0, y0, x1, y1 = box
+    span = float(right[-1] - left[0]) or 1.0
+    top = float(count.max()) or 1.0
+
+    def px(value: Any) -> Any:
+        return x0 + (value - left[0]) / span * (x1 - x0)
+
+    def py(value: Any) -> Any:
+        return y1 - value / top * (y1 - y0)
+
+    bars = []
+    for where, fill in ((~pruned, KEPT), (pruned, f"url(#{uid}-hatch)")):
+        cells = zip(px(left[where]), px(right[where]), py(count[where]), strict=True)
+        path = "".join(f"M{a:.1f} {y1}V{h:.1f}H{b:.1f}V{y1}Z" for a, b, h in cells)
+        bars.append(f'<path d="{path}" fill="{fill}"/>')
+    ticks = [
+        f'<text x="{px(v):.1f}" y="{y1 + 16}" text-anchor="middle">{v:g}</text>'
+        for v in nice(float(left[0]), float(right[-1]), 6)
+    ]
+    ticks += [
+        f'<text x="{x0 - 6}" y="{py(v) + 4:.1f}" text-anchor="end">{v:,.0f}</text>'
+        for v in nice(0, top, 4)
+    ]
+    lines = ""
+    if threshold is not None:
+        edges = {px(s * threshold) for s in (-1, 1)}
+        lines = "".join(
+            f'<path d="M{x:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="4 3"/>'
+            for x in sorted(edges)
+            if x0 <= x <= x1
+        )
+    middle = (x0 + x1) / 2
+    return (
+        f"{_open(width, height, label)}{_hatch(uid)}{''.join(bars)}{lines}"
+        f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
+        f"<g {FONT}>{''.join(ticks)}"
+        f'<text x="{middle}" y="{height - 6}" text-anchor="middle">weight</text>'
+        f'<text transform="translate(14 {(y0 + y1) / 2}) rotate(-90)" text-anchor="middle">'
+        f"number of weights</text></g>{_key(x1 - 84, y0 + 4, uid)}</svg>"
+    )
+
+
+def layers(
+    names: Sequence[str],
+    kept: Sequence[int],
+    total: Sequence[int],
+    *,
+    label: str,
+    width: int = 640,
+    uid: str = "pv",
+) -> str:
+    """Draw a bar a layer: blue for what stays, orange and hatched for what goes.
+
+    Examples
+    --------
+    >>> "1 of 4 kept" in layers(["<fc>"], [1], [4], label="one layer")
+    True
+    """
+    row, x0, x1 = 22, 150, width - 190
+    height = row * len(names) + 6
+    parts = []
+    for i, (name, k, n) in enumerate(zip(names, kept, total, strict=True)):
+        y, cut = 4 + i * row, x0 + (x1 - x0) * k / n
+        short = name if len(name) <= 20 else "…" + name[-19:]
+        parts.append(
+            f'<rect x="{x0}" y="{y}" width="{cut - x0:.1f}" height="{row - 6}" fill="{KEPT}"/>'
+            f'<rect x="{cut:.1f}" y="{y}" width="{x1 - cut:.1f}" height="{row - 6}" '
+            f'fill="url(#{uid}-hatch)"/><g {FONT}>'
+            f'<text x="{x0 - 6}" y="{y + 12}" text-anchor="end">{escape(short or "(model)")}</text>'
+            f'<text x="{x1 + 6}" y="{y + 12}">{k:,} of {n:,} kept</text></g>'
+        )
+    return f"{_open(width, height, label)}{_hatch(uid)}{''.join(parts)}</svg>"
+
+
+def strip(
+    uris: Sequence[str],
+    *,
+    labels: Sequence[int],
+    predictions: Sequence[int],
+    classes: Sequence[str],
+    label: str,
+    size: int = 76,
+) -> str:
+    """Draw examples in a row, under each what the model takes it for: ✓ right, ✗ wrong.
+
+    Parameters
+    ----------
+    uris : sequence of str
+        From `image_uris`, made once.
+    labels, predictions : sequence of int
+        The true class and the model's.
+    classes : sequence of str
+    label : str
+        What a screen reader says of the picture.
+
+    Examples
+    --------
+    >>> uris = image_uris(np.zeros((1, 2, 2)))
+    >>> "✗ b&lt;c" in strip(uris, labels=[0], predictions=[1], classes=["a", "b<c"], label="x")
+    True
+    """
+    step = size + 10
+    parts = []
+    for i, (uri, true, said) in enumerate(zip(uris, labels, predictions, strict=True)):
+        right = true == said
+        colour, sign = (KEPT, "✓") if right else (PRUNED, "✗")
+        x = i * step + 4
+        parts.append(
+            f'<image href="{uri}" x="{x}" y="4" width="{size}" height="{size}" '
+            'style="image-rendering: pixelated"/>'
+            f'<rect x="{x}" y="4" width="{size}" height="{size}" fill="none" '
+            f'stroke="{colour}" stroke-width="3"{"" if right else _DASHES}/>'
+            f'<text x="{x + size / 2}" y="{size + 22}" text-anchor="middle" {FONT}>'
+            f"{sign} {escape(classes[said])}</text>"
+        )
+    return f"{_open(step * len(uris) + 4, size + 32, label)}{''.join(parts)}</svg>"
+
+
+_DASHES = ' stroke-dasharray="7 4"'
+
+
+def image_uris(images: Any) -> list[str]:
+    """Return grey images of shape (n, height, width) as PNG data URIs, dark on white.
+
+    Each image is stretched to its own darkest and lightest pixel.
+
+    Examples
+    --------
+    >>> image_uris(np.zeros((1, 2, 2)))[0][:22]
+    'data:image/png;base64,'
+    """
+    from matplotlib.image import imsave
+
+    array = np.asarray(images)
+    blank = [0] * len(array)
+    uris = []
+    for image in checked(array, blank, blank):
+        file = io.BytesIO()
+        imsave(file, image, cmap="gray_r", format="png")
+        uris.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+    return uris
+
+
+def nice(low: float, high: float, most: int) -> list[float]:
+    """Return at most `most` + 1 round values in [low, high].
+
+    >>> nice(-0.31, 0.31, 6)
+    [-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
+    """
+    if high <= low:
+        return [low]
+    rough = (high - low) / most
+    unit = 10.0 ** np.floor(np.log10(rough))
+    step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
+    first = int(np.ceil(low / step - 1e-9))
+    last = int(np.floor(high / step + 1e-9))
+    return [float(round(k * step, 12)) for k in range(first, last + 1)]
+
+
+def _open(width: float, height: float, label: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'style="max-width: {width}px; width: 100%; height: auto" '
+        f'role="img" aria-label="{escape(label)}">'
+    )
+
+
+def _key(x: float, y: float, uid: str) -> str:
+    return "".join(
+        f'<rect x="{x:.0f}" y="{y + dy}" width="14" height="12" fill="{fill}"/>'
+        f'<text x="{x + 20:.0f}" y="{y + dy + 11}" {FONT}>{word}</text>'
+        for dy, fill, word in ((0, KEPT, "kept"), (18, f"url(#{uid}-hatch)", "pruned"))
+    )
+
+
+def _hatch(uid: str) -> str:
+    return (
+        f'<defs><pattern id="{uid}-hatch" width="5" height="5" patternUnits="userSpaceOnUse" '
+        f'patternTransform="rotate(45)"><rect width="5" height="5" fill="{PRUNED}"/>'
+        '<path d="M0 0V5" stroke="white" stroke-width="1.6" stroke-opacity="0.7"/></pattern></defs>'
+    )

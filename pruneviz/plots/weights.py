@@ -1,0 +1,135 @@
+"""Weights: how they are distributed, and how many stay in each layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruneviz import _check
+from pruneviz.plots.style import KEPT, PRUNED, axes, bare
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def plot_weights(
+    data: pd.DataFrame, *, threshold: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the histogram of the weights; with a threshold, what falls below it in another colour.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `weight_histogram`: columns ``left``, ``right``, ``count``. The layers are summed.
+    threshold : float, optional
+        Weights with |w| below it are drawn as pruned: orange and hatched.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        Its patches are the bars, in the order of the bins.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing or the threshold is negative.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> ax = pv.plot_weights(pv.weight_histogram(torch.nn.Linear(9, 9), bins=20), threshold=0.1)
+    >>> ax.get_xlabel(), len(ax.patches)
+    ('weight', 20)
+    """
+    source = "pv.weight_histogram(model)"
+    _check.columns(data, dict.fromkeys(("left", "right", "count"), source), "plot_weights")
+    if threshold is not None:
+        threshold = _check.number(threshold, "threshold", low=0)
+    bins = data.groupby(["left", "right"], sort=True)["count"].sum().reset_index()
+    ax = axes(ax)
+    left, right = bins["left"].to_numpy(), bins["right"].to_numpy()
+    bars = ax.bar(left, bins["count"], right - left, align="edge", color=KEPT, label="kept")
+    if threshold is not None:
+        below = pruned_bins(left, right, threshold)
+        for bar, gone in zip(bars, below, strict=True):
+            if gone:
+                bar.set(facecolor=PRUNED, hatch="///", edgecolor="white", linewidth=0)
+        for x in (-threshold, threshold):
+            ax.axvline(x, color="0.35", linewidth=1, linestyle="--")
+        _legend(ax, bars, below)
+    ax.set(xlabel="weight", ylabel="number of weights", xlim=(left[0], right[-1]))
+    bare(ax)
+    return ax
+
+
+def pruned_bins(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
+    """Mark the bins whose middle lies below the threshold; boolean, shape (bins,).
+
+    >>> pruned_bins(np.array([-1.0, 0.0]), np.array([0.0, 1.0]), 0.7)
+    array([ True,  True])
+    """
+    return np.abs((left + right) / 2) < threshold
+
+
+def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw for each layer how many weights stay and how many go.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From ``plan.to_frame()``: columns ``layer``, ``total``, ``kept``.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        Two bars a layer: what stays, then what goes. Every layer's bar is as long as the others; the
+        numbers stand beside it.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> layer = torch.nn.Linear(8, 4)
+    >>> plan = pv.select(pv.score(layer, "magnitude"), sparsity=0.75)
+    >>> [t.get_text() for t in pv.plot_layers(plan.to_frame()).texts]
+    ['8 of 32']
+    """
+    _check.columns(
+        data, dict.fromkeys(("layer", "total", "kept"), "plan.to_frame()"), "plot_layers"
+    )
+    ax = axes(ax, (6.4, 0.6 + 0.42 * max(len(data), 2)))
+    names = [str(n) or "(model)" for n in data["layer"]]
+    y = np.arange(len(data))
+    share = (data["kept"] / data["total"]).to_numpy()
+    ax.barh(y, share, color=KEPT, label="kept", height=0.7)
+    gone = ax.barh(y, 1 - share, left=share, color=PRUNED, label="pruned", height=0.7, hatch="//")
+    for bar in gone:
+        bar.set(edgecolor="white", linewidth=0)
+    for i, (kept, total) in enumerate(zip(data["kept"], data["total"], strict=True)):
+        ax.text(1.01, i, f"{kept:,} of {total:,}", va="center", transform=ax.get_yaxis_transform())
+    ax.set(
+        yticks=y, yticklabels=names, xlim=(0, 1), xlabel="density (share of the layer's weights)"
+    )
+    ax.invert_yaxis()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    bare(ax)
+    return ax
+
+
+def _legend(ax: Axes, bars: Any, below: np.ndarray) -> None:
+    handles = [
+        (bars[int(np.flatnonzero(w)[0])], n)
+        for w, n in ((~below, "kept"), (below, "pruned"))
+        if w.any()
+    ]
+    ax.legend(*zip(*handles, strict=True), frameon=False)
