@@ -13,6 +13,7 @@ from pruneviz.types import ArgumentError
 def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return (positional, keyword) arguments for the model's forward, or raise.
 
+    >>> import torch
     >>> arguments(torch.zeros(2))
     ((tensor([0., 0.]),), {})
     """
@@ -32,6 +33,7 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments cut to the first example: the first dimension is that of the examples.
 
+    >>> import torch
     >>> one_example(torch.zeros(2, 3))[0][0].shape
     torch.Size([1, 3])
     """

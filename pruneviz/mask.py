@@ -91,8 +91,14 @@ def bake(model: nn.Module) -> nn.Module:
     """
     new = copy_of(_check.model(model))
     for module in list(new.modules()):
-        for attribute in masked_attributes(module):
+        attributes = masked_attributes(module)
+        for attribute in attributes:
             _remove(module, attribute)
+        # torch puts them last; weights come first in all layers that we mask
+        order = dict.fromkeys([*attributes, *module._parameters])
+        params = {name: module._parameters[name] for name in order}
+        module._parameters.clear()
+        module._parameters.update(params)
     return new
 
 

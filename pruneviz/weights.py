@@ -32,6 +32,7 @@ class Mask(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> Mask(torch.tensor([True, False]))(torch.tensor([3.0, 4.0]))
     tensor([3., 0.])
     """

@@ -197,9 +197,9 @@ def image_uris(images: Any) -> list[str]:
 
 
 def nice(low: float, high: float, most: int) -> list[float]:
-    """Return at most `most` + 1 round values in [low, high].
+    """Return at most `most` + 1 round values in [low, high], evenly spaced.
 
-    >>> nice(-0.31, 0.31, 6)
+    >>> nice(-0.31, 0.31, 7)
     [-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
     """
     if high <= low:

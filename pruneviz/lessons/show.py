@@ -1,0 +1,42 @@
+"""Show a figure in a notebook: picture, alt text, caption."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pruneviz.panels.base import png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def show(ax: Axes, caption: str) -> None:
+    """Show the figure of `ax` with a caption, which is also its alt text; then close it.
+
+    Parameters
+    ----------
+    ax : Axes
+        From a ``plot_`` function.
+    caption : str
+        One sentence that says what there is to see, also to those who cannot see it.
+
+    Examples
+    --------
+    >>> import numpy as np, pruneviz as pv
+    >>> show(pv.plot_mask(np.eye(2, dtype=bool)), "The diagonal of two by two weights is kept.")
+    The diagonal of two by two weights is kept.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.display import display
+    from matplotlib.figure import Figure
+
+    figure = ax.figure
+    assert isinstance(figure, Figure)  # subfigures are not made here
+    data = {"image/png": png(figure), "text/plain": caption}
+    plt.close(figure)  # or the inline backend would show it once more
+    if not InteractiveShell.initialized():
+        print(caption)
+        return
+    display(data, metadata={"image/png": {"alt": caption}}, raw=True)
+    display({"text/markdown": f"*{caption}*", "text/plain": caption}, raw=True)
