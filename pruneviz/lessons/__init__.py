@@ -1,9 +1,27 @@
-"""What the notebooks need: data, networks, checkpoints, guesses, checks."""
+"""What the notebooks need: data, networks, checkpoints, guesses, exercises."""
 
 from __future__ import annotations
 
 from pruneviz.lessons.checkpoints import load, record
 from pruneviz.lessons.data import Dataset, Split, digits, fashion_mnist
+from pruneviz.lessons.exercises import check, hint, solution
+from pruneviz.lessons.guess import Guess, guess
 from pruneviz.lessons.models import NETWORKS, build
+from pruneviz.lessons.show import show
 
-__all__ = ["NETWORKS", "Dataset", "Split", "build", "digits", "fashion_mnist", "load", "record"]
+__all__ = [
+    "NETWORKS",
+    "Dataset",
+    "Guess",
+    "Split",
+    "build",
+    "check",
+    "digits",
+    "fashion_mnist",
+    "guess",
+    "hint",
+    "load",
+    "record",
+    "show",
+    "solution",
+]

@@ -9,6 +9,7 @@ from typing import Any
 
 from pruneviz import _check
 
+NOTHING = "Not answered yet. Fill in the cell above, run it, then run this one."
 ANSWERS_OFF = "PRUNEVIZ_ANSWERS"  # set to "off" in a class room
 
 
@@ -69,13 +70,15 @@ def check(name: str, answer: Any) -> None:
     """
     task = _find(name)
     if answer is None:
-        print("Not answered yet. Fill in the cell above, run it, then run this one.")
+        print(NOTHING)
         return
     try:
         wrong = task.check(answer)
     except Exception as e:  # a learner's code may raise anything
         wrong = f"Your answer raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
-    if not wrong:
+    if wrong == NOTHING:
+        print(NOTHING)
+    elif not wrong:
         print("✓ Right.")
     else:
         print(f"✗ Not yet. {wrong}\nNeed a hint? hint({name!r})")

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pruneviz.panels.base import png
+from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def show(ax: Axes, caption: str) -> None:
-    """Show the figure of `ax` with a caption, which is also its alt text; then close it.
+def show(picture: Axes | Figure, caption: str) -> None:
+    """Show a figure with a caption, which is also its alt text; then close it.
 
     Parameters
     ----------
-    ax : Axes
-        From a ``plot_`` function.
+    picture : Axes or Figure
+        From a ``plot_`` function, or from ``panel.figure()``.
     caption : str
         One sentence that says what there is to see, also to those who cannot see it.
 
@@ -31,8 +33,9 @@ def show(ax: Axes, caption: str) -> None:
     from IPython.display import display
     from matplotlib.figure import Figure
 
-    figure = ax.figure
-    assert isinstance(figure, Figure)  # subfigures are not made here
+    figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
+    if not isinstance(figure, Figure):
+        raise ArgumentError("`picture` must be Axes or a Figure, but these axes have no figure.")
     data = {"image/png": png(figure), "text/plain": caption}
     plt.close(figure)  # or the inline backend would show it once more
     if not InteractiveShell.initialized():

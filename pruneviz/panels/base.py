@@ -55,7 +55,7 @@ class Panel(widgets.VBox):
         # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
         self._busy = False
-        self._parts: list[widgets.Widget] = []
+        self._links: list[Any] = []
         self._view = widgets.HTML()
         self._alert = widgets.HTML()
         _register(self)
@@ -84,7 +84,9 @@ class Panel(widgets.VBox):
 
     def close(self) -> None:
         """Close the panel and everything in it."""
-        for widget in (*self._parts, *_inside(self)):
+        for link in self._links:
+            link.unlink()
+        for widget in _inside(self):
             widget.close()
         super().close()
 
@@ -99,10 +101,17 @@ class Panel(widgets.VBox):
             value, min=low, max=high, step=step, readout=False, layout={"width": "420px"}
         )
         field = widgets.BoundedFloatText(
-            slider.value, min=low, max=high, step=step, description=label, layout={"width": "200px"}
+            slider.value, min=low, max=high, step=step, description=label, layout={"width": "180px"}
         )
-        self._parts.append(widgets.jslink((slider, "value"), (field, "value")))
+        # linked here and not in the browser, which would show 0.47000000000000003
+        link = widgets.dlink((slider, "value"), (field, "value"), lambda v: round(v, digits))
+        field.observe(lambda change: self._typed(slider, change["new"], digits), "value")
+        self._links.append(link)
         return widgets.HBox([field, slider]), slider
+
+    def _typed(self, slider: widgets.FloatSlider, value: float, digits: int) -> None:
+        if value != round(slider.value, digits):
+            slider.value = value
 
     def put(self, name: str, value: Any) -> None:
         """Set another control without answering to it."""

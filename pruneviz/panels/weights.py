@@ -78,8 +78,8 @@ class WeightsPanel(Panel):
         self._frame = weight_histogram(model, bins=bins)
         top = float(self._frame["right"].max())
         super().__init__()
-        above, threshold = self.slider("threshold", 0.0, 0.0, top, top / 1000)
-        below, sparsity = self.slider("sparsity", 0.0, 0.0, 0.999, 0.001)
+        above, threshold = self.slider("threshold", 0.0, 0.0, top, top / 1000, digits=4)
+        below, sparsity = self.slider("sparsity", 0.0, 0.0, 0.999, 0.001, digits=3)
         names = list(dict.fromkeys(self._frame["layer"]))
         layer = widgets.Dropdown(
             options=[(ALL, ALL), *((n or "(model)", n) for n in names)], description="layer"

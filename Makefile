@@ -1,0 +1,70 @@
+# make lab     JupyterLab at the first lesson, in a working copy (work/)
+# make test    everything that must hold
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NEEDS  := pyproject.toml .ci/constraints.txt
+PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+# one thread a process: two processes with two threads each take longer than one after the other
+ONE    := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help lab test lint format notebooks checkpoints bench constraints clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+lab: $(VENV)/.lab
+	@$(BIN)/python -m pruneviz.lessons.notebooks lab -- $(LAB)
+
+test: lint
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile \
+		--cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(PYTEST)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# make format     let ruff mend and format what it can
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# make notebooks     run the notebooks of the repository and store their outputs
+notebooks: $(VENV)/.lab
+	$(ONE) $(BIN)/python -m pruneviz.lessons.notebooks refresh
+
+# make checkpoints     train the networks of the lessons anew (half an hour)
+checkpoints: $(VENV)/.lab
+	for name in lenet-300-100 lenet-5 batchnorm-cnn residual-net image-transformer; do \
+		$(BIN)/python -m pruneviz.lessons.train $$name || exit 1; done
+
+# make bench     timings, side by side; not part of the tests
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/imports.py
+	$(BIN)/python benchmarks/panels.py
+
+# make constraints     write down the versions that are installed now
+constraints: $(VENV)/.test
+	{ head -n 1 .ci/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
+		| sed 's/+cpu//'; } > .ci/constraints.new
+	mv .ci/constraints.new .ci/constraints.txt
+
+# make clean     remove the environment and what tools left; never work/
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
+		"pruneviz needs Python 3.11 or newer as '$(PYTHON)'. Name another: make lab PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.lab: $(NEEDS) | $(BIN)/python
+	@echo "Installing what the lessons need into $(VENV); the first time this takes some minutes."
+	$(PIP) --editable '.[lab]'
+	@touch $@
+
+$(VENV)/.test: $(NEEDS) | $(BIN)/python
+	@echo "Installing what the tests need into $(VENV); the first time this takes some minutes."
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.lab
