@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ def fit(
 ) -> nn.Module:
     """Train a copy of the model and return it.
 
-    The learning rate falls from `lr` to 0 along half a cosine over all epochs. What a mask holds
+    The learning rate falls from `lr` to 0 along half a cosine over all epochs, step by
+    step; where nobody knows the number of batches, epoch by epoch. What a mask holds
     at zero stays zero, whatever momentum or weight decay do.
 
     Parameters
@@ -85,13 +86,14 @@ def fit(
     device = params[0].device
     opt = optimizer(params, lr=lr)
     flags = [(m, m.training) for m in new.modules()]
-    steps = max(len(batches), 1) if isinstance(batches, Sized) else 1
+    steps = _length(batches)
     with seeded(seed, {p.device for p in params}), torch.enable_grad():
         new.train()
         for epoch in range(epochs):
             seen = 0
             for step, (x, y) in enumerate(_bar(batches, epoch, epochs, progress)):
-                done = (epoch + min(step / steps, 1)) / epochs  # 0 at the start, 1 at the end
+                part = min(step / steps, 1) if steps else 0
+                done = (epoch + part) / epochs  # 0 at the start, 1 at the end
                 for group in opt.param_groups:
                     group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
                 value = loss(new(x.to(device)), y.to(device))
@@ -117,6 +119,14 @@ _USED_UP = (
     "`batches` was used up in the first epoch: a generator runs only once. "
     "Pass a list, a DataLoader or Split.batches()."
 )
+
+
+def _length(batches: Iterable[Any]) -> int:
+    """Return the number of batches, or 0 where nobody knows it."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a generator, or a DataLoader over a stream
+        return 0
 
 
 def _bar(batches: Iterable[Any], epoch: int, epochs: int, progress: bool) -> Iterable[Any]:

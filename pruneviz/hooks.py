@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from pruneviz import _check
+from pruneviz.types import ArgumentError
 
 
 @contextmanager
@@ -44,8 +46,8 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Put the model into eval mode, without gradients; undo everything afterwards, also on error.
 
-    What is put back: the `training` flag of every single module, buffers that the forward rewrote,
-    torch's random state. The flags are set directly: `train()` and `eval()`, which a model may
+    What is put back: the `training` flag of every single module, buffers that the forward rewrote
+    or replaced, the weights of embeddings with ``max_norm``, torch's random state. The flags are set directly: `train()` and `eval()`, which a model may
     override with side effects, are not called.
 
     Parameters
@@ -63,22 +65,33 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     >>> model.training
     True
     """
-    _check.model(model)
-    flags = [(m, m.training) for m in model.modules()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    devices = {t.device for t in (*model.parameters(), *model.buffers())}
+    modules = list(_check.model(model).modules())
+    tensors = [t for m in modules for t in (*m.parameters(False), *m.buffers(False))]
+    if any(isinstance(t, UninitializedTensorMixin) for t in tensors):
+        raise ArgumentError(
+            "`model` has a lazy layer, which has no shape yet. Run the model once, then come back."
+        )
+    flags = [(m, m.training) for m in modules]
+    # an embedding with max_norm rewrites its own weight in the forward
+    rewritten = [m.weight for m in modules if getattr(m, "max_norm", None) is not None]
+    held = [(m, dict(m._buffers)) for m in modules]
+    watched = [*rewritten, *(b for _, kept in held for b in kept.values() if b is not None)]
+    before = [t.detach().clone() for t in watched]
     try:
-        with seeded(None, devices), torch.no_grad():
-            for m, _ in flags:
+        with seeded(None, {t.device for t in tensors}), torch.no_grad():
+            for m in modules:
                 m.training = False
             yield model
     finally:
         for m, training in flags:
             m.training = training
+        for m, kept in held:
+            m._buffers.clear()
+            m._buffers.update(kept)
         with torch.no_grad():
-            for b, before in buffers:
-                if not torch.equal(b, before):
-                    b.copy_(before)
+            for t, old in zip(watched, before, strict=True):
+                if not torch.equal(t, old):
+                    t.copy_(old)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
+from pruneviz.hooks import evaluating
 from pruneviz.types import ArgumentError, Plan
 from pruneviz.weights import Mask, masked_attributes, places, steps
 
@@ -46,22 +47,23 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     2
     """
     _check.kind(plan, "plan", Plan, "Make it: pv.select(scores, sparsity=0.5).")
-    have = places(_check.model(model))
+    with evaluating(_check.model(model)):  # reading a weight may run other parametrizations
+        have = {name: place.tensor for name, place in places(model).items()}
     for name, keep in plan.keep.items():
         if name not in have:
             known = ", ".join(list(have)[:6])
             raise ArgumentError(
                 f"`plan` is of another model: it names {name!r}, but the weights here are: {known}."
             )
-        if keep.shape != have[name].tensor.shape or keep.dtype != torch.bool:
+        if keep.shape != have[name].shape or keep.dtype != torch.bool:
             raise ArgumentError(
                 f"`plan` is of another model: for {name!r} it has {keep.dtype} of shape "
-                f"{tuple(keep.shape)}, but needs torch.bool of {tuple(have[name].tensor.shape)}."
+                f"{tuple(keep.shape)}, but needs torch.bool of {tuple(have[name].shape)}."
             )
     new = copy_of(model)
     for name, place in places(new).items():
         if name in plan.keep:
-            keep = plan.keep[name].to(place.tensor.device)
+            keep = plan.keep[name].to(have[name].device)
             for module, attribute in place.holders:
                 _hold(module, attribute, keep)
     return new

@@ -149,31 +149,35 @@ FREE = frozenset(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar
     _assert_tensor_metadata _batch_norm_no_update _conj _embedding_bag
-    _embedding_bag_forward_only _fused_rms_norm _local_scalar_dense _log_softmax
+    _embedding_bag_forward_only _fused_dropout _fused_rms_norm _local_scalar_dense _log_softmax
+    _native_batch_norm_legit _native_batch_norm_legit_functional
     _native_batch_norm_legit_no_training _pack_padded_sequence _pad_packed_sequence
-    _safe_softmax _softmax _thnn_fused_gru_cell _thnn_fused_lstm_cell _to_copy _unique2
-    _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _weight_norm_interface
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d affine_grid_generator alias all
-    amax amin aminmax any arange argmax argmin argsort as_strided avg_pool1d avg_pool2d
-    avg_pool3d bernoulli bincount bucketize cat channel_shuffle clone col2im complex
-    constant_pad_nd contiguous copy cudnn_batch_norm cummax cummin cumprod cumsum detach
-    diag_embed dropout embedding empty empty_like empty_strided equal expand exponential eye
-    fill flip fractional_max_pool2d fractional_max_pool3d full full_like gather grid_sampler_2d
-    grid_sampler_3d im2col index index_add index_copy index_fill index_put index_select
-    is_nonzero isin item lift_fresh linalg_vector_norm linspace logsumexp masked_fill
-    masked_scatter masked_select max max_pool2d_with_indices max_pool3d_with_indices
-    max_unpool2d max_unpool3d mean median min miopen_batch_norm mkldnn_max_pool2d mode
-    multinomial native_batch_norm native_channel_shuffle native_dropout native_group_norm
-    native_layer_norm nonzero nonzero_static norm normal one_hot ones ones_like permute
-    pixel_shuffle pixel_unshuffle prod quantile rand rand_like randint randint_like randn
-    randn_like random_ randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    repeat_interleave replication_pad1d replication_pad2d replication_pad3d resize_ roll rot90
-    scalar_tensor scatter scatter_add scatter_reduce searchsorted select_scatter set_
-    slice_scatter sort squeeze stack std std_mean sum topk transpose tril tril_indices triu
-    triu_indices unfold uniform unique_consecutive unique_dim unsafe_split
-    unsafe_split_with_sizes upsample_bicubic2d upsample_bilinear2d upsample_linear1d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean
-    view where zero zeros zeros_like
+    _prelu_kernel _safe_softmax _softmax _thnn_fused_gru_cell _thnn_fused_lstm_cell _to_copy
+    _unique2 _unsafe_index _unsafe_index_put _unsafe_view _upsample_bicubic2d_aa
+    _upsample_bilinear2d_aa _weight_norm_interface adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d affine_grid_generator alias all amax amin aminmax any arange argmax
+    argmin argsort as_strided avg_pool1d avg_pool2d avg_pool3d bernoulli bincount bucketize cat
+    celu channel_shuffle clone col2im complex constant_pad_nd contiguous copy cudnn_batch_norm
+    cummax cummin cumprod cumsum detach diag_embed dropout elu embedding empty empty_like
+    empty_strided equal expand exponential eye fill flip fractional_max_pool2d
+    fractional_max_pool3d full full_like gather gelu glu grid_sampler_2d grid_sampler_3d
+    hardshrink hardsigmoid hardswish hardtanh im2col index index_add index_copy index_fill
+    index_put index_select instance_norm is_nonzero isin item leaky_relu lift_fresh
+    linalg_vector_norm linspace log_sigmoid_forward logsumexp masked_fill masked_scatter
+    masked_select max max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d
+    mean median min miopen_batch_norm mish mkldnn_max_pool2d mode multinomial native_batch_norm
+    native_batch_norm_backward native_channel_shuffle native_dropout native_group_norm
+    native_layer_norm new_empty new_empty_strided new_full new_ones new_zeros nonzero
+    nonzero_static norm normal one_hot ones ones_like permute pixel_shuffle pixel_unshuffle
+    prelu prod quantile rand rand_like randint randint_like randn randn_like random_ randperm
+    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d resize_ roll rot90 rrelu
+    rrelu_with_noise scalar_tensor scatter scatter_add scatter_reduce searchsorted
+    select_scatter selu set_ silu slice_scatter softplus softshrink sort squeeze stack std
+    std_mean sum threshold topk transpose tril tril_indices triu triu_indices unfold uniform
+    unique_consecutive unique_dim unsafe_split unsafe_split_with_sizes upsample_bicubic2d
+    upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d upsample_trilinear3d var var_mean view where zero zeros zeros_like
     """.split()
 )
 

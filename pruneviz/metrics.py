@@ -54,7 +54,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     Raises
     ------
     ArgumentError
-        If there is no example.
+        If there is no example, or the labels have another shape.
 
     Examples
     --------
@@ -66,7 +66,14 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     right = total = 0
     with evaluating(model):
         for x, labels in batches:
-            right += int((_classes(model, x) == labels.cpu()).sum())
+            said = _classes(model, x)
+            if not isinstance(labels, Tensor) or labels.shape != said.shape:
+                got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+                raise ArgumentError(
+                    f"`labels` must be one class an example, shape {tuple(said.shape)}, "
+                    f"but {got} was passed. One-hot labels: labels.argmax(1)."
+                )
+            right += int((said == labels.cpu()).sum())
             total += len(labels)
     if not total:
         raise ArgumentError(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from pruneviz import _check
@@ -196,10 +195,6 @@ def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
         kept = steps(module, attribute)
         return cast(Tensor, kept.original if hasattr(kept, "original") else kept.original0)
     weight = getattr(module, attribute)
-    if isinstance(weight, UninitializedParameter):
-        raise ArgumentError(
-            f"layer {layer!r} has no shape yet (a lazy layer). Run the model once, then prune it."
-        )
     if isinstance(weight, nn.Parameter):
         return weight
     if hasattr(module, f"{attribute}_orig"):

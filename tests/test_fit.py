@@ -6,8 +6,19 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_untouched, batches, bits, build, cnn, inputs, labels, mlp, refused
-from helpers import snapshot, state
+from helpers import (
+    assert_untouched,
+    batches,
+    bits,
+    build,
+    cnn,
+    inputs,
+    labels,
+    mlp,
+    refused,
+    snapshot,
+    state,
+)
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -50,9 +61,7 @@ def test_the_seed_decides_everything():
 def test_frozen_parameters_stay():
     model = cnn()
     model[0].weight.requires_grad_(False)
-    tuned = fit(
-        model, batches(), lr=0.1, optimizer=partial(torch.optim.AdamW, weight_decay=0.5)
-    )
+    tuned = fit(model, batches(), lr=0.1, optimizer=partial(torch.optim.AdamW, weight_decay=0.5))
     assert torch.equal(tuned[0].weight, model[0].weight)
     assert not tuned[0].weight.requires_grad
     assert not torch.equal(tuned[0].bias, model[0].bias)
@@ -135,9 +144,7 @@ def test_optimizer_and_loss_are_free():
     model = nn.Linear(2, 1, bias=False)
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     y = torch.tensor([[3.0], [-2.0]])
-    tuned = fit(
-        model, [(x, y)], epochs=200, lr=0.5, loss=F.mse_loss, optimizer=torch.optim.SGD
-    )
+    tuned = fit(model, [(x, y)], epochs=200, lr=0.5, loss=F.mse_loss, optimizer=torch.optim.SGD)
     torch.testing.assert_close(tuned.weight, torch.tensor([[3.0, -2.0]]), atol=0.01, rtol=0)
 
 
@@ -194,7 +201,9 @@ def test_a_bad_call_is_refused(make, data, options, message):
     model = make()
     before = snapshot(model) if isinstance(model, nn.Module) else None
     if message == "the loss became":  # plus or minus infinity, as the weights will have it
-        expect = pytest.raises(pv.ArgumentError, match=r"^the loss became -?inf in epoch 1, batch 1")
+        expect = pytest.raises(
+            pv.ArgumentError, match=r"^the loss became -?inf in epoch 1, batch 1"
+        )
     else:
         expect = refused(message)
     with expect:

@@ -305,7 +305,10 @@ def bad_plans():
         "`plan` is of another model: for '3.weight' it has torch.float32 of shape (3, 8), but "
         "needs torch.bool of (3, 8).",
     )
-    yield keep, "`plan` must be a Plan, but a dict was passed. Make it: pv.select(scores, sparsity=0.5)."
+    yield (
+        keep,
+        "`plan` must be a Plan, but a dict was passed. Make it: pv.select(scores, sparsity=0.5).",
+    )
 
 
 @pytest.mark.parametrize(("plan", "message"), list(bad_plans()))

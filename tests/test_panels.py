@@ -14,8 +14,17 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from helpers import assert_untouched, batches, build, inputs, labels, mlp, plan_for, refused
-from helpers import snapshot
+from helpers import (
+    assert_untouched,
+    batches,
+    build,
+    inputs,
+    labels,
+    mlp,
+    plan_for,
+    refused,
+    snapshot,
+)
 from ipywidgets.widgets.widget import _instances
 from PIL import Image
 from torch import nn
@@ -36,7 +45,11 @@ def weights(**options):
     return pv.panel_weights(mlp(), **options)
 
 
-PANELS = {"strip": strip, "weights": weights, "weights with data": lambda: weights(batches=batches())}
+PANELS = {
+    "strip": strip,
+    "weights": weights,
+    "weights with data": lambda: weights(batches=batches()),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -117,9 +130,12 @@ def test_a_strip_names_the_classes():
 
 
 def test_a_strip_reads_its_batches_once():
-    panel = strip(batches=iter(batches()))
-    panel.controls["sparsity"].value = 0.5
-    assert panel.result["accuracy"] == strip(sparsity=0.5).result["accuracy"]
+    model = mlp()
+    panel = pv.panel_strip(model, inputs(4), labels(4), batches=iter(batches()))
+    for sparsity in (0.5, 0.9):
+        panel.controls["sparsity"].value = sparsity
+        pruned = pv.mask(model, panel.result["plan"])
+        assert panel.result["accuracy"] == pv.accuracy(pruned, batches())
 
 
 BAD_STRIPS = [

@@ -151,7 +151,8 @@ def test_plot_layers_shows_the_counts():
 
 
 @pytest.mark.parametrize(
-    ("shape", "image_shape"), [((3, 4), (3, 4)), ((5,), (1, 5)), ((2, 3, 2, 2), (2, 12)), ((), (1, 1))]
+    ("shape", "image_shape"),
+    [((3, 4), (3, 4)), ((5,), (1, 5)), ((2, 3, 2, 2), (2, 12)), ((), (1, 1))],
 )
 def test_plot_mask_shows_the_mask(shape, image_shape):
     keep = np.arange(math.prod(shape)).reshape(shape) % 3 > 0
@@ -440,10 +441,14 @@ def test_svg_layers_carries_names_and_counts():
     rows = [r for r in root.iter("{http://www.w3.org/2000/svg}rect") if r.get("x")]
     kept, gone = rows[::2], rows[1::2]
     full = float(kept[2].get("width"))
-    assert [float(r.get("width")) / full for r in kept] == pytest.approx([0.5, 0, 1, 0.25], abs=0.01)
+    assert [float(r.get("width")) / full for r in kept] == pytest.approx(
+        [0.5, 0, 1, 0.25], abs=0.01
+    )
     for a, b in zip(kept, gone, strict=True):
         assert float(a.get("width")) + float(b.get("width")) == pytest.approx(full, abs=0.11)
-        assert float(a.get("x")) + float(a.get("width")) == pytest.approx(float(b.get("x")), abs=0.11)
+        assert float(a.get("x")) + float(a.get("width")) == pytest.approx(
+            float(b.get("x")), abs=0.11
+        )
 
 
 def test_svg_strip_carries_the_answers():

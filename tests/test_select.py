@@ -177,9 +177,7 @@ def test_a_mapping_and_protect_may_name_the_same_layer():
     assert dropped(plan) == {"a": []}
 
 
-@pytest.mark.parametrize(
-    ("min_keep", "kept"), [(0, [0, 1]), (1, [1, 1]), (2, [1, 1]), (4, [1, 1])]
-)
+@pytest.mark.parametrize(("min_keep", "kept"), [(0, [0, 1]), (1, [1, 1]), (2, [1, 1]), (4, [1, 1])])
 def test_min_keep_holds_in_small_layers(min_keep, kept):
     plan = pv.select(scores([1.0], [2.0]), sparsity=0.99, scope="global", min_keep=min_keep)
     assert [int(k.sum()) for k in plan.keep.values()] == kept if min_keep else plan.kept == 0
@@ -202,9 +200,7 @@ def test_weight_masks_equal_torchs(sizes, sparsity, seed):
         for layer, part in zip(model, numbers.split(sizes), strict=True):
             layer.weight.copy_(part * (-1) ** part)
     by_layer = pv.select(pv.score(model, "magnitude"), sparsity=sparsity, min_keep=0)
-    overall = pv.select(
-        pv.score(model, "magnitude"), sparsity=sparsity, min_keep=0, scope="global"
-    )
+    overall = pv.select(pv.score(model, "magnitude"), sparsity=sparsity, min_keep=0, scope="global")
 
     for layer in model:
         prune.l1_unstructured(layer, "weight", amount=sparsity)

@@ -102,7 +102,9 @@ def test_what_the_seed_cannot_change_is_not_run_again():
         calls.append(model)
         return 0.5
 
-    sweep(criteria=["magnitude", "random"], sparsities=[0.5, 0.9], seeds=[0, 1, 2], evaluate=counted)
+    sweep(
+        criteria=["magnitude", "random"], sparsities=[0.5, 0.9], seeds=[0, 1, 2], evaluate=counted
+    )
     assert len(calls) == 2 + 2 * 3
     calls.clear()
     sweep(seeds=[0, 1, 2], evaluate=counted, tune=lambda model: model)
@@ -143,10 +145,10 @@ def test_sweep_leaves_no_trace():
 
 
 def test_arguments_may_be_any_iterables():
-    frame = sweep(
-        criteria=(c for c in ["lamp"]), sparsities=np.array([0.5, 0.75]), seeds=range(2)
+    frame = sweep(criteria=(c for c in ["lamp"]), sparsities=np.array([0.5, 0.75]), seeds=range(2))
+    pd.testing.assert_frame_equal(
+        frame, sweep(criteria=["lamp"], sparsities=[0.5, 0.75], seeds=[0, 1])
     )
-    pd.testing.assert_frame_equal(frame, sweep(criteria=["lamp"], sparsities=[0.5, 0.75], seeds=[0, 1]))
 
 
 @pytest.mark.parametrize("value", [1, 0.25, np.float32(0.25), torch.tensor(0.25), torch.ones(1, 1)])

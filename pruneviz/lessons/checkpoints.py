@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pruneviz import _check
+from pruneviz.hooks import seeded
 from pruneviz.lessons.data import data_dir
 from pruneviz.lessons.models import NETWORKS, build
 from pruneviz.types import ArgumentError
@@ -40,7 +41,8 @@ def load(name: str, *, seed: int = 0) -> nn.Module:
       (fc3): Linear(in_features=100, out_features=10, bias=True)
     )
     """
-    model = build(name)
+    with seeded(None):  # building draws random weights
+        model = build(name)
     load_into(model, checkpoint(name, seed))
     return model.eval()
 

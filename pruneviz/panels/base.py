@@ -66,7 +66,11 @@ class Panel(widgets.VBox):
         self.children = (*rows.values(), self._view, self._alert)
         for name, control in controls.items():
             control.observe(lambda change, name=name: self._moved(name), "value")
-        self._moved("")
+        try:
+            self._moved("")
+        except BaseException:
+            self.close()
+            raise
 
     def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
         """Return (result, HTML of the picture, sentence) for the controls as they stand.
@@ -83,9 +87,11 @@ class Panel(widgets.VBox):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the panel and everything in it."""
-        for link in self._links:
-            link.unlink()
+        """Close the panel and everything in it; a second time does nothing."""
+        # ipywidgets closes what is collected too, even a panel whose making had failed
+        links = self.__dict__.get("_links", [])
+        while links:
+            links.pop().unlink()
         for widget in _inside(self):
             widget.close()
         super().close()
@@ -156,7 +162,7 @@ def png(figure: Figure, dpi: int = 110) -> str:
 
 def _inside(box: widgets.Widget) -> list[widgets.Widget]:
     found: list[widgets.Widget] = []
-    for child in getattr(box, "children", ()):
+    for child in getattr(box, "children", None) or ():
         found += [*_inside(child), child]
     return found
 
