@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from pruneviz import _check
 from pruneviz.types import ArgumentError
@@ -67,13 +67,16 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """
     modules = list(_check.model(model).modules())
     tensors = [t for m in modules for t in (*m.parameters(False), *m.buffers(False))]
-    if any(isinstance(t, UninitializedTensorMixin) for t in tensors):
-        raise ArgumentError(
-            "`model` has a lazy layer, which has no shape yet. Run the model once, then come back."
-        )
+    for name, m in model.named_modules():
+        if any(is_lazy(t) for t in (*m.parameters(False), *m.buffers(False))):
+            raise ArgumentError(
+                f"layer {(name or type(m).__name__)!r} has no shape yet (a lazy layer). "
+                "Run the model once, then prune it."
+            )
     flags = [(m, m.training) for m in modules]
     # an embedding with max_norm rewrites its own weight in the forward
-    rewritten = [m.weight for m in modules if getattr(m, "max_norm", None) is not None]
+    embeddings = [m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    rewritten = [m.weight for m in embeddings if m.max_norm is not None]
     held = [(m, dict(m._buffers)) for m in modules]
     watched = [*rewritten, *(b for _, kept in held for b in kept.values() if b is not None)]
     before = [t.detach().clone() for t in watched]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pruneviz import _check
-from pruneviz.criteria import CRITERIA
+from pruneviz.criteria import CRITERIA, SCOPES
 from pruneviz.criteria import criterion as registered
 from pruneviz.mask import bake, mask
 from pruneviz.measure import measure
@@ -84,6 +84,8 @@ def sweep(
     chosen = [registered(name) for name in _listed(criteria, "criteria")]
     targets = [_check.sparsity(s, "sparsities") for s in _listed(sparsities, "sparsities")]
     runs = [_check.count(s, "seeds") for s in _listed(seeds, "seeds")]
+    if scope is not None:
+        _check.choice(scope, "scope", SCOPES)
     rows: list[dict[str, Any]] = []
     with tqdm(
         total=len(chosen) * len(runs) * len(targets), disable=not progress, leave=False
@@ -136,7 +138,7 @@ def _listed(values: Iterable[Any], name: str) -> list[Any]:
 
 def _metric(value: Any) -> float:
     try:
-        number = float(value)
+        number = float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         number = math.nan
     if not math.isfinite(number):

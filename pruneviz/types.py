@@ -112,7 +112,7 @@ class Plan:
     @property
     def sparsity(self) -> float:
         """Dropped weights ÷ all weights, in [0, 1]."""
-        return 1 - self.kept / self.total
+        return 1 - self.kept / self.total if self.total else 0.0
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a layer: ``layer``, ``total``, ``kept``, ``sparsity``.
@@ -128,6 +128,7 @@ class Plan:
 
         rows = [(layer_name(n), k.numel(), int(k.sum())) for n, k in self.keep.items()]
         frame = pd.DataFrame(rows, columns=["layer", "total", "kept"])
+        frame = frame.groupby("layer", sort=False, as_index=False).sum()
         frame["sparsity"] = 1 - frame["kept"] / frame["total"]
         return frame
 
@@ -158,7 +159,7 @@ class Plan:
             raise ArgumentError(
                 f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r})."
             ) from e
-        except (zlib.error, binascii.Error, ValueError) as e:
+        except (zlib.error, binascii.Error, ValueError, OverflowError) as e:
             raise ArgumentError(f"the plan is damaged: {e}. Write it anew: plan.to_json().") from e
 
 

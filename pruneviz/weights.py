@@ -180,7 +180,8 @@ def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:
         count = np.histogram(a[a != 0], edges)[0]
         cells = {"left": edges[:-1], "right": edges[1:], "count": count}
         frames.append(pd.DataFrame({"layer": layer_name(name), **cells}))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.groupby(["layer", "left", "right"], sort=False, as_index=False).sum()
 
 
 def _attributes(module: nn.Module) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from helpers import refused
 from hypothesis import given
@@ -27,7 +29,7 @@ def test_a_schedule_rises_to_its_end(kind, ends, rounds):
 def test_linear_steps_are_equal(ends, rounds):
     start, end = sorted(ends)
     steps = [start, *pv.schedule("linear", end, rounds=rounds, start=start)]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         assert after - before == pytest.approx((end - start) / rounds, abs=1e-12)
 
 
@@ -42,13 +44,13 @@ def test_cubic_is_zhu_and_guptas(ends, rounds):
 def test_geometric_keeps_the_same_share_in_every_round(ends, rounds):
     start, end = sorted(ends)
     steps = [start, *pv.schedule("geometric", end, rounds=rounds, start=start)]
-    kept = [(1 - after) / (1 - before) for before, after in zip(steps, steps[1:], strict=False)]
+    kept = [(1 - after) / (1 - before) for before, after in itertools.pairwise(steps)]
     assert kept == pytest.approx([((1 - end) / (1 - start)) ** (1 / rounds)] * rounds)
 
 
 def test_cubic_takes_larger_steps_first():
     steps = [0.0, *pv.schedule("cubic", 0.9, rounds=5)]
-    sizes = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    sizes = [after - before for before, after in itertools.pairwise(steps)]
     assert sizes == sorted(sizes, reverse=True)
 
 

@@ -93,7 +93,8 @@ class Panel(widgets.VBox):
         while links:
             links.pop().unlink()
         for widget in _inside(self):
-            widget.close()
+            if widget is not self:
+                widget.close()
         super().close()
 
     def slider(
@@ -134,6 +135,7 @@ class Panel(widgets.VBox):
             try:
                 self.result, picture, self.sentence = self.answer(name)
             except Exception as e:
+                self.result = {}
                 self._alert.value = (
                     f'<p role="alert" style="color: {PRUNED}; white-space: pre-wrap">'
                     f"⚠ {escape(f'{type(e).__name__}: {e}')}</p>"
@@ -160,11 +162,12 @@ def png(figure: Figure, dpi: int = 110) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _inside(box: widgets.Widget) -> list[widgets.Widget]:
-    found: list[widgets.Widget] = []
-    for child in getattr(box, "children", None) or ():
-        found += [*_inside(child), child]
-    return found
+def _inside(widget: widgets.Widget) -> list[widgets.Widget]:
+    """Return a widget with all that belongs to it: children, layouts, styles."""
+    found = [widget, getattr(widget, "layout", None), getattr(widget, "style", None)]
+    for child in getattr(widget, "children", None) or ():
+        found += _inside(child)
+    return [w for w in found if isinstance(w, widgets.Widget)]
 
 
 # panels by notebook cell: running a cell again closes what its last run had shown

@@ -11,6 +11,7 @@ from pruneviz.mask import mask
 from pruneviz.metrics import accuracy, predict
 from pruneviz.panels.base import Panel
 from pruneviz.plots import plot_strip, svg
+from pruneviz.plots.images import strip
 from pruneviz.plots.style import figure
 from pruneviz.score import score
 from pruneviz.select import select
@@ -96,7 +97,8 @@ class StripPanel(Panel):
         self._scope = scope or registered(criterion).scope
         self._scores = score(model, criterion)
         self._batches = list(batches)
-        self._uris = svg.image_uris(x.cpu().numpy())
+        self._images = strip(x.cpu().numpy(), self._labels, self._labels)
+        self._uris = svg.image_uris(self._images)
         known = range(max(self._labels, default=0) + 1) if classes is None else classes
         self._classes = [str(c) for c in known]
         super().__init__()
@@ -131,7 +133,7 @@ class StripPanel(Panel):
     def figure(self) -> Figure:
         with figure(1.1 * len(self._uris), 1.5) as (fig, ax):
             plot_strip(
-                self._x.cpu().numpy(),
+                self._images,
                 labels=self._labels,
                 predictions=self._said,
                 classes=self._names(),

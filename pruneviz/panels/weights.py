@@ -77,6 +77,7 @@ class WeightsPanel(Panel):
         self._scores = score(model, "magnitude")
         self._frame = weight_histogram(model, bins=bins)
         top = float(self._frame["right"].max())
+        self._by = ""
         super().__init__()
         above, threshold = self.slider("threshold", 0.0, 0.0, top, top / 1000, digits=4)
         below, sparsity = self.slider("sparsity", 0.0, 0.0, 0.999, 0.001, digits=3)
@@ -90,7 +91,10 @@ class WeightsPanel(Panel):
         )
 
     def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        result = self.result if moved == "layer" else self._pruned(moved)
+        if moved != "layer":
+            self._by = moved  # which of the two linked sliders decides
+        keep = moved == "layer" and self.result
+        result = self.result if keep else self._pruned(self._by)
         shown = self._shown()
         left, right = shown["left"].to_numpy(), shown["right"].to_numpy()
         sentence = self._say(result)
@@ -142,7 +146,7 @@ class WeightsPanel(Panel):
     def _shown(self) -> Any:
         layer = self.controls["layer"].value
         if layer != ALL:
-            return self._frame[self._frame["layer"] == layer]
+            return self._frame[self._frame["layer"] == layer].reset_index(drop=True)
         return self._frame.groupby(["left", "right"], as_index=False)["count"].sum()
 
     def _title(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pruneviz import _check
 from pruneviz.plots.style import MARKERS, PALETTE, axes, bare
 
@@ -64,6 +66,7 @@ def plot_tradeoff(
 
     _check.columns(data, dict.fromkeys((x, y, hue), "pv.sweep(model, …)"), "plot_tradeoff")
     ax = axes(ax)
+    before = set(ax.lines)
     values = list(dict.fromkeys(data[hue]))
     sns.lineplot(
         data,
@@ -81,6 +84,10 @@ def plot_tradeoff(
     )
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.grid(alpha=0.25)
-    ax.legend(title=hue, frameon=False)
+    handles, labels = ax.get_legend_handles_labels()
+    for line in set(ax.lines) - before:
+        if not np.size(line.get_xdata()):  # seaborn's own, for its legend
+            line.remove()
+    ax.legend(handles, labels, title=hue, frameon=False)
     bare(ax)
     return ax

@@ -209,7 +209,7 @@ def nice(low: float, high: float, most: int) -> list[float]:
     step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
     first = int(np.ceil(low / step - 1e-9))
     last = int(np.floor(high / step + 1e-9))
-    return [float(round(k * step, 12)) for k in range(first, last + 1)]
+    return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
 def _open(width: float, height: float, label: str) -> str:
