@@ -120,12 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="What stands after `lab --` goes to JupyterLab, such as --no-browser.",
     )
     parser.add_argument("what", choices=["lab", "copy", "refresh"])
-    parser.add_argument("rest", nargs="*", help="refresh: the notebooks; lab: JupyterLab's options")
+    parser.add_argument("rest", nargs="*", help="refresh: the notebooks")
     parser.add_argument("--source", type=Path, default=ROOT / "notebooks")
     parser.add_argument("--target", type=Path, default=ROOT / "work")
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:cut])
     if args.what == "lab":
-        return lab(args.source, args.target, args.rest)
+        return lab(args.source, args.target, words[cut + 1 :])
     if args.what == "copy":
         for path in working_copy(args.source, args.target):
             print(path)

@@ -1,0 +1,230 @@
+"""What a notebook must be (no kernel needed), its exercises, and the tools that keep it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from pruneviz.lessons import exercises, guess, notebooks
+
+ROOT = Path(__file__).parents[1]
+PATHS = notebooks.notebooks(ROOT / "notebooks")
+IDS = [p.stem for p in PATHS]
+
+
+@pytest.fixture(params=PATHS, ids=IDS)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def test_it_is_valid_and_small(path, notebook):
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 1_000_000
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    ids = [c.id for c in notebook.cells]
+    assert len(ids) == len(set(ids))
+
+
+def test_it_opens_with_a_question_and_the_minutes(notebook):
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# \d\d · .*\?\n\n\*\d+ minutes", first.source)
+
+
+def test_cells_are_short(notebook):
+    assert len(code(notebook)) <= 40
+    for cell in code(notebook):
+        imports = [n for n in cell.source.splitlines() if re.match(r"(import|from) ", n)]
+        lines = [n for n in cell.source.splitlines() if n.strip()]
+        assert len(lines) - len(imports) <= 8, cell.source
+        assert not cell.source.rstrip().endswith(";")
+
+
+def test_it_has_been_run_in_order_without_errors(notebook):
+    counts = [c.execution_count for c in code(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [o for c in code(notebook) for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+
+
+def test_every_picture_has_a_sentence(notebook):
+    pictures = [o for c in code(notebook) for o in c.outputs if "image/png" in o.get("data", {})]
+    assert pictures
+    for output in pictures:
+        alt = output.metadata["image/png"]["alt"]
+        assert len(alt) > 30 and alt.endswith(".")
+        assert output.data["text/plain"] == alt
+
+
+def test_every_claim_is_asserted_somewhere(notebook):
+    assert sum("assert " in c.source for c in code(notebook)) >= 5
+
+
+def test_links_lead_somewhere(path, notebook):
+    for cell in notebook.cells:
+        for target in re.findall(
+            r"\]\(([^)]+)\)", cell.source if cell.cell_type == "markdown" else ""
+        ):
+            assert (path.parent / target).is_file(), target
+
+
+def tasks(notebook):
+    named = {}
+    for i, cell in enumerate(notebook.cells):
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("exercise:"):
+                named[tag.removeprefix("exercise:")] = i
+    return named
+
+
+def test_the_solutions_solve_the_exercises(path, notebook):
+    exercises._find("00-cliff")  # fills the table
+    named = tasks(notebook)
+    assert named
+    for name, i in named.items():
+        notebook.cells[i].source = exercises.EXERCISES[name].solution
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    for name in named:
+        (cell,) = [
+            c for c in code(notebook) if c.source == f'lessons.check("{name}", ' + name_of(c)
+        ]
+        assert [o.text for o in cell.outputs] == ["✓ Right.\n"], name
+
+
+def name_of(cell):
+    return cell.source.rpartition(", ")[2]
+
+
+def test_every_exercise_stands_in_a_notebook():
+    exercises._find("00-cliff")
+    standing = {n for p in PATHS for n in tasks(nbformat.read(p, as_version=4))}
+    assert standing == set(exercises.EXERCISES)
+
+
+WRONG = {
+    "00-cliff": [0.5, 0.9, 74, "a", True, [0.7]],
+    "02-magnitude": [lambda w: w, lambda w: -w.abs(), lambda w: w.abs().sum(), lambda w: w.nope],
+    "02-exactly": [
+        lambda s, n: s >= s.flatten().sort(descending=True).values[max(n - 1, 0)],
+        lambda s, n: s > 2,
+        lambda s, n: s,
+        lambda s, n: (s * 0 + 1).cumsum(0).bool(),
+    ],
+    "02-budget": [
+        0.9,
+        {"conv9": 0.5},
+        {"fc1": 90},
+        {"conv1": 0.5, "conv2": 0.5, "fc1": 0.5, "fc2": 0.5},
+        {"conv1": 0.9, "conv2": 0.9, "fc1": 0.9, "fc2": 0.9},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [(n, a) for n, answers in WRONG.items() for a in answers]
+)
+def test_a_wrong_answer_gets_a_hint_and_no_stack_trace(name, answer, capsys):
+    exercises.check(name, answer)
+    out = capsys.readouterr().out
+    assert out.startswith("✗ Not yet. ")
+    assert out.endswith(f"Need a hint? hint({name!r})\n")
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("answer", [None, lambda *a: None, lambda *a: ...])
+def test_an_empty_stub_is_no_wrong_answer(answer, capsys):
+    exercises.check("02-exactly", answer)
+    assert capsys.readouterr().out == exercises.NOTHING + "\n"
+
+
+def test_hints_come_one_by_one_and_the_solution_when_asked_twice(capsys, monkeypatch):
+    task = exercises._find("02-budget")
+    monkeypatch.setattr(task, "asked", {"hint": 0, "solution": 0})
+    said = []
+    for call in (exercises.hint, exercises.hint, exercises.hint, exercises.solution):
+        call("02-budget")
+        said.append(capsys.readouterr().out)
+    assert said[0].startswith("Hint 1 of 2") and said[1] == said[2]
+    assert said[1].startswith("Hint 2 of 2") and said[3].startswith("Sure?")
+    exercises.solution("02-budget")
+    assert capsys.readouterr().out.strip() == task.solution.strip()
+    monkeypatch.setenv(exercises.ANSWERS_OFF, "off")
+    exercises.solution("02-budget")
+    assert "switched off" in capsys.readouterr().out
+
+
+def test_guesses():
+    right = guess("q", "a", options=("a", "b"))
+    assert right.against("a").endswith("right.")
+    assert right.against("b") == "You guessed a. It is b: a surprise."
+    assert guess("q", 0.9).against(0.5).endswith("less than you thought.")
+    assert guess("q", "many").value is None  # a typing error does not stop the lesson
+    assert guess("q", True).value is None
+
+
+def test_the_working_copy_shows_no_answers_and_is_never_overwritten(tmp_path):
+    source, target = tmp_path / "notebooks", tmp_path / "work"
+    shutil.copytree(ROOT / "notebooks", source)
+    (source / ".ipynb_checkpoints").mkdir()
+    shutil.copy(PATHS[0], source / ".ipynb_checkpoints" / "x.ipynb")
+    made = notebooks.working_copy(source, target)
+    assert [p.name for p in made] == [p.name for p in PATHS]
+    for copy in made:
+        for cell in code(nbformat.read(copy, as_version=4)):
+            assert cell.outputs == [] and cell.execution_count is None
+    made[0].write_text("mine")
+    made[1].unlink()
+    assert notebooks.working_copy(source, target) == [made[1]]
+    assert made[0].read_text() == "mine"
+
+
+def test_copy_from_the_command_line(tmp_path, capsys):
+    where = ["--source", str(ROOT / "notebooks"), "--target", str(tmp_path / "work")]
+    assert notebooks.main(["copy", *where]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(PATHS)
+
+
+def test_lab_listens_on_this_machine_only(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(notebooks.subprocess, "call", lambda command: called.append(command) or 0)
+    monkeypatch.setattr(notebooks.sys, "prefix", str(tmp_path))
+    where = ["--source", str(ROOT / "notebooks"), "--target", str(tmp_path / "work")]
+    assert notebooks.main(["lab", *where, "--", "--no-browser"]) == 0
+    (command,) = called
+    assert "--ServerApp.ip=127.0.0.1" in command and "--no-browser" in command
+    assert not [c for c in command if "token" in c]  # Jupyter's own random token stays on
+    settings = tmp_path / "share/jupyter/lab/settings/overrides.json"
+    assert "fetchNews" in json.loads(settings.read_text()).popitem()[1]
+
+
+def test_refresh_stores_what_stays_the_same(tmp_path):
+    cells = [
+        nbformat.v4.new_code_cell("import sys; print('no', file=sys.stderr); print('yes')"),
+        nbformat.v4.new_code_cell("import ipywidgets; ipywidgets.IntSlider()"),
+        nbformat.v4.new_markdown_cell("text"),
+    ]
+    path = tmp_path / "n.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert notebooks.main(["refresh", str(path)]) == 0
+    first, second, _ = nbformat.read(path, as_version=4).cells
+    assert [o.text for o in first.outputs] == ["yes\n"]
+    assert second.outputs == []
