@@ -41,8 +41,7 @@ checkpoints: $(VENV)/.lab
 
 # make bench     timings, side by side; not part of the tests
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/imports.py
-	$(BIN)/python benchmarks/panels.py
+	$(BIN)/python benchmarks/first_light.py
 
 # make constraints     write down the versions that are installed now
 constraints: $(VENV)/.test

@@ -1,6 +1,7 @@
 """The lessons' data, networks, checkpoints and training."""
 
 import gzip
+import hashlib
 import json
 import shutil
 
@@ -189,3 +190,12 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     }
     assert training.main(["lenet", *options]) == 2
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_the_readme_records_every_file():
+    text = (data_dir() / "README.md").read_text(encoding="utf-8")
+    for path in FASHION.glob("*.gz"):
+        raw = path.read_bytes()
+        sums = [hashlib.sha256(b).hexdigest() for b in (raw, gzip.decompress(raw))]
+        row = f"| `{path.name}` | {len(raw):,} | `{sums[0]}` | `{sums[1]}` |"
+        assert row in text

@@ -1,0 +1,71 @@
+"""What a newcomer sees: JupyterLab, lesson 00 run to its end, the slider moved by the keyboard."""
+
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+from lab import CHROMIUM, QUIET, Page, lab
+from playwright.sync_api import sync_playwright
+
+from pruneviz.lessons import notebooks
+
+ROOT = Path(__file__).parents[2]
+LESSONS = {"00_start_here.ipynb": "sparsity", "02_small_weights.ipynb": "threshold"}
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        shutil.which(CHROMIUM) is None and not os.environ.get("CI"),
+        reason=f"needs a browser at {CHROMIUM} (Debian: apt-get install chromium), or $CHROMIUM",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home = tmp_path_factory.mktemp("lab")
+    notebooks.working_copy(ROOT / "notebooks", home / "work")
+    before = set(psutil.Process().children(recursive=True))
+    with lab(home / "work", home) as (address, token), sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(home / "chrome"),
+            executable_path=CHROMIUM,
+            args=QUIET,
+            viewport={"width": 1280, "height": 1000},
+        )
+        yield context, address, token
+        context.close()
+    left = {p for p in psutil.Process().children(recursive=True) if p.is_running()} - before
+    assert not left, "a process that the test started is still there"
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_runs_and_its_slider_answers(server, name):
+    page = Page(*server)
+    page.open(name)
+    page.run_all()
+    assert page.errors() == []
+
+    field = page.page.get_by_role("spinbutton", name=LESSONS[name]).first
+    handle = page.page.locator(".widget-slider .noUi-handle").first
+    picture = page.page.locator(".jupyter-widgets svg[role=img]").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    page.page.keyboard.press("Home")
+    page.wait_idle()
+    assert float(field.input_value()) == 0
+    label = picture.get_attribute("aria-label")
+    drawn = picture.evaluate("e => e.outerHTML")
+    for _ in range(4):
+        page.page.keyboard.press("PageUp")
+    page.wait_idle()
+    assert float(field.input_value()) > 0
+    assert picture.get_attribute("aria-label") != label  # what a screen reader says
+    assert picture.evaluate("e => e.outerHTML") != drawn  # what an eye sees
+
+    assert page.errors() == []
+    assert page.console == []
+    assert page.elsewhere == []  # not one request to another host
+    page.page.close()
