@@ -17,8 +17,10 @@ lab: $(VENV)/.lab
 	@$(BIN)/python -m pruneviz.lessons.notebooks lab -- $(LAB)
 
 test: lint
-	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile \
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile tests pruneviz README.md \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(PYTEST)
+# on its own: nbval starts its kernels under coverage, and then they do not start
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile notebooks $(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
