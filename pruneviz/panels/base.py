@@ -55,6 +55,7 @@ class Panel(widgets.VBox):
         # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
         self._busy = False
+        self._put: dict[str, float] = {}
         self._links: list[Any] = []
         self._view = widgets.HTML()
         self._alert = widgets.HTML()
@@ -120,18 +121,29 @@ class Panel(widgets.VBox):
         if value != round(slider.value, digits):
             slider.value = value
 
-    def put(self, name: str, value: Any) -> None:
-        """Set another control without answering to it."""
+    def put(self, name: str, value: float) -> None:
+        """Set another slider, to the nearest of its steps, without answering to it."""
+        slider = self.controls[name]
+        snapped = slider.min + round((value - slider.min) / slider.step) * slider.step
         before, self._busy = self._busy, True
         try:
-            self.controls[name].value = value
+            slider.value = snapped
+            self._put[name] = slider.value
         finally:
             self._busy = before
 
+    def _is_echo(self, name: str) -> bool:
+        """Tell a browser that repeats what was put, its last digit rounded anew, from a hand."""
+        if name not in self._put:
+            return False
+        slider = self.controls[name]
+        return bool(abs(slider.value - self._put[name]) < slider.step / 100)
+
     def _moved(self, name: str) -> None:
         with self._lock:
-            if self._busy:
+            if self._busy or self._is_echo(name):
                 return
+            self._put.pop(name, None)
             try:
                 self.result, picture, self.sentence = self.answer(name)
             except Exception as e:
