@@ -29,7 +29,7 @@ def sparsity(value: Any, name: str = "sparsity") -> float:
     share = float(value)
     if 0 <= share < 1:
         return share
-    if 1 < share < 100:
+    if 1 < share < 99.999:
         mean = f"{share / 100:g}"
         raise ArgumentError(f"{want} Did you mean {mean}? Fractions, never percentages.")
     if share == 1:
@@ -100,7 +100,8 @@ def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:
 def _kind(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _range(low: float, high: float) -> str:

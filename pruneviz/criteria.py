@@ -87,10 +87,15 @@ def register(
     for need in needs:
         _check.choice(need, "needs", NEEDS)
     _check.choice(scope, "scope", SCOPES)
-    if name in CRITERIA:
-        raise ArgumentError(f"criterion {name!r} is registered already. Choose another name.")
+
+    def check() -> None:
+        if name in CRITERIA:
+            raise ArgumentError(f"criterion {name!r} is registered already. Choose another name.")
+
+    check()
 
     def add(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        check()
         CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula)
         return fn
 

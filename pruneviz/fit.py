@@ -97,6 +97,11 @@ def fit(
                 for group in opt.param_groups:
                     group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
                 value = loss(new(x.to(device)), y.to(device))
+                if value.ndim:
+                    raise ArgumentError(
+                        f"`loss` must return a scalar, but its shape is {tuple(value.shape)}. "
+                        "Take the mean over the batch."
+                    )
                 if not torch.isfinite(value):
                     raise ArgumentError(
                         f"the loss became {value.item()} in epoch {epoch + 1}, batch {step + 1}. "

@@ -55,6 +55,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
             raise ArgumentError(
                 f"`plan` is of another model: it names {name!r}, but the weights here are: {known}."
             )
+        _check.kind(keep, f"plan.keep[{name!r}]", Tensor)
         if keep.shape != have[name].shape or keep.dtype != torch.bool:
             raise ArgumentError(
                 f"`plan` is of another model: for {name!r} it has {keep.dtype} of shape "

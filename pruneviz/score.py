@@ -37,8 +37,8 @@ def score(
     Raises
     ------
     ArgumentError
-        If the criterion is unknown or returns something else than finite scores of the weight's
-        shape, or if the model has no weights.
+        If the criterion is unknown or returns something else than scores of the weight's shape, or
+        NaN, or if the model has no weights.
 
     Examples
     --------

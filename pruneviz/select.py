@@ -72,6 +72,8 @@ def select(
     if scope is None:
         scope = CRITERIA[scores.criterion].scope if scores.criterion in CRITERIA else "layer"
     _check.choice(scope, "scope", SCOPES)
+    if not scores.values:
+        raise ArgumentError("`scores` is empty: there is nothing to choose from.")
     flat = {n: _flat(n, v) for n, v in scores.values.items()}
     whole = set(tensors(protect, flat))
     stay = {  # what no choice may touch: protected layers, and the best `min_keep` of each

@@ -138,6 +138,8 @@ def _listed(values: Iterable[Any], name: str) -> list[Any]:
 
 def _metric(value: Any) -> float:
     try:
+        if isinstance(value, str):
+            raise TypeError
         number = float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         number = math.nan

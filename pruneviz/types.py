@@ -40,7 +40,7 @@ class GraphError(ValueError):
     """
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Scores:
     """How important each weight is: one tensor of scores for each weight tensor.
 
@@ -71,7 +71,7 @@ class Scores:
         return f"Scores by {self.criterion!r}: {n:,} weights in {_layers(len(self.values))}"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Plan:
     """Which weights stay: one boolean tensor for each weight tensor, True = keep.
 

@@ -132,7 +132,15 @@ def test_each_network_is_as_good_as_its_record(name):
     assert {"epochs", "seed", "seconds", "versions", "command"} <= set(notes)
 
 
-def test_a_missing_checkpoint(monkeypatch, tmp_path):
+def test_a_part_without_a_class_has_not_one_of_each():
+    split = lessons.digits().test
+    with pytest.raises(pv.ArgumentError, match="there is no image of 0, 3"):
+        split[(split.labels != 0) & (split.labels != 3)].one_of_each()
+
+
+def test_a_missing_checkpoint():
+    with pytest.raises(pv.ArgumentError, match="there is no record"):
+        lessons.record("lenet-5", seed=99)
     with pytest.raises(pv.ArgumentError, match="there is no checkpoint"):
         lessons.load("lenet-5", seed=99)
     with pytest.raises(pv.ArgumentError, match="Did you mean 'lenet-5'"):

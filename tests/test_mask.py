@@ -272,6 +272,14 @@ def test_a_mask_lies_over_a_weight_norm():
     assert not torch.allclose(tuned.weight, masked.weight)
 
 
+def test_two_masks_over_a_weight_norm_drop_what_either_drops():
+    model = weight_normed()
+    first, second = (plan_for(model, s) for s in (0.25, 0.75))
+    both = pv.mask(pv.mask(model, second), first)
+    torch.testing.assert_close(both.weight, model.weight * second.keep["weight"])
+    assert len(both.parametrizations.weight) == 2
+
+
 def test_baking_over_a_weight_norm_is_refused():
     masked = pv.mask(weight_normed(), plan_for(weight_normed()))
     before = snapshot(masked)

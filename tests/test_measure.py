@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import Tied, assert_untouched, build, cnn, inputs, mlp, plan_for, refused, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
@@ -191,6 +192,18 @@ PRODUCTS = [
 def test_products(fn, macs):
     cost = pv.measure(Calls(fn), torch.ones(2, 4, 4))
     assert (cost.macs, cost.uncounted) == (macs, ())
+
+
+def test_attention_between_sequences_of_their_own_length_and_width():
+    def macs(queries, keys, width, values):
+        q, k = torch.zeros(2, 3, queries, width), torch.zeros(2, 3, keys, width)
+        model = Calls(F.scaled_dot_product_attention)
+        cost = pv.measure(model, (q, k, torch.zeros(2, 3, keys, values)))
+        assert cost.uncounted == ()
+        return cost.macs
+
+    assert macs(4, 7, 5, 5) == 3 * 4 * 7 * (5 + 5)
+    assert macs(4, 7, 5, 6) == 3 * 4 * 7 * (5 + 6)
 
 
 UNKNOWN = [

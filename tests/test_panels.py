@@ -498,6 +498,15 @@ def test_after_an_error_another_control_shows_the_present_state(breaking):
     assert shows(panel, "sparsity")
 
 
+def test_after_an_error_a_panel_can_still_be_shown(breaking):
+    panel, broken = breaking
+    broken.append(True)
+    with pytest.raises(ValueError, match="no <img"):
+        panel.controls["threshold"].value = 0.1
+    data, _ = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
 def test_an_error_of_the_model_is_shown():
     model = mlp()
     panel = pv.panel_weights(model, batches=batches())

@@ -57,6 +57,10 @@ def record(name: str, *, seed: int = 0) -> dict[str, Any]:
     """
     _check.choice(name, "network", NETWORKS)
     path = checkpoint(name, seed).with_suffix(".json")
+    if not path.is_file():
+        raise ArgumentError(
+            f"there is no record {path}. Train it: python -m pruneviz.lessons.train {name}."
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -108,12 +108,23 @@ class Split:
     def one_of_each(self) -> Split:
         """Return the first image of each class, in the order of the classes.
 
+        Raises
+        ------
+        ArgumentError
+            If a class has no image here.
+
         Examples
         --------
         >>> digits().test.one_of_each().labels.tolist()
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
         """
         labels = self.labels.tolist()
+        missing = [name for c, name in enumerate(self.classes) if c not in labels]
+        if missing:
+            raise ArgumentError(
+                f"there is no image of {', '.join(missing)} among these {len(self):,}. "
+                "Take one of each from a larger part."
+            )
         return self[torch.tensor([labels.index(c) for c in range(len(self.classes))])]
 
 

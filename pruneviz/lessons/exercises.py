@@ -90,7 +90,7 @@ def hint(name: str) -> None:
     Examples
     --------
     >>> hint("00-cliff")
-    Hint 1 of 2: try sparsities in steps of 0.01 and keep the first whose accuracy is below 0.80.
+    Hint 1 of 2: try sparsities in steps of 0.01 and keep the first whose accuracy is below 0.50.
     """
     task = _find(name)
     i = min(task.asked["hint"], len(task.hints) - 1)
@@ -112,7 +112,8 @@ def solution(name: str) -> None:
         return
     task.asked["solution"] += 1
     if task.asked["solution"] < 2:
-        print(f"Sure? Try a hint first: hint({name!r}). Ask again to see the solution.")
+        first = "" if task.asked["hint"] else f"Try a hint first: hint({name!r}). "
+        print(f"Sure? {first}Ask again to see the solution.")
     else:
         print(task.solution)
 

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from pruneviz.mask import mask
 from pruneviz.metrics import accuracy
 from pruneviz.panels.base import Panel
-from pruneviz.plots import plot_weights, svg
+from pruneviz.plots import plot_layers, plot_weights, svg
 from pruneviz.plots.style import figure
 from pruneviz.plots.weights import pruned_bins
 from pruneviz.score import score
@@ -117,9 +117,17 @@ class WeightsPanel(Panel):
         return result, picture, sentence
 
     def figure(self) -> Figure:
-        with figure(6.4, 3.2) as (fig, ax):
-            plot_weights(self._shown(), threshold=self.result["threshold"], ax=ax)
-            ax.set_title(self._title(), fontsize=10)
+        if not self.result:  # after an error: the weights as they are
+            with figure(6.4, 3.2) as (fig, ax):
+                plot_weights(self._shown(), ax=ax)
+            return fig
+        layers = self.result["plan"].to_frame()
+        tall = 0.6 + 0.3 * len(layers)
+        with figure(6.4, 3.3 + tall, rows=(3, tall)) as (fig, axs):
+            plot_weights(self._shown(), threshold=self.result["threshold"], ax=axs[0])
+            axs[0].set_title(self._title(), fontsize=10)
+            plot_layers(layers, ax=axs[1])
+            axs[1].legend_ = None  # the upper axes have the same one
         return fig
 
     def _pruned(self, moved: str) -> dict[str, Any]:

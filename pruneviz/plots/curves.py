@@ -65,7 +65,7 @@ def plot_tradeoff(
     import seaborn as sns
 
     _check.columns(data, dict.fromkeys((x, y, hue), "pv.sweep(model, …)"), "plot_tradeoff")
-    ax = axes(ax)
+    ax = axes(ax, (7.6, 3.8))
     before = set(ax.lines)
     values = list(dict.fromkeys(data[hue]))
     sns.lineplot(
@@ -88,6 +88,6 @@ def plot_tradeoff(
     for line in set(ax.lines) - before:
         if not np.size(line.get_xdata()):  # seaborn's own, for its legend
             line.remove()
-    ax.legend(handles, labels, title=hue, frameon=False)
+    ax.legend(handles, labels, title=hue, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     bare(ax)
     return ax

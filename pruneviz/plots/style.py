@@ -27,12 +27,17 @@ def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
 
 
 @contextmanager
-def figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Give a figure that pyplot does not know of, with its axes: nothing to close afterwards."""
+def figure(
+    width: float, height: float, rows: tuple[float, ...] = (1,)
+) -> Iterator[tuple[Figure, Any]]:
+    """Give a figure that pyplot does not know of, with its axes: nothing to close afterwards.
+
+    `rows` are the relative heights of the rows; of several, the axes come as an array.
+    """
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(width, height), layout="constrained")
-    yield fig, fig.subplots()
+    yield fig, fig.subplots(len(rows), 1, height_ratios=rows)
 
 
 def bare(ax: Axes) -> None:

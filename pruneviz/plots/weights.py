@@ -8,6 +8,7 @@ import numpy as np
 
 from pruneviz import _check
 from pruneviz.plots.style import KEPT, PRUNED, axes, bare
+from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,8 @@ def plot_weights(
     """
     source = "pv.weight_histogram(model)"
     _check.columns(data, dict.fromkeys(("left", "right", "count"), source), "plot_weights")
+    if not len(data):
+        raise ArgumentError(f"plot_weights got a frame without rows. Make it with {source}.")
     if threshold is not None:
         threshold = _check.number(threshold, "threshold", low=0)
     bins = data.groupby(["left", "right"], sort=True)["count"].sum().reset_index()
