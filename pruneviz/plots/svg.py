@@ -52,7 +52,7 @@ def histogram(
     >>> text.startswith("<svg"), 'aria-label="two bars"' in text
     (True, True)
     """
-    box = (64, 10, width - 10, height - 40)  # left, top, right, bottom of the plot
+    box = (78, 10, width - 10, height - 40)  # left, top, right, bottom of the plot
     x0, y0, x1, y1 = box
     span = float(right[-1] - left[0]) or 1.0
     top = float(count.max()) or 1.0
