@@ -15,6 +15,7 @@ Readers look at a model and return data; they leave no trace on it:
 Choose:
 
     select(scores, sparsity=0.9)         a plan: which weights stay
+    drop(groups, {"fc1": [3, 5]})        a plan by hand: these units go
     schedule(kind, sparsity, rounds=5)   how sparsity rises over rounds
     register(name, ...)                  a criterion of one's own; all of them: CRITERIA
 
@@ -30,7 +31,7 @@ Many at once, and pictures:
     plot_weights, plot_layers, plot_mask, plot_tradeoff, plot_strip      data -> Axes
     panel_strip, panel_weights           widgets that answer while you drag
 
-Nouns: Scores, Plan, Cost, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
+Nouns: Slice, Group, Groups, Scores, Plan, Cost, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz._version import VERSION
 from pruneviz.criteria import CRITERIA, Criterion, register
+from pruneviz.drop import drop
 from pruneviz.fit import fit
+from pruneviz.group import Group, Groups, Slice
 from pruneviz.hooks import evaluating, hooked
 from pruneviz.mask import bake, mask
 from pruneviz.measure import measure
@@ -84,11 +87,15 @@ __all__ = [
     "Cost",
     "Criterion",
     "GraphError",
+    "Group",
+    "Groups",
     "Panel",
     "Plan",
     "Scores",
+    "Slice",
     "accuracy",
     "bake",
+    "drop",
     "evaluating",
     "fit",
     "hooked",

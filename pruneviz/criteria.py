@@ -12,6 +12,7 @@ from pruneviz import _check
 from pruneviz.types import ArgumentError
 
 NEEDS = ("weight", "generator")
+GRANULARITIES = ("weight", "unit")
 SCOPES = ("layer", "global")
 
 
@@ -23,15 +24,19 @@ class Criterion:
     ----------
     name : str
     fn : callable
-        ``fn(weight, ...)`` gives scores of the weight's shape; higher = more important.
+        ``fn(weight, ...)`` gives scores of the weight's shape; of units: ``fn(matrix, ...)``, with a
+        row of numbers for each unit, gives scores of shape (units,). Higher = more important.
     needs : tuple of str
-        What it is called with: ``"weight"``, first; ``"generator"``, a `torch.Generator`.
+        What it looks at: ``"weight"``; ``"generator"``, a `torch.Generator` that it is called with.
+        One that looks at no weight is called with a tensor of the shape of the scores instead.
     scope : str
         Where its scores are compared unless one says otherwise: ``"layer"`` or ``"global"``.
     source : str
         Where it comes from.
     formula : str
         The score in one line.
+    granularity : tuple of str
+        What it can rank: ``"weight"``, ``"unit"`` (neurons, channels, heads), or both.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Criterion:
     scope: str
     source: str
     formula: str
+    granularity: tuple[str, ...] = ("weight",)
 
 
 CRITERIA: dict[str, Criterion] = {}
@@ -52,6 +58,7 @@ def register(
     formula: str,
     needs: Iterable[str] = ("weight",),
     scope: str = "layer",
+    granularity: str | Iterable[str] = "weight",
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a criterion under a name: a decorator.
 
@@ -67,11 +74,14 @@ def register(
         ``"weight"``, and ``"generator"`` for one that draws random numbers.
     scope : str
         ``"layer"`` or ``"global"``: where its scores can be compared.
+    granularity : str or iterable of str
+        ``"weight"``: the function gets a tensor of weights and gives scores of its shape.
+        ``"unit"``: it gets a matrix, shape (units, numbers), and gives one score a unit.
 
     Raises
     ------
     ArgumentError
-        If the name is taken, or `needs` or `scope` is unknown.
+        If the name is taken, or `needs`, `scope` or `granularity` is unknown.
 
     Examples
     --------
@@ -87,6 +97,9 @@ def register(
     for need in needs:
         _check.choice(need, "needs", NEEDS)
     _check.choice(scope, "scope", SCOPES)
+    ranks = (granularity,) if isinstance(granularity, str) else tuple(granularity)
+    for what in ranks:
+        _check.choice(what, "granularity", GRANULARITIES)
 
     def check() -> None:
         if name in CRITERIA:
@@ -96,15 +109,30 @@ def register(
 
     def add(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
         check()
-        CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula)
+        CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula, ranks)
         return fn
 
     return add
 
 
-def criterion(name: str) -> Criterion:
-    """Return a registered criterion, or raise with the nearest name."""
-    return CRITERIA[_check.choice(name, "criterion", CRITERIA, what="criterion")]
+def criterion(name: str, granularity: str = "weight") -> Criterion:
+    """Return a registered criterion that can rank weights, or units; or raise with the nearest name.
+
+    >>> criterion("lamp", "unit")
+    Traceback (most recent call last):
+    ...
+    pruneviz.types.ArgumentError: criterion 'lamp' scores single weights, not units. For units: l1, l2, random.
+    """
+    fit = sorted(n for n, c in CRITERIA.items() if granularity in c.granularity)
+    if isinstance(name, str) and name in CRITERIA and name not in fit:
+        does, wanted = (
+            ("units", "weights") if granularity == "weight" else ("single weights", "units")
+        )
+        also = "; for units pass `groups`" if granularity == "weight" else ""
+        raise ArgumentError(
+            f"criterion {name!r} scores {does}, not {wanted}. For {wanted}: {', '.join(fit)}{also}."
+        )
+    return CRITERIA[_check.choice(name, "criterion", fit, what="criterion")]
 
 
 @register(
@@ -159,13 +187,58 @@ def lamp(weight: Tensor) -> Tensor:
 
 
 @register(
+    "l1",
+    source="Li et al. 2017, arXiv:1608.08710, §3.1",
+    formula="Σ |w| over the unit's weights",
+    granularity="unit",
+)
+def l1(matrix: Tensor) -> Tensor:
+    """Score each unit by the sum of the absolute values of its weights.
+
+    References
+    ----------
+    Li, Kadav, Durdanovic, Samet, Graf 2017, "Pruning Filters for Efficient ConvNets",
+    arXiv:1608.08710, §3.1.
+
+    Examples
+    --------
+    >>> l1(torch.tensor([[3.0, -4.0], [1.0, 0.0]]))
+    tensor([7., 1.])
+    """
+    return matrix.abs().sum(1)
+
+
+@register(
+    "l2",
+    source="compared in Li et al. 2017, arXiv:1608.08710",
+    formula="√ Σ w² over the unit's weights",
+    granularity="unit",
+)
+def l2(matrix: Tensor) -> Tensor:
+    """Score each unit by the Euclidean norm of its weights.
+
+    References
+    ----------
+    Li, Kadav, Durdanovic, Samet, Graf 2017, "Pruning Filters for Efficient ConvNets",
+    arXiv:1608.08710, which finds it no better and no worse than the sum of absolute values.
+
+    Examples
+    --------
+    >>> l2(torch.tensor([[3.0, -4.0], [1.0, 0.0]]))
+    tensor([5., 1.])
+    """
+    return torch.linalg.vector_norm(matrix, dim=1)
+
+
+@register(
     "random",
     source="the baseline: Blalock et al. 2020, arXiv:2003.03033",
     formula="uniform in [0, 1)",
-    needs=("weight", "generator"),
+    needs=("generator",),
+    granularity=GRANULARITIES,
 )
 def random(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Score each weight by a random number: what every criterion must beat.
+    """Score each weight, or unit, by a random number: what every criterion must beat.
 
     References
     ----------

@@ -9,24 +9,42 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz import _check
-from pruneviz.criteria import Criterion
+from pruneviz.criteria import GRANULARITIES, Criterion
 from pruneviz.criteria import criterion as registered
+from pruneviz.group import Group, Groups, Slice
 from pruneviz.hooks import evaluating
+from pruneviz.tensors import Held, check_fit, held, plain
 from pruneviz.types import ArgumentError, Scores
 from pruneviz.weights import places
 
+REDUCTIONS = ("mean", "sum", "max", "min", "first")
+
 
 def score(
-    model: nn.Module, criterion: str | Callable[[Tensor], Tensor], *, seed: int = 0
+    model: nn.Module,
+    criterion: str | Callable[[Tensor], Tensor],
+    *,
+    groups: Groups | None = None,
+    reduction: str = "mean",
+    seed: int = 0,
 ) -> Scores:
-    """Score every single weight of a model: higher = more important.
+    """Score every single weight of a model, or every unit of its groups: higher = more important.
 
     Parameters
     ----------
     model : nn.Module
         Not changed.
     criterion : str or callable
-        A name of `CRITERIA`, or a function from a weight tensor to scores of its shape.
+        A name of `CRITERIA`, or a function: from a weight tensor to scores of its shape; or, with
+        `groups`, from a matrix with a row of numbers for each unit, shape (units, numbers), to
+        scores of shape (units,).
+    groups : Groups, optional
+        From `find_groups`. Units are scored, those of each group that can be cut, by all weights
+        that go with them: of producers and consumers, but no biases and no norms.
+    reduction : str
+        A unit has weights in several layers; the criterion scores each, and the score of the unit
+        is their ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``; ``"first"``: that of the first
+        producer's own weights alone, the classic norm of a filter.
     seed : int
         For criteria that draw random numbers; the caller's random state is not touched.
 
@@ -37,8 +55,9 @@ def score(
     Raises
     ------
     ArgumentError
-        If the criterion is unknown or returns something else than scores of the weight's shape, or
-        NaN, or if the model has no weights.
+        If the criterion is unknown, scores other things than those asked for, or returns something
+        else than scores of the right shape, or NaN; if the model has no weights, or `groups` are of
+        another model.
 
     Examples
     --------
@@ -54,14 +73,24 @@ def score(
     pruneviz.types.ArgumentError: criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude, random.
     """
     _check.model(model)
+    _check.choice(reduction, "reduction", REDUCTIONS)
+    granularity = "weight" if groups is None else "unit"
     if callable(criterion):
         name = getattr(criterion, "__name__", type(criterion).__name__)
-        chosen = Criterion(name, criterion, ("weight",), "layer", "", "")
+        chosen = Criterion(name, criterion, ("weight",), "layer", "", "", GRANULARITIES)
     else:
-        chosen = registered(criterion)
+        chosen = registered(criterion, granularity)
     more: dict[str, Any] = {}
     if "generator" in chosen.needs:
         more["generator"] = torch.Generator().manual_seed(_check.count(seed, "seed"))
+    if groups is not None:
+        _check.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
+        cut = [g for g in groups if not g.frozen]
+        with evaluating(model):
+            have = held(model)
+            check_fit(groups, cut, have, "groups")
+            values = {g.name: _unit_scores(chosen, g, have, reduction, more) for g in cut}
+        return Scores(values, chosen.name, groups)
     with evaluating(model):
         values = {
             name: _scored(chosen, name, place.tensor, more) for name, place in places(model).items()
@@ -70,18 +99,91 @@ def score(
 
 
 def _scored(chosen: Criterion, name: str, weight: Tensor, more: dict[str, Any]) -> Tensor:
+    _check_finite(name, weight)
+    values = chosen.fn(weight.clone(), **more)  # a copy: a criterion may write into it
+    want = f"of the weight's shape {tuple(weight.shape)} for {name!r}"
+    return _checked(chosen, values, tuple(weight.shape), want, repr(name))
+
+
+def _unit_scores(
+    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str, more: dict[str, Any]
+) -> Tensor:
+    """Score the units of a group; shape (units,)."""
+    shape = (group.size,)
+    what = f"one a unit, of shape {shape}, for group {group.name!r}"
+    where = f"group {group.name!r}"
+    weights = _weights(group, have)
+    if "weight" not in chosen.needs:
+        device = weights[0][1].device
+        values = chosen.fn(torch.empty(shape, device=device), **more)
+        return _checked(chosen, values, shape, what, where)
+    if reduction == "first":
+        weights = [w for w in weights if w[0].role == "out"][:1] or weights[:1]
+    scores = []
+    for place, weight in weights:
+        _check_finite(plain(place.tensor), weight)
+        values = chosen.fn(matrix(weight, place), **more)
+        scores.append(_checked(chosen, values, shape, what, where).to(weights[0][1].device))
+    if reduction in ("max", "min"):
+        return getattr(torch, f"a{reduction}")(torch.stack(scores), 0)
+    total = torch.stack(scores).sum(0)
+    return total / len(scores) if reduction == "mean" else total
+
+
+def matrix(weight: Tensor, where: Slice) -> Tensor:
+    """Return the numbers of each unit in a weight, a copy of shape (units, numbers).
+
+    >>> import numpy as np
+    >>> matrix(torch.arange(6.0).view(2, 3), Slice("fc2.weight", 1, np.array([[0], [2]]), "in"))
+    tensor([[0., 3.],
+            [2., 5.]])
+    """
+    if where.blocks > 1:  # input channel b * n + j is column j of the rows in block b
+        split = weight.unflatten(0, (where.blocks, -1))  # (blocks, rows / blocks, ..., n, ...)
+        lines = split.movedim(where.dim + 1, 1).flatten(0, 1)  # (blocks * n, rows / blocks, ...)
+    else:
+        lines = weight.movedim(where.dim, 0)  # (n, ...)
+    index = torch.from_numpy(where.index.astype("int64")).to(weight.device)  # a copy, writable
+    numbers = lines[index].flatten(1)  # (units, k, ...) -> (units, numbers)
+    return numbers.float() if numbers.dtype in (torch.float16, torch.bfloat16) else numbers
+
+
+def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
+    """Return where the units of a group have weights, and those weights as the forward sees them."""
+    found: dict[tuple[object, ...], tuple[Slice, Tensor]] = {}
+    for s in group.slices:
+        there = have[plain(s.tensor)]
+        weight = there.visible
+        if not (isinstance(there.tensor, nn.Parameter) and weight.is_floating_point()):
+            continue
+        if weight.shape != there.tensor.shape:  # such as the norms that weight_norm keeps
+            continue
+        module, attribute = there.holders[0]
+        key = (id(module), attribute, s.dim, s.index.tobytes())  # a tied weight counts once
+        found.setdefault(key, (s, weight))
+    weights = list(found.values())
+    matrices = [w for w in weights if w[1].ndim > 1]
+    if not weights:
+        raise ArgumentError(f"group {group.name!r} has no weights to score its units by.")
+    return matrices or weights
+
+
+def _check_finite(name: str, weight: Tensor) -> None:
     if not torch.isfinite(weight).all():
         raise ArgumentError(
             f"{name!r} contains NaN or infinity: such weights cannot be scored. "
             "Train the model anew, or load a sound checkpoint."
         )
-    values = chosen.fn(weight.clone(), **more)  # a copy: a criterion may write into it
-    if not isinstance(values, Tensor) or values.shape != weight.shape:
+
+
+def _checked(
+    chosen: Criterion, values: Any, shape: tuple[int, ...], what: str, where: str
+) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != shape:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ArgumentError(
-            f"criterion {chosen.name!r} must return scores of the weight's shape "
-            f"{tuple(weight.shape)} for {name!r}, but it returned {got}."
+            f"criterion {chosen.name!r} must return scores {what}, but it returned {got}."
         )
     if torch.isnan(values).any():
-        raise ArgumentError(f"criterion {chosen.name!r} returned NaN for {name!r}.")
+        raise ArgumentError(f"criterion {chosen.name!r} returned NaN for {where}.")
     return values

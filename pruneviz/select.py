@@ -1,4 +1,4 @@
-"""Which weights go, given their scores."""
+"""Which weights go, or which units, given their scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 
 from pruneviz import _check
 from pruneviz.criteria import CRITERIA, SCOPES
-from pruneviz.types import ArgumentError, Plan, Scores, layer_name
+from pruneviz.drop import refusal
+from pruneviz.group import Group, Groups
+from pruneviz.types import ArgumentError, GraphError, Plan, Scores, layer_name
 
 
 def select(
@@ -21,6 +23,7 @@ def select(
     scope: str | None = None,
     min_keep: int = 1,
     protect: Iterable[str] = (),
+    round_to: int = 1,
 ) -> Plan:
     """Choose what to drop: the lowest scores, exactly as many as asked.
 
@@ -29,19 +32,26 @@ def select(
     scores : Scores
         From `score`.
     sparsity : float or mapping of str to float
-        Share to drop, in [0, 1): exactly ``round(sparsity * n)`` of the n weights of each layer, or
-        of the whole model for the global scope. Ties fall by index: the first goes first. A mapping
-        gives each layer its own; layers it does not name stay whole.
+        Share to drop, in [0, 1): exactly ``round(sparsity * n)`` of the n weights of each layer (of
+        the n units of each group), or of the whole model for the global scope. Ties fall by index:
+        the first goes first. A mapping gives each layer, or group, its own; those that it does not
+        name stay whole.
     threshold : float
-        Drop every weight with a score below it. Give this or `sparsity`.
+        Drop every weight, or unit, with a score below it. Give this or `sparsity`.
     scope : str, optional
-        ``"layer"``: each layer loses the same share. ``"global"``: all layers in one ranking.
-        Default: the criterion's own.
+        ``"layer"``: each layer (group) loses the same share. ``"global"``: all of them in one
+        ranking. Default: the criterion's own.
     min_keep : int
-        At least so many weights stay in each layer.
+        At least so many weights stay in each layer, or units in each group: of these at least 1.
     protect : iterable of str
-        Names of layers that stay whole. Where they, or `min_keep`, stand in the way, the nearest
-        possible count below is dropped.
+        Names of layers that stay whole, and with them every group to which their units belong; or
+        names of groups.
+    round_to : int
+        The number of units that stay in each group is a multiple of it. A group that has fewer
+        units stays whole.
+
+    Where `protect`, `min_keep` or `round_to` stand in the way, or parts of a group that must lose as
+    many units each (``group.even``), the nearest possible count below is dropped.
 
     Returns
     -------
@@ -51,7 +61,9 @@ def select(
     ------
     ArgumentError
         If not exactly one of `sparsity` and `threshold` is given, a value is out of range, a layer
-        is unknown, or a score is NaN.
+        is unknown, a score is NaN, or `round_to` is asked of single weights.
+    GraphError
+        If `sparsity` names a layer whose units cannot be cut.
 
     Examples
     --------
@@ -63,7 +75,14 @@ def select(
     Plan for 4 weights in 1 layer: keeps 1, sparsity 0.750
     """
     _check.kind(scores, "scores", Scores, "Make them: pv.score(model, 'magnitude').")
-    min_keep = _check.count(min_keep, "min_keep")
+    groups = scores.groups
+    min_keep = _check.count(min_keep, "min_keep", low=0 if groups is None else 1)
+    round_to = _check.count(round_to, "round_to", low=1)
+    if groups is None and round_to > 1:
+        raise ArgumentError(
+            "`round_to` is for units, but these are scores of single weights. "
+            "Score units: pv.score(model, 'l2', groups=groups)."
+        )
     if (sparsity is None) == (threshold is None):
         raise ArgumentError(
             "`select` takes either `sparsity`, such as 0.5, or `threshold`, such as 0.02: "
@@ -74,8 +93,9 @@ def select(
     _check.choice(scope, "scope", SCOPES)
     if not scores.values:
         raise ArgumentError("`scores` is empty: there is nothing to choose from.")
-    flat = {n: _flat(n, v) for n, v in scores.values.items()}
-    whole = set(tensors(protect, flat))
+    flat = {n: _flat(n, v, groups) for n, v in scores.values.items()}
+    whole = set(_parts(protect, flat, groups))
+    whole |= {g.name for g in groups or () if g.frozen}
     stay = {  # what no choice may touch: protected layers, and the best `min_keep` of each
         n: np.ones(v.size, bool) if n in whole else ~lowest(v, v.size - min_keep)
         for n, v in flat.items()
@@ -84,12 +104,15 @@ def select(
         limit = _check.number(threshold, "threshold")
         drop = {n: (v < limit) & ~stay[n] for n, v in flat.items()}
     elif isinstance(sparsity, Mapping):
-        drop = _by_layer(flat, stay, _shares(sparsity, flat))
+        drop = _by_layer(flat, stay, _shares(sparsity, flat, groups))
     elif scope == "layer":
         drop = _by_layer(flat, stay, dict.fromkeys(flat, _check.sparsity(sparsity)))
     else:
         drop = _globally(flat, stay, _check.sparsity(sparsity))
-    return Plan({n: _like(~drop[n], scores.values[n]) for n in flat})
+    if groups is not None:
+        below = threshold is not None
+        drop = {n: _allowed(groups[n], flat[n], drop[n], round_to, below) for n in flat}
+    return Plan({n: _like(~drop[n], scores.values[n]) for n in flat}, groups)
 
 
 def lowest(values: np.ndarray, k: int) -> np.ndarray:
@@ -138,6 +161,37 @@ def tensors(layers: Iterable[str], known: Iterable[str]) -> list[str]:
     return [tensor for name in names for tensor in by_layer[name]]
 
 
+def _parts(
+    names: Iterable[str], flat: Mapping[str, np.ndarray], groups: Groups | None
+) -> list[str]:
+    """Return the keys of `flat` that names of layers, tensors or groups stand for."""
+    if groups is None:
+        return tensors(names, flat)
+    names = [names] if isinstance(names, str) else names
+    found = [g.name for name in names for g in groups.groups_of(name)]
+    return [name for name in found if name in flat and not groups[name].frozen]
+
+
+def _allowed(
+    group: Group, values: np.ndarray, drop: np.ndarray, round_to: int, below: bool
+) -> np.ndarray:
+    """Return the choice, (units,), or one of the nearest count below that can be cut from the group.
+
+    `below` a threshold no other unit may go than those chosen: the scarcest part decides.
+    """
+    labels = np.zeros(group.size, int) if group.even is None else group.even
+    parts = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    chosen = [int(drop[p].sum()) for p in parts]
+    most = min(chosen) if below else sum(chosen) // len(parts)
+    most = min(most, *(p.size - 1 for p in parts))  # one stays in each part
+    while most and (group.size - most * len(parts)) % round_to:
+        most -= 1
+    new = np.zeros(group.size, bool)
+    for p in parts:
+        new[p[lowest(values[p], most)]] = True
+    return new
+
+
 def _by_layer(
     flat: dict[str, np.ndarray], stay: dict[str, np.ndarray], share: dict[str, float]
 ) -> dict[str, np.ndarray]:
@@ -159,15 +213,25 @@ def _globally(
     return dict(zip(flat, np.split(drop, cuts), strict=True))
 
 
-def _shares(sparsity: Mapping[str, float], flat: dict[str, np.ndarray]) -> dict[str, float]:
+def _shares(
+    sparsity: Mapping[str, float], flat: dict[str, np.ndarray], groups: Groups | None
+) -> dict[str, float]:
     share = dict.fromkeys(flat, 0.0)
     for layer, value in sparsity.items():
-        for tensor in tensors([layer], flat):
-            share[tensor] = _check.sparsity(value, f"sparsity[{layer!r}]")
+        parts = _parts([layer], flat, groups)
+        asked = _check.sparsity(value, f"sparsity[{layer!r}]")
+        if asked and not parts and groups is not None:
+            raise GraphError(refusal(layer, groups.groups_of(layer)[0]))
+        share.update(dict.fromkeys(parts, asked))
     return share
 
 
-def _flat(name: str, values: torch.Tensor) -> np.ndarray:
+def _flat(name: str, values: torch.Tensor, groups: Groups | None) -> np.ndarray:
+    if groups is not None and tuple(values.shape) != (groups[name].size,):
+        raise ArgumentError(
+            f"the scores of group {name!r} must be one a unit, shape ({groups[name].size},), but "
+            f"have shape {tuple(values.shape)}."
+        )
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()  # numpy knows no bfloat16
     array = values.detach().cpu().numpy().reshape(-1)

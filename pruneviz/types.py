@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pruneviz.group import Groups
 
 
 class ArgumentError(ValueError):
@@ -42,17 +42,17 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Scores:
-    """How important each weight is: one tensor of scores for each weight tensor.
+    """How important each weight is, or each unit: one tensor of scores for each tensor or group.
 
     Parameters
     ----------
     values : mapping of str to Tensor
         Name of a weight tensor, such as ``"fc1.weight"``, to its scores: same shape, higher = more
-        important.
+        important. Or name of a group to the scores of its units: shape (units,).
     criterion : str
         Name of the criterion that gave them.
-    groups : None
-        Scores of single weights have no groups.
+    groups : Groups or None
+        The groups whose units were scored; None for scores of single weights.
 
     Examples
     --------
@@ -64,23 +64,24 @@ class Scores:
 
     values: Mapping[str, Tensor]
     criterion: str
-    groups: None = None
+    groups: Groups | None = None
 
     def __repr__(self) -> str:
         n = sum(v.numel() for v in self.values.values())
-        return f"Scores by {self.criterion!r}: {n:,} weights in {_layers(len(self.values))}"
+        return f"Scores by {self.criterion!r}: {_what(n, len(self.values), self.groups)}"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Plan:
-    """Which weights stay: one boolean tensor for each weight tensor, True = keep.
+    """Which weights stay, or which units: one boolean tensor for each tensor or group, True = keep.
 
     Parameters
     ----------
     keep : mapping of str to Tensor
-        Name of a weight tensor to a boolean tensor of its shape.
-    groups : None
-        A plan for single weights has no groups.
+        Name of a weight tensor to a boolean tensor of its shape. Or name of a group to a boolean
+        tensor of shape (units,); only groups that can be cut are in it.
+    groups : Groups or None
+        All groups of the model; None for a plan for single weights.
 
     Examples
     --------
@@ -93,29 +94,29 @@ class Plan:
     """
 
     keep: Mapping[str, Tensor]
-    groups: None = None
+    groups: Groups | None = None
 
     def __repr__(self) -> str:
-        head = f"Plan for {self.total:,} weights in {_layers(len(self.keep))}"
+        head = f"Plan for {_what(self.total, len(self.keep), self.groups)}"
         return f"{head}: keeps {self.kept:,}, sparsity {self.sparsity:.3f}"
 
     @property
     def total(self) -> int:
-        """Number of weights that the plan speaks of."""
+        """Number of weights, or units, that the plan speaks of."""
         return sum(k.numel() for k in self.keep.values())
 
     @property
     def kept(self) -> int:
-        """Number of weights that stay."""
+        """Number of weights, or units, that stay."""
         return sum(int(k.sum()) for k in self.keep.values())
 
     @property
     def sparsity(self) -> float:
-        """Dropped weights ÷ all weights, in [0, 1]."""
+        """Dropped ÷ all of them, in [0, 1]."""
         return 1 - self.kept / self.total if self.total else 0.0
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a layer: ``layer``, ``total``, ``kept``, ``sparsity``.
+        """Return one row a layer, or group: ``layer`` or ``group``, ``total``, ``kept``, ``sparsity``.
 
         Examples
         --------
@@ -126,20 +127,21 @@ class Plan:
         """
         import pandas as pd
 
-        rows = [(layer_name(n), k.numel(), int(k.sum())) for n, k in self.keep.items()]
-        frame = pd.DataFrame(rows, columns=["layer", "total", "kept"])
-        frame = frame.groupby("layer", sort=False, as_index=False).sum()
+        by, name = ("layer", layer_name) if self.groups is None else ("group", str)
+        rows = [(name(n), k.numel(), int(k.sum())) for n, k in self.keep.items()]
+        frame = pd.DataFrame(rows, columns=[by, "total", "kept"])
+        frame = frame.groupby(by, sort=False, as_index=False).sum()
         frame["sparsity"] = 1 - frame["kept"] / frame["total"]
         return frame
 
     def to_json(self) -> str:
-        """Write the plan as JSON text: shapes, and the bits packed, deflated and in base64."""
-        keep = {}
-        for name, k in self.keep.items():
-            bits = np.packbits(k.cpu().numpy().reshape(-1))
-            text = base64.b64encode(zlib.compress(bits.tobytes(), 9)).decode()
-            keep[name] = {"shape": list(k.shape), "bits": text}
-        return json.dumps({"pruneviz": "plan", "version": 1, "granularity": "weight", "keep": keep})
+        """Write the plan as JSON text: numbers and bits packed, deflated and in base64."""
+        from pruneviz import _json
+
+        data: dict[str, Any] = {"pruneviz": "plan", "version": 1, "granularity": "weight"}
+        if self.groups is not None:
+            data |= {"granularity": "unit", "groups": _json.pack_groups(self.groups)}
+        return json.dumps(data | {"keep": {n: _json.pack_bits(k) for n, k in self.keep.items()}})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -150,11 +152,22 @@ class Plan:
         ArgumentError
             If the text is no plan, or is damaged.
         """
+        from pruneviz import _json
+
         try:
             data = json.loads(text)
             if data["pruneviz"] != "plan" or data["version"] != 1:
                 raise KeyError("version")
-            return cls({name: _unpack(entry) for name, entry in data["keep"].items()})
+            keep = {name: _json.unpack_bits(entry) for name, entry in data["keep"].items()}
+            if data["granularity"] == "weight":
+                return cls(keep)
+            if data["granularity"] != "unit":
+                raise KeyError("granularity")
+            groups = _json.unpack_groups(data["groups"])
+            for name, k in keep.items():
+                if k.shape != (groups[name].size,):
+                    raise ValueError(f"{tuple(k.shape)} is not the shape of group {name!r}")
+            return cls(keep, groups)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise ArgumentError(
                 f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r})."
@@ -205,24 +218,22 @@ class Cost:
         return 2 * self.macs
 
 
+# what a parametrization keeps: "fc.parametrizations.weight.original", "….weight.0.keep"
+_PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.[^.]+\.(original\d*|\d+\..+)$")
+
+
 def layer_name(tensor: str) -> str:
     """Name of the layer that holds a tensor: ``"fc1.weight"`` → ``"fc1"``; of the model itself: ``""``.
 
     >>> layer_name("block.0.conv.weight"), layer_name("attn.in_proj_weight"), layer_name("weight")
     ('block.0.conv', 'attn', '')
+    >>> layer_name("fc.parametrizations.weight.original"), layer_name("parametrizations.weight.0.keep")
+    ('fc', '')
     """
-    return tensor.rpartition(".")[0]
+    inside = _PARAMETRIZED.search(tensor)
+    return tensor[: inside.start()] if inside else tensor.rpartition(".")[0]
 
 
-def _layers(n: int) -> str:
-    return f"{n} layer" if n == 1 else f"{n} layers"
-
-
-def _unpack(entry: Mapping[str, Any]) -> Tensor:
-    shape = tuple(int(s) for s in entry["shape"])
-    n = int(np.prod(shape, dtype=np.int64))
-    raw = zlib.decompress(base64.b64decode(entry["bits"], validate=True))
-    bits = np.frombuffer(raw, dtype=np.uint8)
-    if len(bits) != (n + 7) // 8:
-        raise ValueError(f"{len(bits)} bytes of bits for shape {shape}")
-    return torch.from_numpy(np.unpackbits(bits, count=n).astype(bool).reshape(shape))
+def _what(n: int, parts: int, groups: Groups | None) -> str:
+    things, part = ("weights", "layer") if groups is None else ("units", "group")
+    return f"{n:,} {things} in {parts} {part}" + ("" if parts == 1 else "s")

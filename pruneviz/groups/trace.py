@@ -1,0 +1,219 @@
+"""From a model to one flat graph of ATen operators, by `torch.export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from pruneviz import _check
+from pruneviz._copy import copy_of
+from pruneviz._inputs import arguments, run
+from pruneviz.hooks import evaluating, seeded
+from pruneviz.types import ArgumentError, GraphError
+
+INSIDE = "model."  # where the wrapper below keeps the model
+
+
+class Flat(nn.Module):
+    """The model, with its output as a flat list of tensors, whatever classes it returns."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        return tensors_of(self.model(*args, **kwargs))
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A model's graph and what its inputs are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The copy that was traced, in eval mode; its tensors are those of the graph.
+    nodes : list of Node
+        In the order in which they run; nothing that no output needs.
+    sources : mapping of Node to (kind, name)
+        For each placeholder: ``"parameter"``, ``"buffer"``, ``"constant"`` or ``"input"``. A tied
+        tensor has its first name everywhere.
+    constants : mapping of str to Tensor
+        Values of constants.
+    inputs : list of Tensor
+        The example's values for the placeholders of kind ``"input"``, in their order.
+    root : GraphModule
+        Holds what the graph refers to.
+    """
+
+    model: nn.Module
+    nodes: list[Node]
+    sources: dict[Node, tuple[str, str]]
+    constants: dict[str, Any]
+    inputs: list[Any]
+    root: GraphModule
+
+
+def layer_of(node: Node) -> str:
+    """Name of the layer in whose forward an operator ran; "" for the model itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return path.removeprefix("L['self'].").removeprefix("model.") if path != "model" else ""
+
+
+def trace(model: nn.Module, example_input: Any) -> Traced:
+    """Trace a copy of the model in eval mode.
+
+    Raises
+    ------
+    ArgumentError
+        If the example input does not fit, or the model's forward raises.
+    GraphError
+        If `torch.export` cannot follow the model.
+    """
+    args, kwargs = arguments(example_input)
+    model = unwrapped(_check.model(model))
+    with quiet(), torch.inference_mode(False), evaluating(model):
+        twin = copy_of(model)
+        args, kwargs = plain((args, kwargs), twin)
+        try:
+            with seeded(0):
+                exported = torch.export.export(Flat(twin), args, kwargs, strict=False)
+        except Exception as e:
+            run(copy_of(model), *plain((args, kwargs), twin))  # is it the model, or the example?
+            raise GraphError(
+                f"`model` ({type(model).__name__}) cannot be traced by torch.export: "
+                f"{_first_line(e)} Move what it does to values of tensors (if x.sum() > 0, "
+                ".item(), numpy) out of forward."
+            ) from e
+    graph = exported.graph_module.graph
+    _inline(exported.graph_module)
+    kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    first = first_names(twin)
+    sources, constants = {}, {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            kind = kinds[node.name].kind.name
+            target = str(kinds[node.name].target or node.name).removeprefix(INSIDE)
+            if kind in ("PARAMETER", "BUFFER") and target in first:
+                sources[node] = (kind.lower(), first[target])
+            elif kind == "USER_INPUT":
+                sources[node] = ("input", node.name)
+            else:
+                sources[node] = ("constant", node.name)
+                constants[node.name] = exported.constants.get(kinds[node.name].target)
+    flat = pytree.tree_leaves((args, kwargs))
+    return Traced(twin, _live(list(graph.nodes)), sources, constants, flat, exported.graph_module)
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of every parameter and buffer, tied ones too, to the first name of that tensor."""
+    seen: dict[int, str] = {}
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: seen.setdefault(id(t), name) for name, t in named}
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """All tensors of a model's output, in a fixed order, whatever holds them.
+
+    >>> tensors_of({"a": torch.zeros(2), "b": [torch.ones(1), None]})
+    [tensor([0., 0.]), tensor([1.])]
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        parts = list(output.values())
+    elif isinstance(output, (tuple, list)):
+        parts = list(output)
+    elif dataclasses.is_dataclass(output) or hasattr(output, "__dict__"):
+        parts = list(vars(output).values())
+    else:
+        parts = []
+    return [t for part in parts for t in tensors_of(part)]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside DataParallel or torch.compile."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
+        model, "_orig_mod"
+    ):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+    return model
+
+
+def plain(values: Any, model: nn.Module) -> Any:
+    """Copies of all tensors within, on the model's device, ordinary ones under any mode."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+    def copied(v: Any) -> Any:
+        return v.detach().clone().to(device) if isinstance(v, Tensor) else v
+
+    return pytree.tree_map(copied, values)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's fused attention out of sight of nobody, and its chatter out of the notebook."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    level = logging.getLogger("torch").level
+    torch.backends.mha.set_fastpath_enabled(False)  # one opaque operator otherwise
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch").setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _inline(module: GraphModule) -> None:
+    """Put what runs under `torch.no_grad` inside the forward into the one graph."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or "set_grad_enabled" not in str(node.target):
+            continue
+        inner = next(a for a in node.args if isinstance(a, Node) and a.op == "get_attr")
+        inside = getattr(module, str(inner.target))
+        _inline(inside)
+        operands = node.args[list(node.args).index(inner) + 1 :]
+        places = [n for n in inside.graph.nodes if n.op == "placeholder"]
+        copies: dict[Node, Any] = dict(zip(places, operands, strict=True))
+        with graph.inserting_before(node):
+            result = graph.graph_copy(inside.graph, copies)
+        outs = result if isinstance(result, (tuple, list)) else (result,)
+        for user in list(node.users):
+            user.replace_all_uses_with(outs[user.args[1]])  # each user is a getitem
+            graph.erase_node(user)
+        graph.erase_node(node)
+
+
+def _live(nodes: list[Node]) -> list[Node]:
+    """Only what an output needs, and what writes into a tensor in place."""
+    needed: set[Node] = set()
+    for node in reversed(nodes):
+        schema = getattr(node.target, "_schema", None)
+        writes = schema is not None and schema.is_mutable
+        if node in needed or node.op in ("output", "placeholder") or writes:
+            needed.add(node)
+            needed.update(node.all_input_nodes)
+    return [n for n in nodes if n in needed]
+
+
+def _first_line(e: Exception) -> str:
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    text = lines[0] if lines else type(e).__name__
+    return text if text.endswith((".", "!")) else f"{text}."
+
+
+__all__ = ["ArgumentError", "Traced", "first_names", "trace"]

@@ -1,0 +1,284 @@
+"""Walk a graph once: which atoms stand at each place of each tensor."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from pruneviz.groups.atoms import Atoms
+from pruneviz.groups.trace import Traced
+
+Ids = np.ndarray  # of atoms
+OUTPUT = "its units are the model's output"
+
+
+@dataclass(eq=False)
+class Value:
+    """What is known of a tensor: for each dimension its atoms, or None where it is free.
+
+    Parameters
+    ----------
+    dims : list of (ndarray of int, shape (n,), or None)
+        Free are batch, space and time, and dimensions of size 1.
+    shape : tuple of int
+    why : str
+        What a free dimension is, for the reason of what meets it.
+    static : bool
+        Computed from parameters and buffers alone.
+    """
+
+    dims: list[Ids | None]
+    shape: tuple[int, ...]
+    why: str = ""
+    static: bool = False
+
+    @property
+    def live(self) -> list[int]:
+        """The dimensions with atoms."""
+        return [d for d, ids in enumerate(self.dims) if ids is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """Where units end: summed up, alone or in a product with a weight.
+
+    Parameters
+    ----------
+    node : Node
+    value : Node
+        The operand in which they are summed over.
+    dim : int
+    ids : ndarray of int
+    weight : Node or None
+        The other factor, if it is made of parameters: only then can a constant be folded.
+    bias : Node or None
+        Where to fold it.
+    weight_dim : int
+        Its dimension of inputs.
+    other : Node or None
+        The other factor, if it is no weight; its dimension is `weight_dim`.
+    blocks : int
+        Groups of a convolution.
+    refuse : str
+        Why a constant cannot be folded here.
+    """
+
+    node: Node
+    value: Node
+    dim: int
+    ids: Ids
+    weight: Node | None = None
+    weight_dim: int = 1
+    bias: Node | None = None
+    other: Node | None = None
+    blocks: int = 1
+    refuse: str = ""
+
+
+@dataclass(eq=False)
+class Walk:
+    """All that one walk over a graph finds out."""
+
+    traced: Traced
+    atoms: Atoms = field(default_factory=Atoms)
+    values: dict[Node, Any] = field(default_factory=dict)  # Node -> Value, or a list of them
+    tensors: dict[tuple[str, int, int], Ids] = field(default_factory=dict)  # (name, dim, blocks)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    parameters: set[str] = field(default_factory=set)  # floating point, and no buffer
+    zeroable: set[str] = field(default_factory=set)  # floating point: a mask can silence it
+    made: set[int] = field(default_factory=set)  # owners that make units
+    read: set[int] = field(default_factory=set)  # owners that read them
+    kept: set[int] = field(default_factory=set)  # owners that a mask must not zero
+    ends: list[End] = field(default_factory=list)
+    norms: dict[Node, list[int]] = field(default_factory=dict)  # dims of its input it runs over
+    even: list[np.ndarray] = field(default_factory=list)  # (blocks, n): as many from each row
+    owner: list[tuple[str, int, int]] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # first atom of each owner
+    kin: dict[int, set[int]] = field(default_factory=dict)  # owners combined into one tensor
+
+    def tie(self, a: Ids | None, b: Ids | None, why: str) -> Ids | None:
+        """Two dimensions meet, index by index: their atoms go together, or not at all."""
+        if a is None or b is None:
+            found = b if a is None else a
+            if found is not None:
+                self.atoms.freeze(found, why)
+            return found
+        self.atoms.tie(a, b)
+        return a
+
+    def freeze(self, value: Any, why: str, dims: Iterable[int] | None = None) -> None:
+        """Freeze what stands in a value, in all its dimensions or some."""
+        for v in flatten(value):
+            for d in v.live if dims is None else dims:
+                if v.dims[d] is not None:
+                    self.atoms.freeze(v.dims[d], why)
+
+    def mark(self, ids: Ids | None, where: set[int]) -> None:
+        """Note what the parameters behind these atoms do."""
+        where.update(self.owners(ids))
+
+    def owners(self, ids: Ids | None) -> list[int]:
+        """Numbers of the (tensor, dimension, blocks) that these atoms come from."""
+        if ids is None or not self.starts:
+            return []
+        found = np.unique(np.searchsorted(self.starts, ids, side="right") - 1)
+        first = {n: int(ids[np.searchsorted(self.starts, ids, side="right") - 1 == n][0]) for n in found}
+        return [
+            n for n, i in first.items() if n >= 0 and i < self.starts[n] + self.tensors[self.owner[n]].size
+        ]
+
+    def relate(self, a: Ids | None, b: Ids | None) -> None:
+        """Two parameters are combined before they meet the data: what one does the other does."""
+        both = {*self.owners(a), *self.owners(b)}
+        for n in both:
+            self.kin.setdefault(n, set()).update(both)
+
+    def makers(self) -> set[int]:
+        """Owners that make units, and those that were combined with one before."""
+        todo, found = list(self.made), set(self.made)
+        while todo:
+            for n in self.kin.get(todo.pop(), ()):
+                if n not in found:
+                    found.add(n)
+                    todo.append(n)
+        return found
+
+    def source(self, name: str, tensor: Tensor, kind: str) -> Value:
+        """Give a parameter or buffer its atoms; a tied one has them already."""
+        shape = tuple(tensor.shape)
+        dims: list[Ids | None] = []
+        for d, n in enumerate(shape):
+            dims.append(self.columns(name, d, 1, n) if n > 1 else None)
+        self.shapes[name] = shape
+        if tensor.is_floating_point() or tensor.is_complex():
+            self.zeroable.add(name)
+            if kind == "parameter":
+                self.parameters.add(name)
+        return Value(dims, shape, f"a dimension of size 1 of {name!r}", static=True)
+
+    def columns(self, name: str, dim: int, blocks: int, n: int) -> Ids:
+        """Atoms of n places along a dimension of a tensor (of n/blocks places, block by block)."""
+        key = (name, dim, blocks)
+        if key not in self.tensors:
+            ids = self.atoms.new(n)
+            # owners are told apart by where their atoms begin
+            self.starts.append(int(ids[0]))
+            self.owner.append(key)
+            self.tensors[key] = ids
+        return self.tensors[key]
+
+
+Rule = Callable[[Walk, Node, dict[str, Any], tuple[int, ...]], Any]
+
+
+def walk(traced: Traced) -> Walk:
+    """Walk the graph of a model."""
+    from pruneviz.groups.rules import rule_of  # the rules know the words above
+
+    w = Walk(traced)
+    twin = dict(traced.model.named_parameters()) | dict(traced.model.named_buffers())
+    for node in traced.nodes:
+        if node.op == "placeholder":
+            kind, name = traced.sources[node]
+            if kind in ("parameter", "buffer"):
+                w.values[node] = w.source(name, twin[name], kind)
+            else:
+                what = "the model's input" if kind == "input" else "a constant tensor of the forward"
+                w.values[node] = free(node, what, static=kind == "constant")
+        elif node.op == "output":
+            w.freeze([w.values.get(n) for n in node.all_input_nodes], OUTPUT)
+        elif node.op == "get_attr":
+            w.values[node] = free(node, "a constant tensor of the forward", static=True)
+        elif node.target is operator.getitem:
+            found = w.values.get(node.args[0])
+            w.values[node] = found[node.args[1]] if isinstance(found, list) else free(node, "")
+        else:
+            operands = [w.values.get(n) for n in node.all_input_nodes]
+            rule = rule_of(node)
+            if rule is None:
+                w.freeze(operands, f"operator {node.target} has no rule")
+                w.values[node] = free(node, f"the result of {node.target}")
+            else:
+                w.values[node] = rule(w, node, bound(w, node), shape_of(node))
+            static = all(v.static for v in flatten(operands)) and bool(operands)
+            for v in flatten(w.values[node]):
+                v.static = static
+    return w
+
+
+def free(node: Node, why: str, *, static: bool = False) -> Any:
+    """Return a value without units, or a list of them."""
+    val = node.meta.get("val")
+    if isinstance(val, (tuple, list)):
+        return [_free(v, why, static) for v in val]
+    return _free(val, why, static)
+
+
+def _free(val: Any, why: str, static: bool) -> Value | None:
+    if not isinstance(val, Tensor):
+        return None
+    shape = sizes(val.shape)
+    return Value([None] * len(shape), shape, why, static)
+
+
+def flatten(value: Any) -> list[Value]:
+    """All values within."""
+    if isinstance(value, Value):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [v for part in value for v in flatten(part)]
+    return []
+
+
+def sizes(shape: Sequence[Any]) -> tuple[int, ...]:
+    """Return sizes as whole numbers: those of the example, where they are symbols."""
+    return tuple(size(s) for s in shape)
+
+
+def size(s: Any) -> int:
+    """Return one size as a whole number."""
+    return int(s.node.hint) if isinstance(s, torch.SymInt) else int(s)
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Shape of what a node gives; () if that is no tensor."""
+    val = node.meta.get("val")
+    return sizes(val.shape) if isinstance(val, Tensor) else ()
+
+
+def bound(w: Walk, node: Node) -> dict[str, Any]:
+    """Arguments of a node by the names in its operator's schema, with values in place of nodes."""
+
+    def valued(a: Any) -> Any:
+        if isinstance(a, Node):
+            val = a.meta.get("val")
+            return size(val) if isinstance(val, (int, torch.SymInt)) else w.values.get(a)
+        if isinstance(a, (list, tuple)):
+            return [valued(x) for x in a]
+        return a
+
+    named = {}
+    for i, arg in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if i < len(node.args):
+            named[arg.name] = valued(node.args[i])
+        elif arg.name in node.kwargs:
+            named[arg.name] = valued(node.kwargs[arg.name])
+        else:
+            named[arg.name] = arg.default_value if arg.has_default_value() else None
+    return named
+
+
+def operand(node: Node, name: str) -> Node | None:
+    """Return the node that is passed for an argument."""
+    for i, arg in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if arg.name == name:
+            found = node.args[i] if i < len(node.args) else node.kwargs.get(name)
+            return found if isinstance(found, Node) else None
+    return None

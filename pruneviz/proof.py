@@ -1,0 +1,203 @@
+"""The theorem, run: a shrunken model computes what the masked one computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from pruneviz.groups.run import DOUBLE, promoted, promoted_types, run, silenced, tensors_of
+from pruneviz.groups.trace import quiet, tensors_of as outputs_of
+from pruneviz.groups.walk import Walk
+from pruneviz.hooks import evaluating, seeded
+
+EXACT = 1e-10  # max|Δ| ÷ max|output| in float64
+ROUGH = 1e-4  # the same in float32, where an operator has no float64 kernel
+EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far a shrunken model is from the masked one.
+
+    Parameters
+    ----------
+    error : float
+        max|shrunk − masked| over all outputs.
+    scale : float
+        max|masked|.
+    effect : float
+        max|masked − dense|: how much the mask itself changes; 0: the proof is vacuous.
+    exact : bool
+        In float64.
+    """
+
+    error: float
+    scale: float
+    effect: float
+    exact: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is rounding: small beside the outputs, and beside the effect."""
+        if not math.isfinite(self.error):
+            return False
+        limit = (EXACT if self.exact else ROUGH) * self.scale
+        floor = (1e-13 if self.exact else 1e-6) * self.scale
+        return self.error <= max(floor, min(limit, 1e-3 * self.effect))
+
+
+@dataclass(eq=False)
+class Reference:
+    """Outputs of the masked and the dense model on some examples, to compare others with."""
+
+    inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    masked: list[list[Tensor]]
+    effect: float
+    exact: bool
+
+    def compare(self, model: nn.Module) -> Proof:
+        """Run a model on the same examples; whatever it raises goes through."""
+        error, scale = 0.0, 0.0
+        with quiet(), evaluating(model), at_precision(self.exact):
+            for (args, kwargs), want in zip(self.inputs, self.masked, strict=True):
+                with seeded(0):
+                    got = outputs_of(model(*copied(args), **copied(kwargs)))
+                error = max(error, difference(got, want))
+                scale = max([scale, *(_top(t) for t in want)])
+        return Proof(error, scale, self.effect, self.exact)
+
+
+def reference(
+    w: Walk,
+    example: tuple[tuple[Any, ...], dict[str, Any]],
+    gone: np.ndarray,
+    roles: dict[Any, str],
+    watch: Callable[..., None] | None = None,
+) -> Reference:
+    """Run the graph dense and masked, in float64 where every operator has a kernel for it."""
+    try:
+        return _reference(w, example, gone, roles, watch, True)
+    except (NotImplementedError, RuntimeError):
+        return _reference(w, example, gone, roles, watch, False)
+
+
+def _reference(w: Walk, example: Any, gone: Any, roles: Any, watch: Any, exact: bool) -> Reference:
+    tensors = tensors_of(w.traced.model)
+    silent = silenced(w, tensors, gone, roles)
+    inputs, masked, effect = [], [], 0.0
+    with quiet(), evaluating(w.traced.model), at_precision(exact):
+        for args, kwargs in variations(example):
+            args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
+            flat = pytree.tree_leaves((args, kwargs))
+            with seeded(0):
+                dense = run(w, tensors, flat, double=exact)
+            if inputs and not all(torch.isfinite(t).all() for t in dense if t.is_floating_point()):
+                continue  # the variation left the model's domain
+            with seeded(0):
+                out = run(w, silent, flat, gone=gone, double=exact, watch=None if inputs else watch)
+            inputs.append((args, kwargs))
+            masked.append(out)
+            effect = max(effect, difference(out, dense))
+    return Reference(inputs, masked, effect, exact)
+
+
+def variations(example: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[Any]:
+    """The example itself, and others like it, until there are at least eight.
+
+    Floating-point numbers are drawn anew with the example's mean and spread, whole numbers are
+    shuffled; masks (0 and 1, booleans, infinities) stay.
+    """
+    leaves, spec = pytree.tree_flatten(example)
+    first = next((t for t in leaves if isinstance(t, Tensor) and t.ndim), None)
+    batch = max(1, first.shape[0]) if first is not None else 1
+    yield example
+    for k in range(1, max(2, math.ceil(EXAMPLES / batch))):
+        generator = torch.Generator().manual_seed(k)
+        yield pytree.tree_unflatten([_varied(t, generator) for t in leaves], spec)
+
+
+def _varied(t: Any, generator: torch.Generator) -> Any:
+    if not isinstance(t, Tensor) or t.dtype == torch.bool or t.numel() == 0 or t.is_complex():
+        return t
+    if t.is_floating_point():
+        if not torch.isfinite(t).all():
+            return t
+        spread = float(t.double().std()) if t.numel() > 1 else 0.0
+        noise = torch.randn(t.shape, generator=generator, dtype=torch.float64)
+        return (float(t.double().mean()) + (spread or 1.0) * noise).to(t)
+    if int(t.min()) >= 0 and int(t.max()) <= 1:
+        return t
+    order = torch.randperm(t.numel(), generator=generator).to(t.device)
+    return t.reshape(-1)[order].reshape(t.shape)
+
+
+def difference(got: list[Tensor], want: list[Tensor]) -> float:
+    """Return max|got − want| over all tensors; infinite if they do not even have the same shapes."""
+    if len(got) != len(want) or any(a.shape != b.shape for a, b in zip(got, want, strict=True)):
+        return math.inf
+    worst = 0.0
+    for a, b in zip(got, want, strict=True):
+        if not a.is_floating_point() and not a.is_complex():
+            delta = float((a != b).any())
+        elif a.numel():
+            same = (a == b) | (a.isnan() & b.isnan())  # infinities of a mask
+            delta = float(torch.where(same, 0, (a - b).abs()).max())
+            delta = math.inf if math.isnan(delta) else delta
+        else:
+            delta = 0.0
+        worst = max(worst, delta)
+    return worst
+
+
+def _top(t: Tensor) -> float:
+    t = t[torch.isfinite(t)] if t.is_floating_point() else t
+    return float(t.abs().max()) if t.numel() and t.dtype != torch.bool else 0.0
+
+
+def copied(values: Any) -> Any:
+    """Copies of all tensors within: a model may write into its input."""
+    return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, values)
+
+
+def promoted_all(values: Any) -> Any:
+    """All floating-point tensors within in float64."""
+    return pytree.tree_map(promoted, values)
+
+
+class _Double(TorchFunctionMode):
+    """Compute in float64 even where the code asks for a smaller type."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("float", "half", "bfloat16") and args and isinstance(args[0], Tensor):
+            return args[0].double()
+        args, kwargs = promoted_types(tuple(args)), promoted_types(dict(kwargs or {}))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def at_precision(exact: bool) -> Iterator[None]:
+    """Make float64 the type of everything inside, if `exact`."""
+    if not exact:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DOUBLE.get(before, before))
+    try:
+        with _Double():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+__all__ = ["Proof", "Reference", "dataclasses", "reference"]

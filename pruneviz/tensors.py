@@ -1,0 +1,100 @@
+"""The tensors of a model by name, who holds them, and whether groups are of this model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pruneviz.group import Group, Groups, Slice
+from pruneviz.types import ArgumentError, layer_name
+
+_ORIGINAL = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
+
+
+@dataclass(frozen=True)
+class Held:
+    """One parameter or buffer, and every (layer, attribute) that holds it: ties share one.
+
+    `part` is ``""`` for an attribute of the layer; for what a parametrization of that attribute
+    keeps it is ``"original"``, ``"original0"``, ….
+    """
+
+    tensor: Tensor
+    part: str
+    holders: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def visible(self) -> Tensor:
+        """What the forward sees in its place: masks applied, detached, not copied."""
+        module, attribute = self.holders[0]
+        return getattr(module, attribute).detach() if self.part else self.tensor.detach()
+
+
+def plain(name: str) -> str:
+    """Name of a tensor whether it carries a mask or not.
+
+    >>> plain("fc1.parametrizations.weight.original"), plain("fc1.weight")
+    ('fc1.weight', 'fc1.weight')
+    """
+    return _ORIGINAL.sub(r"\1\2", name)
+
+
+def held(model: nn.Module) -> dict[str, Held]:
+    """Return every parameter and buffer by its plain name; tied ones under each of their names.
+
+    >>> list(held(nn.BatchNorm1d(2)))
+    ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+    """
+    modules = dict(model.named_modules())
+    tensors: dict[int, Tensor] = {}
+    part: dict[int, str] = {}
+    names: dict[int, list[str]] = {}
+    holders: dict[int, list[tuple[nn.Module, str]]] = {}
+    for path, module in modules.items():
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            key, full = id(tensor), f"{path}.{attribute}" if path else attribute
+            owner, name, inside = module, attribute, ""
+            if isinstance(module, parametrize.ParametrizationList):
+                owner, name = modules[layer_name(full)], path.rpartition(".")[2]
+                inside = attribute
+            tensors[key] = tensor
+            part.setdefault(key, inside)
+            names.setdefault(key, []).append(plain(full))
+            holders.setdefault(key, []).append((owner, name))
+    found = {k: Held(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
+    return {name: found[k] for k, all_of_it in names.items() for name in all_of_it}
+
+
+def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], what: str) -> None:
+    """Raise unless the slices of the chosen groups lie within the tensors that a model has."""
+    covered: dict[tuple[str, int], int] = {}  # number of positions that all groups name
+    for g in groups:
+        for key, index in {(s.tensor, s.dim): s.index for s in g.slices if s.role == "out"}.items():
+            covered[key] = covered.get(key, 0) + index.size
+    for g in chosen:
+        for s in g.slices:
+            problem = _misfit(s, have, covered)
+            if problem:
+                raise ArgumentError(f"`{what}` is of another model: {problem}.")
+
+
+def _misfit(s: Slice, have: dict[str, Held], covered: dict[tuple[str, int], int]) -> str:
+    name = plain(s.tensor)
+    if name not in have:
+        known = ", ".join(list(have)[:6])
+        return f"it names {name!r}, but the tensors here are: {known}"
+    shape = tuple(have[name].tensor.shape)
+    if s.dim >= len(shape) or (s.blocks > 1 and shape[0] % s.blocks):
+        return f"{name!r} has the shape {shape} here"
+    n, last = shape[s.dim] * s.blocks, int(s.index.max()) + 1
+    # groups of a smaller model name the first positions, and leave no gap
+    less = s.role == "out" and covered.get((s.tensor, s.dim)) == last < n
+    if last > n or less:
+        return f"its units reach to {last} along dimension {s.dim} of {name!r}, which has {n} here"
+    return ""
