@@ -4,7 +4,8 @@
 
 Readers look at a model and return data; they leave no trace on it:
 
-    score(model, criterion)              how important each weight is
+    find_groups(model, example_input)    units that only go together; what cannot go, and why
+    score(model, criterion, groups=None) how important each weight, or each unit, is
     measure(model, example_input)        numbers, bytes, multiply-accumulates
     accuracy(model, batches)             share of examples in the right class
     predict(model, x)                    the class of each example
@@ -23,6 +24,7 @@ Writers take a model and return a new one:
 
     mask(model, plan)                    zero what the plan drops, and hold it there
     bake(model)                          make the zeros plain values
+    shrink(model, plan, example_input=x) remove the units for real; checked against the mask
     fit(model, batches)                  train
 
 Many at once, and pictures:
@@ -44,6 +46,7 @@ from pruneviz.criteria import CRITERIA, Criterion, register
 from pruneviz.drop import drop
 from pruneviz.fit import fit
 from pruneviz.group import Group, Groups, Slice
+from pruneviz.groups import find_groups
 from pruneviz.hooks import evaluating, hooked
 from pruneviz.mask import bake, mask
 from pruneviz.measure import measure
@@ -51,6 +54,7 @@ from pruneviz.metrics import accuracy, predict
 from pruneviz.schedules import schedule
 from pruneviz.score import score
 from pruneviz.select import select
+from pruneviz.shrink import shrink
 from pruneviz.sweep import sweep
 from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
 from pruneviz.weights import named_weights, weight_histogram
@@ -97,6 +101,7 @@ __all__ = [
     "bake",
     "drop",
     "evaluating",
+    "find_groups",
     "fit",
     "hooked",
     "mask",
@@ -114,6 +119,7 @@ __all__ = [
     "schedule",
     "score",
     "select",
+    "shrink",
     "sweep",
     "weight_histogram",
 ]

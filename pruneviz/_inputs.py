@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pruneviz.types import ArgumentError
 
@@ -25,7 +26,7 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = (), dict(example_input)
     else:
         raise _wrong(f"a {type(example_input).__name__} was passed")
-    if not any(isinstance(v, Tensor) for v in (*args, *kwargs.values())):
+    if not any(isinstance(v, Tensor) for v in tree_leaves((args, kwargs))):
         raise _wrong(f"a {type(example_input).__name__} without a tensor was passed")
     return args, kwargs
 
@@ -38,7 +39,7 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     torch.Size([1, 3])
     """
     args, kwargs = arguments(example_input)
-    first = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+    first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
     if first.ndim == 0 or first.shape[0] == 0:
         raise _wrong(f"the first tensor has shape {tuple(first.shape)}: it holds no example")
     n = first.shape[0]
@@ -46,7 +47,7 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def cut(v: Any) -> Any:
         return v[:1] if isinstance(v, Tensor) and v.ndim and v.shape[0] == n else v
 
-    return tuple(cut(v) for v in args), {k: cut(v) for k, v in kwargs.items()}
+    return tree_map(cut, (args, kwargs))
 
 
 def run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -57,7 +58,8 @@ def run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return v.to(device) if isinstance(v, Tensor) and device is not None else v
 
     try:
-        return model(*map(move, args), **{k: move(v) for k, v in kwargs.items()})
+        args, kwargs = tree_map(move, (args, kwargs))
+        return model(*args, **kwargs)
     except Exception as e:
         given = [*map(_shape, args), *(f"{k}={_shape(v)}" for k, v in kwargs.items())]
         text = str(e).strip().splitlines() or [""]

@@ -31,7 +31,8 @@ class Slice:
         For each unit its k positions along `dim`.
     role : str
         ``"out"``: of a producer (rows, bias, norm affine); `mask` zeroes it, `shrink` deletes it.
-        ``"in"``: of a consumer (columns); only `shrink` deletes it.
+        ``"in"``: of a consumer (columns), or else what must not be 0 (a running variance); only
+        `shrink` deletes it.
     blocks : int
         More than 1 for the columns of a grouped convolution: its rows come in so many blocks, each
         with columns of its own; `index` then counts the input channels, block after block.
@@ -61,7 +62,9 @@ class Slice:
 
     def __repr__(self) -> str:
         each = f" of {self.width} positions" if self.width > 1 else ""
-        head = f"Slice of {self.tensor!r}: {_units(len(self.index))}{each} along dimension {self.dim}"
+        head = (
+            f"Slice of {self.tensor!r}: {_units(len(self.index))}{each} along dimension {self.dim}"
+        )
         return f"{head}, role {self.role}" + (f", {self.blocks} blocks" * (self.blocks > 1))
 
     def mark(self, shape: tuple[int, ...], units: np.ndarray) -> np.ndarray:
@@ -136,7 +139,10 @@ class Group:
     @property
     def consumers(self) -> tuple[str, ...]:
         """Names of the layers that read them."""
-        return tuple(dict.fromkeys(s.layer for s in self.slices if s.role == "in"))
+        # what a producer only loses, such as a running variance, makes it no reader
+        own = {(s.layer, s.dim) for s in self.slices if s.role == "out"}
+        read = (s.layer for s in self.slices if s.role == "in" and (s.layer, s.dim) not in own)
+        return tuple(dict.fromkeys(read))
 
     def __repr__(self) -> str:
         text = f"Group {self.name!r}: {_units(self.size)} of {_some(self.producers)}"
@@ -171,7 +177,7 @@ class Groups:
     >>> groups = pv.Groups((hidden, last))
     >>> groups
     Groups: 1 of 2 can be cut, 3 units
-      fc1  3 units, read by fc2
+      fc1  3 units; read by fc2
     frozen:
       fc2  its units are the model's output
     >>> groups["fc1"].size, groups[0].name, len(groups[1:])
@@ -218,7 +224,7 @@ class Groups:
                 "the same number from each part" if g.even is not None else "",
                 "approximate" if g.approximate else "",
             ]
-            lines.append(f"  {g.name:{pad}}  {', '.join(filter(None, parts))}")
+            lines.append(f"  {g.name:{pad}}  {'; '.join(filter(None, parts))}")
         lines += [f"  … and {len(cut) - most} more: .to_frame()"] if len(cut) > most else []
         lines += ["frozen:"] if frozen else []
         lines += [f"  {g.name:{pad}}  {_short(g.frozen)}" for g in frozen[:most]]
@@ -330,9 +336,9 @@ def _units(n: int) -> str:
     return f"{n:,} unit" if n == 1 else f"{n:,} units"
 
 
-def _some(names: tuple[str, ...] | list[str], most: int = 3) -> str:
-    shown = [n or "the model itself" for n in names[:most]]
-    return ", ".join([*shown, f"{len(names) - most} more"] if len(names) > most else shown)
+def _some(names: tuple[str, ...] | list[str], most: int = 2) -> str:
+    shown = ", ".join(n or "the model itself" for n in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _short(text: str, most: int = 90) -> str:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
+from pruneviz.group import Groups
 from pruneviz.hooks import evaluating
+from pruneviz.tensors import check_fit, held, plain
 from pruneviz.types import ArgumentError, Plan
 from pruneviz.weights import Mask, masked_attributes, places, steps
 
 
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
-    """Return a copy of the model in which the weights that the plan drops are zero, and stay so.
+    """Return a copy of the model in which what the plan drops is zero, and stays so.
 
     The shapes stay: a masked model is neither smaller nor faster. It survives `copy.deepcopy`,
     `state_dict` and training, whatever momentum and weight decay do. A mask over a masked model
     drops what either drops.
+
+    A unit is silenced where it is made: the slices of role ``"out"`` (rows, bias, norm affine) are
+    zero, the consumers' columns stay. Parameters are held at zero; floating-point buffers, such as a
+    running mean, and tensors inside another parametrization, such as the norms of weight_norm, are
+    set to zero but not held there: training may fill them.
 
     Parameters
     ----------
     model : nn.Module
         Not changed.
     plan : Plan
-        From `select`, for this model; weights that it does not name stay.
+        From `select` or `drop`, for this model; what it does not name stays.
 
     Returns
     -------
@@ -47,6 +56,8 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     2
     """
     _check.kind(plan, "plan", Plan, "Make it: pv.select(scores, sparsity=0.5).")
+    if plan.groups is not None:
+        return _silence(model, plan.keep, plan.groups)
     with evaluating(_check.model(model)):  # reading a weight may run other parametrizations
         have = {name: place.tensor for name, place in places(model).items()}
     for name, keep in plan.keep.items():
@@ -55,12 +66,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
             raise ArgumentError(
                 f"`plan` is of another model: it names {name!r}, but the weights here are: {known}."
             )
-        _check.kind(keep, f"plan.keep[{name!r}]", Tensor)
-        if keep.shape != have[name].shape or keep.dtype != torch.bool:
-            raise ArgumentError(
-                f"`plan` is of another model: for {name!r} it has {keep.dtype} of shape "
-                f"{tuple(keep.shape)}, but needs torch.bool of {tuple(have[name].shape)}."
-            )
+        _check_keep(name, keep, tuple(have[name].shape))
     new = copy_of(model)
     for name, place in places(new).items():
         if name in plan.keep:
@@ -94,15 +100,53 @@ def bake(model: nn.Module) -> nn.Module:
     """
     new = copy_of(_check.model(model))
     for module in list(new.modules()):
-        attributes = masked_attributes(module)
-        for attribute in attributes:
+        # torch puts them last: put them where they were
+        order = _order(module)
+        for attribute in masked_attributes(module):
             _remove(module, attribute)
-        # torch puts them last; weights come first in all layers that we mask
-        order = dict.fromkeys([*attributes, *module._parameters])
         params = {name: module._parameters[name] for name in order}
         module._parameters.clear()
         module._parameters.update(params)
     return new
+
+
+def _silence(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn.Module:
+    """Return a copy of the model in which the units that go are 0 where they are made."""
+    for name, kept in keep.items():
+        _check_keep(name, kept, (groups[name].size,))
+    with evaluating(_check.model(model)):
+        check_fit(groups, [groups[name] for name in keep], held(model), "plan")
+    new = copy_of(model)
+    have = held(new)
+    gone: dict[int, Tensor] = {}  # by identity of the tensor, which may be in several slices
+    for name, kept in keep.items():
+        lost = ~kept.cpu().numpy()
+        for s in groups[name].slices if lost.any() else ():
+            tensor = have[plain(s.tensor)].tensor
+            if s.role == "out":
+                mark = torch.from_numpy(s.mark(tuple(tensor.shape), lost).copy())
+                gone[id(tensor)] = gone.get(id(tensor), torch.zeros_like(mark)) | mark
+    for there in {id(h.tensor): h for h in have.values()}.values():
+        if id(there.tensor) not in gone:
+            continue
+        lost_here = gone[id(there.tensor)].to(there.tensor.device)
+        for module, attribute in there.holders:
+            ours = there.part == "original" and attribute in masked_attributes(module)
+            if isinstance(there.tensor, nn.Parameter) and (ours or not there.part):
+                _hold(module, attribute, ~lost_here)
+            elif there.tensor.is_floating_point():
+                with torch.no_grad():
+                    there.tensor.masked_fill_(lost_here, 0)
+    return new
+
+
+def _check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
+    _check.kind(keep, f"plan.keep[{name!r}]", Tensor)
+    if tuple(keep.shape) != shape or keep.dtype != torch.bool:
+        raise ArgumentError(
+            f"`plan` is of another model: for {name!r} it has {keep.dtype} of shape "
+            f"{tuple(keep.shape)}, but needs torch.bool of {shape}."
+        )
 
 
 def _hold(module: nn.Module, attribute: str, keep: Tensor) -> None:
@@ -111,7 +155,18 @@ def _hold(module: nn.Module, attribute: str, keep: Tensor) -> None:
             if isinstance(step, Mask):
                 step.keep = step.keep & keep
     else:
-        parametrize.register_parametrization(module, attribute, Mask(keep.clone()), unsafe=True)
+        place = _order(module).index(attribute) if attribute in _order(module) else 0
+        held_at_zero = Mask(keep.clone(), place)
+        parametrize.register_parametrization(module, attribute, held_at_zero, unsafe=True)
+
+
+def _order(module: nn.Module) -> list[str]:
+    """Names of a module's own parameters, those that carry a mask where they were before."""
+    order = list(module._parameters)
+    masks = {a: s for a in masked_attributes(module) for s in steps(module, a)}
+    for attribute, step in sorted(masks.items(), key=lambda item: getattr(item[1], "place", 0)):
+        order.insert(getattr(step, "place", 0), attribute)
+    return order
 
 
 def _remove(module: nn.Module, attribute: str) -> None:

@@ -118,7 +118,8 @@ def _unit_scores(
         values = chosen.fn(torch.empty(shape, device=device), **more)
         return _checked(chosen, values, shape, what, where)
     if reduction == "first":
-        weights = [w for w in weights if w[0].role == "out"][:1] or weights[:1]
+        own = {(s.layer, s.dim) for s in group.slices if s.role == "out"}
+        weights = [w for w in weights if (w[0].layer, w[0].dim) in own][:1] or weights[:1]
     scores = []
     for place, weight in weights:
         _check_finite(plain(place.tensor), weight)

@@ -24,6 +24,7 @@ from pruneviz.groups.walk import End, Walk
 from pruneviz.proof import Proof, Reference, reference
 from pruneviz.sizes import blamed
 from pruneviz.surgery import Cut, cut, holders_of
+from pruneviz.tensors import plain as plain_name
 from pruneviz.types import ArgumentError, GraphError, Plan
 
 RECORD = "_pruneviz_cuts"  # on a shrunken model: what was cut, for `save`
@@ -62,6 +63,8 @@ def lost(w: Walk, plan: Plan) -> np.ndarray:
     gone = np.zeros(w.atoms.size, bool)
     counted: dict[tuple[str, int, int], int] = {}
     assert plan.groups is not None
+    # a mask moves a weight into its parametrization: the same tensor by another name
+    known = {(plain_name(name), dim, blocks): (name, dim, blocks) for name, dim, blocks in w.tensors}
     for name, keep in plan.keep.items():
         group = plan.groups[name]
         drop = ~keep.cpu().numpy()
@@ -70,7 +73,7 @@ def lost(w: Walk, plan: Plan) -> np.ndarray:
         if drop.all():
             raise GraphError(f"group {name!r} would lose all its {drop.size} units: keep at least one.")
         for s in group.slices:
-            key = (s.tensor, s.dim, s.blocks)
+            key = known.get((plain_name(s.tensor), s.dim, s.blocks), ("", 0, 0))
             ids = w.tensors.get(key)
             if ids is None or s.index.max() >= ids.size:
                 raise _other(f"this one has no dimension {s.dim} of {s.tensor!r} like that")
@@ -86,7 +89,7 @@ def lost(w: Walk, plan: Plan) -> np.ndarray:
                 f"layer {layer!r} cannot be shrunk: {reasons[frozen[roots][stuck][0]]}. "
                 "Protect it, or leave it out of the plan."
             )
-        if int(gone[roots].sum()) != counted.get(key, 0):
+        if key in counted and int(gone[roots].sum()) != counted[key]:
             raise _other(f"units of {key[0]!r} are coupled otherwise here")
     return gone
 
@@ -144,8 +147,8 @@ def _fold(w: Walk, new: nn.Module, folds: dict[tuple[Node, Node], Tensor], gone:
                 f"{name!r} is used in several places, where different constants arrive: they cannot "
                 "all be folded into one bias."
             )
-        bias = holders[name][0]
-        bias.data += first.to(bias)
+        tensor = holders[name][0]
+        tensor.data += first.to(tensor)
 
 
 def _proved(

@@ -71,14 +71,16 @@ def cut(model: nn.Module, what: Cut) -> None:
 
 
 def holders_of(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, str]]]]:
-    """Each parameter and buffer by its first name, with every (module, attribute) that holds it."""
-    found: dict[int, tuple[str, Tensor, list[tuple[nn.Module, str]]]] = {}
+    """Each parameter and buffer by each of its names, with every (module, attribute) that holds it."""
+    found: dict[int, tuple[list[str], Tensor, list[tuple[nn.Module, str]]]] = {}
     for prefix, module in model.named_modules():
         for attribute, t in (*module._parameters.items(), *module._buffers.items()):
             if t is not None:
                 name = f"{prefix}.{attribute}" if prefix else attribute
-                found.setdefault(id(t), (name, t, []))[2].append((module, attribute))
-    return {name: (t, places) for name, t, places in found.values()}
+                names, _, places = found.setdefault(id(t), ([], t, []))
+                names.append(name)
+                places.append((module, attribute))
+    return {name: (t, places) for names, t, places in found.values() for name in names}
 
 
 def without(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> Tensor:

@@ -28,6 +28,8 @@ class Mask(nn.Module):
     ----------
     keep : Tensor, bool
         Of the weight's shape; kept as a buffer, so it travels with state_dict and device.
+    place : int
+        The weight's place among the layer's parameters: `bake` puts it back there.
 
     Examples
     --------
@@ -38,9 +40,10 @@ class Mask(nn.Module):
 
     keep: Tensor
 
-    def __init__(self, keep: Tensor) -> None:
+    def __init__(self, keep: Tensor, place: int = 0) -> None:
         super().__init__()
         self.register_buffer("keep", keep)
+        self.place = place
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight.masked_fill(~self.keep, 0)  # and so is its gradient

@@ -12,12 +12,18 @@ PACKAGE = ROOT / "pruneviz"
 
 # from the ground up; a module may import what stands in a lower row, or in its own
 LAYERS = [
-    {"_version", "types", "_check"},
+    {"_version", "types", "group", "_check", "_json"},
     {"_inputs", "_copy", "criteria", "schedules"},
-    {"select", "hooks"},
-    {"weights"},
+    {"select", "drop", "hooks"},
+    {"weights", "tensors"},
+    {
+        *("groups.atoms", "groups.trace", "groups.walk", "groups.rules", "groups.moves"),
+        *("groups.fate", "groups.run", "groups.build", "groups.silence", "groups"),
+    },
     {"score", "measure", "metrics"},
-    {"mask", "fit"},
+    {"_attention", "surgery"},
+    {"mask", "fit", "sizes", "proof"},
+    {"shrink"},
     {"sweep"},
     {"plots", "plots.style", "plots.weights", "plots.images", "plots.curves", "plots.svg"},
     {"panels.base", "panels.strip", "panels.weights", "panels"},

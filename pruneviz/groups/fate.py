@@ -22,11 +22,10 @@ def fate(node: Node, dim: int, depth: int = 12) -> int:
 
 
 def _by(user: Node, node: Node, dim: int, depth: int) -> int:
-    from pruneviz.groups.moves import permutation
+    from pruneviz.groups.moves import permutation, segments
     from pruneviz.groups.rules import name_of
 
     name, n, out = name_of(user), len(shape_of(node)), shape_of(user)
-    args = [a for a in user.args if not isinstance(a, Node)]
     first = bool(user.args) and user.args[0] is node
 
     def named(*keys: str) -> dict[str, Any]:
@@ -56,8 +55,17 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
     if name == "squeeze" or name == "unsqueeze":
         new = _after_squeeze(shape_of(node), out, dim)
         return fate(user, new, depth - 1) if new is not None else 0
+    if name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten"):
+        for olds, news in segments(shape_of(node), out):
+            # the outer one of dimensions that are joined goes on, repeated
+            if dim in olds and (len(olds) == 1 or olds[0] == dim) and len(news) == 1:
+                return fate(user, news[0], depth - 1)
+        return 0
+    if name in ("cat", "repeat_interleave", "roll", "flip", "expand", "stack", "repeat"):
+        shift = len(out) - n if name in ("expand", "repeat") else int(name == "stack" and named("dim")["dim"] == 0)
+        return fate(user, dim + shift, depth - 1)
     if name in ("matmul", "bmm"):
-        contracted = (n - 1 if first or n == 1 else n - 2)
+        contracted = n - 1 if first or n == 1 else n - 2
         if dim == contracted:
             return -2
         return 1 if dim < n - 2 else -1
@@ -84,7 +92,7 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
         return 1 if dim == 1 else 0
     if len(out) >= n and out[len(out) - n + dim] == shape_of(node)[dim] and _pointwise(user):
         return fate(user, len(out) - n + dim, depth - 1)
-    return 0 if args is not None else 0
+    return 0
 
 
 def _after_squeeze(old: tuple[int, ...], new: tuple[int, ...], dim: int) -> int | None:

@@ -20,6 +20,8 @@ POINTWISE = frozenset(
     fill zero copy contiguous clone alias to _to_copy detach lift_fresh lift_fresh_copy type_as
     hardtanh threshold clamp clip relu6 silu mish celu selu elu gelu softplus
     nan_to_num conj resolve_conj resolve_neg positive real imag float double half rsub
+    hardswish log_sigmoid floor_divide greater greater_equal less less_equal not_equal
+    multiply subtract negative absolute divide fake_quantize_per_tensor_affine
     feature_dropout alpha_dropout feature_alpha_dropout dropout zeros_like ones_like full_like
     empty_like complex polar addcmul addcdiv lerp isin bucketize data rrelu
     """.split()
@@ -59,6 +61,8 @@ def rule_of(node: Node) -> Rule | None:
         return None
     if name in RULES:
         return RULES[name]
+    if name.split("_")[0] in ("lstm", "gru", "rnn"):
+        return _recurrent
     tags = set(node.target.tags)  # type: ignore[union-attr]
     if torch.Tag.nondeterministic_seeded in tags and "dropout" not in name and name != "rrelu":
         return _random
@@ -97,8 +101,9 @@ def _pointwise(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -
         return _random(w, node, a, shape)
     divisor = a.get(DIVISORS.get(name, ""))
     if isinstance(divisor, Value) and divisor.static:
-        for ids in divisor.dims:
-            w.mark(ids, w.kept)  # zeroed it would give 0 ÷ 0
+        own = {n for v in flatten(a.get("self")) if v is not divisor for ids in v.dims for n in w.owners(ids)}
+        for ids in divisor.dims:  # zeroed it would give 0 ÷ 0; not so for w ÷ |w|
+            w.kept.update(set(w.owners(ids)) - own)
     values = [a["self"]] if name in ("to", "type_as") else flatten(list(a.values()))
     return meet(w, values, shape)
 
@@ -106,6 +111,11 @@ def _pointwise(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -
 def _random(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -> Any:
     w.freeze(list(a.values()), f"{node.target} draws random numbers")
     return free(node, "random numbers")
+
+
+def _recurrent(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -> Any:
+    w.freeze(list(a.values()), f"it goes through a recurrent layer ({name_of(node)}), which has no rule")
+    return free(node, "the state of a recurrent layer")
 
 
 @rule("linear")
@@ -170,7 +180,7 @@ def _conv(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -> Val
         w.tie(ids, columns, f"it reads {x.why}" if ids is None else f"it meets {weight.why}")
         w.mark(columns, w.read)
         w.mark(rows, w.made)
-    if ids is not None and not (blocks > 1 and channels == blocks):
+    if ids is not None and not (blocks > 1 and channels == blocks) and not w.dead:
         padding = a.get("padding")
         padded = padding not in (None, "valid") and (
             isinstance(padding, str) or any(p != 0 for p in np.atleast_1d(padding))
@@ -227,6 +237,8 @@ def contract(
         weights = [(i, d) for i, _, d in here if static[i]]
         if not data:
             continue
+        if w.dead:
+            continue
         (i, d), rest = data[0], (*data[1:], *weights)
         other, there = rest[0] if rest else (None, 0)
         is_weight = other is not None and static[other]
@@ -262,6 +274,18 @@ def _matmul(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -> V
     return meet(w, [found, added], shape) if added is not None else found
 
 
+@rule("bilinear")
+def _bilinear(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -> Value:
+    x, y, weight, bias = a["input1"], a["input2"], a["weight"], a["bias"]
+    letters = "".join(chr(97 + i) for i in range(len(x.shape) - 1))
+    factors = [(x, "input1", letters + "x"), (y, "input2", letters + "y"), (weight, "weight", "zxy")]
+    out = contract(w, node, factors, letters + "z")
+    if bias is not None:
+        w.tie(out.dims[-1], bias.dims[0], f"its bias is {bias.why}")
+        w.mark(bias.dims[0], w.made)
+    return out
+
+
 @rule("einsum")
 def _einsum(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -> Value:
     left, arrow, out = a["equation"].replace(" ", "").partition("->")
@@ -295,7 +319,7 @@ def _attention(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -
         w.freeze(t, why, [len(t.shape) - 1] if a["scale"] is None else [])
     w.freeze([k, v], "softmax runs over it", [len(k.shape) - 2])
     w.tie(q.dims[-1], k.dims[-1], "it is multiplied with a tensor without units")
-    if q.dims[-1] is not None and a["scale"] is not None:
+    if q.dims[-1] is not None and a["scale"] is not None and not w.dead:
         query, key = operand(node, "query"), operand(node, "key")
         w.ends.append(End(node, query, len(q.shape) - 1, q.dims[-1], None,  # type: ignore[arg-type]
                           len(k.shape) - 1, None, key))  # fmt: skip
@@ -360,6 +384,8 @@ def _group_norm(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) 
 
 
 def _norm(w: Walk, node: Node, x: Value, dims: list[int], kind: str, *, bare: bool) -> None:
+    if w.dead:
+        return
     for d in dims:
         if bare:
             w.freeze(x, f"a {kind} without parameters runs over these units", [d])
@@ -401,7 +427,7 @@ def _reduce(w: Walk, node: Node, a: dict[str, Any], shape: tuple[int, ...]) -> A
     name = name_of(node)
     for d in over:
         ids = x.dims[d]
-        if ids is None:
+        if ids is None or w.dead:
             continue
         if name in ("sum", "nansum") or (name in ("norm", "linalg_vector_norm") and order in (1, 2, None)):
             w.ends.append(End(node, operand(node, "self"), d, ids,  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from pruneviz.groups.rules import name_of
-from pruneviz.groups.walk import Value, Walk
+from pruneviz.groups.walk import Value, Walk, tensors_of
 
 DOUBLE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64,
           torch.complex64: torch.complex128}  # fmt: skip
@@ -45,8 +45,9 @@ def run(
     """
     env: dict[Node, Any] = {}
     given = iter(inputs)
-    last = {n: node for node in w.traced.nodes for n in node.all_input_nodes}
-    for node in w.traced.nodes:
+    nodes = [n for n in w.traced.nodes if n in w.traced.live]
+    last = {n: node for node in nodes for n in node.all_input_nodes}
+    for node in nodes:
         if node.op == "placeholder":
             kind, name = w.traced.sources[node]
             if kind == "input":
@@ -137,11 +138,6 @@ def without(t: Tensor, dim: int, lost: Tensor, blocks: int = 1) -> Tensor:
     return t.masked_fill(lost.reshape(shape), 0)
 
 
-def tensors_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, detached."""
-    return {n: t.detach() for n, t in (*model.named_parameters(), *model.named_buffers())}
-
-
 def promoted(value: Any) -> Any:
     """Return a floating-point tensor in float64, anything else as it is."""
     return value.to(DOUBLE[value.dtype]) if isinstance(value, Tensor) and value.dtype in DOUBLE else value
@@ -158,4 +154,4 @@ def promoted_types(values: Any) -> Any:
     return values
 
 
-__all__ = ["Value", "run"]
+__all__ = ["Value", "run", "tensors_of"]

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments, run
 from pruneviz.hooks import evaluating, seeded
-from pruneviz.types import ArgumentError, GraphError
+from pruneviz.types import ArgumentError, GraphError, layer_name
 
 INSIDE = "model."  # where the wrapper below keeps the model
 
@@ -44,7 +44,9 @@ class Traced:
     model : nn.Module
         The copy that was traced, in eval mode; its tensors are those of the graph.
     nodes : list of Node
-        In the order in which they run; nothing that no output needs.
+        In the order in which they run.
+    live : set of Node
+        Those that an output needs; the others still run in the user's Python.
     sources : mapping of Node to (kind, name)
         For each placeholder: ``"parameter"``, ``"buffer"``, ``"constant"`` or ``"input"``. A tied
         tensor has its first name everywhere.
@@ -58,6 +60,7 @@ class Traced:
 
     model: nn.Module
     nodes: list[Node]
+    live: set[Node]
     sources: dict[Node, tuple[str, str]]
     constants: dict[str, Any]
     inputs: list[Any]
@@ -99,7 +102,7 @@ def trace(model: nn.Module, example_input: Any) -> Traced:
     graph = exported.graph_module.graph
     _inline(exported.graph_module)
     kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
-    first = first_names(twin)
+    first = used_names(twin, graph, exported.graph_signature)
     sources, constants = {}, {}
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -113,7 +116,8 @@ def trace(model: nn.Module, example_input: Any) -> Traced:
                 sources[node] = ("constant", node.name)
                 constants[node.name] = exported.constants.get(kinds[node.name].target)
     flat = pytree.tree_leaves((args, kwargs))
-    return Traced(twin, _live(list(graph.nodes)), sources, constants, flat, exported.graph_module)
+    nodes = list(graph.nodes)
+    return Traced(twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module)
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
@@ -121,6 +125,23 @@ def first_names(model: nn.Module) -> dict[str, str]:
     seen: dict[int, str] = {}
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     return {name: seen.setdefault(id(t), name) for name, t in named}
+
+
+def used_names(model: nn.Module, graph: Graph, signature: Any) -> dict[str, str]:
+    """As `first_names`, but a tied tensor is named after the layer that uses it first."""
+    first = first_names(model)
+    aliases: dict[str, list[str]] = {}
+    for name, other in first.items():
+        aliases.setdefault(other, []).append(name)
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    chosen = {}
+    for node in graph.nodes:
+        name = str(targets.get(node.name, "")).removeprefix(INSIDE)
+        if node.op == "placeholder" and name in first and len(aliases[first[name]]) > 1 and node.users:
+            layer = layer_of(next(iter(node.users)))
+            own = [a for a in aliases[first[name]] if layer_name(a) == layer]
+            chosen[first[name]] = (own or [first[name]])[0]
+    return {name: chosen.get(other, other) for name, other in first.items()}
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -165,15 +186,15 @@ def plain(values: Any, model: nn.Module) -> Any:
 def quiet() -> Iterator[None]:
     """Keep torch's fused attention out of sight of nobody, and its chatter out of the notebook."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    level = logging.getLogger("torch").level
+    level = logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)  # one opaque operator otherwise
-    logging.getLogger("torch").setLevel(logging.ERROR)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("torch").setLevel(level)
+        logging.disable(level)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
@@ -198,8 +219,8 @@ def _inline(module: GraphModule) -> None:
         graph.erase_node(node)
 
 
-def _live(nodes: list[Node]) -> list[Node]:
-    """Only what an output needs, and what writes into a tensor in place."""
+def _live(nodes: list[Node]) -> set[Node]:
+    """What an output needs, and what writes into a tensor in place."""
     needed: set[Node] = set()
     for node in reversed(nodes):
         schema = getattr(node.target, "_schema", None)
@@ -207,7 +228,7 @@ def _live(nodes: list[Node]) -> list[Node]:
         if node in needed or node.op in ("output", "placeholder") or writes:
             needed.add(node)
             needed.update(node.all_input_nodes)
-    return [n for n in nodes if n in needed]
+    return needed
 
 
 def _first_line(e: Exception) -> str:

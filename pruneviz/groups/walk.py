@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from pruneviz.groups.atoms import Atoms
@@ -102,12 +102,13 @@ class Walk:
     owner: list[tuple[str, int, int]] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # first atom of each owner
     kin: dict[int, set[int]] = field(default_factory=dict)  # owners combined into one tensor
+    dead: bool = False  # at an operator that no output needs: it ties, and can forbid nothing
 
     def tie(self, a: Ids | None, b: Ids | None, why: str) -> Ids | None:
         """Two dimensions meet, index by index: their atoms go together, or not at all."""
         if a is None or b is None:
             found = b if a is None else a
-            if found is not None:
+            if found is not None and not self.dead:
                 self.atoms.freeze(found, why)
             return found
         self.atoms.tie(a, b)
@@ -115,7 +116,7 @@ class Walk:
 
     def freeze(self, value: Any, why: str, dims: Iterable[int] | None = None) -> None:
         """Freeze what stands in a value, in all its dimensions or some."""
-        for v in flatten(value):
+        for v in flatten(value) if not self.dead else ():
             for d in v.live if dims is None else dims:
                 if v.dims[d] is not None:
                     self.atoms.freeze(v.dims[d], why)
@@ -183,12 +184,15 @@ def walk(traced: Traced) -> Walk:
     from pruneviz.groups.rules import rule_of  # the rules know the words above
 
     w = Walk(traced)
-    twin = dict(traced.model.named_parameters()) | dict(traced.model.named_buffers())
+    spectral = _spectral(traced)
+    twin = tensors_of(traced.model)
     for node in traced.nodes:
         if node.op == "placeholder":
             kind, name = traced.sources[node]
             if kind in ("parameter", "buffer"):
                 w.values[node] = w.source(name, twin[name], kind)
+                if name in spectral:
+                    w.freeze(w.values[node], "spectral_norm divides by what all of its weight gives")
             else:
                 what = "the model's input" if kind == "input" else "a constant tensor of the forward"
                 w.values[node] = free(node, what, static=kind == "constant")
@@ -201,6 +205,7 @@ def walk(traced: Traced) -> Walk:
             w.values[node] = found[node.args[1]] if isinstance(found, list) else free(node, "")
         else:
             operands = [w.values.get(n) for n in node.all_input_nodes]
+            w.dead = node not in traced.live
             rule = rule_of(node)
             if rule is None:
                 w.freeze(operands, f"operator {node.target} has no rule")
@@ -211,6 +216,22 @@ def walk(traced: Traced) -> Walk:
             for v in flatten(w.values[node]):
                 v.static = static
     return w
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, detached, by each of their names."""
+    params = model.named_parameters(remove_duplicate=False)
+    return {n: t.detach() for n, t in (*params, *model.named_buffers(remove_duplicate=False))}
+
+
+def _spectral(traced: Traced) -> set[str]:
+    """Names of the weights under spectral normalisation, old style or new."""
+    names = set(traced.model.state_dict())
+    found = {n for n in names if n.endswith("_orig") and n.removesuffix("_orig") + "_u" in names}
+    for name, module in traced.model.named_modules():
+        if type(module).__name__ == "_SpectralNorm":
+            found.add(name.rpartition(".")[0] + ".original")
+    return found
 
 
 def free(node: Node, why: str, *, static: bool = False) -> Any:
@@ -243,8 +264,10 @@ def sizes(shape: Sequence[Any]) -> tuple[int, ...]:
 
 
 def size(s: Any) -> int:
-    """Return one size as a whole number."""
-    return int(s.node.hint) if isinstance(s, torch.SymInt) else int(s)
+    """Return one size as a whole number; 1, where it depends on the data."""
+    if isinstance(s, torch.SymInt):
+        return int(s.node.hint) if s.node.hint is not None else 1
+    return int(s)
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
