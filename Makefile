@@ -8,7 +8,7 @@ PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 # one thread a process: two processes with two threads each take longer than one after the other
 ONE    := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help lab test lint format notebooks checkpoints bench constraints clean
+.PHONY: help lab test zoo lint format notebooks checkpoints bench constraints clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -17,10 +17,14 @@ lab: $(VENV)/.lab
 	@$(BIN)/python -m pruneviz.lessons.notebooks lab -- $(LAB)
 
 test: lint
-	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile tests pruneviz README.md \
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not zoo" tests pruneviz README.md \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(PYTEST)
 # on its own: nbval starts its kernels under coverage, and then they do not start
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile notebooks $(PYTEST)
+
+# make zoo     all models of the zoo, the slow ones too (minutes)
+zoo: $(VENV)/.test $(VENV)/.zoo
+	$(ONE) $(BIN)/python -m pytest -n 2 -m "zoo or not zoo" tests/zoo $(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
@@ -69,3 +73,9 @@ $(VENV)/.test: $(NEEDS) | $(BIN)/python
 	@echo "Installing what the tests need into $(VENV); the first time this takes some minutes."
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.lab
+
+# without what they depend on, and where only the zoo's own tests look: .ci/zoo.txt says why
+$(VENV)/.zoo: .ci/zoo.txt | $(BIN)/python
+	rm -rf $(VENV)/zoo
+	$(PIP) --no-deps --target $(VENV)/zoo --requirement .ci/zoo.txt
+	@touch $@

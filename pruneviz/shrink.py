@@ -1,4 +1,4 @@
-"""Remove units for real: a smaller dense model, which is compared with the masked one."""
+"""Remove units for real: a smaller dense model, compared with the masked one before it is returned."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments
+from pruneviz.folds import Folds, fold, folder
 from pruneviz.groups import walked
 from pruneviz.groups.build import by_use
-from pruneviz.groups.silence import roles_of, watcher
-from pruneviz.groups.trace import plain, unwrapped
-from pruneviz.groups.walk import End, Walk
+from pruneviz.groups.run import run, silenced
+from pruneviz.groups.silence import roles_of
+from pruneviz.groups.trace import plain, quiet, trace, unwrapped
+from pruneviz.groups.walk import Walk, tensors_of, walk
+from pruneviz.hooks import evaluating
 from pruneviz.proof import Proof, Reference, reference
-from pruneviz.sizes import blamed
-from pruneviz.surgery import Cut, cut, holders_of
+from pruneviz.sizes import blamed, mended
+from pruneviz.surgery import Cut, cut
 from pruneviz.tensors import plain as plain_name
-from pruneviz.types import ArgumentError, GraphError, Plan
+from pruneviz.types import ArgumentError, GraphError, Plan, layer_name
 
 RECORD = "_pruneviz_cuts"  # on a shrunken model: what was cut, for `save`
 
@@ -33,50 +35,193 @@ RECORD = "_pruneviz_cuts"  # on a shrunken model: what was cut, for `save`
 def shrink(
     model: nn.Module, plan: Plan, *, example_input: Any, as_program: bool = False
 ) -> nn.Module:
-    """Return a smaller model without the units that the plan drops, proved equal to the masked one."""
+    """Return a smaller model without the units that the plan drops, proved equal to the masked one.
+
+    Parameters and buffers are cut, and so are the sizes that the layers hold. Where a silenced unit
+    arrives as a constant (a sigmoid gives 0.5), the constant goes into the consumer's bias. Then
+    the new model is compared with ``mask(model, plan)``, in float64, on at least eight examples:
+    ``max|Δ| ÷ max|output| ≤ 1e-10``. A norm over units that are cut is evaluated over those that
+    stay.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    plan : Plan
+        For units: from `select` on scores of groups, or from `drop`.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward, as for `find_groups`.
+    as_program : bool
+        Return the shrunk graph of `torch.export` instead of a copy of the model. It runs where the
+        model's own Python cannot, because sizes are written into it, such as ``x.view(-1, 400)``.
+        It computes what eval mode computes; batch and length stay free where export can keep them.
+
+    Returns
+    -------
+    nn.Module
+        A new model with the keys, dtypes, device, ``requires_grad`` and training flags of the old.
+
+    Raises
+    ------
+    ArgumentError
+        If the plan drops single weights, or is of another model, or the input does not fit.
+    GraphError
+        If a unit is frozen, or the smaller model cannot run or would compute something else. The
+        message names the layers and the size of the difference, or the line of the model's code.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.randn(3, 4)
+    >>> plan = pv.drop(pv.find_groups(model, x), {"0": [1, 6]})
+    >>> small = pv.shrink(model, plan, example_input=x)
+    >>> small[0], small[2]
+    (Linear(in_features=4, out_features=6, bias=True), Linear(in_features=6, out_features=2, bias=True))
+    >>> bool(torch.allclose(small(x), pv.mask(model, plan)(x), atol=1e-6))
+    True
+    """
+    return Shrinker(model, example_input).proved(plan, as_program=as_program)
+
+
+class Shrinker:
+    """One model, traced once, to be cut along many plans.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    example_input : Tensor, tuple or dict
+    """
+
+    def __init__(self, model: nn.Module, example_input: Any, w: Walk | None = None) -> None:
+        self.model = unwrapped(_check.model(model))
+        check_numbers(self.model)
+        self.example_input = example_input
+        self.walk = walked(model, example_input) if w is None else w
+        self._roles = roles_of(self.walk)
+        with torch.inference_mode(False):
+            self._example = plain(arguments(example_input), self.walk.traced.model)
+
+    def quick(self, plan: Plan) -> nn.Module:
+        """Return the smaller model without comparing it: for a slider, or to try sizes."""
+        w = self.walk
+        gone = lost(w, plan)
+        with torch.inference_mode(False), torch.no_grad():
+            folds: Folds = {}
+            if w.constants:
+                tensors = silenced(w, tensors_of(w.traced.model), gone, self._roles)
+                with quiet(), evaluating(w.traced.model):
+                    run(w, tensors, w.traced.inputs, gone=gone, watch=folder(w, gone, folds))
+            for attributes in itertools.chain([()], blamed(w, self.model, gone)):
+                new = self._cut(Cut(kept(w, gone), attributes), folds, gone)
+                try:
+                    with quiet(), evaluating(new):
+                        new(*self._example[0], **self._example[1])
+                except Exception as e:
+                    trouble = e
+                    continue
+                return new
+        raise _failed(trouble) from trouble
+
+    def proved(self, plan: Plan, *, as_program: bool = False) -> nn.Module:
+        """Return the smaller model, compared with the masked one; or raise."""
+        w = self.walk
+        gone = lost(w, plan)
+        folds: Folds = {}
+        with torch.inference_mode(False), torch.no_grad():
+            ref = reference(w, self._example, gone, self._roles, folder(w, gone, folds))
+            if as_program:
+                return self._program(plan, ref)
+            what = self._right(Cut(kept(w, gone)), folds, ref, gone)
+            new = self._cut(what, folds, gone)
+        new.__dict__[RECORD] = (*getattr(self.model, RECORD, ()), what)
+        return new
+
+    def _cut(self, what: Cut, folds: Folds, gone: np.ndarray, exact: bool = False) -> nn.Module:
+        new = copy_of(self.model)
+        new = new.double() if exact else new
+        cut(new, what)
+        fold(self.walk, new, folds, gone)
+        return new
+
+    def _right(self, first: Cut, folds: Folds, ref: Reference, gone: np.ndarray) -> Cut:
+        """Find the sizes with which the cut model runs and equals the masked one; or raise."""
+        w, trouble = self.walk, None
+        for attributes in itertools.chain([()], blamed(w, self.model, gone)):
+            what = Cut(first.keep, attributes)
+            new = self._cut(what, folds, gone, ref.exact)
+            try:
+                proof = ref.compare(new)
+            except Exception as e:
+                trouble = trouble or _failed(e)
+                trouble.__cause__ = trouble.__cause__ or e
+                continue
+            if proof.holds:
+                return what
+            trouble = trouble or _differs(w, gone, proof)
+        assert trouble is not None
+        raise trouble
+
+    def _program(self, plan: Plan, ref: Reference) -> nn.Module:
+        """Return the graph with its written-down sizes set to the new ones."""
+        w = walk(trace(self.model, self.example_input, program=True))
+        gone = lost(w, plan)
+        folds: Folds = {}
+        reference(w, self._example, gone, roles_of(w), folder(w, gone, folds))
+        for node, args in [(n, mended(w, n, gone)) for n in w.traced.nodes]:
+            node.args = args
+        new = w.traced.program()
+        exact = w.traced.program().double() if ref.exact else w.traced.program()
+        for module in (new, exact):
+            cut(module, Cut(kept(w, gone)))
+            fold(w, module, folds, gone)
+        try:
+            proof = ref.compare(exact)
+        except Exception as e:
+            raise GraphError(
+                f"the shrunk graph of `model` does not run: {_line(e)} Leave these units out: "
+                f"{_layers(w, gone)}."
+            ) from e
+        if not proof.holds:
+            raise _differs(w, gone, proof)
+        return new
+
+
+def check_numbers(model: nn.Module) -> None:
+    """Raise if a parameter holds NaN or infinity: nothing could be compared then."""
+    for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            raise ArgumentError(
+                f"{name!r} contains NaN or infinity. Train the model anew, or load a sound checkpoint."
+            )
+
+
+def lost(w: Walk, plan: Plan) -> np.ndarray:
+    """Mark, by root, the classes that the plan drops; raise if it is of another model."""
     _check.kind(plan, "plan", Plan, "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5).")
     if plan.groups is None:
         raise ArgumentError(
             "`shrink` removes whole units, but this plan drops single weights: those can only be "
             "zeroed, with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups)."
         )
-    model = unwrapped(_check.model(model))
-    w = walked(model, example_input)
-    gone = lost(w, plan)
-    keeps = kept(w, gone)
-    with torch.inference_mode(False), torch.no_grad():
-        example = plain(arguments(example_input), w.traced.model)
-        folds: dict[tuple[Node, Node], Tensor] = {}
-        roles = roles_of(w)
-        ref = reference(w, example, gone, roles, _folder(w, gone, folds))
-        what = _proved(w, model, Cut(keeps), folds, ref, gone)
-        new = copy_of(model)
-        cut(new, what)
-        _fold(w, new, folds, gone)
-    record = (*getattr(model, RECORD, ()), what)
-    new.__dict__[RECORD] = record
-    return new
-
-
-def lost(w: Walk, plan: Plan) -> np.ndarray:
-    """Mark, by root, the classes that the plan drops; raise if it is of another model."""
     gone = np.zeros(w.atoms.size, bool)
     counted: dict[tuple[str, int, int], int] = {}
-    assert plan.groups is not None
     # a mask moves a weight into its parametrization: the same tensor by another name
     known = {(plain_name(name), dim, blocks): (name, dim, blocks) for name, dim, blocks in w.tensors}
     for name, keep in plan.keep.items():
-        group = plan.groups[name]
         drop = ~keep.cpu().numpy()
         if not drop.any():
             continue
         if drop.all():
-            raise GraphError(f"group {name!r} would lose all its {drop.size} units: keep at least one.")
-        for s in group.slices:
+            raise GraphError(
+                f"group {name!r} would lose all of its {drop.size} units. Leave it at least one."
+            )
+        for s in plan.groups[name].slices:
             key = known.get((plain_name(s.tensor), s.dim, s.blocks), ("", 0, 0))
             ids = w.tensors.get(key)
             if ids is None or s.index.max() >= ids.size:
-                raise _other(f"this one has no dimension {s.dim} of {s.tensor!r} like that")
+                raise _other(f"this one has no such dimension {s.dim} of {s.tensor!r}")
             gone[w.atoms.roots(ids[s.index[drop].ravel()])] = True
             counted[key] = counted.get(key, 0) + s.index[drop].size
     frozen, _, reasons = w.atoms.reasons()
@@ -84,13 +229,15 @@ def lost(w: Walk, plan: Plan) -> np.ndarray:
         roots = w.atoms.roots(w.tensors[key])
         stuck = gone[roots] & (frozen[roots] > 0)
         if stuck.any():
-            layer = key[0].rpartition(".")[0] or key[0]
+            layer = layer_name(key[0]) or key[0]
             raise GraphError(
                 f"layer {layer!r} cannot be shrunk: {reasons[frozen[roots][stuck][0]]}. "
                 "Protect it, or leave it out of the plan."
             )
         if key in counted and int(gone[roots].sum()) != counted[key]:
             raise _other(f"units of {key[0]!r} are coupled otherwise here")
+        if gone[roots].all() and key[2] == 1 and roots.size:
+            raise GraphError(f"nothing would be left of {key[0]!r}. Leave it at least one unit.")
     return gone
 
 
@@ -104,105 +251,46 @@ def kept(w: Walk, gone: np.ndarray) -> tuple[tuple[str, int, int, np.ndarray], .
     return tuple(k for k in keeps if not k[3].all())
 
 
-def _folder(
-    w: Walk, gone: np.ndarray, folds: dict[tuple[Node, Node], Tensor]
-) -> Callable[[Node, Callable[[Node], Any]], None]:
-    """Watch a masked run, and work out what constants add to which bias."""
-
-    def bad(end: End, at: np.ndarray, why: str) -> None:
-        raise GraphError(f"operator {end.node.target} cannot lose these units: {why}.")
-
-    def constant(end: End, at: np.ndarray, c: Tensor, env: Callable[[Node], Any]) -> None:
-        assert end.weight is not None and end.bias is not None
-        weight = env(end.weight).detach().double()
-        c = c.to(weight.device)
-        index = torch.from_numpy(at).to(weight.device)
-        if end.blocks > 1:
-            each = weight.shape[1]
-            rows = weight.reshape(end.blocks, -1, *weight.shape[1:]).flatten(3).sum(-1)
-            full = torch.zeros(end.blocks * each, dtype=c.dtype, device=c.device)
-            full[index] = c
-            extra = torch.einsum("bok,bk->bo", rows, full.reshape(end.blocks, each)).reshape(-1)
-        else:
-            columns = weight.movedim(end.weight_dim, 0)[index]  # (removed, out, kernel)
-            extra = torch.tensordot(c, columns.flatten(2).sum(-1) if columns.ndim > 2 else columns, 1)
-        key = (end.bias, end.node)
-        folds[key] = folds[key] + extra if key in folds else extra
-
-    return watcher(w, gone, bad, constant)
+def cutter(model: nn.Module, example_input: Any) -> Callable[[Plan], nn.Module]:
+    """Return what cuts a model along a plan in milliseconds, without the proof that `shrink` runs."""
+    return Shrinker(model, example_input).quick
 
 
-def _fold(w: Walk, new: nn.Module, folds: dict[tuple[Node, Node], Tensor], gone: np.ndarray) -> None:
-    """Add to each bias what its silenced inputs contribute."""
-    by_bias: dict[str, list[Tensor]] = {}
-    for (bias, _), extra in folds.items():
-        by_bias.setdefault(w.traced.sources[bias][1], []).append(extra)
-    holders = holders_of(new)
-    for name, extras in by_bias.items():
-        ids = w.tensors.get((name, 0, 1))
-        stays = slice(None) if ids is None else torch.from_numpy(~gone[w.atoms.roots(ids)])
-        first = extras[0][stays]
-        if any(not torch.allclose(first, e[stays], rtol=1e-9, atol=1e-12) for e in extras[1:]):
-            raise GraphError(
-                f"{name!r} is used in several places, where different constants arrive: they cannot "
-                "all be folded into one bias."
-            )
-        tensor = holders[name][0]
-        tensor.data += first.to(tensor)
-
-
-def _proved(
-    w: Walk,
-    model: nn.Module,
-    plain_cut: Cut,
-    folds: dict[tuple[Node, Node], Tensor],
-    ref: Reference,
-    gone: np.ndarray,
-) -> Cut:
-    """Find the sizes with which the cut model runs, and equals the masked one; or raise."""
-    trouble: list[GraphError] = []
-    for attributes in itertools.chain([()], blamed(w, model, gone)):
-        what = Cut(plain_cut.keep, attributes)
-        new = copy_of(model)
-        if ref.exact:
-            new = new.double()
-        cut(new, what)
-        _fold(w, new, folds, gone)
-        try:
-            proof = ref.compare(new)
-        except Exception as e:
-            trouble.append(_failed(model, e))
-            trouble[-1].__cause__ = e
-            continue
-        if proof.holds:
-            return what
-        trouble.append(_differs(w, gone, proof))
-    raise trouble[0]
+def _layers(w: Walk, gone: np.ndarray) -> str:
+    names = dict.fromkeys(
+        layer_name(key[0]) or key[0]
+        for key in by_use(w)
+        if gone[w.atoms.roots(w.tensors[key])].any()
+    )
+    return ", ".join(repr(n) for n in list(names)[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _differs(w: Walk, gone: np.ndarray, proof: Proof) -> GraphError:
-    layers = dict.fromkeys(
-        (key[0].rpartition(".")[0] or key[0])
-        for key in by_use(w) if gone[w.atoms.roots(w.tensors[key])].any()
-    )  # fmt: skip
-    some = ", ".join(repr(n) for n in list(layers)[:4]) + (", …" if len(layers) > 4 else "")
     return GraphError(
-        f"the model without these units of {some} would not compute what the masked one does: "
-        f"outputs differ by {proof.error:.1e} (of at most {proof.scale:.1e}; the mask itself changes "
-        f"{proof.effect:.1e}). Its Python probably holds a size that is now another one: shrink(..., "
-        "as_program=True) returns the graph with its sizes mended, or leave these layers out."
+        f"the model without these units of {_layers(w, gone)} would not compute what the masked one "
+        f"does: outputs differ by {proof.error:.1e} (of at most {proof.scale:.1e}; the mask itself "
+        f"changes {proof.effect:.1e}). Its Python probably holds a size that is now another one: "
+        "shrink(..., as_program=True) returns the graph with its sizes mended, or leave these layers "
+        "out of the plan."
     )
 
 
-def _failed(model: nn.Module, e: Exception) -> GraphError:
+def _failed(e: Exception) -> GraphError:
     """Name the user's own line of code that could not run with the new sizes."""
     frames = traceback.extract_tb(e.__traceback__)
     here, theirs = str(Path(__file__).parent), str(Path(torch.__file__).parent)
     own = [f for f in frames if not f.filename.startswith((here, theirs))]
-    where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`" if own else "inside torch"
-    text = str(e).splitlines()[0] if str(e) else type(e).__name__
+    where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`" if own else "a layer of torch"
     return GraphError(
-        f"the forward of the smaller model fails at {where} ({text}). A size is written into the "
+        f"the forward of the smaller model fails at {where} ({_line(e)}) A size is written into the "
         "code there: let it follow from a shape (x.flatten(1), x.shape[1]), or take the shrunk "
         "graph, in which it is mended: shrink(..., as_program=True)."
     )
+
+
+def _line(e: Exception) -> str:
+    lines = str(e).strip().splitlines()
+    return f"{(lines[0] if lines else type(e).__name__).rstrip('.')}."
+
+
+__all__ = ["RECORD", "Shrinker", "Tensor", "cutter", "shrink"]

@@ -36,6 +36,8 @@ def left(w: Walk, ids: np.ndarray | None, gone: np.ndarray, n: int) -> int:
 def mended(w: Walk, node: Node, gone: np.ndarray) -> tuple[Any, ...]:
     """Arguments of an operator with its written-down sizes set to the new ones."""
     args, name = list(node.args), name_of(node)
+    if not name:
+        return node.args
     out = w.values.get(node)
     if name in SHAPED and isinstance(out, Value):
         i = SHAPED[name]
@@ -45,6 +47,9 @@ def mended(w: Walk, node: Node, gone: np.ndarray) -> tuple[Any, ...]:
         assert isinstance(shape, (list, tuple)) and lead == 0
         args[i] = [n if isinstance(s, int) and s > 1 and out.dims[d] is not None else s
                    for d, (s, n) in enumerate(zip(shape, new, strict=True))]  # fmt: skip
+        symbols = [d for d, s in enumerate(shape) if isinstance(s, Node) and out.dims[d] is not None]
+        if len(symbols) == 1 and -1 not in args[i] and name in ("view", "reshape", "_unsafe_view"):  # type: ignore
+            args[i][symbols[0]] = -1  # batch times heads: torch works it out  # type: ignore
     elif name == "unflatten" and isinstance(out, Value):
         d = args[1] % (len(out.shape) - len(args[2]) + 1)  # type: ignore
         new = new_shape(w, out, gone)[d : d + len(args[2])]  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ LAYERS = [
     },
     {"score", "measure", "metrics"},
     {"_attention", "surgery"},
-    {"mask", "fit", "sizes", "proof"},
+    {"mask", "fit", "folds", "sizes", "proof"},
     {"shrink"},
     {"sweep"},
     {"plots", "plots.style", "plots.weights", "plots.images", "plots.curves", "plots.svg"},

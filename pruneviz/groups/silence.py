@@ -25,10 +25,17 @@ def settle(w: Walk) -> None:
     roles = roles_of(w)
     tensors = tensors_of(w.traced.model)
     groups = build(w, approximate=True)
+
+    def bad(end: End, at: np.ndarray, why: str) -> None:
+        w.atoms.freeze(end.ids[at], why)
+
+    def constant(end: End, at: np.ndarray, c: Tensor, env: Callable[[Node], Any]) -> None:
+        w.constants = True
+
     for half in (0, 1):
         gone = halves(w, groups, half)
         if gone.any():
-            watch = watcher(w, gone, lambda end, bad, why: w.atoms.freeze(end.ids[bad], why))
+            watch = watcher(w, gone, bad, constant)
             run(w, silenced(w, tensors, gone, roles), w.traced.inputs, gone=gone, watch=watch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,7 @@ class Traced:
         The example's values for the placeholders of kind ``"input"``, in their order.
     root : GraphModule
         Holds what the graph refers to.
+    exported : ExportedProgram
     """
 
     model: nn.Module
@@ -65,6 +67,20 @@ class Traced:
     constants: dict[str, Any]
     inputs: list[Any]
     root: GraphModule
+    exported: Any
+
+    def program(self) -> nn.Module:
+        """The graph as a module of its own, with copies of all tensors."""
+        module = self.exported.module(check_guards=False)
+        new: dict[int, Tensor] = {}
+        for m in module.modules():
+            for store in (m._parameters, m._buffers):
+                for name, t in store.items():
+                    if t is not None:
+                        copied = t.detach().clone()
+                        fresh = nn.Parameter(copied, t.requires_grad) if store is m._parameters else copied
+                        store[name] = new.setdefault(id(t), fresh)
+        return module
 
 
 def layer_of(node: Node) -> str:
@@ -74,8 +90,11 @@ def layer_of(node: Node) -> str:
     return path.removeprefix("L['self'].").removeprefix("model.") if path != "model" else ""
 
 
-def trace(model: nn.Module, example_input: Any) -> Traced:
+def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Traced:
     """Trace a copy of the model in eval mode.
+
+    `program`: for a graph that is to be run by others: with the model's own output, and with free
+    sizes of batch and length as far as export can keep them.
 
     Raises
     ------
@@ -91,7 +110,7 @@ def trace(model: nn.Module, example_input: Any) -> Traced:
         args, kwargs = plain((args, kwargs), twin)
         try:
             with seeded(0):
-                exported = torch.export.export(Flat(twin), args, kwargs, strict=False)
+                exported = _exported(twin, args, kwargs, program)
         except Exception as e:
             run(copy_of(model), *plain((args, kwargs), twin))  # is it the model, or the example?
             raise GraphError(
@@ -102,12 +121,13 @@ def trace(model: nn.Module, example_input: Any) -> Traced:
     graph = exported.graph_module.graph
     _inline(exported.graph_module)
     kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
-    first = used_names(twin, graph, exported.graph_signature)
+    inside = "" if program else INSIDE
+    first = used_names(twin, graph, exported.graph_signature, inside)
     sources, constants = {}, {}
     for node in graph.nodes:
         if node.op == "placeholder":
             kind = kinds[node.name].kind.name
-            target = str(kinds[node.name].target or node.name).removeprefix(INSIDE)
+            target = str(kinds[node.name].target or node.name).removeprefix(inside)
             if kind in ("PARAMETER", "BUFFER") and target in first:
                 sources[node] = (kind.lower(), first[target])
             elif kind == "USER_INPUT":
@@ -117,7 +137,37 @@ def trace(model: nn.Module, example_input: Any) -> Traced:
                 constants[node.name] = exported.constants.get(kinds[node.name].target)
     flat = pytree.tree_leaves((args, kwargs))
     nodes = list(graph.nodes)
-    return Traced(twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module)
+    return Traced(twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module, exported)
+
+
+def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
+    if not program:
+        return torch.export.export(Flat(model), args, kwargs, strict=False)
+    auto, first = torch.export.Dim.AUTO, {0: torch.export.Dim.AUTO}
+
+    def dims(v: Any, every: bool) -> Any:
+        if not isinstance(v, Tensor):
+            return None
+        return dict.fromkeys(range(v.ndim), auto) if every else (first if v.ndim else None)
+
+    for every in (True, False):
+        shapes = pytree.tree_map(lambda v, every=every: dims(v, every), (args, kwargs))
+        named = (*shapes[0], *shapes[1].values())
+        try:
+            return torch.export.export(
+                model, args, kwargs, strict=False, dynamic_shapes=_by_name(model, args, shapes, named)
+            )
+        except Exception:  # a size that the forward decides by: fix it
+            continue
+    return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _by_name(model: nn.Module, args: Any, shapes: Any, named: Any) -> Any:
+    """Export wants the free sizes by the forward's argument names."""
+    if not shapes[1]:
+        return tuple(named)
+    names = list(inspect.signature(model.forward).parameters)
+    return {**dict(zip(names, shapes[0], strict=False)), **shapes[1]}
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
@@ -127,7 +177,7 @@ def first_names(model: nn.Module) -> dict[str, str]:
     return {name: seen.setdefault(id(t), name) for name, t in named}
 
 
-def used_names(model: nn.Module, graph: Graph, signature: Any) -> dict[str, str]:
+def used_names(model: nn.Module, graph: Graph, signature: Any, inside: str) -> dict[str, str]:
     """As `first_names`, but a tied tensor is named after the layer that uses it first."""
     first = first_names(model)
     aliases: dict[str, list[str]] = {}
@@ -136,7 +186,7 @@ def used_names(model: nn.Module, graph: Graph, signature: Any) -> dict[str, str]
     targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     chosen = {}
     for node in graph.nodes:
-        name = str(targets.get(node.name, "")).removeprefix(INSIDE)
+        name = str(targets.get(node.name, "")).removeprefix(inside)
         if node.op == "placeholder" and name in first and len(aliases[first[name]]) > 1 and node.users:
             layer = layer_of(next(iter(node.users)))
             own = [a for a in aliases[first[name]] if layer_name(a) == layer]

@@ -102,6 +102,7 @@ class Walk:
     owner: list[tuple[str, int, int]] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # first atom of each owner
     kin: dict[int, set[int]] = field(default_factory=dict)  # owners combined into one tensor
+    constants: bool = False  # a silenced unit leaves one somewhere
     dead: bool = False  # at an operator that no output needs: it ties, and can forbid nothing
 
     def tie(self, a: Ids | None, b: Ids | None, why: str) -> Ids | None:

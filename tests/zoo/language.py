@@ -161,7 +161,7 @@ def grouped(**options: Any) -> dict[str, Any]:
 
 def gpt(**options: Any) -> dict[str, Any]:
     shared = sizes(**WORDS, n_positions=64, n_embd=32, n_layer=2, n_head=4, n_inner=48)
-    return shared | options
+    return shared | {"bos_token_id": 1, "eos_token_id": 2} | options
 
 
 def t5(**options: Any) -> dict[str, Any]:
@@ -496,6 +496,8 @@ DECODERS = [
             intermediate_size=48,
             attention_types=[[["global", "local"], 1]],
             window_size=4,
+            bos_token_id=1,
+            eos_token_id=2,
             **LOOPS,
         ),
         cuts=each("transformer.h.{}.mlp.c_fc", "transformer.h.{}.attn.attention.v_proj"),
@@ -744,7 +746,7 @@ ENCODER_DECODERS = [
         "marian",
         "MarianMTModel",
         pairs,
-        bart(decoder_vocab_size=VOCAB, pad_token_id=0),
+        bart(decoder_vocab_size=VOCAB, pad_token_id=0, decoder_start_token_id=1),
         **bart_like(),
     ),
     case(
