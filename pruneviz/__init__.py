@@ -25,7 +25,9 @@ Writers take a model and return a new one:
     mask(model, plan)                    zero what the plan drops, and hold it there
     bake(model)                          make the zeros plain values
     shrink(model, plan, example_input=x) remove the units for real; checked against the mask
+    prune(model, x, macs=0.5)            find, score, select and shrink in one call
     fit(model, batches)                  train
+    save(model, path), load(path, build) take the smaller model home; nothing is unpickled
 
 Many at once, and pictures:
 
@@ -51,10 +53,12 @@ from pruneviz.hooks import evaluating, hooked
 from pruneviz.mask import bake, mask
 from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, predict
+from pruneviz.prune import prune
 from pruneviz.schedules import schedule
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.shrink import shrink
+from pruneviz.store import load, save
 from pruneviz.sweep import sweep
 from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
 from pruneviz.weights import named_weights, weight_histogram
@@ -104,6 +108,7 @@ __all__ = [
     "find_groups",
     "fit",
     "hooked",
+    "load",
     "mask",
     "measure",
     "named_weights",
@@ -115,7 +120,9 @@ __all__ = [
     "plot_tradeoff",
     "plot_weights",
     "predict",
+    "prune",
     "register",
+    "save",
     "schedule",
     "score",
     "select",

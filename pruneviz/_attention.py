@@ -27,7 +27,7 @@ class SlimAttention(nn.MultiheadAttention):
     ``head_dim`` is what it was, so ``num_heads * head_dim`` may be smaller than ``embed_dim``.
     """
 
-    def forward(  # noqa: D102 (as in torch)
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -57,7 +57,9 @@ class SlimAttention(nn.MultiheadAttention):
             v = torch.cat([v, self.bias_v.expand(v.shape[0], -1, -1)], 1)
         if self.add_zero_attn:
             k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
-        q, k, v = (t.unflatten(-1, (heads, width)).transpose(1, 2) for t in (q, k, v))  # (B, H, L, D)
+        q, k, v = (
+            t.unflatten(-1, (heads, width)).transpose(1, 2) for t in (q, k, v)
+        )  # (B, H, L, D)
         mask = self._mask(q, k, key_padding_mask if batched or key_padding_mask is None
                           else key_padding_mask.unsqueeze(0), attn_mask)  # fmt: skip
         drop = self.dropout if self.training else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +14,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pruneviz._copy import copy_of
 from pruneviz.groups.run import DOUBLE, promoted, promoted_types, run, silenced, tensors_of
-from pruneviz.groups.trace import quiet, tensors_of as outputs_of
+from pruneviz.groups.trace import quiet
+from pruneviz.groups.trace import tensors_of as outputs_of
 from pruneviz.groups.walk import Walk
 from pruneviz.hooks import evaluating, seeded
+from pruneviz.types import GraphError
 
 EXACT = 1e-10  # max|Δ| ÷ max|output| in float64
 ROUGH = 1e-4  # the same in float32, where an operator has no float64 kernel
@@ -87,32 +89,54 @@ def reference(
     """Run the graph dense and masked, in float64 where every operator has a kernel for it."""
     try:
         return _reference(w, example, gone, roles, watch, True)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError):  # no kernel for float64
         return _reference(w, example, gone, roles, watch, False)
 
 
 def _reference(w: Walk, example: Any, gone: Any, roles: Any, watch: Any, exact: bool) -> Reference:
     tensors = tensors_of(w.traced.model)
     silent = silenced(w, tensors, gone, roles)
-    inputs, masked, effect = [], [], 0.0
+    inputs: list[Any] = []
+    masked: list[list[Tensor]] = []
+    effect = 0.0
     with quiet(), evaluating(w.traced.model), at_precision(exact):
         for args, kwargs in variations(example):
             args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
             flat = pytree.tree_leaves((args, kwargs))
             with seeded(0):
-                dense = run(w, tensors, flat, double=exact)
-            if inputs and not all(torch.isfinite(t).all() for t in dense if t.is_floating_point()):
-                continue  # the variation left the model's domain
-            with seeded(0):
                 out = run(w, silent, flat, gone=gone, double=exact, watch=None if inputs else watch)
+            if inputs and not all(torch.isfinite(t).all() for t in out if t.is_floating_point()):
+                continue  # the variation left the model's domain
             inputs.append((args, kwargs))
             masked.append(out)
-            effect = max(effect, difference(out, dense))
+            if len(inputs) == 1:
+                _same(w, args, kwargs, run(w, tensors, flat, double=exact), exact)
+            if effect == 0:  # one example on which the mask changes something will do
+                with seeded(0):
+                    effect = difference(out, run(w, tensors, flat, double=exact))
     return Reference(inputs, masked, effect, exact)
 
 
+def _same(w: Walk, args: Any, kwargs: Any, dense: list[Tensor], exact: bool) -> None:
+    """Raise unless the model's own Python computes what its graph does."""
+    twin = copy_of(w.traced.model)
+    twin = twin.double() if exact else twin
+    with seeded(0):
+        got = outputs_of(twin(*copied(args), **copied(kwargs)))
+    scale = max([0.0, *(_top(t) for t in dense)])
+    error = difference(got, dense)
+    if exact and EXACT * scale < error <= ROUGH * scale:
+        raise NotImplementedError("constants of the graph are float32: compare in float32")
+    if not Proof(error, scale, scale, exact).holds:
+        raise GraphError(
+            "`model` does not compute what its exported graph does: outputs differ by "
+            f"{error:.1e} (of at most {scale:.1e}). Does it draw random numbers, or keep a state "
+            "between calls? Nothing that is cut from it could be checked."
+        )
+
+
 def variations(example: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[Any]:
-    """The example itself, and others like it, until there are at least eight.
+    """Yield the example itself, and others like it, until there are at least eight.
 
     Floating-point numbers are drawn anew with the example's mean and spread, whole numbers are
     shuffled; masks (0 and 1, booleans, infinities) stay.
@@ -165,7 +189,7 @@ def _top(t: Tensor) -> float:
 
 
 def copied(values: Any) -> Any:
-    """Copies of all tensors within: a model may write into its input."""
+    """Copy all tensors within: a model may write into its input."""
     return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, values)
 
 
@@ -198,6 +222,3 @@ def at_precision(exact: bool) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
-
-
-__all__ = ["Proof", "Reference", "dataclasses", "reference"]

@@ -199,7 +199,12 @@ def check_numbers(model: nn.Module) -> None:
 
 def lost(w: Walk, plan: Plan) -> np.ndarray:
     """Mark, by root, the classes that the plan drops; raise if it is of another model."""
-    _check.kind(plan, "plan", Plan, "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5).")
+    _check.kind(
+        plan,
+        "plan",
+        Plan,
+        "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5).",
+    )
     if plan.groups is None:
         raise ArgumentError(
             "`shrink` removes whole units, but this plan drops single weights: those can only be "
@@ -208,7 +213,9 @@ def lost(w: Walk, plan: Plan) -> np.ndarray:
     gone = np.zeros(w.atoms.size, bool)
     counted: dict[tuple[str, int, int], int] = {}
     # a mask moves a weight into its parametrization: the same tensor by another name
-    known = {(plain_name(name), dim, blocks): (name, dim, blocks) for name, dim, blocks in w.tensors}
+    known = {
+        (plain_name(name), dim, blocks): (name, dim, blocks) for name, dim, blocks in w.tensors
+    }
     for name, keep in plan.keep.items():
         drop = ~keep.cpu().numpy()
         if not drop.any():
@@ -242,11 +249,13 @@ def lost(w: Walk, plan: Plan) -> np.ndarray:
 
 
 def _other(why: str) -> ArgumentError:
-    return ArgumentError(f"`plan` is of another model: {why}. Make it with find_groups(model, ...).")
+    return ArgumentError(
+        f"`plan` is of another model: {why}. Make it with find_groups(model, ...)."
+    )
 
 
 def kept(w: Walk, gone: np.ndarray) -> tuple[tuple[str, int, int, np.ndarray], ...]:
-    """What stays along each dimension that loses something."""
+    """Return what stays along each dimension that loses something."""
     keeps = [(*key, ~gone[w.atoms.roots(w.tensors[key])]) for key in by_use(w)]
     return tuple(k for k in keeps if not k[3].all())
 

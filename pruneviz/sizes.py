@@ -13,8 +13,8 @@ from torch.fx import Node
 
 from pruneviz.groups.rules import name_of
 from pruneviz.groups.trace import layer_of
-from pruneviz.groups.walk import Value, Walk, flatten
-from pruneviz.surgery import Cut, sizes_of
+from pruneviz.groups.walk import Value, Walk, args_of, flatten, schema_of
+from pruneviz.surgery import sizes_of
 
 SHAPED = {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "zeros": 0, "ones": 0, "full": 0,
           "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}  # fmt: skip
@@ -35,52 +35,56 @@ def left(w: Walk, ids: np.ndarray | None, gone: np.ndarray, n: int) -> int:
 
 def mended(w: Walk, node: Node, gone: np.ndarray) -> tuple[Any, ...]:
     """Arguments of an operator with its written-down sizes set to the new ones."""
-    args, name = list(node.args), name_of(node)
+    args, name = list(args_of(node)), name_of(node)
     if not name:
-        return node.args
+        return args_of(node)
     out = w.values.get(node)
     if name in SHAPED and isinstance(out, Value):
         i = SHAPED[name]
         shape = args[i]
         new = new_shape(w, out, gone)
-        lead = len(new) - len(shape)  # type: ignore[arg-type]
+        lead = len(new) - len(shape)
         assert isinstance(shape, (list, tuple)) and lead == 0
         args[i] = [n if isinstance(s, int) and s > 1 and out.dims[d] is not None else s
                    for d, (s, n) in enumerate(zip(shape, new, strict=True))]  # fmt: skip
-        symbols = [d for d, s in enumerate(shape) if isinstance(s, Node) and out.dims[d] is not None]
-        if len(symbols) == 1 and -1 not in args[i] and name in ("view", "reshape", "_unsafe_view"):  # type: ignore
-            args[i][symbols[0]] = -1  # batch times heads: torch works it out  # type: ignore
+        symbols = [
+            d for d, s in enumerate(shape) if isinstance(s, Node) and out.dims[d] is not None
+        ]
+        if len(symbols) == 1 and -1 not in args[i] and name in ("view", "reshape", "_unsafe_view"):
+            args[i][symbols[0]] = -1  # batch times heads: torch works it out
     elif name == "unflatten" and isinstance(out, Value):
-        d = args[1] % (len(out.shape) - len(args[2]) + 1)  # type: ignore
-        new = new_shape(w, out, gone)[d : d + len(args[2])]  # type: ignore[arg-type]
-        args[2] = [n if isinstance(s, int) and s > 1 else s for s, n in zip(args[2], new, strict=True)]  # type: ignore
+        d = args[1] % (len(out.shape) - len(args[2]) + 1)
+        new = new_shape(w, out, gone)[d : d + len(args[2])]
+        args[2] = [
+            n if isinstance(s, int) and s > 1 else s for s, n in zip(args[2], new, strict=True)
+        ]
     elif name in ("split", "split_with_sizes", "slice", "narrow"):
-        x = w.values.get(node.args[0])  # type: ignore[arg-type]
-        assert isinstance(x, Value)
-        d = next((a for a in args[(1 if name in ("slice", "narrow") else 2) :][:1]), 0)
-        d = (node.kwargs.get("dim", 0) if d is None or not isinstance(d, int) else d) % len(x.shape)  # type: ignore
+        x = w.values[args[0]]
+        d = _dim(node, 1 if name in ("slice", "narrow") else 2) % len(x.shape)
         ids = x.dims[d]
         if ids is None:
             return tuple(args)
         if name == "split":
             parts = {new_shape(w, v, gone)[d] for v in flatten(out)[:-1] or flatten(out)}
-            args[1] = parts.pop() if len(parts) == 1 else [new_shape(w, v, gone)[d] for v in flatten(out)]
+            args[1] = (
+                parts.pop() if len(parts) == 1 else [new_shape(w, v, gone)[d] for v in flatten(out)]
+            )
         elif name == "split_with_sizes":
             args[1] = [new_shape(w, v, gone)[d] for v in flatten(out)]
         elif name == "slice":
             for i in (2, 3):
-                if len(args) > i and isinstance(args[i], int) and args[i] < x.shape[d]:  # type: ignore[operator]
-                    bound = args[i] % x.shape[d] if args[i] < 0 else args[i]  # type: ignore[operator]
-                    args[i] = left(w, ids[:bound], gone, bound)  # type: ignore
+                if len(args) > i and isinstance(args[i], int) and args[i] < x.shape[d]:
+                    bound = args[i] % x.shape[d] if args[i] < 0 else args[i]
+                    args[i] = left(w, ids[:bound], gone, bound)
         else:
-            start = args[2] % x.shape[d]  # type: ignore[operator]
-            args[3] = left(w, ids[start : start + args[3]], gone, 0)  # type: ignore[operator]
+            start = args[2] % x.shape[d]
+            args[3] = left(w, ids[start : start + args[3]], gone, 0)
             args[2] = left(w, ids[:start], gone, 0)
     elif name in ("layer_norm", "rms_norm"):
-        x = w.values[node.args[0]]  # type: ignore[index]
-        args[1] = list(new_shape(w, x, gone)[-len(args[1]) :])  # type: ignore[arg-type]
+        x = w.values[args_of(node)[0]]
+        args[1] = list(new_shape(w, x, gone)[-len(args[1]) :])
     elif name == "group_norm":
-        x = w.values[node.args[0]]  # type: ignore[index]
+        x = w.values[args_of(node)[0]]
         if args[1] == x.shape[1]:
             args[1] = new_shape(w, x, gone)[1]
     elif name.startswith("conv") and "convolution" not in name:
@@ -88,11 +92,17 @@ def mended(w: Walk, node: Node, gone: np.ndarray) -> tuple[Any, ...]:
     return tuple(args)
 
 
+def _dim(node: Node, place: int) -> int:
+    """Return the dimension that an operator was given, by place or by name."""
+    given: Any = args_of(node)[place] if len(args_of(node)) > place else node.kwargs.get("dim", 0)
+    return int(given)
+
+
 def _conv(w: Walk, node: Node, gone: np.ndarray, args: list[Any]) -> tuple[Any, ...]:
-    """Groups of a depthwise convolution follow its channels."""
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    """Let the groups of a depthwise convolution follow its channels."""
+    names = [a.name for a in schema_of(node).arguments]
     i = names.index("groups")
-    x, weight = w.values[node.args[0]], w.values[node.args[1]]  # type: ignore[index]
+    x, weight = w.values[args_of(node)[0]], w.values[args_of(node)[1]]
     d = len(x.shape) - len(weight.shape) + 1
     if len(args) > i and args[i] > 1 and args[i] == x.shape[d]:
         args[i] = new_shape(w, x, gone)[d]
@@ -125,7 +135,7 @@ def _wanted(w: Walk, gone: np.ndarray, *, changed_only: bool) -> dict[str, dict[
     for node in w.traced.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
-        pairs = zip(_numbers(node.args), _numbers(mended(w, node, gone)), strict=False)
+        pairs = zip(_numbers(args_of(node)), _numbers(mended(w, node, gone)), strict=False)
         for old, new in pairs:
             if old > 1 and (old != new or not changed_only):
                 wanted.setdefault(layer_of(node), {}).setdefault(old, set()).add(new)
@@ -152,6 +162,3 @@ def _numbers(args: Any) -> list[int]:
     if isinstance(args, (list, tuple)):
         return [n for a in args for n in _numbers(a)]
     return [args] if isinstance(args, int) and not isinstance(args, bool) else []
-
-
-__all__ = ["Cut", "blamed", "mended", "new_shape"]

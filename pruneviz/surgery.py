@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
 
 from pruneviz._attention import slim
 from pruneviz.types import GraphError
@@ -47,23 +46,26 @@ def cut(model: nn.Module, what: Cut) -> None:
     # columns of grouped convolutions first: their blocks are blocks of rows
     for name, dim, blocks, keep in sorted(what.keep, key=lambda k: -k[2]):
         if name not in holders:
-            raise GraphError(f"there is no tensor {name!r} in this model: the plan is of another one.")
+            raise GraphError(
+                f"there is no tensor {name!r} in this model: the plan is of another one."
+            )
         old, places = holders[name]
         touched[id(old)] = places
         new[id(old)] = without(new.get(id(old), old.detach()), name, dim, blocks, keep)
     for key, places in touched.items():
         module, attribute = places[0]
-        old = getattr(module, "_parameters").get(attribute)
+        parameter = module._parameters.get(attribute)
         tensor = new[key]
-        if old is not None:
-            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+        if parameter is not None:
+            tensor = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
         for module, attribute in places:  # all holders of a tied tensor share the new one
-            store = module._parameters if attribute in module._parameters else module._buffers
+            store: dict[str, Any] = module._buffers
+            store = module._parameters if attribute in module._parameters else store
             store[attribute] = tensor
     cut_modules = {id(m) for places in touched.values() for m, _ in places}
     for module in model.modules():
-        inner = module.parametrizations.values() if parametrize.is_parametrized(module) else ()
-        if id(module) in cut_modules or any(id(p) in cut_modules for p in inner):  # type: ignore[union-attr]
+        inner = list(getattr(module, "parametrizations", {}).values())
+        if any(id(m) in cut_modules for m in (module, *inner)):
             resize(module)
     modules = dict(model.named_modules())
     for layer, attribute, value in what.attributes:
@@ -138,9 +140,7 @@ def resize(module: nn.Module) -> None:
     elif isinstance(module, nn.PReLU):
         module.num_parameters = shape[0]
     elif hasattr(module, "nf") and len(shape) == 2:  # GPT-2's Conv1D
-        module.nf = shape[1]
-        if hasattr(module, "nx"):
-            module.nx = shape[0]
+        vars(module).update({"nf": shape[1], "nx": shape[0]})
 
 
 def _resize_conv(module: _ConvNd, shape: tuple[int, ...]) -> None:
@@ -155,7 +155,7 @@ def _resize_conv(module: _ConvNd, shape: tuple[int, ...]) -> None:
 
 
 def sizes_of(module: nn.Module) -> Iterable[tuple[str, Any]]:
-    """The whole numbers, and sequences of them, among a module's own attributes."""
+    """Yield the whole numbers, and sequences of them, among a module's own attributes."""
     for name, value in vars(module).items():
         if name.startswith("_") and name not in ("_num_heads",):
             continue
@@ -167,7 +167,3 @@ def sizes_of(module: nn.Module) -> Iterable[tuple[str, Any]]:
             and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
         ):
             yield name, value
-
-
-__all__ = ["Cut", "cut"]
-_ = cast

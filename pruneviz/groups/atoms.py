@@ -61,7 +61,9 @@ class Atoms:
                 return
             low, high = low[differ], high[differ]
             np.logical_and.at(self._uniform, low, self._uniform[high])
-            self._parent[high] = low  # of pairs with one `high` the last wins; the loop joins the rest
+            self._parent[high] = (
+                low  # of pairs with one `high` the last wins; the loop joins the rest
+            )
 
     def freeze(self, ids: np.ndarray, reason: str) -> None:
         """Say why these atoms cannot go; the first reason stays."""

@@ -31,7 +31,9 @@ def build(w: Walk, *, approximate: bool) -> Groups:
         roles = [role(w, keys[k], makers) for k, _ in parts]
         first = next((i for i, (k, _) in enumerate(parts)
                       if roles[i] == "out" and keys[k][0] in w.parameters), None)  # fmt: skip
-        if first is None:  # nobody makes these units: columns that read the input, tables of numbers
+        if (
+            first is None
+        ):  # nobody makes these units: columns that read the input, tables of numbers
             continue
         k, positions = parts[first]
         roots = w.atoms.roots(w.tensors[keys[k]][positions])
@@ -61,13 +63,13 @@ def build(w: Walk, *, approximate: bool) -> Groups:
 
 def role(w: Walk, key: tuple[str, int, int], makers: set[int]) -> str:
     """Return "out" for what a mask zeroes to silence a unit, "in" for what is only deleted."""
-    owner = w.owner.index(key)
+    owner = w.number[key]
     made = owner in makers and owner not in w.kept and key[0] in w.zeroable
     return "out" if made else "in"
 
 
 def by_use(w: Walk) -> list[tuple[str, int, int]]:
-    """The tensors' dimensions in the order in which the forward first uses them."""
+    """List the tensors' dimensions in the order in which the forward first uses them."""
     order: dict[str, int] = {}
     place = {node: i for i, node in enumerate(w.traced.nodes)}
     for node, (kind, name) in w.traced.sources.items():
@@ -76,11 +78,12 @@ def by_use(w: Walk) -> list[tuple[str, int, int]]:
             order[name] = min(use, order.get(name, use))
     grouped = {name for name, _, blocks in w.tensors if blocks > 1}
     keys = [k for k in w.tensors if k[2] > 1 or k[1] != 1 or k[0] not in grouped]
-    return sorted(keys, key=lambda k: (order.get(k[0], len(place)), list(w.shapes).index(k[0]), k[1]))
+    number = {name: i for i, name in enumerate(w.shapes)}
+    return sorted(keys, key=lambda k: (order.get(k[0], len(place)), number[k[0]], k[1]))
 
 
 def patterns(w: Walk, keys: list[tuple[str, int, int]]) -> np.ndarray:
-    """Number the classes by where they stand: equal numbers for units of one group; by root."""
+    """Give classes that stand in the same places, units of one group, one number; by root."""
     rng = np.random.default_rng(0)
     sign = np.zeros(w.atoms.size, np.uint64)
     for key in keys:

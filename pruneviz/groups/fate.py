@@ -1,4 +1,4 @@
-"""What becomes of a dimension further on: which of several new ones should hold the units?"""
+"""What becomes of a dimension further on: which of several new ones is to hold the units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pruneviz.groups.walk import shape_of
+from pruneviz.groups.walk import args_of, schema_of, shape_of
 
 PICKS = {"select", "unbind", "split", "chunk", "split_with_sizes", "slice", "index", "gather",
          "index_select", "tensor_split", "narrow"}  # fmt: skip
@@ -22,15 +22,15 @@ def fate(node: Node, dim: int, depth: int = 12) -> int:
 
 
 def _by(user: Node, node: Node, dim: int, depth: int) -> int:
-    from pruneviz.groups.moves import permutation, segments
     from pruneviz.groups.rules import name_of
+    from pruneviz.groups.shapes import permutation, segments
 
     name, n, out = name_of(user), len(shape_of(node)), shape_of(user)
-    first = bool(user.args) and user.args[0] is node
+    first = bool(args_of(user)) and args_of(user)[0] is node
 
     def named(*keys: str) -> dict[str, Any]:
-        schema = user.target._schema.arguments  # type: ignore[union-attr]
-        full = {a.name: user.args[i] if i < len(user.args) else user.kwargs.get(
+        schema = schema_of(user).arguments
+        full = {a.name: args_of(user)[i] if i < len(args_of(user)) else user.kwargs.get(
             a.name, a.default_value if a.has_default_value() else None)
             for i, a in enumerate(schema)}  # fmt: skip
         return {k: full.get(k) for k in keys}
@@ -38,7 +38,7 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
     if name in PICKS:
         d = named("dim")["dim"]
         if name == "index":
-            picked = [i for i, x in enumerate(user.args[1]) if x is not None]  # type: ignore[arg-type]
+            picked = [i for i, x in enumerate(args_of(user)[1]) if x is not None]
             return -4 if dim in picked else 0
         d = 0 if d is None else d % n
         if d == dim:
@@ -62,7 +62,11 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
                 return fate(user, news[0], depth - 1)
         return 0
     if name in ("cat", "repeat_interleave", "roll", "flip", "expand", "stack", "repeat"):
-        shift = len(out) - n if name in ("expand", "repeat") else int(name == "stack" and named("dim")["dim"] == 0)
+        shift = (
+            len(out) - n
+            if name in ("expand", "repeat")
+            else int(name == "stack" and named("dim")["dim"] == 0)
+        )
         return fate(user, dim + shift, depth - 1)
     if name in ("matmul", "bmm"):
         contracted = n - 1 if first or n == 1 else n - 2
@@ -87,7 +91,7 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
     if name == "linear":
         return 1 if dim == n - 1 else fate(user, dim, depth - 1)
     if name.startswith("conv"):
-        return 1 if dim == n - len(shape_of(user.args[1])) + 1 else -3  # type: ignore[arg-type]
+        return 1 if dim == n - len(shape_of(args_of(user)[1])) + 1 else -3
     if name in ("batch_norm", "group_norm", "instance_norm"):
         return 1 if dim == 1 else 0
     if len(out) >= n and out[len(out) - n + dim] == shape_of(node)[dim] and _pointwise(user):
@@ -103,9 +107,9 @@ def _after_squeeze(old: tuple[int, ...], new: tuple[int, ...], dim: int) -> int 
 
 
 def _einsum(user: Node, node: Node, dim: int) -> int:
-    equation, operands = user.args[0], user.args[1]
+    equation, operands = args_of(user)[0], args_of(user)[1]
     left, _, out = str(equation).replace(" ", "").partition("->")
-    term = left.split(",")[list(operands).index(node)]  # type: ignore[arg-type]
+    term = left.split(",")[list(operands).index(node)]
     if "..." in term or dim >= len(term):
         return 0
     letter = term[dim]

@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from pruneviz.groups.rules import name_of
-from pruneviz.groups.walk import Value, Walk, tensors_of
+from pruneviz.groups.walk import Walk, args_of, tensors_of
 
 DOUBLE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64,
           torch.complex64: torch.complex128}  # fmt: skip
@@ -55,7 +55,9 @@ def run(
             else:
                 value = w.traced.constants[name] if kind == "constant" else tensors[name]
             value = promoted(value) if double else value
-            env[node] = value.clone() if isinstance(value, Tensor) and kind != "parameter" else value
+            env[node] = (
+                value.clone() if isinstance(value, Tensor) and kind != "parameter" else value
+            )
             continue
         if node.op == "output":
             return [env[n] for n in node.all_input_nodes if isinstance(env.get(n), Tensor)]
@@ -64,7 +66,7 @@ def run(
             continue
         if watch is not None:
             watch(node, env.__getitem__)
-        args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
+        args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
         if double:
             args, kwargs = promoted_types((args, kwargs))
         cut = gone_dims(w, node, gone)
@@ -73,18 +75,23 @@ def run(
         elif cut:
             env[node] = on_survivors(node, args, kwargs, cut)
         else:
-            env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            env[node] = call(node)(*args, **kwargs)
         for n in node.all_input_nodes:
             if last[n] is node:
                 del env[n]
     return []
 
 
+def call(node: Node) -> Callable[..., Any]:
+    """Return the operator of a node."""
+    return node.target  # type: ignore[return-value]
+
+
 def gone_dims(w: Walk, node: Node, gone: np.ndarray | None) -> dict[int, np.ndarray]:
     """For a norm over units: the dimensions that lose some, and the places that stay."""
     if gone is None or node not in w.norms:
         return {}
-    x = w.values[node.args[0]]  # type: ignore[index]
+    x = w.values[args_of(node)[0]]
     lost = {d: gone[w.atoms.roots(x.dims[d])] for d in w.norms[node]}
     return {d: np.flatnonzero(~g) for d, g in lost.items() if g.any()}
 
@@ -101,21 +108,23 @@ def on_survivors(node: Node, args: Any, kwargs: Any, cut: dict[int, np.ndarray])
 
     small, name = few(x), name_of(node)
     if name == "mean":
-        return node.target(small, *rest, **kwargs)  # type: ignore[operator]
+        return call(node)(small, *rest, **kwargs)
     if name == "group_norm":
         params = [few(t, 1) if isinstance(t, Tensor) else t for t in rest]
     else:
         lead = x.ndim - len(rest[0])
         params = [few(t, lead) if isinstance(t, Tensor) else t for t in rest]
         params[0] = list(small.shape[lead:])
-    out = node.target(small, *params, **kwargs)  # type: ignore[operator]
+    out = call(node)(small, *params, **kwargs)
     for d, k in index.items():
         full = out.new_zeros([x.shape[i] if i == d else n for i, n in enumerate(out.shape)])
         out = full.index_copy(d, k, out)
     return out
 
 
-def silenced(w: Walk, tensors: Mapping[str, Tensor], gone: np.ndarray, roles: Mapping[Any, str]) -> dict[str, Tensor]:
+def silenced(
+    w: Walk, tensors: Mapping[str, Tensor], gone: np.ndarray, roles: Mapping[Any, str]
+) -> dict[str, Tensor]:
     """Return the tensors in which the producers of the units that go are 0."""
     new = dict(tensors)
     for key, ids in w.tensors.items():
@@ -140,7 +149,11 @@ def without(t: Tensor, dim: int, lost: Tensor, blocks: int = 1) -> Tensor:
 
 def promoted(value: Any) -> Any:
     """Return a floating-point tensor in float64, anything else as it is."""
-    return value.to(DOUBLE[value.dtype]) if isinstance(value, Tensor) and value.dtype in DOUBLE else value
+    return (
+        value.to(DOUBLE[value.dtype])
+        if isinstance(value, Tensor) and value.dtype in DOUBLE
+        else value
+    )
 
 
 def promoted_types(values: Any) -> Any:
@@ -150,8 +163,12 @@ def promoted_types(values: Any) -> Any:
     if isinstance(values, dict):
         return {k: promoted_types(v) for k, v in values.items()}
     if isinstance(values, (list, tuple)):
-        return type(values)(promoted_types(v) for v in values) if type(values) in (list, tuple) else values
+        return (
+            type(values)(promoted_types(v) for v in values)
+            if type(values) in (list, tuple)
+            else values
+        )
     return values
 
 
-__all__ = ["Value", "run", "tensors_of"]
+__all__ = ["run", "tensors_of"]

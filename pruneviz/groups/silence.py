@@ -18,25 +18,30 @@ from pruneviz.groups.walk import End, Walk
 
 
 def settle(w: Walk) -> None:
-    """Silence one half of all units, then the other; freeze those that leave more than a constant.
+    """Silence every other unit and run the graph once; freeze groups that leave more than a constant.
 
     A silenced unit must arrive as 0 where it is summed up, or as a constant where a bias can take it.
     """
-    roles = roles_of(w)
-    tensors = tensors_of(w.traced.model)
     groups = build(w, approximate=True)
+    gone = every_other(w, groups)
+    if not gone.any():
+        return
+    why: dict[int, str] = {}
 
-    def bad(end: End, at: np.ndarray, why: str) -> None:
-        w.atoms.freeze(end.ids[at], why)
+    def bad(end: End, at: np.ndarray, reason: str) -> None:
+        why.update(dict.fromkeys(w.atoms.roots(end.ids[at]).tolist(), reason))
 
     def constant(end: End, at: np.ndarray, c: Tensor, env: Callable[[Node], Any]) -> None:
         w.constants = True
 
-    for half in (0, 1):
-        gone = halves(w, groups, half)
-        if gone.any():
-            watch = watcher(w, gone, bad, constant)
-            run(w, silenced(w, tensors, gone, roles), w.traced.inputs, gone=gone, watch=watch)
+    silent = silenced(w, tensors_of(w.traced.model), gone, roles_of(w))
+    run(w, silent, w.traced.inputs, gone=gone, watch=watcher(w, gone, bad, constant))
+    for group in groups if why else ():
+        s = group.slices[0]
+        ids = w.tensors[s.tensor, s.dim, s.blocks][s.index.ravel()]
+        found = [why[r] for r in w.atoms.roots(ids).tolist() if r in why]
+        if found:  # its other units are made in the same way
+            w.atoms.freeze(ids, found[0])
 
 
 def roles_of(w: Walk) -> dict[tuple[str, int, int], str]:
@@ -45,7 +50,7 @@ def roles_of(w: Walk) -> dict[tuple[str, int, int], str]:
     return {key: role(w, key, makers) for key in by_use(w)}
 
 
-def halves(w: Walk, groups: Groups, half: int) -> np.ndarray:
+def every_other(w: Walk, groups: Groups) -> np.ndarray:
     """Mark, by root, every other unit of each group that can be cut."""
     gone = np.zeros(w.atoms.size, bool)
     for group in groups:
@@ -54,7 +59,7 @@ def halves(w: Walk, groups: Groups, half: int) -> np.ndarray:
         part = group.even if group.even is not None else np.zeros(group.size, np.int64)
         order = np.argsort(part, kind="stable")
         starts = np.searchsorted(part[order], part[order])
-        chosen = order[(np.arange(group.size) - starts) % 2 == half]
+        chosen = order[(np.arange(group.size) - starts) % 2 == 0]
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index[chosen]]
         gone[w.atoms.roots(ids.ravel())] = True
@@ -99,7 +104,11 @@ def watcher(
             elif end.other is not None or end.weight is None or not steady[loud].all():
                 bad(end, lost[loud], f"silenced, it is neither 0 nor a constant at {where!r}")
             elif end.bias is None:
-                bad(end, lost[loud], f"silenced, it is not 0, and {where!r} has no bias to fold it into")
+                bad(
+                    end,
+                    lost[loud],
+                    f"silenced, it is not 0, and {where!r} has no bias to fold it into",
+                )
             elif constant is not None:
                 middle = torch.from_numpy((low + high)[loud] / 2)
                 constant(end, lost[loud], middle, env)

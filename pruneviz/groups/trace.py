@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,7 @@ class Traced:
     exported: Any
 
     def program(self) -> nn.Module:
-        """The graph as a module of its own, with copies of all tensors."""
+        """Return the graph as a module of its own, with copies of all tensors."""
         module = self.exported.module(check_guards=False)
         new: dict[int, Tensor] = {}
         for m in module.modules():
@@ -78,7 +79,11 @@ class Traced:
                 for name, t in store.items():
                     if t is not None:
                         copied = t.detach().clone()
-                        fresh = nn.Parameter(copied, t.requires_grad) if store is m._parameters else copied
+                        fresh = (
+                            nn.Parameter(copied, t.requires_grad)
+                            if store is m._parameters
+                            else copied
+                        )
                         store[name] = new.setdefault(id(t), fresh)
         return module
 
@@ -109,7 +114,8 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
         twin = copy_of(model)
         args, kwargs = plain((args, kwargs), twin)
         try:
-            with seeded(0):
+            # where export gives up it prints the whole graph
+            with seeded(0), redirect_stderr(io.StringIO()):
                 exported = _exported(twin, args, kwargs, program)
         except Exception as e:
             run(copy_of(model), *plain((args, kwargs), twin))  # is it the model, or the example?
@@ -137,7 +143,9 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
                 constants[node.name] = exported.constants.get(kinds[node.name].target)
     flat = pytree.tree_leaves((args, kwargs))
     nodes = list(graph.nodes)
-    return Traced(twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module, exported)
+    return Traced(
+        twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module, exported
+    )
 
 
 def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
@@ -155,7 +163,11 @@ def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
         named = (*shapes[0], *shapes[1].values())
         try:
             return torch.export.export(
-                model, args, kwargs, strict=False, dynamic_shapes=_by_name(model, args, shapes, named)
+                model,
+                args,
+                kwargs,
+                strict=False,
+                dynamic_shapes=_by_name(model, args, shapes, named),
             )
         except Exception:  # a size that the forward decides by: fix it
             continue
@@ -173,7 +185,10 @@ def _by_name(model: nn.Module, args: Any, shapes: Any, named: Any) -> Any:
 def first_names(model: nn.Module) -> dict[str, str]:
     """Every name of every parameter and buffer, tied ones too, to the first name of that tensor."""
     seen: dict[int, str] = {}
-    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    named = (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    )
     return {name: seen.setdefault(id(t), name) for name, t in named}
 
 
@@ -187,7 +202,12 @@ def used_names(model: nn.Module, graph: Graph, signature: Any, inside: str) -> d
     chosen = {}
     for node in graph.nodes:
         name = str(targets.get(node.name, "")).removeprefix(inside)
-        if node.op == "placeholder" and name in first and len(aliases[first[name]]) > 1 and node.users:
+        if (
+            node.op == "placeholder"
+            and name in first
+            and len(aliases[first[name]]) > 1
+            and node.users
+        ):
             layer = layer_of(next(iter(node.users)))
             own = [a for a in aliases[first[name]] if layer_name(a) == layer]
             chosen[first[name]] = (own or [first[name]])[0]
@@ -223,7 +243,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def plain(values: Any, model: nn.Module) -> Any:
-    """Copies of all tensors within, on the model's device, ordinary ones under any mode."""
+    """Copy all tensors within, to the model's device: ordinary ones under any mode."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
     def copied(v: Any) -> Any:
@@ -270,7 +290,7 @@ def _inline(module: GraphModule) -> None:
 
 
 def _live(nodes: list[Node]) -> set[Node]:
-    """What an output needs, and what writes into a tensor in place."""
+    """Return what an output needs, and what writes into a tensor in place."""
     needed: set[Node] = set()
     for node in reversed(nodes):
         schema = getattr(node.target, "_schema", None)

@@ -100,6 +100,7 @@ class Walk:
     norms: dict[Node, list[int]] = field(default_factory=dict)  # dims of its input it runs over
     even: list[np.ndarray] = field(default_factory=list)  # (blocks, n): as many from each row
     owner: list[tuple[str, int, int]] = field(default_factory=list)
+    number: dict[tuple[str, int, int], int] = field(default_factory=dict)  # of each owner
     starts: list[int] = field(default_factory=list)  # first atom of each owner
     kin: dict[int, set[int]] = field(default_factory=dict)  # owners combined into one tensor
     constants: bool = False  # a silenced unit leaves one somewhere
@@ -119,8 +120,9 @@ class Walk:
         """Freeze what stands in a value, in all its dimensions or some."""
         for v in flatten(value) if not self.dead else ():
             for d in v.live if dims is None else dims:
-                if v.dims[d] is not None:
-                    self.atoms.freeze(v.dims[d], why)
+                ids = v.dims[d]
+                if ids is not None:
+                    self.atoms.freeze(ids, why)
 
     def mark(self, ids: Ids | None, where: set[int]) -> None:
         """Note what the parameters behind these atoms do."""
@@ -131,9 +133,13 @@ class Walk:
         if ids is None or not self.starts:
             return []
         found = np.unique(np.searchsorted(self.starts, ids, side="right") - 1)
-        first = {n: int(ids[np.searchsorted(self.starts, ids, side="right") - 1 == n][0]) for n in found}
+        first = {
+            n: int(ids[np.searchsorted(self.starts, ids, side="right") - 1 == n][0]) for n in found
+        }
         return [
-            n for n, i in first.items() if n >= 0 and i < self.starts[n] + self.tensors[self.owner[n]].size
+            n
+            for n, i in first.items()
+            if n >= 0 and i < self.starts[n] + self.tensors[self.owner[n]].size
         ]
 
     def relate(self, a: Ids | None, b: Ids | None) -> None:
@@ -172,17 +178,20 @@ class Walk:
             ids = self.atoms.new(n)
             # owners are told apart by where their atoms begin
             self.starts.append(int(ids[0]))
+            self.number[key] = len(self.owner)
             self.owner.append(key)
             self.tensors[key] = ids
         return self.tensors[key]
 
 
-Rule = Callable[[Walk, Node, dict[str, Any], tuple[int, ...]], Any]
+Args = dict[str, Any]  # of an operator, by the names in its schema
+Shape = tuple[int, ...]
+Rule = Callable[[Walk, Node, Args, Shape], Any]
 
 
 def walk(traced: Traced) -> Walk:
     """Walk the graph of a model."""
-    from pruneviz.groups.rules import rule_of  # the rules know the words above
+    from pruneviz.groups.rulebook import rule_of  # the rules know the words above
 
     w = Walk(traced)
     spectral = _spectral(traced)
@@ -193,17 +202,21 @@ def walk(traced: Traced) -> Walk:
             if kind in ("parameter", "buffer"):
                 w.values[node] = w.source(name, twin[name], kind)
                 if name in spectral:
-                    w.freeze(w.values[node], "spectral_norm divides by what all of its weight gives")
+                    w.freeze(
+                        w.values[node], "spectral_norm divides by what all of its weight gives"
+                    )
             else:
-                what = "the model's input" if kind == "input" else "a constant tensor of the forward"
+                what = (
+                    "the model's input" if kind == "input" else "a constant tensor of the forward"
+                )
                 w.values[node] = free(node, what, static=kind == "constant")
         elif node.op == "output":
             w.freeze([w.values.get(n) for n in node.all_input_nodes], OUTPUT)
         elif node.op == "get_attr":
             w.values[node] = free(node, "a constant tensor of the forward", static=True)
         elif node.target is operator.getitem:
-            found = w.values.get(node.args[0])
-            w.values[node] = found[node.args[1]] if isinstance(found, list) else free(node, "")
+            found = w.values.get(args_of(node)[0])
+            w.values[node] = found[args_of(node)[1]] if isinstance(found, list) else free(node, "")
         else:
             operands = [w.values.get(n) for n in node.all_input_nodes]
             w.dead = node not in traced.live
@@ -289,7 +302,7 @@ def bound(w: Walk, node: Node) -> dict[str, Any]:
         return a
 
     named = {}
-    for i, arg in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for i, arg in enumerate(schema_of(node).arguments):
         if i < len(node.args):
             named[arg.name] = valued(node.args[i])
         elif arg.name in node.kwargs:
@@ -299,9 +312,19 @@ def bound(w: Walk, node: Node) -> dict[str, Any]:
     return named
 
 
-def operand(node: Node, name: str) -> Node | None:
-    """Return the node that is passed for an argument."""
-    for i, arg in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+def args_of(node: Node) -> tuple[Any, ...]:
+    """Positional arguments of a node."""
+    return node.args
+
+
+def schema_of(node: Node) -> Any:
+    """Return the schema of a node's operator."""
+    return node.target._schema  # type: ignore[union-attr]
+
+
+def operand(node: Node, name: str) -> Any:
+    """Return the node that is passed for an argument, or None."""
+    for i, arg in enumerate(schema_of(node).arguments):
         if arg.name == name:
             found = node.args[i] if i < len(node.args) else node.kwargs.get(name)
             return found if isinstance(found, Node) else None

@@ -1,0 +1,141 @@
+"""The front door: find groups, score, select, shrink, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruneviz import _check
+from pruneviz.group import Groups
+from pruneviz.groups import walked
+from pruneviz.groups.build import build
+from pruneviz.measure import measure
+from pruneviz.score import score
+from pruneviz.select import select
+from pruneviz.shrink import Shrinker
+from pruneviz.types import ArgumentError, GraphError, Plan, Scores
+
+STEPS = 12  # of the search for a share of MACs: 1 ÷ 4096 of the scale
+
+
+def prune(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    sparsity: float | None = None,
+    macs: float | None = None,
+    criterion: str | Callable[[Tensor], Tensor] = "l2",
+    scope: str | None = None,
+    protect: Iterable[str] = (),
+    min_keep: int = 1,
+    round_to: int = 1,
+    approximate: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """Remove the least important units of a model, and return the smaller model.
+
+    The same as `find_groups`, `score`, `select` and `shrink` one after the other.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward, as for `find_groups`.
+    sparsity : float, optional
+        Share of the units of each group to remove, in [0, 1).
+    macs : float, optional
+        Share of the multiply-accumulates to keep, in (0, 1]: the new model has at most that much.
+        Give this or `sparsity`. The smallest sparsity that reaches it is taken.
+    criterion : str or callable
+        For units, such as ``"l2"``; see `score`.
+    scope, protect, min_keep, round_to
+        As for `select`.
+    approximate : bool
+        As for `find_groups`: whether to cut units over which a norm runs.
+    seed : int
+        As for `score`.
+
+    Returns
+    -------
+    nn.Module
+        A new, smaller model, proved equal to the masked one.
+
+    Raises
+    ------
+    ArgumentError
+        If not exactly one of `sparsity` and `macs` is given, or a value is out of range, or so few
+        MACs cannot be reached.
+    GraphError
+        If the model cannot be traced, or nothing in it can be cut, or `shrink` refuses.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> small = pv.prune(model, torch.zeros(1, 8), macs=0.5)
+    >>> small[0]
+    Linear(in_features=8, out_features=16, bias=True)
+    """
+    if (sparsity is None) == (macs is None):
+        raise ArgumentError(
+            "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share of "
+            f"MACs to keep: {'neither' if sparsity is None else 'both'} was passed."
+            if sparsity is None
+            else "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share "
+            "of MACs to keep: both were passed."
+        )
+    if sparsity is not None:
+        sparsity = _check.sparsity(sparsity)
+    else:
+        macs = _check.number(macs, "macs", low=0, high=1)
+    w = walked(model, example_input)
+    groups = build(w, approximate=approximate)
+    _some(groups)
+    scores = score(model, criterion, groups=groups, seed=seed)
+    shrinker = Shrinker(model, example_input, w)
+
+    def plan(share: float) -> Plan:
+        return select(scores, sparsity=share, scope=scope, protect=protect, min_keep=min_keep,
+                      round_to=round_to)  # fmt: skip
+
+    if sparsity is None:
+        assert macs is not None
+        sparsity = _for_macs(shrinker, plan, macs, example_input)
+    return shrinker.proved(plan(sparsity))
+
+
+def _for_macs(
+    shrinker: Shrinker, plan: Callable[[float], Plan], macs: float, example_input: Any
+) -> float:
+    """Search the smallest sparsity at which at most a share of the MACs is left."""
+    dense = measure(shrinker.model, example_input).macs
+
+    def left(share: float) -> float:
+        return measure(shrinker.quick(plan(share)), example_input).macs / max(1, dense)
+
+    if macs >= 1:
+        return 0.0
+    low, high = 0.0, 1 - 2**-STEPS
+    least = left(high)
+    if least > macs:
+        raise ArgumentError(
+            f"`macs` must be at least {least:.3f} here: with all units gone that may go, so much of "
+            f"the MACs is left, but {macs:g} was asked for. Protect fewer layers, lower `min_keep`, "
+            "or allow approximate=True."
+        )
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if left(middle) <= macs else (middle, high)
+    return high
+
+
+def _some(groups: Groups) -> None:
+    if all(g.frozen for g in groups):
+        why = "; ".join(f"{g.name!r}: {g.frozen}" for g in list(groups)[:3])
+        raise GraphError(f"no unit of the model can be removed: {why or 'it has none'}.")
+
+
+__all__ = ["Scores", "prune"]
