@@ -48,6 +48,7 @@ checkpoints: $(VENV)/.lab
 # make bench     timings, side by side; not part of the tests
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/first_light.py
+	$(BIN)/python benchmarks/groups.py
 
 # make constraints     write down the versions that are installed now
 constraints: $(VENV)/.test

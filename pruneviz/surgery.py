@@ -59,9 +59,8 @@ def cut(model: nn.Module, what: Cut) -> None:
         if parameter is not None:
             tensor = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
         for module, attribute in places:  # all holders of a tied tensor share the new one
-            store: dict[str, Any] = module._buffers
-            store = module._parameters if attribute in module._parameters else store
-            store[attribute] = tensor
+            store = module._parameters if attribute in module._parameters else module._buffers
+            store[attribute] = tensor  # type: ignore[assignment]
     cut_modules = {id(m) for places in touched.values() for m, _ in places}
     for module in model.modules():
         inner = list(getattr(module, "parametrizations", {}).values())
