@@ -35,7 +35,7 @@ class Bottleneck(nn.Module):
                 nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))

@@ -32,8 +32,8 @@ Writers take a model and return a new one:
 Many at once, and pictures:
 
     sweep(model, example_input, ...)     criteria × sparsities × seeds, one table
-    plot_weights, plot_layers, plot_mask, plot_tradeoff, plot_strip      data -> Axes
-    panel_strip, panel_weights           widgets that answer while you drag
+    plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_strip      data -> Axes
+    panel_strip, panel_weights, panel_neurons      widgets that answer while you drag
 
 Nouns: Slice, Group, Groups, Scores, Plan, Cost, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
 """
@@ -64,16 +64,23 @@ from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
 from pruneviz.weights import named_weights, weight_histogram
 
 if TYPE_CHECKING:
-    from pruneviz.panels import Panel, panel_strip, panel_weights
-    from pruneviz.plots import plot_layers, plot_mask, plot_strip, plot_tradeoff, plot_weights
+    from pruneviz.panels import Panel, panel_neurons, panel_strip, panel_weights
+    from pruneviz.plots import (
+        plot_groups,
+        plot_layers,
+        plot_mask,
+        plot_strip,
+        plot_tradeoff,
+        plot_weights,
+    )
 
 __version__ = VERSION
 
 # what needs ipywidgets or matplotlib is imported when it is first used
 _LATER = {
-    **dict.fromkeys(("Panel", "panel_strip", "panel_weights"), "pruneviz.panels"),
+    **dict.fromkeys(("Panel", "panel_neurons", "panel_strip", "panel_weights"), "pruneviz.panels"),
     **dict.fromkeys(
-        ("plot_layers", "plot_mask", "plot_strip", "plot_tradeoff", "plot_weights"),
+        ("plot_groups", "plot_layers", "plot_mask", "plot_strip", "plot_tradeoff", "plot_weights"),
         "pruneviz.plots",
     ),
 }
@@ -112,8 +119,10 @@ __all__ = [
     "mask",
     "measure",
     "named_weights",
+    "panel_neurons",
     "panel_strip",
     "panel_weights",
+    "plot_groups",
     "plot_layers",
     "plot_mask",
     "plot_strip",

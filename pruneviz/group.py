@@ -290,6 +290,34 @@ class Groups:
         first = [(int(p), g, u) for g, s in chosen.values() for u, p in enumerate(s.index.min(1))]
         return [(g, u) for _, g, u in sorted(first, key=lambda unit: unit[0])]
 
+    def read_by(self, name: str) -> list[tuple[Group, int]]:
+        """Return the units that a layer reads: for each its group, and its number in that group.
+
+        Parameters
+        ----------
+        name : str
+            Of a layer. Its inputs come in the order of its columns; what no group holds, such as the
+            pixels of an image, is missing, and so the list of a first layer is empty.
+
+        Examples
+        --------
+        >>> import torch, pruneviz as pv
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> groups = pv.find_groups(model, torch.zeros(1, 4))
+        >>> [(group.name, unit) for group, unit in groups.read_by("2")], groups.read_by("0")
+        ([('0', 0), ('0', 1)], [])
+        """
+        found = [(g, s) for g in self if name in g.consumers for s in g.slices if s.layer == name]
+        read = [(g, s) for g, s in found if s.role == "in"]
+        main = read[0][1].tensor if read else ""
+        first = [
+            (int(p), g, u)
+            for g, s in read
+            if s.tensor == main
+            for u, p in enumerate(s.index.min(1))
+        ]
+        return [(g, u) for _, g, u in sorted(first, key=lambda unit: unit[0])]
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row a slice.
 

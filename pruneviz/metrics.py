@@ -83,6 +83,23 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     return right / total
 
 
+def ready(batches: Iterable[tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
+    """Return batches as a list, images laid out as a convolution on a CPU reads them fastest.
+
+    The numbers are the same; a small convolutional network takes half the time.
+
+    >>> ((x, _),) = ready([(torch.zeros(2, 3, 4, 4), torch.zeros(2))])
+    >>> x.shape, x.stride()
+    (torch.Size([2, 3, 4, 4]), (48, 1, 12, 3))
+    """
+    return [(_laid_out(x), labels) for x, labels in batches]
+
+
+def _laid_out(x: Any) -> Any:
+    images = isinstance(x, Tensor) and x.ndim == 4
+    return x.to(memory_format=torch.channels_last) if images else x
+
+
 def _classes(model: nn.Module, x: Tensor) -> Tensor:
     device = next((t.device for t in (*model.parameters(), *model.buffers())), x.device)
     logits = model(x.to(device))

@@ -21,7 +21,7 @@ from pruneviz._version import VERSION
 from pruneviz.shrink import RECORD
 from pruneviz.surgery import Cut, cut, holders_of
 from pruneviz.tensors import plain
-from pruneviz.types import ArgumentError
+from pruneviz.types import ArgumentError, GraphError
 from pruneviz.weights import Mask
 
 KEY = "pruneviz"
@@ -86,7 +86,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     try:
         save_file(tensors, part, metadata={KEY: text})
         part.replace(path)
-    except OSError as e:
+    except (OSError, SafetensorError) as e:
         raise ArgumentError(f"`path` {str(path)!r} cannot be written: {e}.") from e
     finally:
         part.unlink(missing_ok=True)
@@ -153,7 +153,10 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         ) from e
     model = copy_of(_check.model(build()))
     for what in cuts:
-        cut(model, what)
+        try:
+            cut(model, what)
+        except (GraphError, RuntimeError, IndexError) as e:
+            raise ArgumentError(f"`build` makes another model than the saved one: {e}") from e
         model.__dict__[RECORD] = (*getattr(model, RECORD, ()), what)
     tensors |= {name: tensors[other] for name, other in data["aliases"].items()}
     try:

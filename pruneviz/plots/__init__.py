@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from pruneviz.plots.curves import plot_tradeoff
+from pruneviz.plots.groups import plot_groups
 from pruneviz.plots.images import plot_mask, plot_strip
 from pruneviz.plots.weights import plot_layers, plot_weights
 
-__all__ = ["plot_layers", "plot_mask", "plot_strip", "plot_tradeoff", "plot_weights"]
+__all__ = [
+    "plot_groups",
+    "plot_layers",
+    "plot_mask",
+    "plot_strip",
+    "plot_tradeoff",
+    "plot_weights",
+]

@@ -144,7 +144,9 @@ def row_label(layers: tuple[str, ...], most: int = 26) -> str:
     'stage1.0.conv2, bn2'
     """
     more = [n.rpartition(".")[2] for n in layers[1:]]
-    rest = "".join(f", {'.' * n.isdigit()}{n}" for n in more[:1]) + (f" +{len(more) - 1}" if more[1:] else "")
+    rest = "".join(f", {'.' * n.isdigit()}{n}" for n in more[:1]) + (
+        f" +{len(more) - 1}" if more[1:] else ""
+    )
     return shortened(layers[0] or "(model)", most - len(rest)) + rest
 
 

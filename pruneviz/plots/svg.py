@@ -86,7 +86,7 @@ def histogram(
         )
     middle = (x0 + x1) / 2
     return (
-        f"{_open(width, height, label)}{_hatch(uid)}{''.join(bars)}{lines}"
+        f"{opened(width, height, label)}{_hatch(uid)}{''.join(bars)}{lines}"
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
         f"<g {FONT}>{''.join(ticks)}"
         f'<text x="{middle}" y="{height - 6}" text-anchor="middle">weight</text>'
@@ -124,7 +124,7 @@ def layers(
             f'<text x="{x0 - 6}" y="{y + 12}" text-anchor="end">{escape(short or "(model)")}</text>'
             f'<text x="{x1 + 6}" y="{y + 12}">{k:,} of {n:,} kept</text></g>'
         )
-    return f"{_open(width, height, label)}{_hatch(uid)}{''.join(parts)}</svg>"
+    return f"{opened(width, height, label)}{_hatch(uid)}{''.join(parts)}</svg>"
 
 
 def strip(
@@ -168,7 +168,7 @@ def strip(
             f'<text x="{x + size / 2}" y="{size + 22}" text-anchor="middle" {FONT}>'
             f"{sign} {escape(classes[said])}</text>"
         )
-    return f"{_open(step * len(uris) + 4, size + 32, label)}{''.join(parts)}</svg>"
+    return f"{opened(step * len(uris) + 4, size + 32, label)}{''.join(parts)}</svg>"
 
 
 _DASHES = ' stroke-dasharray="7 4"'
@@ -212,7 +212,7 @@ def nice(low: float, high: float, most: int) -> list[float]:
     return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
-def _open(width: float, height: float, label: str) -> str:
+def opened(width: float, height: float, label: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'style="max-width: {width}px; width: 100%; height: auto" '

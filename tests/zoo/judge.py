@@ -8,6 +8,7 @@ over the units, it runs over those that stay, by a forward put in its place here
 from __future__ import annotations
 
 import copy
+import functools
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -22,10 +23,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import pruneviz as pv
+from pruneviz.shrink import Shrinker
 
 from .case import Case
 
 SHARE = 1 / 3
+PROGRAM = ", as a program"
 SMALL = {torch.float32, torch.float16, torch.bfloat16}
 
 
@@ -72,6 +75,13 @@ def wide(values: Any) -> Any:
     return pytree.tree_map(one, values)
 
 
+def unwidened(values: Any) -> Any:
+    def one(v: Any) -> Any:
+        return v.float() if isinstance(v, Tensor) and v.dtype == torch.float64 else v
+
+    return pytree.tree_map(one, values)
+
+
 def outputs(value: Any) -> list[Tensor]:
     """All tensors in what a forward returned, whatever holds them."""
     if isinstance(value, Tensor):
@@ -80,18 +90,24 @@ def outputs(value: Any) -> list[Tensor]:
         return [t for v in value.values() for t in outputs(v)]
     if isinstance(value, (list, tuple)):
         return [t for v in value for t in outputs(v)]
-    return [t for v in vars(value).values() for t in outputs(v)] if hasattr(value, "__dict__") else []
+    return (
+        [t for v in vars(value).values() for t in outputs(v)] if hasattr(value, "__dict__") else []
+    )
 
 
-def call(
-    model: nn.Module, inputs: Any, *, forced: bool = False, fast: bool = True
-) -> list[Tensor]:
+def call(model: nn.Module, inputs: Any, *, forced: bool = False, fast: bool = True) -> list[Tensor]:
     """Run a copy of the inputs through the model; `forced`: everything in float64.
 
     Without `fast`, an encoder calls its layers, and not one operator for all that they do.
     """
     inputs = pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs)
-    args = inputs if isinstance(inputs, (tuple, list)) else () if isinstance(inputs, dict) else (inputs,)
+    args = (
+        inputs
+        if isinstance(inputs, (tuple, list))
+        else ()
+        if isinstance(inputs, dict)
+        else (inputs,)
+    )
     kwargs = inputs if isinstance(inputs, dict) else {}
     before = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -133,7 +149,9 @@ def fresh(inputs: Any, seed: int, *, batch: int | None = None, shuffle: bool = F
             drawn = torch.randn(t.shape, generator=noise, dtype=torch.float64)
             drawn = finite.mean() + spread * drawn
             if low >= 0:  # probabilities, images, coordinates
-                drawn = low + (high - low) * torch.rand(t.shape, generator=noise, dtype=torch.float64)
+                drawn = low + (high - low) * torch.rand(
+                    t.shape, generator=noise, dtype=torch.float64
+                )
             return drawn.to(t)
         low, high = int(t.min()), int(t.max())
         if low >= 0 and high <= 1:
@@ -184,7 +202,9 @@ def apart(got: list[Tensor], want: list[Tensor]) -> float:
 
 
 def top(found: list[Tensor]) -> float:
-    tops = [t[torch.isfinite(t)].abs().double() for t in found if t.is_floating_point() and t.numel()]
+    tops = [
+        t[torch.isfinite(t)].abs().double() for t in found if t.is_floating_point() and t.numel()
+    ]
     return max([float(t.max()) for t in tops if t.numel()], default=1.0) or 1.0
 
 
@@ -296,7 +316,9 @@ def judge(case: Case, *, approximate: bool = True, singly: bool = True) -> Verdi
             forced = None  # no kernel in float64: compare in float32
     model.train()
     before = snapshot(model)
-    groups = attempt(v, "find_groups", lambda: pv.find_groups(model, inputs, approximate=approximate))
+    groups = attempt(
+        v, "find_groups", lambda: pv.find_groups(model, inputs, approximate=approximate)
+    )
     assert_untouched(model, before)
     if groups is None:
         v.exported = False
@@ -306,14 +328,16 @@ def judge(case: Case, *, approximate: bool = True, singly: bool = True) -> Verdi
     free = [g.name for g in groups if not g.frozen]
     bench = Bench(case, model, inputs, groups, forced, v)
     if singly:
-        for name in free:
-            bench.cut(name, third(groups, [name]))
+        one = attempt(v, "shrink", lambda: Shrinker(model, inputs)) if free else None
+        for name in free if one is not None else ():
+            bench.cut(name, third(groups, [name]), one.proved)
     if len(free) > 1 or (free and not singly):
         scores = pv.score(model, "l2", groups=groups)
         plan = pv.select(scores, sparsity=0.3)
         if not singly:
             plan = third(groups, free)
-        bench.cut("all", plan)
+        shrink = functools.partial(pv.shrink, model, example_input=inputs)
+        bench.cut("all", plan, shrink)
     expect(case, groups, v, approximate=approximate, singly=singly)
     v.seconds = time.perf_counter() - began
     return v
@@ -352,18 +376,21 @@ class Bench:
     def widened(self, inputs: Any) -> Any:
         return inputs if self.forced is None else wide(inputs)
 
-    def cut(self, what: str, plan: pv.Plan) -> None:
-        before = snapshot(self.model)
-        new = attempt(
-            self.v, what, lambda: pv.shrink(self.model, plan, example_input=self.inputs)
-        )
-        assert_untouched(self.model, before)
-        if new is None:
+    def cut(self, what: str, plan: pv.Plan, shrink: Callable[..., nn.Module]) -> None:
+        """Cut along a plan; where the model's own Python cannot run what is left, take the graph."""
+        for as_program in (False, True):
+            name = what + PROGRAM if as_program else what
+            before = snapshot(self.model)
+            new = attempt(self.v, name, lambda: shrink(plan, as_program=as_program))  # noqa: B023
+            assert_untouched(self.model, before)
+            if new is None:
+                continue
+            if storages(self.model) & storages(new):
+                self.v.wrong.append(f"{name}: the result shares storage with the model")
+            if not as_program:
+                self.same_kind(name, new)
+            self.compare(name, plan, new, as_program)
             return
-        if storages(self.model) & storages(new):
-            self.v.wrong.append(f"{what}: the result shares storage with the model")
-        self.same_kind(what, new)
-        self.compare(what, plan, new)
 
     def same_kind(self, what: str, new: nn.Module) -> None:
         """Keys, dtypes, flags are as before; and something is smaller."""
@@ -379,17 +406,23 @@ class Bench:
         }
         self.v.wrong += [f"{what}: {bad}" for bad, good in checks.items() if not good]
 
-    def compare(self, what: str, plan: pv.Plan, new: nn.Module) -> None:
+    def compare(self, what: str, plan: pv.Plan, new: nn.Module, as_program: bool) -> None:
         masked, norms = reference(self.model, plan)
-        masked, new = self.ready_masked(masked), self.ready(new)
+        masked = self.ready_masked(masked)
+        new = new if as_program else self.ready(new)
         approximate = any(self.groups[n].approximate and not k.all() for n, k in plan.keep.items())
         worst, effect, scale = 0.0, 0.0, 0.0
         forced = bool(self.forced)
-        for x in self.unlike:
+        precise = self.forced
+        for k, x in enumerate(self.unlike):
+            if as_program and forced:  # its float32 is written down: nothing of ours to widen it
+                x, precise = unwidened(x), None
             want = call(masked, x, forced=forced, fast=False)
             try:
-                got = call(new, x, forced=forced)
+                got = call(new, x, forced=forced and not as_program)
             except Exception as e:
+                if as_program and k:  # other shapes it takes only where export can leave them free
+                    continue
                 self.v.wrong.append(f"{what}: the result raises {type(e).__name__}: {str(e)[:200]}")
                 return
             dense = call(self.dense, x, forced=forced)
@@ -401,12 +434,16 @@ class Bench:
             worst, scale = max(worst, apart(got, want)), max(scale, top(dense))
             effect = max(effect, apart(want, dense))
         if approximate and not norms:
-            self.v.cut[what] = "by its proof alone"  # a norm written out: nothing of ours to compare
+            self.v.cut[what] = (
+                "by its proof alone"  # a norm written out: nothing of ours to compare
+            )
             return
-        limit = {False: 1e-10, True: 1e-6, None: 1e-4}[self.forced] * scale
-        floor = {False: 1e-12, True: 1e-7, None: 1e-6}[self.forced] * scale
+        limit = {False: 1e-10, True: 1e-6, None: 1e-4}[precise] * scale
+        floor = {False: 1e-12, True: 1e-7, None: 1e-6}[precise] * scale
         if worst <= max(floor, min(limit, 1e-3 * effect)):
-            self.v.cut[what] = "vacuous" if effect == 0 else "approximate" if approximate else "exact"
+            self.v.cut[what] = (
+                "vacuous" if effect == 0 else "approximate" if approximate else "exact"
+            )
         else:
             self.v.wrong.append(
                 f"{what}: WRONG by {worst:.1e} (scale {scale:.1e}, effect of the mask {effect:.1e})"
@@ -423,20 +460,23 @@ def size(model: nn.Module) -> int:
     return sum(t.numel() for t in (*model.parameters(), *model.buffers()))
 
 
-def expect(
-    case: Case, groups: pv.Groups, v: Verdict, *, approximate: bool, singly: bool
-) -> None:
+def expect(case: Case, groups: pv.Groups, v: Verdict, *, approximate: bool, singly: bool) -> None:
     """Hold what was cut against what the case says of its layers."""
-    done = v.cut if singly else {g.name for g in groups if not g.frozen} if "all" in v.cut else ()
+    own = {n for n in v.cut if not n.endswith(PROGRAM)}
+    done = {n.removesuffix(PROGRAM) for n in v.cut} if case.program else own
+    if not singly:
+        done = {g.name for g in groups if not g.frozen} if "all" in done else set()
     producers = {g.name: set(g.producers) for g in groups}
     cut = set().union(*(producers[n] for n in done if n in producers))
-    exact = set().union(*(producers[g.name] for g in groups if g.name in done and not g.approximate))
+    exact = set().union(
+        *(producers[g.name] for g in groups if g.name in done and not g.approximate)
+    )
     free = set().union(*(producers[g.name] for g in groups if not g.frozen))
     v.wrong += [f"{n!r} must be frozen, but was cut" for n in case.frozen if n in cut]
     if not approximate:
         v.wrong += [f"{n!r} was cut without approximate=True" for n in case.approximate if n in cut]
     why = {n: w for g, w in {**v.frozen, **v.refused}.items() for n in producers.get(g, ())}
-    lenient = case.program or {"hard", "unseen"} & set(case.tags)
+    lenient = {"hard", "unseen"} & set(case.tags)
     if not lenient:
         v.missed += [f"{n!r} was not cut: {why.get(n)}" for n in case.cuts if n not in exact]
     if approximate and not (lenient or "may-refuse" in case.tags):

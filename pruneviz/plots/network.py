@@ -1,0 +1,216 @@
+"""The network picture: a row a layer, a sign for each unit that it reads and for each that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pruneviz.plots.groups import MAKES, READS
+from pruneviz.plots.style import GREY, PRUNED
+from pruneviz.plots.svg import FONT, opened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST = 64  # units drawn of a layer; how many more there are stands beside them
+LINE = 32  # of them in a line
+CELL = 8
+LIT = "#F0E442"  # Okabe & Ito's yellow
+READ_AT, MAKE_AT, WIDTH = 166, 468, 850
+SIDES = {"reads": READ_AT, "makes": MAKE_AT}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Units on one side of a layer, numbered from 0.
+
+    Parameters
+    ----------
+    total : int
+        How many there are.
+    gone, frozen, lit : frozenset of int
+        Which of them are cut, cannot be cut, are to light up.
+    """
+
+    total: int
+    gone: frozenset[int] = frozenset()
+    frozen: frozenset[int] = frozenset()
+    lit: frozenset[int] = frozenset()
+
+    @property
+    def drawn(self) -> list[int]:
+        """The first `MOST` units; one that is lit is always among them."""
+        late = sorted(u for u in self.lit if u >= min(self.total, MOST))[:LINE]
+        return [*range(min(self.total, MOST) - len(late)), *late]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: what it reads and what it makes."""
+
+    layer: str
+    label: str
+    reads: Side
+    makes: Side
+
+
+@dataclass
+class Picture:
+    """Where everything stands, in pixels from the upper left corner."""
+
+    height: float = 0
+    cells: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    lit: list[tuple[float, float, str, str, int]] = field(default_factory=list)
+    texts: list[tuple[float, float, str, str, bool]] = field(default_factory=list)
+    key: list[tuple[float, float, str]] = field(default_factory=list)
+
+
+# colour and sign of each kind of unit: blue circles, green squares, orange crosses, grey
+KINDS = {
+    "makes": (MAKES, "o"),
+    "reads": (READS, "s"),
+    "makes, gone": (PRUNED, "x"),
+    "reads, gone": (PRUNED, "x"),
+    "makes, frozen": (GREY, "o"),
+    "reads, frozen": (GREY, "s"),
+}
+
+
+_WEIGHT = {False: "normal", True: "bold"}
+
+
+def svg(rows: Sequence[Row], *, label: str) -> str:
+    """Draw the network as SVG text.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    label : str
+        What a screen reader says of the picture.
+
+    Examples
+    --------
+    >>> fc1 = Row("fc1", "fc1", Side(0), Side(3, gone=frozenset({0}), lit=frozenset({2})))
+    >>> fc2 = Row("fc2", "fc2", Side(3, gone=frozenset({0}), lit=frozenset({2})), Side(1))
+    >>> text = svg([fc1, fc2], label="two layers")
+    >>> text.count('class="lit"'), "2 of 3" in text
+    (2, True)
+    """
+    p = picture(rows)
+    lit = "".join(
+        f'<rect class="lit" data-layer="{escape(layer)}" data-side="{side}" data-unit="{unit}" '
+        f'x="{x - 6.5:g}" y="{y - 6.5:g}" width="13" height="13" rx="3" fill="{LIT}" '
+        f'stroke="currentColor" stroke-width="1.5"><title>{escape(layer)} {side} unit {unit}'
+        "</title></rect>"
+        for x, y, layer, side, unit in p.lit
+    )
+    cells = "".join(_drawn(kind, places) for kind, places in p.cells.items())
+    key = "".join(_drawn(kind, [(x, y)]) for x, y, kind in p.key)
+    texts = "".join(
+        f'<text x="{x:g}" y="{y + 4:g}" text-anchor="{anchor}" '
+        f'font-weight="{_WEIGHT[bold]}">{escape(text)}</text>'
+        for x, y, text, anchor, bold in p.texts
+    )
+    return f"{opened(WIDTH, p.height, label)}{lit}{cells}<g {FONT}>{texts}</g><g>{key}</g></svg>"
+
+
+def draw(rows: Sequence[Row], ax: Axes) -> None:
+    """Draw the same into matplotlib axes: a collection a kind of unit, called by its name."""
+    p = picture(rows)
+    if p.lit:
+        places = [m[:2] for m in p.lit]
+        _scatter(ax, places, "lit", marker="s", s=62, color=LIT, edgecolors=GREY, linewidths=1)
+    key = [(kind, [(x, y)]) for x, y, kind in p.key]
+    for label, places in [*p.cells.items(), *key]:
+        colour, sign = KINDS[label]
+        more: Any = {"s": 16, "linewidths": 1.2} if sign == "x" else {"s": 13, "linewidths": 0}
+        name = "" if (label, places) in key else label
+        _scatter(ax, places, name, marker=sign, color=colour, **more)
+    for x, y, text, anchor, bold in p.texts:
+        where = {"start": "left", "end": "right", "middle": "center"}[anchor]
+        ax.text(x, y, text, ha=where, va="center", fontsize=7.5, weight=_WEIGHT[bold])
+    ax.set(xlim=(0, WIDTH), ylim=(p.height, 0))
+    ax.axis("off")
+
+
+def size(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return width and height of a static picture in inches.
+
+    >>> size([])[0]
+    8.5
+    """
+    return WIDTH / 100, picture(rows).height / 100
+
+
+def picture(rows: Sequence[Row]) -> Picture:
+    """Find a place for everything."""
+    p = Picture()
+    heads = ((READ_AT, "reads: its columns"), (MAKE_AT, "makes: its rows"), (WIDTH - 98, "stay"))
+    p.texts += [(x, 10, text, "start", False) for x, text in heads]
+    y = 30.0
+    for row in rows:
+        lines = 1
+        for name, x in SIDES.items():
+            side = getattr(row, name)
+            lines = max(lines, -(-len(side.drawn) // LINE))
+            _side(p, row, name, side, x, y)
+        middle = y + (lines - 1) * CELL * 0.65
+        bold = bool(row.reads.lit or row.makes.lit)
+        p.texts.append((READ_AT - 12, middle, row.label, "end", bold))
+        if not row.reads.total:
+            p.texts.append((READ_AT, middle, "the input", "start", False))
+        p.texts.append((WIDTH - 98, middle, _count(row.makes), "start", False))
+        y += lines * CELL * 1.3 + 11
+    y += 4
+    for x, kind, text in (
+        (READ_AT, "reads", "read by it"),
+        (READ_AT + 90, "makes", "made by it"),
+        (READ_AT + 186, "makes, gone", "gone"),
+        (READ_AT + 248, "makes, frozen", "cannot go"),
+    ):
+        p.key.append((x + 3, y, kind))
+        p.texts.append((x + 12, y, text, "start", False))
+    p.height = y + 12
+    return p
+
+
+def _side(p: Picture, row: Row, name: str, side: Side, x0: float, y0: float) -> None:
+    drawn = side.drawn
+    for i, unit in enumerate(drawn):
+        x, y = x0 + CELL * (i % LINE) + 3, y0 + CELL * 1.3 * (i // LINE)
+        state = ", gone" * (unit in side.gone) or ", frozen" * (unit in side.frozen)
+        p.cells.setdefault(name + state, []).append((x, y))
+        if unit in side.lit:
+            p.lit.append((x, y, row.layer, name, unit))
+    if side.total > len(drawn):
+        y = y0 + CELL * 1.3 * ((len(drawn) - 1) // LINE)
+        text = f"+{side.total - len(drawn):,}"
+        p.texts.append((x0 + CELL * LINE + 4, y, text, "start", False))
+
+
+def _count(side: Side) -> str:
+    if side.total and len(side.frozen) == side.total:
+        return f"{side.total:,}, frozen"
+    return f"{side.total - len(side.gone):,} of {side.total:,}"
+
+
+def _drawn(kind: str, places: Iterable[tuple[float, float]]) -> str:
+    colour, sign = KINDS[kind]
+    ink = f'fill="none" stroke-width="1.8" stroke="{colour}"' if sign == "x" else f'fill="{colour}"'
+    path = "".join(_path(sign, x, y) for x, y in places)
+    return f'<path class="{kind}" d="{path}" {ink}/>'
+
+
+def _path(sign: str, x: float, y: float) -> str:
+    if sign == "o":
+        return f"M{x - 3:g} {y:g}a3 3 0 1 0 6 0a3 3 0 1 0-6 0"
+    if sign == "s":
+        return f"M{x - 2.7:g} {y - 2.7:g}h5.4v5.4h-5.4z"
+    return f"M{x - 2.7:g} {y - 2.7:g}l5.4 5.4m0-5.4l-5.4 5.4"
+
+
+def _scatter(ax: Axes, places: Iterable[tuple[float, ...]], label: str, **style: Any) -> None:
+    xs, ys = zip(*places, strict=True)
+    ax.scatter(xs, ys, label=label, **style)
