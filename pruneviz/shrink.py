@@ -24,7 +24,7 @@ from pruneviz.groups.trace import plain, quiet, trace, unwrapped
 from pruneviz.groups.walk import Walk, tensors_of, walk
 from pruneviz.hooks import evaluating
 from pruneviz.proof import Proof, Reference, reference
-from pruneviz.sizes import blamed, mended
+from pruneviz.sizes import bare_norms, blamed, mended
 from pruneviz.surgery import Cut, cut
 from pruneviz.tensors import plain as plain_name
 from pruneviz.types import ArgumentError, GraphError, Plan, layer_name
@@ -113,8 +113,9 @@ class Shrinker:
                 tensors = silenced(w, tensors_of(w.traced.model), gone, self._roles)
                 with quiet(), evaluating(w.traced.model):
                     run(w, tensors, w.traced.inputs, gone=gone, watch=folder(w, gone, folds))
+            norms = bare_norms(w, self.model, gone)
             for attributes in itertools.chain([()], blamed(w, self.model, gone)):
-                new = self._cut(Cut(kept(w, gone), attributes), folds, gone)
+                new = self._cut(Cut(kept(w, gone), (*norms, *attributes)), folds, gone)
                 try:
                     with quiet(), evaluating(new):
                         new(*self._example[0], **self._example[1])
@@ -133,7 +134,8 @@ class Shrinker:
             ref = reference(w, self._example, gone, self._roles, folder(w, gone, folds))
             if as_program:
                 return self._program(plan, ref)
-            what = self._right(Cut(kept(w, gone)), folds, ref, gone)
+            first = Cut(kept(w, gone), bare_norms(w, self.model, gone))
+            what = self._right(first, folds, ref, gone)
             new = self._cut(what, folds, gone)
         new.__dict__[RECORD] = (*getattr(self.model, RECORD, ()), what)
         return new
@@ -149,7 +151,7 @@ class Shrinker:
         """Find the sizes with which the cut model runs and equals the masked one; or raise."""
         w, trouble = self.walk, None
         for attributes in itertools.chain([()], blamed(w, self.model, gone)):
-            what = Cut(first.keep, attributes)
+            what = Cut(first.keep, (*first.attributes, *attributes))
             new = self._cut(what, folds, gone, ref.exact)
             try:
                 proof = ref.compare(new)

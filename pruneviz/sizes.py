@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.fx import Node
+from torch.nn.modules.batchnorm import _NormBase
 
 from pruneviz.groups.rules import name_of
 from pruneviz.groups.trace import layer_of
@@ -19,6 +20,7 @@ from pruneviz.surgery import sizes_of
 SHAPED = {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "zeros": 0, "ones": 0, "full": 0,
           "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}  # fmt: skip
 ATTEMPTS = 24
+NORMS = (_NormBase, nn.GroupNorm, nn.RMSNorm)
 
 Attributes = tuple[tuple[str, str, Any], ...]
 
@@ -109,6 +111,31 @@ def _conv(w: Walk, node: Node, gone: np.ndarray, args: list[Any]) -> tuple[Any, 
     return tuple(args)
 
 
+def bare_norms(w: Walk, model: nn.Module, gone: np.ndarray) -> Attributes:
+    """Sizes of norms of torch's own that have no tensor to read them from."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found: dict[tuple[str, str], Any] = {}
+    for node in w.traced.nodes:
+        layer, name = layer_of(node), name_of(node)
+        module = modules.get(layer)
+        bare = isinstance(module, NORMS) and not [*module.parameters(), *module.buffers()]
+        if not bare or name not in ("batch_norm", "instance_norm", "group_norm", "rms_norm"):
+            continue
+        x = w.values[args_of(node)[0]]
+        new = new_shape(w, x, gone)
+        if new == x.shape:
+            continue
+        if name == "rms_norm":
+            found[layer, "normalized_shape"] = new[-len(args_of(node)[1]) :]
+        elif name == "group_norm":
+            found[layer, "num_channels"] = new[1]
+            if args_of(node)[1] == x.shape[1]:
+                found[layer, "num_groups"] = new[1]
+        else:
+            found[layer, "num_features"] = new[1]
+    return tuple((layer, name, value) for (layer, name), value in found.items())
+
+
 def blamed(w: Walk, model: nn.Module, gone: np.ndarray) -> Iterator[Attributes]:
     """Attributes that may hold a size that changes, in the order in which to try them.
 
@@ -143,7 +170,7 @@ def _wanted(w: Walk, gone: np.ndarray, *, changed_only: bool) -> dict[str, dict[
 
 
 def _fitting(model: nn.Module, wanted: dict[str, dict[int, set[int]]]) -> Attributes:
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     found: list[tuple[str, str, Any]] = []
     for layer, sizes in wanted.items():
         module = modules.get(layer)

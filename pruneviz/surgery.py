@@ -66,7 +66,7 @@ def cut(model: nn.Module, what: Cut) -> None:
         inner = list(getattr(module, "parametrizations", {}).values())
         if any(id(m) in cut_modules for m in (module, *inner)):
             resize(module)
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for layer, attribute, value in what.attributes:
         setattr(modules[layer], attribute, value)
 
@@ -74,13 +74,14 @@ def cut(model: nn.Module, what: Cut) -> None:
 def holders_of(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, str]]]]:
     """Each parameter and buffer by each of its names, with every (module, attribute) that holds it."""
     found: dict[int, tuple[list[str], Tensor, list[tuple[nn.Module, str]]]] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, t in (*module._parameters.items(), *module._buffers.items()):
             if t is not None:
                 name = f"{prefix}.{attribute}" if prefix else attribute
                 names, _, places = found.setdefault(id(t), ([], t, []))
                 names.append(name)
-                places.append((module, attribute))
+                if (module, attribute) not in places:  # a module may stand at two places
+                    places.append((module, attribute))
     return {name: (t, places) for names, t, places in found.values() for name in names}
 
 

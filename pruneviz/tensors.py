@@ -49,7 +49,7 @@ def held(model: nn.Module) -> dict[str, Held]:
     >>> list(held(nn.BatchNorm1d(2)))
     ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     tensors: dict[int, Tensor] = {}
     part: dict[int, str] = {}
     names: dict[int, list[str]] = {}
@@ -66,7 +66,8 @@ def held(model: nn.Module) -> dict[str, Held]:
             tensors[key] = tensor
             part.setdefault(key, inside)
             names.setdefault(key, []).append(plain(full))
-            holders.setdefault(key, []).append((owner, name))
+            if (owner, name) not in holders.setdefault(key, []):  # one module at two places
+                holders[key].append((owner, name))
     found = {k: Held(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
     return {name: found[k] for k, all_of_it in names.items() for name in all_of_it}
 

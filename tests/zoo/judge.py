@@ -258,7 +258,12 @@ def few(norm: nn.Module, kept: dict[int, Tensor]) -> None:
         lead = x.ndim - len(sizes)
         if isinstance(norm, nn.GroupNorm) or x.shape[lead:] != sizes:
             lead = 1
-        y = whole(small, picked(x, kept, lead), *args, **kwargs)
+        shape = x.shape
+        cut = pytree.tree_map(  # a gate, too
+            lambda a: picked(a, kept, lead) if isinstance(a, Tensor) and a.shape == shape else a,
+            (x, args, kwargs),
+        )
+        y = whole(small, cut[0], *cut[1], **cut[2])
         for d, keep in kept.items():
             full = y.new_zeros([x.shape[i] if i == d + lead else n for i, n in enumerate(y.shape)])
             y = full.index_copy(d + lead, keep, y)
@@ -407,8 +412,7 @@ class Bench:
         self.v.wrong += [f"{what}: {bad}" for bad, good in checks.items() if not good]
 
     def compare(self, what: str, plan: pv.Plan, new: nn.Module, as_program: bool) -> None:
-        masked, norms = reference(self.model, plan)
-        masked = self.ready_masked(masked)
+        masked, norms = reference(self.dense, plan)
         new = new if as_program else self.ready(new)
         approximate = any(self.groups[n].approximate and not k.all() for n, k in plan.keep.items())
         worst, effect, scale = 0.0, 0.0, 0.0
@@ -449,11 +453,6 @@ class Bench:
                 f"{what}: WRONG by {worst:.1e} (scale {scale:.1e}, effect of the mask {effect:.1e})"
                 + (" approximate" if approximate else "")
             )
-
-    def ready_masked(self, model: nn.Module) -> nn.Module:
-        """In eval mode and float64, in place: its norms have forwards of their own."""
-        model.eval()
-        return model if self.forced is None else model.double()
 
 
 def size(model: nn.Module) -> int:
