@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,9 +21,10 @@ def latencies(
 ) -> list[float]:
     """Measure how long a forward of each model takes, in turn, so that all meet the same machine.
 
-    Round after round every model runs once, so that what else the machine does hits all of them
-    alike; the median forgets the rounds in which it did much. The numbers are of this machine at
-    this moment: compare only what one call has measured.
+    Round after round every model runs once, and its fastest run counts: whatever else the machine
+    does can only add to it. (A median does not do on a busy machine, where a run takes one slice of
+    the processor's time or two.) The numbers are of this machine at this moment: compare only what
+    one call has measured.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def latencies(
     Returns
     -------
     list of float
-        Milliseconds for one forward of each model, the median over the rounds; two more rounds
-        before them do not count.
+        Milliseconds for one forward of each model, the fastest of all rounds; two more rounds before
+        them do not count.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def latencies(
                 run(model, args, kwargs)
                 _wait()
                 times.append((time.perf_counter() - start) * 1000)
-    return [median(times) for times in taken]
+    return [min(times) for times in taken]
 
 
 def _wait() -> None:

@@ -33,8 +33,8 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
         Arguments of the forward; the first dimension is that of the examples, and only the first
         one is used. A tuple holds positional arguments, a dict keyword arguments.
     latency : bool
-        Also measure the clock, for a fifth of a second: ``latency_ms`` is the median time of one
-        forward with all of `example_input` at once, in eval mode, on this machine and at this
+        Also measure the clock, for a fifth of a second: ``latency_ms`` is the time of the
+        fastest forward with all of `example_input` at once, in eval mode, on this machine and at this
         moment. To compare two models measure them in turn: `pruneviz.latency.latencies`.
 
     Returns

@@ -26,9 +26,11 @@ from pruneviz.hooks import evaluating
 from pruneviz.proof import Proof, Reference, reference
 from pruneviz.sizes import bare_norms, blamed, mended
 from pruneviz.surgery import Cut, cut
+from pruneviz.tensors import check_fit, held
 from pruneviz.tensors import plain as plain_name
 from pruneviz.types import ArgumentError, GraphError, Plan, layer_name
 
+MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5)."
 RECORD = "_pruneviz_cuts"  # on a shrunken model: what was cut, for `save`
 
 
@@ -106,7 +108,7 @@ class Shrinker:
     def quick(self, plan: Plan) -> nn.Module:
         """Return the smaller model without comparing it: for a slider, or to try sizes."""
         w = self.walk
-        gone = lost(w, plan)
+        gone = self._gone(plan)
         with torch.inference_mode(False), torch.no_grad():
             folds: Folds = {}
             if w.constants:
@@ -128,7 +130,7 @@ class Shrinker:
     def proved(self, plan: Plan, *, as_program: bool = False) -> nn.Module:
         """Return the smaller model, compared with the masked one; or raise."""
         w = self.walk
-        gone = lost(w, plan)
+        gone = self._gone(plan)
         folds: Folds = {}
         with torch.inference_mode(False), torch.no_grad():
             ref = reference(w, self._example, gone, self._roles, folder(w, gone, folds))
@@ -139,6 +141,17 @@ class Shrinker:
             new = self._cut(what, folds, gone)
         new.__dict__[RECORD] = (*getattr(self.model, RECORD, ()), what)
         return new
+
+    def _gone(self, plan: Plan) -> np.ndarray:
+        groups = _check.kind(plan, "plan", Plan, MAKE).groups
+        if groups is None:
+            raise ArgumentError(
+                "`shrink` removes whole units, but this plan drops single weights: those can only be "
+                "zeroed, with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups)."
+            )
+        chosen = [groups[name] for name, keep in plan.keep.items() if not bool(keep.all())]
+        check_fit(groups, chosen, held(self.model), "plan")
+        return lost(self.walk, plan)
 
     def _cut(self, what: Cut, folds: Folds, gone: np.ndarray, exact: bool = False) -> nn.Module:
         new = copy_of(self.model)
@@ -193,7 +206,7 @@ class Shrinker:
 def check_numbers(model: nn.Module) -> None:
     """Raise if a parameter holds NaN or infinity: nothing could be compared then."""
     for name, p in model.named_parameters():
-        if not torch.isfinite(p).all():
+        if not torch.isfinite(p.detach()).all():
             raise ArgumentError(
                 f"{name!r} contains NaN or infinity. Train the model anew, or load a sound checkpoint."
             )
@@ -201,17 +214,7 @@ def check_numbers(model: nn.Module) -> None:
 
 def lost(w: Walk, plan: Plan) -> np.ndarray:
     """Mark, by root, the classes that the plan drops; raise if it is of another model."""
-    _check.kind(
-        plan,
-        "plan",
-        Plan,
-        "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5).",
-    )
-    if plan.groups is None:
-        raise ArgumentError(
-            "`shrink` removes whole units, but this plan drops single weights: those can only be "
-            "zeroed, with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups)."
-        )
+    assert plan.groups is not None
     gone = np.zeros(w.atoms.size, bool)
     counted: dict[tuple[str, int, int], int] = {}
     # a mask moves a weight into its parametrization: the same tensor by another name

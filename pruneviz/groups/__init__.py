@@ -9,9 +9,10 @@ from torch import nn
 from pruneviz.group import Groups
 from pruneviz.groups.build import build
 from pruneviz.groups.silence import settle
-from pruneviz.groups.trace import quiet, trace
+from pruneviz.groups.trace import check_runs, quiet, trace
 from pruneviz.groups.walk import Walk, walk
 from pruneviz.hooks import evaluating
+from pruneviz.types import GraphError
 
 
 def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = False) -> Groups:
@@ -66,8 +67,12 @@ def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = Fal
 def walked(model: nn.Module, example_input: Any) -> Walk:
     """Trace and walk a model, and freeze what does not fall silent."""
     w = walk(trace(model, example_input))
-    with quiet(), evaluating(w.traced.model):
-        settle(w)
+    try:
+        with quiet(), evaluating(w.traced.model):
+            settle(w)
+    except Exception as e:
+        check_runs(model, example_input)  # is it the model, or the example?
+        raise GraphError(f"the exported graph of `model` does not run: {e}") from e
     return w
 
 

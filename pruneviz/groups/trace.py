@@ -118,7 +118,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
             with seeded(0), redirect_stderr(io.StringIO()):
                 exported = _exported(twin, args, kwargs, program)
         except Exception as e:
-            run(copy_of(model), *plain((args, kwargs), twin))  # is it the model, or the example?
+            check_runs(model, example_input)  # is it the model, or the example?
             raise GraphError(
                 f"`model` ({type(model).__name__}) cannot be traced by torch.export: "
                 f"{_first_line(e)} Move what it does to values of tensors (if x.sum() > 0, "
@@ -146,6 +146,15 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     return Traced(
         twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module, exported
     )
+
+
+def check_runs(model: nn.Module, example_input: Any) -> None:
+    """Raise an ArgumentError, with the shapes it was given, if a model cannot run on its example."""
+    model = unwrapped(_check.model(model))
+    with quiet(), torch.inference_mode(False), evaluating(model):
+        twin = copy_of(model)
+        with evaluating(twin):
+            run(twin, *plain(arguments(example_input), twin))
 
 
 def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Units = list[tuple[Group, int]]
 
-SECONDS = 0.06  # for the clock, at every move
+SECONDS = 0.05  # for the clock, at every move
 KNOWN = {"weight", "generator"}  # what a criterion may need here: no data
 WORDS = {"Conv": "Channel", "Linear": "Neuron"}
 
@@ -189,7 +189,7 @@ class NeuronsPanel(Panel):
         plan = select(scores, sparsity=controls["sparsity"], scope=controls["scope"])
         small = self._cut(plan)
         macs = measure(small, self._x).macs
-        whole, left = latencies([self._model, small], self._x, seconds=SECONDS)
+        whole, left = latencies([self._model, small], self._x, seconds=SECONDS, least=5)
         return {
             "plan": plan,
             "criterion": controls["criterion"],

@@ -213,6 +213,7 @@ def nice(low: float, high: float, most: int) -> list[float]:
 
 
 def opened(width: float, height: float, label: str) -> str:
+    """Return the opening tag of a picture; `label` is what a screen reader says of it."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'style="max-width: {width}px; width: 100%; height: auto" '
