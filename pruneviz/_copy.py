@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -28,11 +29,13 @@ def copy_of(model: nn.Module) -> nn.Module:
     """
     _check.model(model)
     try:
-        new = copy.deepcopy(model)
+        with torch.inference_mode(False):  # a copy made inside that mode could never be trained
+            new = copy.deepcopy(model)
     except (RuntimeError, TypeError) as e:
         raise ArgumentError(
             f"`model` cannot be copied ({e}). A model keeps only parameters and buffers as tensors: "
-            "move what forward computed out of its attributes, or detach it."
+            "move what forward computed out of its attributes, or detach it. Masks of torch.nn.utils.prune "
+            "have to be made permanent first: torch.nn.utils.prune.remove(layer, 'weight')."
         ) from e
     for module in new.modules():
         if parametrize.is_parametrized(module):

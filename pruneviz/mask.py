@@ -17,6 +17,7 @@ from pruneviz.types import ArgumentError, Plan
 from pruneviz.weights import Mask, masked_attributes, places, steps
 
 
+@torch.inference_mode(False)  # what is made inside that mode could never be trained
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a copy of the model in which what the plan drops is zero, and stays so.
 
@@ -76,6 +77,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     return new
 
 
+@torch.inference_mode(False)
 def bake(model: nn.Module) -> nn.Module:
     """Return a copy of the model without masks: plain weights in which the zeros are values.
 

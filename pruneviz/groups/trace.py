@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
-from pruneviz._inputs import arguments, run
+from pruneviz._inputs import arguments, one_example, run
 from pruneviz.hooks import evaluating, seeded
 from pruneviz.types import ArgumentError, GraphError, layer_name
 
@@ -109,7 +109,15 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
         If `torch.export` cannot follow the model.
     """
     args, kwargs = arguments(example_input)
+    first_tensor = next(t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+    if first_tensor.ndim and first_tensor.shape[0] == 0:
+        one_example(example_input)  # raises: there is none
     model = unwrapped(_check.model(model))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise GraphError(
+            f"`model` is a TorchScript module ({type(model).__name__}), which has no Python to follow. "
+            "Pass the nn.Module that it was made from."
+        )
     with quiet(), torch.inference_mode(False), evaluating(model):
         twin = copy_of(model)
         args, kwargs = plain((args, kwargs), twin)

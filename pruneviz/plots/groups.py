@@ -137,7 +137,7 @@ def rows(data: pd.DataFrame) -> list[tuple[str, ...]]:
     return [(name, *(n for n in names if n != name)) for name, names in found.items()]
 
 
-def row_label(layers: tuple[str, ...], most: int = 26) -> str:
+def row_label(layers: tuple[str, ...], most: int = 24) -> str:
     """Name a row: its layer, and the last part of the names of the norms that share it.
 
     >>> row_label(("stage1.0.conv2", "stage1.0.bn2"))

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 MOST = 64  # units drawn of a layer; how many more there are stands beside them
 LINE = 32  # of them in a line
-CELL = 8
+CELL, STEP = 8, 10.4  # pixels from unit to unit, and from line to line
 LIT = "#F0E442"  # Okabe & Ito's yellow
-READ_AT, MAKE_AT, WIDTH = 166, 468, 850
+READ_AT, MAKE_AT, COUNT_AT, WIDTH = 178, 480, 798, 892
 SIDES = {"reads": READ_AT, "makes": MAKE_AT}
 
 
@@ -44,6 +44,11 @@ class Side:
         """The first `MOST` units; one that is lit is always among them."""
         late = sorted(u for u in self.lit if u >= min(self.total, MOST))[:LINE]
         return [*range(min(self.total, MOST) - len(late)), *late]
+
+    @property
+    def lines(self) -> int:
+        """How many lines of units are drawn, at least 1."""
+        return max(1, -(-min(self.total, MOST) // LINE))
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,13 @@ KINDS = {
     "reads, gone": (PRUNED, "x"),
     "makes, frozen": (GREY, "o"),
     "reads, frozen": (GREY, "s"),
+    "lit": (LIT, "s"),
+}
+_SIZES: dict[str, dict[str, Any]] = {
+    "o": {"s": 13, "linewidths": 0},
+    "s": {"s": 13, "linewidths": 0},
+    "x": {"s": 16, "linewidths": 1.2},
+    "lit": {"s": 62, "edgecolors": GREY, "linewidths": 1},
 }
 
 
@@ -100,10 +112,8 @@ def svg(rows: Sequence[Row], *, label: str) -> str:
     """
     p = picture(rows)
     lit = "".join(
-        f'<rect class="lit" data-layer="{escape(layer)}" data-side="{side}" data-unit="{unit}" '
-        f'x="{x - 6.5:g}" y="{y - 6.5:g}" width="13" height="13" rx="3" fill="{LIT}" '
-        f'stroke="currentColor" stroke-width="1.5"><title>{escape(layer)} {side} unit {unit}'
-        "</title></rect>"
+        f'<g class="lit" data-layer="{escape(layer)}" data-side="{side}" data-unit="{unit}">'
+        f"<title>{escape(layer)} {side} unit {unit}</title>{_drawn('lit', [(x, y)])}</g>"
         for x, y, layer, side, unit in p.lit
     )
     cells = "".join(_drawn(kind, places) for kind, places in p.cells.items())
@@ -119,15 +129,12 @@ def svg(rows: Sequence[Row], *, label: str) -> str:
 def draw(rows: Sequence[Row], ax: Axes) -> None:
     """Draw the same into matplotlib axes: a collection a kind of unit, called by its name."""
     p = picture(rows)
-    if p.lit:
-        places = [m[:2] for m in p.lit]
-        _scatter(ax, places, "lit", marker="s", s=62, color=LIT, edgecolors=GREY, linewidths=1)
-    key = [(kind, [(x, y)]) for x, y, kind in p.key]
-    for label, places in [*p.cells.items(), *key]:
-        colour, sign = KINDS[label]
-        more: Any = {"s": 16, "linewidths": 1.2} if sign == "x" else {"s": 13, "linewidths": 0}
-        name = "" if (label, places) in key else label
-        _scatter(ax, places, name, marker=sign, color=colour, **more)
+    lit = [(x, y) for x, y, *_ in p.lit]
+    drawn = [("lit", "lit", lit), *((kind, kind, places) for kind, places in p.cells.items())]
+    for kind, label, places in [*drawn, *((kind, "", [(x, y)]) for x, y, kind in p.key)]:
+        colour, sign = KINDS[kind]
+        style = {"marker": sign, "color": colour, "label": label, **_SIZES.get(kind, _SIZES[sign])}
+        ax.scatter([x for x, _ in places], [y for _, y in places], **style)
     for x, y, text, anchor, bold in p.texts:
         where = {"start": "left", "end": "right", "middle": "center"}[anchor]
         ax.text(x, y, text, ha=where, va="center", fontsize=7.5, weight=_WEIGHT[bold])
@@ -147,28 +154,28 @@ def size(rows: Sequence[Row]) -> tuple[float, float]:
 def picture(rows: Sequence[Row]) -> Picture:
     """Find a place for everything."""
     p = Picture()
-    heads = ((READ_AT, "reads: its columns"), (MAKE_AT, "makes: its rows"), (WIDTH - 98, "stay"))
+    heads = ((READ_AT, "reads: its columns"), (MAKE_AT, "makes: its rows"), (COUNT_AT, "stay"))
     p.texts += [(x, 10, text, "start", False) for x, text in heads]
     y = 30.0
     for row in rows:
-        lines = 1
+        lines = max(row.reads.lines, row.makes.lines)
+        middle = y + (lines - 1) * STEP / 2
         for name, x in SIDES.items():
             side = getattr(row, name)
-            lines = max(lines, -(-len(side.drawn) // LINE))
-            _side(p, row, name, side, x, y)
-        middle = y + (lines - 1) * CELL * 0.65
+            _side(p, row, name, side, x, middle - (side.lines - 1) * STEP / 2)
         bold = bool(row.reads.lit or row.makes.lit)
         p.texts.append((READ_AT - 12, middle, row.label, "end", bold))
         if not row.reads.total:
             p.texts.append((READ_AT, middle, "the input", "start", False))
-        p.texts.append((WIDTH - 98, middle, _count(row.makes), "start", False))
-        y += lines * CELL * 1.3 + 11
+        p.texts.append((COUNT_AT, middle, _count(row.makes), "start", False))
+        y += lines * STEP + 11
     y += 4
     for x, kind, text in (
         (READ_AT, "reads", "read by it"),
         (READ_AT + 90, "makes", "made by it"),
         (READ_AT + 186, "makes, gone", "gone"),
         (READ_AT + 248, "makes, frozen", "cannot go"),
+        (READ_AT + 340, "lit", "the picked one, wherever it lives"),
     ):
         p.key.append((x + 3, y, kind))
         p.texts.append((x + 12, y, text, "start", False))
@@ -179,13 +186,13 @@ def picture(rows: Sequence[Row]) -> Picture:
 def _side(p: Picture, row: Row, name: str, side: Side, x0: float, y0: float) -> None:
     drawn = side.drawn
     for i, unit in enumerate(drawn):
-        x, y = x0 + CELL * (i % LINE) + 3, y0 + CELL * 1.3 * (i // LINE)
+        x, y = x0 + CELL * (i % LINE) + 3, y0 + STEP * (i // LINE)
         state = ", gone" * (unit in side.gone) or ", frozen" * (unit in side.frozen)
         p.cells.setdefault(name + state, []).append((x, y))
         if unit in side.lit:
             p.lit.append((x, y, row.layer, name, unit))
     if side.total > len(drawn):
-        y = y0 + CELL * 1.3 * ((len(drawn) - 1) // LINE)
+        y = y0 + STEP * ((len(drawn) - 1) // LINE)
         text = f"+{side.total - len(drawn):,}"
         p.texts.append((x0 + CELL * LINE + 4, y, text, "start", False))
 
@@ -198,6 +205,9 @@ def _count(side: Side) -> str:
 
 def _drawn(kind: str, places: Iterable[tuple[float, float]]) -> str:
     colour, sign = KINDS[kind]
+    if kind == "lit":
+        ink = f'width="13" height="13" rx="3" fill="{colour}" stroke="currentColor"'
+        return "".join(f'<rect x="{x - 6.5:g}" y="{y - 6.5:g}" {ink}/>' for x, y in places)
     ink = f'fill="none" stroke-width="1.8" stroke="{colour}"' if sign == "x" else f'fill="{colour}"'
     path = "".join(_path(sign, x, y) for x, y in places)
     return f'<path class="{kind}" d="{path}" {ink}/>'
@@ -209,8 +219,3 @@ def _path(sign: str, x: float, y: float) -> str:
     if sign == "s":
         return f"M{x - 2.7:g} {y - 2.7:g}h5.4v5.4h-5.4z"
     return f"M{x - 2.7:g} {y - 2.7:g}l5.4 5.4m0-5.4l-5.4 5.4"
-
-
-def _scatter(ax: Axes, places: Iterable[tuple[float, ...]], label: str, **style: Any) -> None:
-    xs, ys = zip(*places, strict=True)
-    ax.scatter(xs, ys, label=label, **style)
