@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
 from pruneviz.lessons import exercises, guess, notebooks
@@ -129,6 +130,19 @@ WRONG = {
         lambda s, n: s > 2,
         lambda s, n: s,
         lambda s, n: (s * 0 + 1).cumsum(0).bool(),
+    ],
+    "03-by-hand": [
+        lambda w, b, a, n: (w, b, a),
+        lambda w, b, a, n: (w[:-1], b[:-1], a[:, :-1]),
+        lambda w, b, a, n: w,
+        lambda w, b, a, n: (w[torch.arange(6) != n], b[torch.arange(6) != n], a),
+        lambda w, b, a, n: (1, 2, 3),
+    ],
+    "03-columns": [
+        lambda c, size: [c],
+        lambda c, size: list(range(c, c + size)),
+        lambda c, size: [c + size * i for i in range(size)],
+        lambda c, size: 3,
     ],
     "02-budget": [
         0.9,

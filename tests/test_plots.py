@@ -48,6 +48,11 @@ def swept():
     return pd.DataFrame(rows, columns=["criterion", "sparsity", "seed", "metric"])
 
 
+def grouped():
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    return pv.find_groups(layers, torch.zeros(1, 4)).to_frame()
+
+
 def strip(n=3):
     return {
         "data": np.arange(n * 20, dtype=float).reshape(n, 4, 5),
@@ -60,6 +65,7 @@ def strip(n=3):
 PLOTS = {
     "plot_weights": lambda **k: pv.plot_weights(histogram(), threshold=0.1, **k),
     "plot_layers": lambda **k: pv.plot_layers(layer_frame(), **k),
+    "plot_groups": lambda **k: pv.plot_groups(grouped(), **k),
     "plot_mask": lambda **k: pv.plot_mask(np.eye(3, dtype=bool), **k),
     "plot_tradeoff": lambda **k: pv.plot_tradeoff(swept(), **k),
     "plot_strip": lambda **k: pv.plot_strip(**strip(), **k),

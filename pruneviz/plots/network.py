@@ -146,7 +146,7 @@ def size(rows: Sequence[Row]) -> tuple[float, float]:
     """Return width and height of a static picture in inches.
 
     >>> size([])[0]
-    8.5
+    8.92
     """
     return WIDTH / 100, picture(rows).height / 100
 
@@ -178,7 +178,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         (READ_AT + 340, "lit", "the picked one, wherever it lives"),
     ):
         p.key.append((x + 3, y, kind))
-        p.texts.append((x + 12, y, text, "start", False))
+        p.texts.append((x + 14, y, text, "start", False))
     p.height = y + 12
     return p
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 # the first slider, and what the panel says after the lesson's own move of it
 LESSONS = {
     "00_start_here.ipynb": ("sparsity", "Sparsity 0.99: 1 of 10 images right"),
+    "03_neurons_by_norm.ipynb": ("unit", "Sparsity 0.30: 208 of 296 units stay"),
     "02_small_weights.ipynb": ("threshold", "4,305 of 430,500 weights stay, sparsity 0.990"),
 }
 
@@ -63,7 +64,9 @@ def test_a_lesson_runs_and_its_slider_answers(server, name, slider, says):
     handle.scroll_into_view_if_needed()
     handle.focus()
     page.page.keyboard.press("Home")
-    expect(picture).to_have_attribute("aria-label", re.compile("(Sparsity 0.00|Threshold 0.0000):"))
+    expect(picture).to_have_attribute(
+        "aria-label", re.compile("(Sparsity 0.00:|Threshold 0.0000:|Channel 0 of)")
+    )
     expect(field).to_have_value("0")
     label = picture.get_attribute("aria-label")
     drawn = picture.evaluate("e => e.outerHTML.replace(/aria-label=.[^\"]*./, '')")
