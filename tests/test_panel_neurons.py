@@ -138,6 +138,7 @@ def test_bad_calls_leave_no_widgets(options, message):
 
 
 def test_latencies_are_of_this_machine_and_in_turn():
+    wide = nn.Sequential(nn.Linear(1000, 1))
     small, large = nn.Linear(100, 1), nn.Sequential(*[nn.Linear(1000, 1000) for _ in range(5)])
     ran = []
     for name, m in (("small", small), ("large", large)):
@@ -146,7 +147,6 @@ def test_latencies_are_of_this_machine_and_in_turn():
     with pytest.raises(pv.ArgumentError, match="could not run"):
         latencies([small, large], torch.zeros(2, 7))
     ran.clear()
-    wide = nn.Sequential(nn.Linear(1000, 1))
     wide.register_forward_hook(lambda *_: ran.append("wide"))
     short, long = latencies([wide, large], torch.zeros(64, 1000), seconds=0)
     assert 0 < short < long

@@ -1,5 +1,7 @@
 """Which layers share units, in one picture: the marks carry the frame."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,7 +61,7 @@ def test_a_resnet18_is_readable(groups):
     ax.figure.canvas.draw()
     for axis in (ax.get_xticklabels(), ax.get_yticklabels()):
         boxes = [t.get_window_extent() for t in axis if t.get_text()]
-        assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
 
 
 def test_given_ax_and_missing_columns(groups):

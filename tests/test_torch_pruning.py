@@ -240,7 +240,9 @@ def compare(case, model: nn.Module, x: object, layer: str, groups: pv.Groups) ->
     if not free:
         rows = [0]
         theirs = pruned(model, x, layer, rows)
-        return "refused" if same(theirs, silenced(model, x, layer, rows), x) else "failed"
+        runs = theirs is not None and same(theirs, theirs, x)
+        right = runs and same(theirs, silenced(model, x, layer, rows), x)
+        return "refused" if right else "failed"
     theirs = pruned(model, x, layer, rows)
     if not same(theirs, pv.mask(model, plan), x):
         return "failed"
