@@ -83,21 +83,28 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     return right / total
 
 
-def ready(batches: Iterable[tuple[Any, Tensor]]) -> list[tuple[Any, Tensor]]:
-    """Return batches as a list, images laid out as a convolution on a CPU reads them fastest.
+def ready(batches: Iterable[tuple[Any, Tensor]], size: int = 100) -> list[tuple[Any, Tensor]]:
+    """Return batches as a list, in parts and in a layout that a CPU gets through fastest.
 
-    The numbers are the same; a small convolutional network takes half the time.
+    The examples are the same. A small convolutional network takes half the time for images whose
+    channels lie side by side, a hundred at once, which the cache can hold.
 
-    >>> ((x, _),) = ready([(torch.zeros(2, 3, 4, 4), torch.zeros(2))])
-    >>> x.shape, x.stride()
-    (torch.Size([2, 3, 4, 4]), (48, 1, 12, 3))
+    >>> parts = ready([(torch.zeros(150, 3, 4, 4), torch.zeros(150))])
+    >>> [(x.shape[0], x.stride()) for x, _ in parts]
+    [(100, (48, 1, 12, 3)), (50, (48, 1, 12, 3))]
     """
-    return [(_laid_out(x), labels) for x, labels in batches]
+    parts: list[tuple[Any, Tensor]] = []
+    for x, labels in batches:
+        tensors = isinstance(x, Tensor) and isinstance(labels, Tensor)
+        if tensors and x.ndim and labels.ndim and len(x) == len(labels):
+            parts += zip(_laid_out(x).split(size), labels.split(size), strict=True)
+        else:  # other inputs as they are; what is wrong with them `accuracy` will say
+            parts.append((x, labels))
+    return parts
 
 
-def _laid_out(x: Any) -> Any:
-    images = isinstance(x, Tensor) and x.ndim == 4
-    return x.to(memory_format=torch.channels_last) if images else x
+def _laid_out(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _classes(model: nn.Module, x: Tensor) -> Tensor:

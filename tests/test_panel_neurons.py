@@ -9,6 +9,7 @@ from ipywidgets.widgets.widget import _instances
 from torch import nn
 
 import pruneviz as pv
+from pruneviz import lessons
 from pruneviz.latency import latencies
 
 
@@ -34,8 +35,11 @@ def panel():
 
 
 def lit(panel):
-    """How many places of the picture are lit."""
-    return len(re.findall(r'class="[^"]*lit|#F0E442|#f0e442', panel._view.value))
+    """Return where the picture is lit: (layer, side, unit)."""
+    found = re.findall(
+        r'class="lit" data-layer="(.*?)" data-side="(.*?)" data-unit="(.*?)"', panel._view.value
+    )
+    return [(layer, side, int(unit)) for layer, side, unit in found]
 
 
 def test_the_picked_unit_is_told_with_all_that_goes_with_it(panel):
@@ -48,12 +52,65 @@ def test_the_picked_unit_is_told_with_all_that_goes_with_it(panel):
     assert panel.sentence.startswith(
         "Channel 5 of 3 lives in 3 tensors of 2 layers: made by 3, read by 6."
     )
-    assert lit(panel) >= 2
+    assert lit(panel) == [("3", "makes", 5), ("6", "reads", 5)]
 
 
 def test_a_unit_with_a_norm_lives_in_three_layers(panel):
     assert panel.result["producers"] == ("0", "1")
     assert panel.result["consumers"] == ("3",)
+
+
+def test_in_a_residual_network_a_channel_lights_up_in_many_layers():
+    panel = pv.panel_neurons(
+        lessons.load("residual-net"), torch.zeros(2, 1, 28, 28), layer="stage1.0.conv2", unit=11
+    )
+    assert lit(panel) == [
+        ("stem", "makes", 11),
+        ("stage1.0.conv1", "reads", 11),
+        ("stage1.0.conv2", "makes", 11),
+        ("stage1.1.conv1", "reads", 11),
+        ("stage1.1.conv2", "makes", 11),
+        ("stage2.0.conv1", "reads", 11),
+        ("stage2.0.shortcut.0", "reads", 11),
+    ]
+    assert "lives in 19 tensors of 10 layers" in panel.sentence
+    panel.close()
+
+
+def test_a_unit_that_goes_is_crossed_wherever_it_lives(panel):
+    key_aside = re.sub("<g>.*?</g>", "", panel._view.value)
+    assert 'gone" d=' not in key_aside
+    panel.controls["sparsity"].value = 0.5
+    (group,) = pv.find_groups(net(), X).groups_of("0")
+    first = int((~panel.result["plan"].keep[group.name]).nonzero()[0])
+    panel.controls["unit"].value = first
+    assert panel.result["gone"]
+    assert " It goes. " in panel.sentence
+    view = panel._view.value
+    for kind in ("makes, gone", "reads, gone"):
+        crosses = re.search(f'<path class="{kind}" d="(.*?)"', view).group(1).count("M")
+        assert crosses == 3 + 4  # half of six and of eight units, on either side
+
+
+def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, monkeypatch):
+    (alert,) = [w for w in panel.children if w is not panel._view and type(w) is type(panel._view)]
+    monkeypatch.setattr("pruneviz.panels.neurons.accuracy", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        panel.controls["sparsity"].value = 0.5
+    assert 'role="alert"' in alert.value and "ZeroDivisionError: division by zero" in alert.value
+    assert "image/png" in panel._repr_mimebundle_()[0]  # it can still be shown
+    monkeypatch.undo()
+    panel.controls["unit"].value = 1  # and what failed is measured again
+    assert alert.value == ""
+    assert (panel.result["sparsity"], panel.result["unit"]) == (0.5, 1)
+
+
+def test_every_control_has_a_name(panel):
+    def inside(box):
+        return [w for child in getattr(box, "children", ()) for w in (child, *inside(child))]
+
+    named = {w.description for w in inside(panel) if getattr(w, "description", "")}
+    assert named == {"layer", "unit", "sparsity", "criterion", "compared"}
 
 
 def test_an_output_says_why_it_stays(panel):
@@ -127,6 +184,11 @@ BAD = [
     ({"layer": "9"}, "layer '9' is unknown"),
     ({"unit": 1.5}, "`unit` must be a whole number"),
 ]
+
+
+def test_a_model_without_units_is_refused():
+    with pytest.raises(pv.ArgumentError, match="no units to show"):
+        pv.panel_neurons(nn.ReLU(), torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize(("options", "message"), BAD)

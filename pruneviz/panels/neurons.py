@@ -21,6 +21,7 @@ from pruneviz.plots.style import figure
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.shrink import cutter
+from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Units = list[tuple[Group, int]]
 
-SECONDS = 0.05  # for the clock, at every move
+SECONDS = 0.03  # for the clock, at every move
 KNOWN = {"weight", "generator"}  # what a criterion may need here: no data
 WORDS = {"Conv": "Channel", "Linear": "Neuron"}
 
@@ -127,6 +128,8 @@ class NeuronsPanel(Panel):
         self._reads = {n: self._groups.read_by(n) for n in self._labels}
         self._cost: dict[str, Any] = {}
         known = [n for n in self._labels if self._makes[n]]
+        if not known:
+            raise ArgumentError("`model` has no units to show: none of its layers has weights.")
         layer = known[0] if layer is None else _check.choice(layer, "layer", known, what="layer")
         unit = _check.count(unit, "unit")
         last = len(self._makes[layer]) - 1
