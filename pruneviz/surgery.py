@@ -63,7 +63,8 @@ def cut(model: nn.Module, what: Cut) -> None:
             store[attribute] = tensor  # type: ignore[assignment]
     cut_modules = {id(m) for places in touched.values() for m, _ in places}
     for module in model.modules():
-        inner = list(getattr(module, "parametrizations", {}).values())
+        inner = [m for m in module.children() if m is getattr(module, "parametrizations", None)]
+        inner = [part for m in inner for part in m.children()]
         if any(id(m) in cut_modules for m in (module, *inner)):
             resize(module)
     modules = dict(model.named_modules(remove_duplicate=False))

@@ -28,6 +28,7 @@ from pruneviz.shrink import Shrinker
 from .case import Case
 
 SHARE = 1 / 3
+MANY = 8
 PROGRAM = ", as a program"
 SMALL = {torch.float32, torch.float16, torch.bfloat16}
 
@@ -43,6 +44,7 @@ class Verdict:
     frozen: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)  # what must not be
     missed: list[str] = field(default_factory=list)  # what should have been cut
+    groups: int = 0  # that were cut, alone or with others
     seconds: float = 0.0
 
     @property
@@ -165,8 +167,8 @@ def fresh(inputs: Any, seed: int, *, batch: int | None = None, shuffle: bool = F
     return pytree.tree_map(one, inputs)
 
 
-def unlike(model: nn.Module, inputs: Any, *, forced: bool = False) -> list[Any]:
-    """Three inputs that the model takes: two drawn anew, and one of another batch size."""
+def unlike(model: nn.Module, inputs: Any, *, forced: bool = False, batch: int = 3) -> list[Any]:
+    """Up to three inputs that the model takes: two drawn anew, and one of another batch size."""
 
     def runs(x: Any) -> bool:
         try:
@@ -176,9 +178,9 @@ def unlike(model: nn.Module, inputs: Any, *, forced: bool = False) -> list[Any]:
         return all(bool(torch.isfinite(t).all()) for t in found if t.is_floating_point())
 
     usable = []
-    for seed, batch in ((1, None), (2, None), (3, 3)):
+    for seed, many in ((1, None), (2, None), (3, batch)):
         for shuffle in (False, True):
-            x = fresh(inputs, seed, batch=batch, shuffle=shuffle)
+            x = fresh(inputs, seed, batch=many, shuffle=shuffle)
             if runs(x):
                 usable.append(x)
                 break
@@ -251,6 +253,8 @@ def few(norm: nn.Module, kept: dict[int, Tensor]) -> None:
     for attribute, value in vars(norm).items():  # "num_channels", "group_size", …
         if attribute == "normalized_shape":
             small.normalized_shape = tuple(shape)
+        elif attribute == "group_size":  # as many go from each group
+            small.group_size = value * shape[0] // sizes[0]
         elif type(value) is int and value == sizes[0] and attribute != "num_groups":
             setattr(small, attribute, shape[0])
     whole = type(norm).forward
@@ -302,13 +306,16 @@ def third(groups: pv.Groups, names: Iterable[str], seed: int = 0) -> pv.Plan:
 # -- the judge -----------------------------------------------------------------------------------
 
 
-def judge(case: Case, *, approximate: bool = True, singly: bool = True) -> Verdict:
-    """Cut each group of a case on its own (`singly`), then all of them at once."""
+def judge(case: Case, *, approximate: bool = True, programs: bool = False) -> Verdict:
+    """Cut all groups of a case at once, then each on its own; of many, those that are not done yet.
+
+    `programs`: all at once, as an exported program.
+    """
     began = time.perf_counter()
     v = Verdict(case.name)
     torch.manual_seed(zlib.crc32(case.name.encode()))
     model, inputs = case.build(), case.inputs()
-    forced = False
+    forced: bool | None = False
     doubled = copy.deepcopy(model).double().eval()
     try:  # a fold is as exact as the model's numbers: cut it in float64 if it runs so
         found = call(doubled, wide(inputs))
@@ -334,23 +341,30 @@ def judge(case: Case, *, approximate: bool = True, singly: bool = True) -> Verdi
         v.exported = False
         if not {"no-export", "nested-input"} & set(case.tags):
             v.missed.append(v.refused.get("find_groups", ""))
-        v.seconds = time.perf_counter() - began
         return v
     v.frozen = {g.name: g.frozen for g in groups if g.frozen}
     free = [g.name for g in groups if not g.frozen]
-    bench = Bench(case, model, inputs, groups, forced, v)
-    if singly:
-        one = attempt(v, "shrink", lambda: Shrinker(model, inputs)) if free else None
-        for name in free if one is not None else ():
-            bench.cut(name, third(groups, [name]), one.proved)
-    if len(free) > 1 or (free and not singly):
-        scores = pv.score(model, "l2", groups=groups)
-        plan = pv.select(scores, sparsity=0.3)
-        if not singly:
-            plan = third(groups, free)
-        shrink = functools.partial(pv.shrink, model, example_input=inputs)
-        bench.cut("all", plan, shrink)
-    expect(case, groups, v, approximate=approximate, singly=singly)
+    bench = Bench(case, model, inputs, groups, forced, v, programs)
+    if programs:
+        plan = third(groups, free)
+        if free:
+            bench.cut("all", plan, functools.partial(pv.shrink, model, example_input=inputs))
+        return v
+    done: set[str] = set()
+    if len(free) > 1:
+        plan = pv.select(pv.score(model, "l2", groups=groups), sparsity=0.3)
+        bench.cut("all", plan, functools.partial(pv.shrink, model, example_input=inputs))
+        if "all" in v.cut:
+            done = {name for name, keep in plan.keep.items() if not keep.all()}
+    singles = free
+    if len(free) > MANY and "all" in v.cut:
+        singles = [name for name in free if name not in done]
+        singles += free[:: -(-len(free) // MANY)]
+    one = attempt(v, "shrink", lambda: Shrinker(model, inputs)) if singles else None
+    for name in dict.fromkeys(singles) if one is not None else ():
+        bench.cut(name, third(groups, [name]), one.proved)
+    expect(case, groups, v, done, approximate=approximate)
+    v.groups = len({*done, *(n.removesuffix(PROGRAM) for n in v.cut)} - {"all"})
     v.seconds = time.perf_counter() - began
     return v
 
@@ -380,6 +394,7 @@ class Bench:
     groups: pv.Groups
     forced: bool | None  # None: no float64 at all
     v: Verdict
+    programs: bool = False  # only as programs
 
     def __post_init__(self) -> None:
         self.dense = self.ready(self.model)
@@ -394,7 +409,7 @@ class Bench:
 
     def cut(self, what: str, plan: pv.Plan, shrink: Callable[..., nn.Module]) -> None:
         """Cut along a plan; where the model's own Python cannot run what is left, take the graph."""
-        for as_program in (False, True):
+        for as_program in (False, True) if not self.programs else (True,):
             name = what + PROGRAM if as_program else what
             before = snapshot(self.model)
             new = attempt(self.v, name, lambda: shrink(plan, as_program=as_program))  # noqa: B023
@@ -430,11 +445,12 @@ class Bench:
         forced = bool(self.forced)
         precise = self.forced
         for k, x in enumerate(self.unlike):
+            given = x
             if as_program and forced:  # its float32 is written down: nothing of ours to widen it
-                x, precise = unwidened(x), None
+                given, precise = unwidened(x), None
             want = call(masked, x, forced=forced, fast=False)
             try:
-                got = call(new, x, forced=forced and not as_program)
+                got = call(new, given, forced=forced and not as_program)
             except Exception as e:
                 if as_program and k:  # other shapes it takes only where export can leave them free
                     continue
@@ -470,12 +486,10 @@ def size(model: nn.Module) -> int:
     return sum(t.numel() for t in (*model.parameters(), *model.buffers()))
 
 
-def expect(case: Case, groups: pv.Groups, v: Verdict, *, approximate: bool, singly: bool) -> None:
-    """Hold what was cut against what the case says of its layers."""
+def expect(case: Case, groups: pv.Groups, v: Verdict, done: set[str], *, approximate: bool) -> None:
+    """Hold what was cut, `done` with all others, against what the case says of its layers."""
     own = {n for n in v.cut if not n.endswith(PROGRAM)}
-    done = {n.removesuffix(PROGRAM) for n in v.cut} if case.program else own
-    if not singly:
-        done = {g.name for g in groups if not g.frozen} if "all" in done else set()
+    done |= {n.removesuffix(PROGRAM) for n in v.cut} if case.program else own
     producers = {g.name: set(g.producers) for g in groups}
     cut = set().union(*(producers[n] for n in done if n in producers))
     exact = set().union(
