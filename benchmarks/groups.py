@@ -35,7 +35,8 @@ class Bottleneck(nn.Module):
                 nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)
             )
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
+        """From (n, inside, height, width) to (n, 4 · width, …)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))

@@ -47,7 +47,7 @@ from pruneviz._version import VERSION
 from pruneviz.criteria import CRITERIA, Criterion, register
 from pruneviz.drop import drop
 from pruneviz.fit import fit
-from pruneviz.group import Group, Groups, Slice
+from pruneviz.group import Group, Groups
 from pruneviz.groups import find_groups
 from pruneviz.hooks import evaluating, hooked
 from pruneviz.mask import bake, mask
@@ -58,6 +58,7 @@ from pruneviz.schedules import schedule
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.shrink import shrink
+from pruneviz.slices import Slice
 from pruneviz.store import load, save
 from pruneviz.sweep import sweep
 from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores

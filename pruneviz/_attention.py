@@ -23,6 +23,10 @@ def slim(module: nn.MultiheadAttention) -> None:
 class SlimAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` after heads, or columns of its input, were removed.
 
+    Known gaps: a 3-D ``attn_mask`` made for the heads from before is cut to the first ones, whichever
+    heads went; and inside an `nn.TransformerEncoder` a padding mask raises in eval mode, where torch
+    makes nested tensors.
+
     The arguments and results of its forward, and its state_dict keys, are those of torch's class;
     ``head_dim`` is what it was, so ``num_heads * head_dim`` may be smaller than ``embed_dim``.
     """

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruneviz.group import ROLES, Group, Groups, Slice
+from pruneviz.group import Group, Groups
+from pruneviz.slices import ROLES, Slice
 
 
 def pack_bits(keep: Tensor) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruneviz.groups.silence import watcher
-from pruneviz.groups.walk import End, Walk
+from pruneviz.groups.values import End
+from pruneviz.groups.walk import Walk
 from pruneviz.surgery import holders_of
 from pruneviz.types import GraphError
 
-Folds = dict[tuple[Node, Node], Tensor]  # (bias, operator) -> what is added, in float64
+# (name of a bias, of an operator, dimension it sums over) -> what is added, in float64
+Folds = dict[tuple[str, str, int], Tensor]
 
 
 def folder(
@@ -39,8 +41,7 @@ def folder(
         else:
             columns = weight.movedim(end.weight_dim, 0)[index]  # (removed, out, kernel)
             extra = torch.tensordot(c, columns.reshape(*columns.shape[:2], -1).sum(-1), 1)
-        key = (end.bias, end.node)
-        folds[key] = folds[key] + extra if key in folds else extra
+        folds[w.traced.sources[end.bias][1], end.node.name, end.dim] = extra
 
     return watcher(w, gone, bad, constant)
 
@@ -53,11 +54,13 @@ def fold(w: Walk, new: nn.Module, folds: Folds, gone: np.ndarray) -> None:
     GraphError
         If a layer is used in several places, and different constants arrive there.
     """
-    by_bias: dict[str, list[Tensor]] = {}
-    for (bias, _), extra in folds.items():
-        by_bias.setdefault(w.traced.sources[bias][1], []).append(extra)
+    by_bias: dict[str, dict[str, Tensor]] = {}
+    for (name, node, _), extra in folds.items():
+        at = by_bias.setdefault(name, {})
+        at[node] = at[node] + extra if node in at else extra
     holders = holders_of(new) if by_bias else {}
-    for name, extras in by_bias.items():
+    for name, at in by_bias.items():
+        extras = list(at.values())
         ids = w.tensors.get((name, 0, 1))
         stays = slice(None) if ids is None else torch.from_numpy(~gone[w.atoms.roots(ids)])
         first = extras[0][stays]

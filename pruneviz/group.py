@@ -9,90 +9,11 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from pruneviz import _check
-from pruneviz.types import ArgumentError, layer_name
+from pruneviz.slices import Slice, units_text
+from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROLES = ("out", "in")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Slice:
-    """Where the units of a group live in one tensor.
-
-    Parameters
-    ----------
-    tensor : str
-        Name of a parameter or buffer, as in `named_parameters`; of a tied one the first name.
-    dim : int
-        The dimension along which the units lie.
-    index : ndarray of int, shape (units, k)
-        For each unit its k positions along `dim`.
-    role : str
-        ``"out"``: of a producer (rows, bias, norm affine); `mask` zeroes it, `shrink` deletes it.
-        ``"in"``: of a consumer (columns), or else what must not be 0 (a running variance); only
-        `shrink` deletes it.
-    blocks : int
-        More than 1 for the columns of a grouped convolution: its rows come in so many blocks, each
-        with columns of its own; `index` then counts the input channels, block after block.
-
-    Examples
-    --------
-    >>> import numpy as np, pruneviz as pv
-    >>> pv.Slice("fc1.weight", 0, np.arange(3)[:, None], "out")
-    Slice of 'fc1.weight': 3 units along dimension 0, role out
-    """
-
-    tensor: str
-    dim: int
-    index: np.ndarray
-    role: str
-    blocks: int = 1
-
-    @property
-    def layer(self) -> str:
-        """Name of the layer that holds the tensor."""
-        return layer_name(self.tensor)
-
-    @property
-    def width(self) -> int:
-        """Number of positions of each unit."""
-        return int(self.index.shape[1])
-
-    def __repr__(self) -> str:
-        each = f" of {self.width} positions" if self.width > 1 else ""
-        head = (
-            f"Slice of {self.tensor!r}: {_units(len(self.index))}{each} along dimension {self.dim}"
-        )
-        return f"{head}, role {self.role}" + (f", {self.blocks} blocks" * (self.blocks > 1))
-
-    def mark(self, shape: tuple[int, ...], units: np.ndarray) -> np.ndarray:
-        """Return a boolean array of the tensor's shape: True where one of the marked units lives.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Of the tensor.
-        units : ndarray of bool, shape (units,)
-
-        Examples
-        --------
-        >>> import numpy as np, pruneviz as pv
-        >>> where = pv.Slice("fc2.weight", 1, np.arange(3)[:, None], "in")
-        >>> where.mark((2, 3), np.array([False, True, False]))
-        array([[False,  True, False],
-               [False,  True, False]])
-        """
-        n = shape[self.dim]
-        hit = np.zeros(self.blocks * n, bool)
-        hit[self.index[units]] = True
-        if self.blocks == 1:
-            return np.broadcast_to(hit.reshape(_along(self.dim, n, len(shape))), shape)
-        rows, *rest = shape  # the blocks come along the rows, each with columns of its own
-        split = (self.blocks, rows // self.blocks, *rest)
-        each = (self.blocks, *_along(self.dim, n, len(shape)))
-        return np.broadcast_to(hit.reshape(each), split).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,7 +66,7 @@ class Group:
         return tuple(dict.fromkeys(read))
 
     def __repr__(self) -> str:
-        text = f"Group {self.name!r}: {_units(self.size)} of {_some(self.producers)}"
+        text = f"Group {self.name!r}: {units_text(self.size)} of {_some(self.producers)}"
         text += f", read by {_some(self.consumers)}" if self.consumers else ""
         if self.even is not None:
             text += f"; the same number goes from each of {len(np.unique(self.even))} parts"
@@ -214,11 +135,11 @@ class Groups:
         frozen = [g for g in self if g.frozen]
         n = sum(g.size for g in cut)
         pad = max((len(g.name) for g in [*cut[:most], *frozen[:most]]), default=0)
-        lines = [f"Groups: {len(cut)} of {len(self)} can be cut, {_units(n)}"]
+        lines = [f"Groups: {len(cut)} of {len(self)} can be cut, {units_text(n)}"]
         for g in cut[:most]:
             others = [p for p in g.producers if p != g.name]
             parts = [
-                _units(g.size),
+                units_text(g.size),
                 f"shared with {_some(others)}" if others else "",
                 f"read by {_some(g.consumers)}" if g.consumers else "",
                 "the same number from each part" if g.even is not None else "",
@@ -354,14 +275,6 @@ class Groups:
         if not (of_layer or of_tensor or of_group):
             _check.choice(name, "layer", {s.layer for _, s in out}, what="layer")
         return of_layer or of_tensor or of_group
-
-
-def _along(dim: int, n: int, ndim: int) -> tuple[int, ...]:
-    return tuple(n if d == dim else 1 for d in range(ndim))
-
-
-def _units(n: int) -> str:
-    return f"{n:,} unit" if n == 1 else f"{n:,} units"
 
 
 def _some(names: tuple[str, ...] | list[str], most: int = 2) -> str:

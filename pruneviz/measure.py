@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz import _check
 from pruneviz._inputs import one_example, run
-from pruneviz.hooks import evaluating
+from pruneviz.hooks import evaluating, no_fast_path
 from pruneviz.latency import latencies
 from pruneviz.types import Cost
 from pruneviz.weights import Mask, masked_attributes, steps
@@ -61,7 +60,7 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
     with evaluating(model):
         params, nonzero, size = _stored(model)
         with (
-            _no_fast_path(),
+            no_fast_path(),
             _Seen() as seen,
             FlopCounterMode(display=False, custom_mapping=MORE) as counter,
         ):
@@ -104,17 +103,6 @@ class _Seen(TorchDispatchMode):
     ) -> Any:
         self.ops[getattr(func, "_overloadpacket", func)] = func
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _no_fast_path() -> Iterator[None]:
-    """Let attention run as single operators: its fused fast path hides them from every counter."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _sdpa(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:

@@ -15,10 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pruneviz._copy import copy_of
-from pruneviz.groups.run import DOUBLE, promoted, promoted_types, run, silenced, tensors_of
-from pruneviz.groups.trace import quiet
-from pruneviz.groups.trace import tensors_of as outputs_of
-from pruneviz.groups.walk import Walk
+from pruneviz.groups.forward import outputs_of, quiet
+from pruneviz.groups.run import DOUBLE, promoted, promoted_types, run, silenced
+from pruneviz.groups.walk import Walk, tensors_of
 from pruneviz.hooks import evaluating, seeded
 from pruneviz.types import GraphError
 
@@ -91,7 +90,7 @@ def reference(
     """Run the graph dense and masked, in float64 where every operator has a kernel for it."""
     try:
         return _reference(w, example, gone, roles, watch, True)
-    except (NotImplementedError, RuntimeError):  # no kernel for float64
+    except (NotImplementedError, RuntimeError):  # no kernel for float64; another error comes again
         return _reference(w, example, gone, roles, watch, False)
 
 

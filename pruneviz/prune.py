@@ -15,7 +15,7 @@ from pruneviz.measure import measure
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.shrink import Shrinker
-from pruneviz.types import ArgumentError, GraphError, Plan, Scores
+from pruneviz.types import ArgumentError, GraphError, Plan
 
 STEPS = 12  # of the search for a share of MACs: 1 ÷ 4096 of the scale
 
@@ -80,12 +80,10 @@ def prune(
     Linear(in_features=8, out_features=16, bias=True)
     """
     if (sparsity is None) == (macs is None):
+        passed = "neither was" if sparsity is None else "both were"
         raise ArgumentError(
             "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share of "
-            f"MACs to keep: {'neither' if sparsity is None else 'both'} was passed."
-            if sparsity is None
-            else "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share "
-            "of MACs to keep: both were passed."
+            f"MACs to keep: {passed} passed."
         )
     if sparsity is not None:
         sparsity = _check.sparsity(sparsity)
@@ -136,6 +134,3 @@ def _some(groups: Groups) -> None:
     if all(g.frozen for g in groups):
         why = "; ".join(f"{g.name!r}: {g.frozen}" for g in list(groups)[:3])
         raise GraphError(f"no unit of the model can be removed: {why or 'it has none'}.")
-
-
-__all__ = ["Scores", "prune"]

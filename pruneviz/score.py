@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from pruneviz import _check
 from pruneviz.criteria import GRANULARITIES, Criterion
 from pruneviz.criteria import criterion as registered
-from pruneviz.group import Group, Groups, Slice
+from pruneviz.group import Group, Groups
 from pruneviz.hooks import evaluating
+from pruneviz.slices import Slice
 from pruneviz.tensors import Held, check_fit, held, plain
 from pruneviz.types import ArgumentError, Scores
 from pruneviz.weights import places

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
@@ -18,16 +18,17 @@ from pruneviz._inputs import arguments
 from pruneviz.folds import Folds, fold, folder
 from pruneviz.groups import walked
 from pruneviz.groups.build import by_use
+from pruneviz.groups.forward import plain, quiet, unwrapped
 from pruneviz.groups.run import run, silenced
 from pruneviz.groups.silence import roles_of
-from pruneviz.groups.trace import plain, quiet, trace, unwrapped
+from pruneviz.groups.trace import trace
 from pruneviz.groups.walk import Walk, tensors_of, walk
 from pruneviz.hooks import evaluating
 from pruneviz.proof import Proof, Reference, reference
+from pruneviz.removal import kept, lost
 from pruneviz.sizes import bare_norms, blamed, mended
 from pruneviz.surgery import Cut, cut
 from pruneviz.tensors import check_fit, held
-from pruneviz.tensors import plain as plain_name
 from pruneviz.types import ArgumentError, GraphError, Plan, layer_name
 
 MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5)."
@@ -135,7 +136,7 @@ class Shrinker:
         with torch.inference_mode(False), torch.no_grad():
             ref = reference(w, self._example, gone, self._roles, folder(w, gone, folds))
             if as_program:
-                return self._program(plan, ref)
+                return self._program(plan, ref, folds)
             first = Cut(kept(w, gone), bare_norms(w, self.model, gone))
             what = self._right(first, folds, ref, gone)
             new = self._cut(what, folds, gone)
@@ -178,12 +179,10 @@ class Shrinker:
         assert trouble is not None
         raise trouble
 
-    def _program(self, plan: Plan, ref: Reference) -> nn.Module:
+    def _program(self, plan: Plan, ref: Reference, folds: Folds) -> nn.Module:
         """Return the graph with its written-down sizes set to the new ones."""
         w = walk(trace(self.model, self.example_input, program=True))
         gone = lost(w, plan)
-        folds: Folds = {}
-        reference(w, self._example, gone, roles_of(w), folder(w, gone, folds))
         for node, args in [(n, mended(w, n, gone)) for n in w.traced.nodes]:
             node.args = args
         new = w.traced.program()
@@ -210,59 +209,6 @@ def check_numbers(model: nn.Module) -> None:
             raise ArgumentError(
                 f"{name!r} contains NaN or infinity. Train the model anew, or load a sound checkpoint."
             )
-
-
-def lost(w: Walk, plan: Plan) -> np.ndarray:
-    """Mark, by root, the classes that the plan drops; raise if it is of another model."""
-    assert plan.groups is not None
-    gone = np.zeros(w.atoms.size, bool)
-    counted: dict[tuple[str, int, int], int] = {}
-    # a mask moves a weight into its parametrization: the same tensor by another name
-    known = {
-        (plain_name(name), dim, blocks): (name, dim, blocks) for name, dim, blocks in w.tensors
-    }
-    for name, keep in plan.keep.items():
-        drop = ~keep.cpu().numpy()
-        if not drop.any():
-            continue
-        if drop.all():
-            raise GraphError(
-                f"group {name!r} would lose all of its {drop.size} units. Leave it at least one."
-            )
-        for s in plan.groups[name].slices:
-            key = known.get((plain_name(s.tensor), s.dim, s.blocks), ("", 0, 0))
-            ids = w.tensors.get(key)
-            if ids is None or s.index.max() >= ids.size:
-                raise _other(f"this one has no such dimension {s.dim} of {s.tensor!r}")
-            gone[w.atoms.roots(ids[s.index[drop].ravel()])] = True
-            counted[key] = counted.get(key, 0) + s.index[drop].size
-    frozen, _, reasons = w.atoms.reasons()
-    for key in by_use(w):
-        roots = w.atoms.roots(w.tensors[key])
-        stuck = gone[roots] & (frozen[roots] > 0)
-        if stuck.any():
-            layer = layer_name(key[0]) or key[0]
-            raise GraphError(
-                f"layer {layer!r} cannot be shrunk: {reasons[frozen[roots][stuck][0]]}. "
-                "Protect it, or leave it out of the plan."
-            )
-        if key in counted and int(gone[roots].sum()) != counted[key]:
-            raise _other(f"units of {key[0]!r} are coupled otherwise here")
-        if gone[roots].all() and key[2] == 1 and roots.size:
-            raise GraphError(f"nothing would be left of {key[0]!r}. Leave it at least one unit.")
-    return gone
-
-
-def _other(why: str) -> ArgumentError:
-    return ArgumentError(
-        f"`plan` is of another model: {why}. Make it with find_groups(model, ...)."
-    )
-
-
-def kept(w: Walk, gone: np.ndarray) -> tuple[tuple[str, int, int, np.ndarray], ...]:
-    """Return what stays along each dimension that loses something."""
-    keeps = [(*key, ~gone[w.atoms.roots(w.tensors[key])]) for key in by_use(w)]
-    return tuple(k for k in keeps if not k[3].all())
 
 
 def cutter(model: nn.Module, example_input: Any) -> Callable[[Plan], nn.Module]:
@@ -305,6 +251,3 @@ def _failed(e: Exception) -> GraphError:
 def _line(e: Exception) -> str:
     lines = str(e).strip().splitlines()
     return f"{(lines[0] if lines else type(e).__name__).rstrip('.')}."
-
-
-__all__ = ["RECORD", "Shrinker", "Tensor", "cutter", "shrink"]

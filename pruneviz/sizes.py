@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from pruneviz.groups.rules import name_of
 from pruneviz.groups.trace import layer_of
-from pruneviz.groups.walk import Value, Walk, args_of, flatten, schema_of
+from pruneviz.groups.values import Value, args_of, flatten, schema_of
+from pruneviz.groups.walk import Walk
 from pruneviz.surgery import sizes_of
 
 SHAPED = {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "zeros": 0, "ones": 0, "full": 0,
@@ -177,11 +178,12 @@ def _fitting(model: nn.Module, wanted: dict[str, dict[int, set[int]]]) -> Attrib
         if module is None or type(module).__module__.startswith("torch.nn.modules"):
             continue
         for name, value in sizes_of(module):
-            many = list(value) if isinstance(value, (tuple, list)) else [value]
+            kind = type(value) if isinstance(value, (tuple, list)) else None
+            many = [value] if kind is None else list(value)
             fits = [sizes.get(v, set()) for v in many]
             new = [next(iter(f)) if len(f) == 1 else v for f, v in zip(fits, many, strict=True)]
             if new != many:
-                found.append((layer, name, type(value)(new) if many is not value and isinstance(value, (tuple, list)) else new[0]))  # fmt: skip
+                found.append((layer, name, new[0] if kind is None else kind(new)))
     return tuple(found)
 
 

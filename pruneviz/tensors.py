@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pruneviz.group import Group, Groups, Slice
+from pruneviz.group import Group, Groups
+from pruneviz.slices import Slice
 from pruneviz.types import ArgumentError, layer_name
 
 _ORIGINAL = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")

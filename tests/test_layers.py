@@ -12,18 +12,26 @@ PACKAGE = ROOT / "pruneviz"
 
 # from the ground up; a module may import what stands in a lower row, or in its own
 LAYERS = [
-    {"_version", "types", "group", "_check", "_json"},
+    {"_version", "types", "slices", "group", "_check", "_json"},
     {"_inputs", "_copy", "criteria", "schedules"},
     {"select", "drop", "hooks"},
     {"weights", "tensors"},
     {
-        *("groups.atoms", "groups.trace", "groups.walk", "groups.rules", "groups.moves"),
+        *(
+            "groups.atoms",
+            "groups.forward",
+            "groups.trace",
+            "groups.values",
+            "groups.walk",
+            "groups.rules",
+            "groups.moves",
+        ),
         *("groups.rulebook", "groups.products", "groups.norms", "groups.shapes"),
         *("groups.fate", "groups.run", "groups.build", "groups.silence", "groups"),
     },
     {"score", "latency", "measure", "metrics"},
     {"_attention", "surgery"},
-    {"mask", "fit", "folds", "sizes", "proof"},
+    {"mask", "fit", "removal", "folds", "sizes", "proof"},
     {"shrink"},
     {"prune", "store"},
     {"sweep"},

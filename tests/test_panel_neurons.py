@@ -172,10 +172,12 @@ def test_no_trace_and_a_static_picture():
     panel.controls["sparsity"].value = 0.5
     assert panel.result["accuracy"] is None
     data, metadata = panel._repr_mimebundle_()
+    picture = panel._view.value
     panel.close()
     assert_untouched(model, before)
     assert data["text/plain"] == panel.sentence == metadata["image/png"]["alt"]
-    assert 'aria-label="' in panel._view.value or panel._view.value == ""
+    assert 'role="img"' in picture
+    assert 'aria-label="' in picture
 
 
 BAD = [

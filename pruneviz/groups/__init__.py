@@ -8,8 +8,9 @@ from torch import nn
 
 from pruneviz.group import Groups
 from pruneviz.groups.build import build
+from pruneviz.groups.forward import check_runs, quiet
 from pruneviz.groups.silence import settle
-from pruneviz.groups.trace import check_runs, quiet, trace
+from pruneviz.groups.trace import trace
 from pruneviz.groups.walk import Walk, walk
 from pruneviz.hooks import evaluating
 from pruneviz.types import GraphError

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from pruneviz.group import Group, Groups, Slice
+from pruneviz.group import Group, Groups
 from pruneviz.groups.walk import Walk
-from pruneviz.types import layer_name
+from pruneviz.slices import Slice
 
 ASK = "{}: cut them with find_groups(..., approximate=True)"
 LONE = "it is a single unit: all that it holds goes together"
@@ -31,9 +31,7 @@ def build(w: Walk, *, approximate: bool) -> Groups:
         roles = [role(w, keys[k], makers) for k, _ in parts]
         first = next((i for i, (k, _) in enumerate(parts)
                       if roles[i] == "out" and keys[k][0] in w.parameters), None)  # fmt: skip
-        if (
-            first is None
-        ):  # nobody makes these units: columns that read the input, tables of numbers
+        if first is None:  # nobody makes these: columns that read the input, tables of numbers
             continue
         k, positions = parts[first]
         roots = w.atoms.roots(w.tensors[keys[k]][positions])
@@ -176,6 +174,3 @@ def named(groups: list[Group]) -> list[Group]:
         names.append(name)
     return [Group(n, g.size, g.slices, g.frozen, g.approximate, g.even)
             for n, g in zip(names, groups, strict=True)]  # fmt: skip
-
-
-__all__ = ["build", "layer_name"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pruneviz.groups.walk import args_of, schema_of, shape_of
+from pruneviz.groups.values import args_of, schema_of, shape_of
 
 PICKS = {"select", "unbind", "split", "chunk", "split_with_sizes", "slice", "index", "gather",
          "index_select", "tensor_split", "narrow"}  # fmt: skip

@@ -9,7 +9,8 @@ import numpy as np
 from torch.fx import Node
 
 from pruneviz.groups.rules import meet, name_of, rule
-from pruneviz.groups.walk import Args, Ids, Shape, Value, Walk, free
+from pruneviz.groups.values import Args, Ids, Shape, Value, free
+from pruneviz.groups.walk import Walk
 
 
 @rule("cat", "concat", "concatenate")

@@ -8,7 +8,8 @@ import numpy as np
 from torch.fx import Node
 
 from pruneviz.groups.rules import meet, name_of, pointwise, rule
-from pruneviz.groups.walk import Args, End, Shape, Value, Walk, args_of, free, operand
+from pruneviz.groups.values import Args, End, Shape, Value, args_of, free, operand
+from pruneviz.groups.walk import Walk
 
 
 @rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")

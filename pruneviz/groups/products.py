@@ -9,18 +9,8 @@ import numpy as np
 from torch.fx import Node
 
 from pruneviz.groups.rules import meet, name_of, rule, unknown
-from pruneviz.groups.walk import (
-    Args,
-    End,
-    Ids,
-    Shape,
-    Value,
-    Walk,
-    args_of,
-    free,
-    operand,
-    shape_of,
-)
+from pruneviz.groups.values import Args, End, Ids, Shape, Value, args_of, free, operand, shape_of
+from pruneviz.groups.walk import Walk
 
 
 @rule("linear")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pruneviz.groups.walk import Args, Ids, Rule, Shape, Value, Walk, flatten, free
+from pruneviz.groups.values import Args, Ids, Shape, Value, flatten, free
+from pruneviz.groups.walk import Rule, Walk
 
 RULES: dict[str, Rule] = {}
 

@@ -13,7 +13,8 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from pruneviz.groups.rules import name_of
-from pruneviz.groups.walk import Walk, args_of, tensors_of
+from pruneviz.groups.values import args_of
+from pruneviz.groups.walk import Walk
 
 DOUBLE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64,
           torch.complex64: torch.complex128}  # fmt: skip
@@ -169,6 +170,3 @@ def promoted_types(values: Any) -> Any:
             else values
         )
     return values
-
-
-__all__ = ["run", "tensors_of"]

@@ -9,7 +9,8 @@ from torch.fx import Node
 
 from pruneviz.groups.fate import fate
 from pruneviz.groups.rules import name_of, rule
-from pruneviz.groups.walk import Args, Ids, Shape, Value, Walk
+from pruneviz.groups.values import Args, Ids, Shape, Value
+from pruneviz.groups.walk import Walk
 
 
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias", "flatten", "unflatten", "squeeze",

@@ -12,9 +12,10 @@ from torch.fx import Node
 
 from pruneviz.group import Groups
 from pruneviz.groups.build import build, by_use, role
-from pruneviz.groups.run import run, silenced, tensors_of
+from pruneviz.groups.run import run, silenced
 from pruneviz.groups.trace import layer_of
-from pruneviz.groups.walk import End, Walk
+from pruneviz.groups.values import End
+from pruneviz.groups.walk import Walk, tensors_of
 
 
 def settle(w: Walk) -> None:

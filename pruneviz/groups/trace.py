@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +15,10 @@ from torch.utils import _pytree as pytree
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
-from pruneviz._inputs import arguments, one_example, run
+from pruneviz._inputs import arguments, one_example
+from pruneviz.groups.forward import check_runs, outputs_of, plain, quiet, unwrapped
 from pruneviz.hooks import evaluating, seeded
-from pruneviz.types import ArgumentError, GraphError, layer_name
+from pruneviz.types import GraphError, layer_name
 
 INSIDE = "model."  # where the wrapper below keeps the model
 
@@ -34,7 +31,8 @@ class Flat(nn.Module):
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
-        return tensors_of(self.model(*args, **kwargs))
+        """Run the model."""
+        return outputs_of(self.model(*args, **kwargs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +49,7 @@ class Traced:
         Those that an output needs; the others still run in the user's Python.
     sources : mapping of Node to (kind, name)
         For each placeholder: ``"parameter"``, ``"buffer"``, ``"constant"`` or ``"input"``. A tied
-        tensor has its first name everywhere.
+        tensor has the name that the layer which uses it first gives it.
     constants : mapping of str to Tensor
         Values of constants.
     inputs : list of Tensor
@@ -156,15 +154,6 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     )
 
 
-def check_runs(model: nn.Module, example_input: Any) -> None:
-    """Raise an ArgumentError, with the shapes it was given, if a model cannot run on its example."""
-    model = unwrapped(_check.model(model))
-    with quiet(), torch.inference_mode(False), evaluating(model):
-        twin = copy_of(model)
-        with evaluating(twin):
-            run(twin, *plain(arguments(example_input), twin))
-
-
 def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
     if not program:
         return torch.export.export(Flat(model), args, kwargs, strict=False)
@@ -231,60 +220,6 @@ def used_names(model: nn.Module, graph: Graph, signature: Any, inside: str) -> d
     return {name: chosen.get(other, other) for name, other in first.items()}
 
 
-def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors of a model's output, in a fixed order, whatever holds them.
-
-    >>> tensors_of({"a": torch.zeros(2), "b": [torch.ones(1), None]})
-    [tensor([0., 0.]), tensor([1.])]
-    """
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        parts = list(output.values())
-    elif isinstance(output, (tuple, list)):
-        parts = list(output)
-    elif dataclasses.is_dataclass(output) or hasattr(output, "__dict__"):
-        parts = list(vars(output).values())
-    else:
-        parts = []
-    return [t for part in parts for t in tensors_of(part)]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside DataParallel or torch.compile."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
-        model, "_orig_mod"
-    ):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
-    return model
-
-
-def plain(values: Any, model: nn.Module) -> Any:
-    """Copy all tensors within, to the model's device: ordinary ones under any mode."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-
-    def copied(v: Any) -> Any:
-        return v.detach().clone().to(device) if isinstance(v, Tensor) else v
-
-    return pytree.tree_map(copied, values)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's fused attention out of sight of nobody, and its chatter out of the notebook."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    level = logging.root.manager.disable
-    torch.backends.mha.set_fastpath_enabled(False)  # one opaque operator otherwise
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
 def _inline(module: GraphModule) -> None:
     """Put what runs under `torch.no_grad` inside the forward into the one graph."""
     graph = module.graph
@@ -322,6 +257,3 @@ def _first_line(e: Exception) -> str:
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     text = lines[0] if lines else type(e).__name__
     return text if text.endswith((".", "!")) else f"{text}."
-
-
-__all__ = ["ArgumentError", "Traced", "first_names", "trace"]
