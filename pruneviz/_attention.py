@@ -23,10 +23,6 @@ def slim(module: nn.MultiheadAttention) -> None:
 class SlimAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` after heads, or columns of its input, were removed.
 
-    Known gaps: a 3-D ``attn_mask`` made for the heads from before is cut to the first ones, whichever
-    heads went; and inside an `nn.TransformerEncoder` a padding mask raises in eval mode, where torch
-    makes nested tensors.
-
     The arguments and results of its forward, and its state_dict keys, are those of torch's class;
     ``head_dim`` is what it was, so ``num_heads * head_dim`` may be smaller than ``embed_dim``.
     """
@@ -96,12 +92,13 @@ class SlimAttention(nn.MultiheadAttention):
                 m = torch.zeros_like(m, dtype=q.dtype).masked_fill(m, float("-inf"))
             if shape is None:
                 m = m[:, None, None]  # (B, 1, 1, S)
-            elif m.dim() == 3:  # (B * heads, L, S), with the heads before any was removed
-                m = m.unflatten(0, (batch, -1))
-                m = m[:, :heads] if m.shape[1] != heads else m
+            elif m.dim() == 3:
+                if m.shape[0] != batch * heads:
+                    raise ValueError(
+                        f"`attn_mask` of 3 dimensions must have one mask for each example and head: "
+                        f"{batch} * {heads} here, since heads were removed. It has {m.shape[0]}."
+                    )
+                m = m.unflatten(0, (batch, heads))  # (B, H, L, S)
             m = F.pad(m, (0, k.shape[-2] - m.shape[-1]))
             total = m if total is None else total + m
         return total
-
-
-__all__ = ["SlimAttention", "slim"]

@@ -77,6 +77,16 @@ def model(value: Any) -> nn.Module:
     raise ArgumentError(f"`model` must be a torch.nn.Module, but {_kind(value)} was passed.{hint}")
 
 
+def unwrapped(value: Any) -> nn.Module:
+    """Return the model itself, taken out of DataParallel or torch.compile; or raise."""
+    inner = model(value)
+    while isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
+        inner, "_orig_mod"
+    ):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module  # type: ignore[assignment]
+    return inner
+
+
 def kind(value: Any, name: str, cls: type, hint: str = "") -> Any:
     """Return `value` if it is of class `cls`, or raise."""
     if isinstance(value, cls):

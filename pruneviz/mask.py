@@ -12,7 +12,7 @@ from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz.group import Groups
 from pruneviz.hooks import evaluating
-from pruneviz.tensors import check_fit, held, plain
+from pruneviz.tensors import check_fit, check_keep, held, plain
 from pruneviz.types import ArgumentError, Plan
 from pruneviz.weights import Mask, masked_attributes, places, steps
 
@@ -33,7 +33,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     Parameters
     ----------
     model : nn.Module
-        Not changed.
+        Not changed. It is taken out of DataParallel or torch.compile.
     plan : Plan
         From `select` or `drop`, for this model; what it does not name stays.
 
@@ -57,9 +57,10 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     2
     """
     _check.kind(plan, "plan", Plan, "Make it: pv.select(scores, sparsity=0.5).")
+    model = _check.unwrapped(model)
     if plan.groups is not None:
         return _silence(model, plan.keep, plan.groups)
-    with evaluating(_check.model(model)):  # reading a weight may run other parametrizations
+    with evaluating(model):  # reading a weight may run other parametrizations
         have = {name: place.tensor for name, place in places(model).items()}
     for name, keep in plan.keep.items():
         if name not in have:
@@ -67,7 +68,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
             raise ArgumentError(
                 f"`plan` is of another model: it names {name!r}, but the weights here are: {known}."
             )
-        _check_keep(name, keep, tuple(have[name].shape))
+        check_keep(name, keep, tuple(have[name].shape))
     new = copy_of(model)
     for name, place in places(new).items():
         if name in plan.keep:
@@ -100,7 +101,7 @@ def bake(model: nn.Module) -> nn.Module:
     >>> list(pv.bake(masked).state_dict())
     ['weight', 'bias']
     """
-    new = copy_of(_check.model(model))
+    new = copy_of(_check.unwrapped(model))
     for module in list(new.modules()):
         # torch puts them last: put them where they were
         order = _order(module)
@@ -115,8 +116,8 @@ def bake(model: nn.Module) -> nn.Module:
 def _silence(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn.Module:
     """Return a copy of the model in which the units that go are 0 where they are made."""
     for name, kept in keep.items():
-        _check_keep(name, kept, (groups[name].size,))
-    with evaluating(_check.model(model)):
+        check_keep(name, kept, (groups[name].size,))
+    with evaluating(model):
         check_fit(groups, [groups[name] for name in keep], held(model), "plan")
     new = copy_of(model)
     have = held(new)
@@ -140,15 +141,6 @@ def _silence(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn
                 with torch.no_grad():
                     there.tensor.masked_fill_(lost_here, 0)
     return new
-
-
-def _check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
-    _check.kind(keep, f"plan.keep[{name!r}]", Tensor)
-    if tuple(keep.shape) != shape or keep.dtype != torch.bool:
-        raise ArgumentError(
-            f"`plan` is of another model: for {name!r} it has {keep.dtype} of shape "
-            f"{tuple(keep.shape)}, but needs torch.bool of {shape}."
-        )
 
 
 def _hold(module: nn.Module, attribute: str, keep: Tensor) -> None:

@@ -34,7 +34,7 @@ def score(
     Parameters
     ----------
     model : nn.Module
-        Not changed.
+        Not changed. It is taken out of DataParallel or torch.compile.
     criterion : str or callable
         A name of `CRITERIA`, or a function: from a weight tensor to scores of its shape; or, with
         `groups`, from a matrix with a row of numbers for each unit, shape (units, numbers), to
@@ -73,7 +73,7 @@ def score(
     ...
     pruneviz.types.ArgumentError: criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude, random.
     """
-    _check.model(model)
+    model = _check.unwrapped(model)
     _check.choice(reduction, "reduction", REDUCTIONS)
     granularity = "weight" if groups is None else "unit"
     if callable(criterion):

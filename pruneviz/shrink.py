@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pruneviz._inputs import arguments
 from pruneviz.folds import Folds, fold, folder
 from pruneviz.groups import walked
 from pruneviz.groups.build import by_use
-from pruneviz.groups.forward import plain, quiet, unwrapped
+from pruneviz.groups.forward import plain, quiet
 from pruneviz.groups.run import run, silenced
 from pruneviz.groups.silence import roles_of
 from pruneviz.groups.trace import trace
@@ -28,7 +30,7 @@ from pruneviz.proof import Proof, Reference, reference
 from pruneviz.removal import kept, lost
 from pruneviz.sizes import bare_norms, blamed, mended
 from pruneviz.surgery import Cut, cut
-from pruneviz.tensors import check_fit, held
+from pruneviz.tensors import check_fit, check_keep, held
 from pruneviz.types import ArgumentError, GraphError, Plan, layer_name
 
 MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5)."
@@ -98,7 +100,7 @@ class Shrinker:
     """
 
     def __init__(self, model: nn.Module, example_input: Any, w: Walk | None = None) -> None:
-        self.model = unwrapped(_check.model(model))
+        self.model = _check.unwrapped(model)
         check_numbers(self.model)
         self.example_input = example_input
         self.walk = walked(model, example_input) if w is None else w
@@ -150,6 +152,8 @@ class Shrinker:
                 "`shrink` removes whole units, but this plan drops single weights: those can only be "
                 "zeroed, with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups)."
             )
+        for name, keep in plan.keep.items():
+            check_keep(name, keep, (groups[name].size,))
         chosen = [groups[name] for name, keep in plan.keep.items() if not bool(keep.all())]
         check_fit(groups, chosen, held(self.model), "plan")
         return lost(self.walk, plan)
@@ -191,7 +195,8 @@ class Shrinker:
             cut(module, Cut(kept(w, gone)))
             fold(w, module, folds, gone)
         try:
-            proof = ref.compare(exact)
+            with redirect_stderr(io.StringIO()):  # where a graph fails, torch prints its code
+                proof = ref.compare(exact)
         except Exception as e:
             raise GraphError(
                 f"the shrunk graph of `model` does not run: {_line(e)} Leave these units out: "
@@ -203,9 +208,12 @@ class Shrinker:
 
 
 def check_numbers(model: nn.Module) -> None:
-    """Raise if a parameter holds NaN or infinity: nothing could be compared then."""
-    for name, p in model.named_parameters():
-        if not torch.isfinite(p.detach()).all():
+    """Raise if a weight holds NaN or infinity: nothing could be compared then."""
+    weights = dict(model.named_parameters())
+    for name, t in {**weights, **dict(model.named_buffers())}.items():
+        # a buffer may hold infinities: they are masks
+        bad = ~torch.isfinite(t.detach()) if name in weights else torch.isnan(t)
+        if bad.any():
             raise ArgumentError(
                 f"{name!r} contains NaN or infinity. Train the model anew, or load a sound checkpoint."
             )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from pruneviz._attention import slim
+from pruneviz._attention import SlimAttention, slim
 from pruneviz.types import GraphError
 
 
@@ -67,6 +67,12 @@ def cut(model: nn.Module, what: Cut) -> None:
         inner = [part for m in inner for part in m.children()]
         if any(id(m) in cut_modules for m in (module, *inner)):
             resize(module)
+    for module in model.modules():
+        # torch's encoder passes padding on as nested tensors, which only its own attention reads
+        if isinstance(module, nn.TransformerEncoder) and any(
+            isinstance(m, SlimAttention) for m in module.modules()
+        ):
+            module.use_nested_tensor = False
     modules = dict(model.named_modules(remove_duplicate=False))
     for layer, attribute, value in what.attributes:
         setattr(modules[layer], attribute, value)

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pruneviz import _check
 from pruneviz.group import Group, Groups
 from pruneviz.slices import Slice
 from pruneviz.types import ArgumentError, layer_name
@@ -71,6 +73,16 @@ def held(model: nn.Module) -> dict[str, Held]:
                 holders[key].append((owner, name))
     found = {k: Held(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
     return {name: found[k] for k, all_of_it in names.items() for name in all_of_it}
+
+
+def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise unless what a plan keeps of a weight, or of a group, is a boolean tensor of its shape."""
+    _check.kind(keep, f"plan.keep[{name!r}]", Tensor)
+    if tuple(keep.shape) != shape or keep.dtype != torch.bool:
+        raise ArgumentError(
+            f"`plan` is of another model: for {name!r} it has {keep.dtype} of shape "
+            f"{tuple(keep.shape)}, but needs torch.bool of {shape}."
+        )
 
 
 def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], what: str) -> None:

@@ -137,7 +137,8 @@ def named_weights(model: nn.Module) -> dict[str, Tensor]:
     >>> {n: w.shape for n, w in pv.named_weights(torch.nn.Linear(3, 2)).items()}
     {'weight': torch.Size([2, 3])}
     """
-    with evaluating(_check.model(model)):
+    model = _check.unwrapped(model)
+    with evaluating(model):
         return {name: place.tensor.clone() for name, place in places(model).items()}
 
 

@@ -356,6 +356,49 @@ def test_recurrent_layers_freeze_what_they_touch():
     assert groups.groups_of("lstm")[0].frozen == why  # its own units too
 
 
+@pytest.mark.parametrize(
+    ("layer", "names", "units"),
+    [
+        (nn.LSTM(4, 5, 2, bias=False), ("layer", "layer.weight_ih_l1"), (5, 5)),
+        (nn.GRU(4, 5, bidirectional=True), ("layer", "layer.weight_ih_l0_reverse"), (5, 5)),
+        (nn.RNN(4, 5, nonlinearity="relu"), ("layer",), (5,)),
+        (nn.LSTM(4, 5, proj_size=3), ("layer", "layer.weight_hr_l0"), (5, 3)),
+        (nn.LSTMCell(4, 5), ("layer",), (5,)),
+        (nn.GRUCell(4, 5), ("layer",), (5,)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_units_of_recurrent_layers(layer, names, units):
+    cell = isinstance(layer, nn.RNNCellBase)
+    model = net(lambda self, x: self.layer(x)[0], layer=layer)
+    groups = pv.find_groups(model, torch.randn(2, 4) if cell else torch.randn(2, 6, 4))
+    assert groups.names == names
+    assert tuple(g.size for g in groups) == units
+    gates = {"LSTM": 4, "GRU": 3}.get(type(layer).__name__.removesuffix("Cell"), 1)
+    assert all(s.width == gates for s in groups[0].slices if s.role == "out")
+    assert {len(s.index) for g in groups for s in g.slices} == set(units)
+
+
+def test_a_single_unit_is_named_and_frozen():
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 1))
+    groups = pv.find_groups(model, torch.randn(2, 1, 4, 4))
+    why = "it is a single unit: all that it holds goes together"
+    assert (groups["0"].frozen, groups["3"].frozen, groups["2"].frozen) == (why, why, "")
+    with pytest.raises(pv.GraphError, match="layer '3' cannot be shrunk: it is a single unit"):
+        pv.drop(groups, {"3": [0]})
+
+
+def test_groups_along_two_dimensions_of_one_table():
+    def forward(self, x):
+        return self.head(self.table(x)), x[:, :1] * self.table.weight.sum(1)
+
+    model = net(forward, table=nn.Embedding(5, 4), head=nn.Linear(4, 2))
+    model.table.weight.requires_grad_(True)
+    groups = pv.find_groups(model, torch.randint(0, 5, (2, 3)))
+    assert groups["table"].size == 4 and not groups["table"].frozen
+    assert groups["table.weight, dimension 0"].size == 5
+
+
 def test_spectral_norm_and_what_it_does_not_touch():
     spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5))
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), spectral, nn.ReLU(), nn.Linear(5, 2))

@@ -361,6 +361,9 @@ def test_wrappers(wrap):
     assert close(pv.mask(wrapped, plan)(X), new(X))
     assert len(pv.score(wrapped, "l2", groups=pv.find_groups(wrapped, X)).values) == 1
     assert pv.prune(wrapped, X, sparsity=0.5)[0].out_features == 2
+    weights = pv.select(pv.score(wrapped, "magnitude"), sparsity=0.5)
+    assert list(weights.keep) == ["0.weight", "2.weight"] == list(pv.named_weights(wrapped))
+    assert isinstance(pv.bake(pv.mask(wrapped, weights)), nn.Sequential)
 
 
 # -- attention -----------------------------------------------------------------------------------

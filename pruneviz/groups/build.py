@@ -7,11 +7,10 @@ from collections import Counter
 import numpy as np
 
 from pruneviz.group import Group, Groups
-from pruneviz.groups.walk import Walk
+from pruneviz.groups.walk import LONE, Walk
 from pruneviz.slices import Slice
 
 ASK = "{}: cut them with find_groups(..., approximate=True)"
-LONE = "it is a single unit: all that it holds goes together"
 
 
 def build(w: Walk, *, approximate: bool) -> Groups:
@@ -24,7 +23,7 @@ def build(w: Walk, *, approximate: bool) -> Groups:
     members: dict[int, list[tuple[int, np.ndarray]]] = {}
     for k, key in enumerate(keys):
         found = pattern[w.atoms.roots(w.tensors[key])]
-        for g in np.unique(found):
+        for g in found[np.sort(np.unique(found, return_index=True)[1])]:  # by their first place
             members.setdefault(int(g), []).append((k, np.flatnonzero(found == g)))
     groups = []
     for parts in members.values():
@@ -161,7 +160,10 @@ def labels(w: Walk, units: np.ndarray) -> np.ndarray | None:
 
 def named(groups: list[Group]) -> list[Group]:
     """Name the groups after their first producer's layer; several of one layer by their rows."""
-    firsts = [g.slices[0].layer or g.slices[0].tensor for g in groups]
+    main: dict[str, Slice] = {}  # of each layer: where its units lie, those that can go if any can
+    for g in sorted(groups, key=lambda g: bool(g.frozen)):
+        main.setdefault(g.slices[0].layer, g.slices[0])
+    firsts = [_first_name(g.slices[0], main[g.slices[0].layer]) for g in groups]
     often = Counter(firsts)
     names: list[str] = []
     for g, name in zip(groups, firsts, strict=True):
@@ -174,3 +176,11 @@ def named(groups: list[Group]) -> list[Group]:
         names.append(name)
     return [Group(n, g.size, g.slices, g.frozen, g.approximate, g.even)
             for n, g in zip(names, groups, strict=True)]  # fmt: skip
+
+
+def _first_name(s: Slice, main: Slice) -> str:
+    if s.tensor != main.tensor:
+        return s.tensor  # such as the second layer of an LSTM
+    if s.dim == main.dim:
+        return s.layer or s.tensor
+    return f"{s.tensor}, dimension {s.dim}"  # such as the vocabulary of an embedding

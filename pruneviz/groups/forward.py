@@ -38,15 +38,6 @@ def outputs_of(output: Any) -> list[Tensor]:
     return [t for part in parts for t in outputs_of(part)]
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside DataParallel or torch.compile."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
-        model, "_orig_mod"
-    ):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
-    return model
-
-
 def plain(values: Any, model: nn.Module) -> Any:
     """Copy all tensors within, to the model's device: ordinary ones under any mode."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
@@ -72,7 +63,7 @@ def quiet() -> Iterator[None]:
 
 def check_runs(model: nn.Module, example_input: Any) -> None:
     """Raise an ArgumentError, with the shapes it was given, if a model cannot run on its example."""
-    model = unwrapped(_check.model(model))
+    model = _check.unwrapped(model)
     with quiet(), torch.inference_mode(False), evaluating(model):
         twin = copy_of(model)
         with evaluating(twin):

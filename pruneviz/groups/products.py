@@ -21,6 +21,7 @@ def _linear(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     letters = "".join(chr(97 + i) for i in range(len(x.shape) - 1))
     out = contract(w, node, [(x, "input", letters + "y"), (weight, "weight", "zy")], letters + "z",
                    bias="bias")  # fmt: skip
+    w.lone(operand(node, "weight"))
     if bias is not None:
         w.tie(out.dims[-1], bias.dims[0], f"its bias is {bias.why}")
         w.mark(bias.dims[0], w.made)
@@ -92,6 +93,8 @@ def _conv(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     if bias is not None:
         w.tie(rows, bias.dims[0], f"its bias is {bias.why}")
         w.mark(bias.dims[0], w.made)
+    if blocks == 1:
+        w.lone(operand(node, "weight"), 1 if transposed else 0)
     dims = [*x.dims[:at], rows if outs > 1 else None, *[None] * space]
     return Value(dims, shape, f"the result of {node.target}")
 

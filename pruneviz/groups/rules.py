@@ -121,10 +121,34 @@ def _random(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
 
 
 def _recurrent(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
-    w.freeze(
-        list(a.values()), f"it goes through a recurrent layer ({name_of(node)}), which has no rule"
-    )
+    name = name_of(node)
+    w.freeze(list(a.values()), f"it goes through a recurrent layer ({name}), which has no rule")
+    gates = {"lstm": 4, "gru": 3}.get(name.split("_")[0], 1)
+    cell = [a[k] for k in ("w_ih", "w_hh", "b_ih", "b_hh") if isinstance(a.get(k), Value)]
+    params = cell or a["params"]
+    layers = 1 if cell else a["num_layers"] * (2 if a["bidirectional"] else 1)
+    each = len(params) // layers
+    for inputs, state, *rest in (params[i : i + each] for i in range(0, len(params), each)):
+        units: Ids | None = None  # a unit has one row for each gate
+        for v in (inputs, state, *(b for b in rest if len(b.shape) == 1)):
+            units = _tied_gates(w, units, v.dims[0], gates)
+        made = state
+        for projection in (m for m in rest if len(m.shape) == 2):
+            w.tie(units, projection.dims[1], "")
+            made = projection
+        w.tie(made.dims[0] if made is not state else units, state.dims[1], "")
+        w.mark(made.dims[0], w.made)
     return free(node, "the state of a recurrent layer")
+
+
+def _tied_gates(w: Walk, units: Ids | None, rows: Ids | None, gates: int) -> Ids | None:
+    """Tie the rows of all gates of a recurrent layer, unit by unit; return the units."""
+    if rows is None:
+        return units
+    w.mark(rows, w.made)
+    for gate in rows.reshape(gates, -1):
+        units = gate if units is None else w.tie(units, gate, "")
+    return units
 
 
 def unknown(w: Walk, node: Node, a: Args) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 from pruneviz.groups.rules import name_of
 from pruneviz.groups.values import args_of
@@ -61,7 +62,7 @@ def run(
             )
             continue
         if node.op == "output":
-            return [env[n] for n in node.all_input_nodes if isinstance(env.get(n), Tensor)]
+            return [env[n] for n in outputs(node) if isinstance(env.get(n), Tensor)]
         if node.op == "get_attr":
             env[node] = getattr(w.traced.root, str(node.target))
             continue
@@ -81,6 +82,11 @@ def run(
             if last[n] is node:
                 del env[n]
     return []
+
+
+def outputs(node: Node) -> list[Any]:
+    """Return what the graph returns, in its order; it may return one tensor twice."""
+    return tree_leaves(node.args)
 
 
 def call(node: Node) -> Callable[..., Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import io
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments, one_example
-from pruneviz.groups.forward import check_runs, outputs_of, plain, quiet, unwrapped
+from pruneviz.groups.forward import check_runs, outputs_of, plain, quiet
 from pruneviz.hooks import evaluating, seeded
 from pruneviz.types import GraphError, layer_name
 
@@ -110,7 +111,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     first_tensor = next(t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
     if first_tensor.ndim and first_tensor.shape[0] == 0:
         one_example(example_input)  # raises: there is none
-    model = unwrapped(_check.model(model))
+    model = _check.unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise GraphError(
             f"`model` is a TorchScript module ({type(model).__name__}), which has no Python to follow. "
@@ -121,7 +122,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
         args, kwargs = plain((args, kwargs), twin)
         try:
             # where export gives up it prints the whole graph
-            with seeded(0), redirect_stderr(io.StringIO()):
+            with seeded(0), redirect_stderr(io.StringIO()), _as_before(twin):
                 exported = _exported(twin, args, kwargs, program)
         except Exception as e:
             check_runs(model, example_input)  # is it the model, or the example?
@@ -152,6 +153,20 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     return Traced(
         twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module, exported
     )
+
+
+@contextmanager
+def _as_before(model: nn.Module) -> Iterator[None]:
+    """Afterwards take out of a model what export left there: caches filled with fake tensors."""
+    before = [(m, dict(vars(m)), dict(m._buffers)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for m, attributes, buffers in before:
+            vars(m).clear()
+            vars(m).update(attributes)
+            m._buffers.clear()
+            m._buffers.update(buffers)
 
 
 def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:

@@ -29,6 +29,7 @@ from pruneviz.groups.values import (
 )
 
 OUTPUT = "its units are the model's output"
+LONE = "it is a single unit: all that it holds goes together"
 
 
 @dataclass(eq=False)
@@ -119,6 +120,14 @@ class Walk:
             if kind == "parameter":
                 self.parameters.add(name)
         return Value(dims, shape, f"a dimension of size 1 of {name!r}", static=True)
+
+    def lone(self, source: Node | None, dim: int = 0) -> None:
+        """Note a layer with a single unit, which stands nowhere else: its dimension is free."""
+        kind, name = self.traced.sources.get(source, ("", "")) if source else ("", "")
+        if kind == "parameter" and self.shapes[name][dim] == 1:
+            ids = self.columns(name, dim, 1, 1)
+            self.atoms.freeze(ids, LONE)
+            self.mark(ids, self.made)
 
     def columns(self, name: str, dim: int, blocks: int, n: int) -> Ids:
         """Atoms of n places along a dimension of a tensor (of n/blocks places, block by block)."""
