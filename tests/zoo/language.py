@@ -887,6 +887,7 @@ IMAGES = [
             "pvt_v2.encoder.layers.0.blocks.{}.attention.value",
         ),
         frozen=("classifier",),
+        program=True,  # heads: the forward gives their sum the width of its input
     ),
     case(
         "poolformer",
