@@ -43,9 +43,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pruneviz import seen as _seen  # registers the criteria that look at evidence
 from pruneviz._version import VERSION
+from pruneviz.collect import collect
 from pruneviz.criteria import CRITERIA, Criterion, register
 from pruneviz.drop import drop
+from pruneviz.evidence import Evidence
 from pruneviz.fit import fit
 from pruneviz.group import Group, Groups
 from pruneviz.groups import find_groups
@@ -53,6 +56,7 @@ from pruneviz.hooks import evaluating, hooked
 from pruneviz.mask import bake, mask
 from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, predict
+from pruneviz.moments import Moments
 from pruneviz.prune import prune
 from pruneviz.schedules import schedule
 from pruneviz.score import score
@@ -102,15 +106,18 @@ __all__ = [
     "ArgumentError",
     "Cost",
     "Criterion",
+    "Evidence",
     "GraphError",
     "Group",
     "Groups",
+    "Moments",
     "Panel",
     "Plan",
     "Scores",
     "Slice",
     "accuracy",
     "bake",
+    "collect",
     "drop",
     "evaluating",
     "find_groups",

@@ -11,7 +11,8 @@ from torch import Tensor
 from pruneviz import _check
 from pruneviz.types import ArgumentError
 
-NEEDS = ("weight", "generator")
+NEEDS = ("weight", "generator", "grad_sq", "fisher", "input_sq", "reads", "model")
+EVIDENCE = ("grad_sq", "fisher", "input_sq", "reads", "model")
 GRANULARITIES = ("weight", "unit")
 SCOPES = ("layer", "global")
 
@@ -27,8 +28,13 @@ class Criterion:
         ``fn(weight, ...)`` gives scores of the weight's shape; of units: ``fn(matrix, ...)``, with a
         row of numbers for each unit, gives scores of shape (units,). Higher = more important.
     needs : tuple of str
-        What it looks at: ``"weight"``; ``"generator"``, a `torch.Generator` that it is called with.
-        One that looks at no weight is called with a tensor of the shape of the scores instead.
+        What it looks at: ``"weight"``; and what it is called with by name: ``"generator"``, a
+        `torch.Generator`; from evidence, tensors of the weight's shape (of the matrix's):
+        ``"grad_sq"`` and ``"fisher"``, E[g²] for given and for drawn labels, and ``"input_sq"``, the
+        mean square of what each weight multiplies; ``"reads"``, the `Moments` of the units where they
+        are read, shape (units, k). ``"model"``: it is called once, with model, groups and evidence,
+        and gives the scores of all. One that looks at no weight is called with a tensor of the shape
+        of the scores instead.
     scope : str
         Where its scores are compared unless one says otherwise: ``"layer"`` or ``"global"``.
     source : str
@@ -37,6 +43,8 @@ class Criterion:
         The score in one line.
     granularity : tuple of str
         What it can rank: ``"weight"``, ``"unit"`` (neurons, channels, heads), or both.
+    unit : callable or None
+        What is called for units instead of `fn`.
     """
 
     name: str
@@ -46,6 +54,12 @@ class Criterion:
     source: str
     formula: str
     granularity: tuple[str, ...] = ("weight",)
+    unit: Callable[..., Tensor] | None = None
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What it needs of evidence."""
+        return tuple(n for n in self.needs if n in EVIDENCE)
 
 
 CRITERIA: dict[str, Criterion] = {}
@@ -59,6 +73,7 @@ def register(
     needs: Iterable[str] = ("weight",),
     scope: str = "layer",
     granularity: str | Iterable[str] = "weight",
+    unit: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a criterion under a name: a decorator.
 
@@ -71,12 +86,15 @@ def register(
     formula : str
         The score in one line.
     needs : iterable of str
-        ``"weight"``, and ``"generator"`` for one that draws random numbers.
+        ``"weight"``, ``"generator"`` for one that draws random numbers, and what it needs of
+        evidence; see `Criterion`.
     scope : str
         ``"layer"`` or ``"global"``: where its scores can be compared.
     granularity : str or iterable of str
         ``"weight"``: the function gets a tensor of weights and gives scores of its shape.
         ``"unit"``: it gets a matrix, shape (units, numbers), and gives one score a unit.
+    unit : callable, optional
+        What is called for units, if that is another function.
 
     Raises
     ------
@@ -109,7 +127,7 @@ def register(
 
     def add(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
         check()
-        CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula, ranks)
+        CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula, ranks, unit)
         return fn
 
     return add
@@ -118,10 +136,10 @@ def register(
 def criterion(name: str, granularity: str = "weight") -> Criterion:
     """Return a registered criterion that can rank weights, or units; or raise with the nearest name.
 
-    >>> criterion("lamp", "unit")
+    >>> criterion("magnitude", "unit")
     Traceback (most recent call last):
     ...
-    pruneviz.types.ArgumentError: criterion 'lamp' scores single weights, not units. For units: l1, l2, random.
+    pruneviz.types.ArgumentError: criterion 'magnitude' scores single weights, not units. For units: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda.
     """
     fit = sorted(n for n, c in CRITERIA.items() if granularity in c.granularity)
     if isinstance(name, str) and name in CRITERIA and name not in fit:
@@ -161,12 +179,15 @@ def magnitude(weight: Tensor) -> Tensor:
     source="Lee et al. 2021, arXiv:2010.07611, eq. 4",
     formula="w² ÷ Σ v² over the layer's weights v with |v| ≥ |w|",
     scope="global",
+    granularity=GRANULARITIES,
+    unit=lambda matrix: lamp(torch.linalg.vector_norm(matrix, dim=1)),
 )
 def lamp(weight: Tensor) -> Tensor:
     """Score each weight by its square relative to what is left of the layer when it goes.
 
     The scores of all layers can be compared: the last weight of every layer scores 1, so that no
-    layer vanishes. Among equal weights the first in the tensor scores lowest.
+    layer vanishes. Among equal weights the first in the tensor scores lowest. For units the norm of
+    all numbers of a unit takes the place of a weight.
 
     References
     ----------

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pruneviz import _check
 from pruneviz.criteria import GRANULARITIES, Criterion
 from pruneviz.criteria import criterion as registered
+from pruneviz.evidence import Evidence
+from pruneviz.facts import Facts
 from pruneviz.group import Group, Groups
 from pruneviz.hooks import evaluating
 from pruneviz.slices import Slice
@@ -26,6 +28,7 @@ def score(
     criterion: str | Callable[[Tensor], Tensor],
     *,
     groups: Groups | None = None,
+    evidence: Evidence | None = None,
     reduction: str = "mean",
     seed: int = 0,
 ) -> Scores:
@@ -42,6 +45,9 @@ def score(
     groups : Groups, optional
         From `find_groups`. Units are scored, those of each group that can be cut, by all weights
         that go with them: of producers and consumers, but no biases and no norms.
+    evidence : Evidence, optional
+        From `collect`, for criteria that need it. Layers that it has not seen are left out: they
+        stay whole.
     reduction : str
         A unit has weights in several layers; the criterion scores each, and the score of the unit
         is their ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``; ``"first"``: that of the first
@@ -57,8 +63,8 @@ def score(
     ------
     ArgumentError
         If the criterion is unknown, scores other things than those asked for, or returns something
-        else than scores of the right shape, or NaN; if the model has no weights, or `groups` are of
-        another model.
+        else than scores of the right shape, or NaN; if it needs evidence and none, or too little, was
+        passed; if the model has no weights, or `groups` or `evidence` are of another model.
 
     Examples
     --------
@@ -90,11 +96,20 @@ def score(
         with evaluating(model):
             have = held(model)
             check_fit(groups, cut, have, "groups")
-            values = {g.name: _unit_scores(chosen, g, have, reduction, more) for g in cut}
+            facts = Facts(chosen, evidence, model)
+            if "model" in chosen.needs:
+                values = chosen.fn(model, cut, evidence)
+            else:
+                values = {
+                    g.name: _unit_scores(chosen, g, have, reduction, more, facts) for g in cut
+                }
         return Scores(values, chosen.name, groups)
     with evaluating(model):
+        facts = Facts(chosen, evidence, model)
         values = {
-            name: _scored(chosen, name, place.tensor, more) for name, place in places(model).items()
+            name: _scored(chosen, name, place.tensor, more | facts.of(place.tensor, name))
+            for name, place in places(model).items()
+            if facts.has(name)
         }
     return Scores(values, chosen.name)
 
@@ -107,24 +122,31 @@ def _scored(chosen: Criterion, name: str, weight: Tensor, more: dict[str, Any]) 
 
 
 def _unit_scores(
-    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str, more: dict[str, Any]
-) -> Tensor:
+    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str, more: dict[str, Any],
+    facts: Facts,
+) -> Tensor:  # fmt: skip
     """Score the units of a group; shape (units,)."""
     shape = (group.size,)
     what = f"one a unit, of shape {shape}, for group {group.name!r}"
     where = f"group {group.name!r}"
+    fn = chosen.unit or chosen.fn
     weights = _weights(group, have)
     if "weight" not in chosen.needs:
         device = weights[0][1].device
-        values = chosen.fn(torch.empty(shape, device=device), **more)
+        values = fn(torch.empty(shape, device=device), **more, **facts.of_units(group))
         return _checked(chosen, values, shape, what, where)
+    weights = [w for w in weights if facts.has(plain(w[0].tensor))]
+    if not weights:
+        raise facts.missing(f"of group {group.name!r}")
     if reduction == "first":
         own = {(s.layer, s.dim) for s in group.slices if s.role == "out"}
         weights = [w for w in weights if (w[0].layer, w[0].dim) in own][:1] or weights[:1]
     scores = []
     for place, weight in weights:
-        _check_finite(plain(place.tensor), weight)
-        values = chosen.fn(matrix(weight, place), **more)
+        name = plain(place.tensor)
+        _check_finite(name, weight)
+        seen = {k: matrix(t, place) for k, t in facts.of(weight, name).items()}
+        values = fn(matrix(weight, place), **more, **seen)
         scores.append(_checked(chosen, values, shape, what, where).to(weights[0][1].device))
     if reduction in ("max", "min"):
         return getattr(torch, f"a{reduction}")(torch.stack(scores), 0)

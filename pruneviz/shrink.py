@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from torch import nn
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments
+from pruneviz.collect import collect
+from pruneviz.consumers import weight_shapes
+from pruneviz.evidence import Evidence, check_evidence
 from pruneviz.folds import Folds, fold, folder
 from pruneviz.groups import walked
 from pruneviz.groups.build import by_use
@@ -27,7 +30,9 @@ from pruneviz.groups.trace import trace
 from pruneviz.groups.walk import Walk, tensors_of, walk
 from pruneviz.hooks import evaluating
 from pruneviz.proof import Proof, Reference, reference
+from pruneviz.refit import repaired, sites
 from pruneviz.removal import kept, lost
+from pruneviz.repair import RIDGE, RUNGS, check_source
 from pruneviz.sizes import bare_norms, blamed, mended
 from pruneviz.surgery import Cut, cut
 from pruneviz.tensors import check_fit, check_keep, held
@@ -38,7 +43,15 @@ RECORD = "_pruneviz_cuts"  # on a shrunken model: what was cut, for `save`
 
 
 def shrink(
-    model: nn.Module, plan: Plan, *, example_input: Any, as_program: bool = False
+    model: nn.Module,
+    plan: Plan,
+    *,
+    example_input: Any,
+    repair: str = "none",
+    evidence: Evidence | None = None,
+    batches: Iterable[Any] | None = None,
+    ridge: float = RIDGE,
+    as_program: bool = False,
 ) -> nn.Module:
     """Return a smaller model without the units that the plan drops, proved equal to the masked one.
 
@@ -56,10 +69,25 @@ def shrink(
         For units: from `select` on scores of groups, or from `drop`.
     example_input : Tensor, tuple or dict
         Arguments of the forward, as for `find_groups`.
+    repair : str
+        What is done for the layers that lose inputs, after the comparison. ``"none"``; ``"fold"``:
+        the mean of what is gone goes into their biases (or the running mean of a batch norm behind
+        them); ``"merge"``: the weights for a unit go to the kept one most like it; ``"lstsq"``: the
+        weights are re-fitted by least squares. Repaired are Linear and Conv layers, also those inside
+        attention; where a weight is shared, and where nothing was collected, nothing is done.
+    evidence : Evidence, optional
+        From `collect` on this model, for a repair.
+    batches : iterable, optional
+        As for `collect`: with ``"lstsq"`` the layers are re-fitted one after the other, each on what
+        it reads in the smaller model, to give what it gave in the whole one. Else, without
+        `evidence`, it is collected from these.
+    ridge : float
+        Of ``"lstsq"``: how strongly the old weights are held, as a share of the mean variance.
     as_program : bool
         Return the shrunk graph of `torch.export` instead of a copy of the model. It runs where the
         model's own Python cannot, because sizes are written into it, such as ``x.view(-1, 400)``.
-        It computes what eval mode computes; batch and length stay free where export can keep them.
+        It computes what eval mode computes. The batch stays free, and the length of sequences, where
+        export can keep them; images keep their size.
 
     Returns
     -------
@@ -69,7 +97,8 @@ def shrink(
     Raises
     ------
     ArgumentError
-        If the plan drops single weights, or is of another model, or the input does not fit.
+        If the plan drops single weights, or is of another model, or the input does not fit; if a
+        repair has nothing to learn from.
     GraphError
         If a unit is frozen, or the smaller model cannot run or would compute something else. The
         message names the layers and the size of the difference, or the line of the model's code.
@@ -86,7 +115,15 @@ def shrink(
     >>> bool(torch.allclose(small(x), pv.mask(model, plan)(x), atol=1e-6))
     True
     """
-    return Shrinker(model, example_input).proved(plan, as_program=as_program)
+    _check.choice(repair, "repair", RUNGS)
+    ridge = _check.number(ridge, "ridge", low=0)
+    if repair != "none":
+        check_source(repair, evidence, batches)
+    shrinker = Shrinker(model, example_input)
+    new = shrinker.proved(plan, as_program=as_program)
+    if repair != "none":
+        shrinker.repair(new, plan, repair, evidence, batches, ridge)
+    return new
 
 
 class Shrinker:
@@ -144,6 +181,26 @@ class Shrinker:
             new = self._cut(what, folds, gone)
         new.__dict__[RECORD] = (*getattr(self.model, RECORD, ()), what)
         return new
+
+    def repair(
+        self,
+        new: nn.Module,
+        plan: Plan,
+        rung: str,
+        evidence: Evidence | None,
+        batches: Iterable[Any] | None,
+        ridge: float = RIDGE,
+    ) -> None:
+        """Repair what was cut along a plan, in place."""
+        assert plan.groups is not None
+        where = sites(self.walk, self.model, lost(self.walk, plan), plan.groups)
+        if evidence is not None:
+            check_evidence(evidence, weight_shapes(self.model))
+        elif rung != "lstsq" and where:
+            assert batches is not None
+            names = [s.layer for s in where]
+            evidence = collect(self.model, batches, layers=names, progress=False)
+        repaired(self.model, new, where, rung, evidence=evidence, batches=batches, ridge=ridge)
 
     def _gone(self, plan: Plan) -> np.ndarray:
         groups = _check.kind(plan, "plan", Plan, MAKE).groups

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +97,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     """Trace a copy of the model in eval mode.
 
     `program`: for a graph that is to be run by others: with the model's own output, and with free
-    sizes of batch and length as far as export can keep them.
+    sizes of batch, and of what has less than four dimensions, as far as export can keep them.
 
     Raises
     ------
@@ -121,9 +120,10 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
         twin = copy_of(model)
         args, kwargs = plain((args, kwargs), twin)
         try:
-            # where export gives up it prints the whole graph
-            with seeded(0), redirect_stderr(io.StringIO()), _as_before(twin):
-                exported = _exported(twin, args, kwargs, program)
+            # of a copy: caches that a forward fills would hold fake tensors afterwards; and where
+            # export gives up it prints the whole graph
+            with seeded(0), redirect_stderr(io.StringIO()):
+                exported = _exported(copy_of(twin), args, kwargs, program)
         except Exception as e:
             check_runs(model, example_input)  # is it the model, or the example?
             raise GraphError(
@@ -155,20 +155,6 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     )
 
 
-@contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
-    """Afterwards take out of a model what export left there: caches filled with fake tensors."""
-    before = [(m, dict(vars(m)), dict(m._buffers)) for m in model.modules()]
-    try:
-        yield
-    finally:
-        for m, attributes, buffers in before:
-            vars(m).clear()
-            vars(m).update(attributes)
-            m._buffers.clear()
-            m._buffers.update(buffers)
-
-
 def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
     if not program:
         return torch.export.export(Flat(model), args, kwargs, strict=False)
@@ -177,7 +163,13 @@ def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
     def dims(v: Any, every: bool) -> Any:
         if not isinstance(v, Tensor):
             return None
-        return dict.fromkeys(range(v.ndim), auto) if every else (first if v.ndim else None)
+        # sides of images stay fixed: sizes of windows and strides make of them expressions that export
+        # can spend hours on
+        return (
+            dict.fromkeys(range(v.ndim), auto)
+            if every and v.ndim < 4
+            else (first if v.ndim else None)
+        )
 
     for every in (True, False):
         shapes = pytree.tree_map(lambda v, every=every: dims(v, every), (args, kwargs))

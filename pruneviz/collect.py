@@ -1,0 +1,231 @@
+"""Collect evidence: what the layers of a model read, over many batches, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
+
+from pruneviz import _check
+from pruneviz._inputs import arguments, run
+from pruneviz.consumers import consumers, open_attention
+from pruneviz.evidence import Evidence
+from pruneviz.gradients import Gradients
+from pruneviz.hooks import evaluating, hooked
+from pruneviz.streams import Patches, Stream, rows_of, spreads
+from pruneviz.types import ArgumentError
+
+WIDE = 4096  # columns: beyond, a co-moment takes more than 128 MiB
+PART = 100  # examples: a tensor of all of them is read in parts
+
+
+def collect(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    layers: Iterable[str] | None = None,
+    comoment: bool | str = True,
+    max_batches: int | None = None,
+    draw: Callable[[Any, torch.Generator], Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Evidence:
+    """Run a model over batches once, and return what its layers read: moments, and gradients.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed. It runs in eval mode.
+    batches : iterable
+        Of batches, the first dimension that of the examples: a tensor; a pair of inputs and targets;
+        inputs in turn are a tensor, a tuple of arguments or a mapping of keyword arguments, such as
+        the encodings of `transformers`. A DataLoader, a list, a generator; or one tensor.
+    loss : callable, optional
+        ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients, of single
+        examples. Without targets only those for drawn labels.
+    layers : iterable of str, optional
+        Names of Linear and Conv layers; default: all of them.
+    comoment : bool or "all"
+        Whether to keep the co-moment of what each layer reads, for at most 4,096 columns (of a
+        convolution: weights of a filter); ``"all"``: however many. False: only its diagonal, which
+        costs little more than the forward itself.
+    max_batches : int, optional
+        Read no more batches than this.
+    draw : callable, optional
+        ``draw(outputs, generator)`` gives targets drawn from what the model predicts, for the Fisher
+        information. Default: classes by the softmax of outputs of shape (n, classes); for
+        `mse_loss`, the outputs plus unit noise; for other outputs, the targets given.
+    seed : int
+        For drawing; the caller's random state is not touched.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Evidence
+
+    Raises
+    ------
+    ArgumentError
+        If there is no example, a layer is unknown or never ran, the model's forward raises, a layer
+        reads NaN or infinity, or the loss is not finite.
+
+    References
+    ----------
+    Martens 2014, "New insights and perspectives on the natural gradient method", arXiv:1412.1193,
+    §9.2: labels have to be drawn from the model's predictions, or the result is no Fisher
+    information.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> evidence = pv.collect(model, [torch.randn(16, 4), torch.randn(5, 4)])
+    >>> evidence
+    Evidence from 21 examples on 2 layers
+    >>> evidence.inputs["2"]
+    Moments of 8 columns over 21 rows
+    """
+    model = _check.unwrapped(model)
+    known = consumers(model)
+    if not known:
+        raise ArgumentError(
+            f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch."
+        )
+    wanted = [layers] if isinstance(layers, str) else layers
+    names = list(known) if wanted is None else [
+        _check.choice(n, "layer", known, what="layer") for n in wanted]  # fmt: skip
+    if comoment not in (True, False, "all"):
+        raise ArgumentError(
+            f"`comoment` must be True, False or 'all', but {comoment!r} was passed."
+        )
+    most = None if max_batches is None else _check.count(max_batches, "max_batches", low=1)
+    watch = Watch({n: known[n] for n in names}, comoment)
+    gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
+    examples = 0
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(evaluating(model))
+        stack.enter_context(open_attention(model))
+        if gradients is None:
+            stack.enter_context(hooked(model, names, watch))
+        for inputs, targets in _bar(parts(batches), most, progress):
+            args, kwargs = arguments(inputs)
+            examples += _examples(args, kwargs)
+            if gradients is None:
+                run(model, args, kwargs)
+            else:
+                gradients.add(args, kwargs, targets, watch)
+    if not examples:
+        raise ArgumentError(
+            "`batches` is empty: there is nothing to collect. Pass an iterable of batches; a "
+            "generator runs only once."
+        )
+    evidence = watch.evidence(examples)
+    return evidence if gradients is None else gradients.join(evidence)
+
+
+class Watch:
+    """A hook that adds up what each layer reads."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], comoment: bool | str) -> None:
+        self.modules = modules
+        self.comoment = comoment
+        self.inputs: dict[str, Stream] = {}
+        self.patches: dict[str, Patches] = {}
+
+    def __call__(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        module, x = self.modules[name], inputs[0].detach()
+        if not x.numel():
+            return
+        rows = rows_of(module, x)
+        rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+        if name not in self.inputs:
+            self._start(name, module, rows.shape[1])
+        self.inputs[name].add(rows)
+        if name in self.patches:
+            self.patches[name].add(x if x.dtype == rows.dtype else x.float())
+
+    def _start(self, name: str, module: nn.Module, n: int) -> None:
+        conv = isinstance(module, _ConvNd) and (spreads(module) or module.groups > 1)
+        self.inputs[name] = Stream(self._whole(n) and not conv)
+        # a filter of one weight reads each channel by itself: nothing could be re-fitted
+        if isinstance(module, _ConvNd) and conv and self.comoment:
+            taps = module.weight[0].numel()
+            if self._whole(taps) and (module.groups == 1 or module.weight.shape[1] > 1):
+                self.patches[name] = Patches(module, True)
+
+    def _whole(self, n: int) -> bool:
+        return self.comoment == "all" or (self.comoment is True and n <= WIDE)
+
+    def evidence(self, examples: int) -> Evidence:
+        """Return what was seen."""
+        for name, module in self.modules.items():
+            if name not in self.inputs:
+                raise ArgumentError(
+                    f"layer {name!r} ({type(module).__name__}) never ran as a layer on these batches. "
+                    "Leave it out: name the others in `layers`."
+                )
+        inputs = {n: s.result() for n, s in self.inputs.items()}
+        for name, m in inputs.items():
+            if not torch.isfinite(m.mean).all() or not torch.isfinite(m.max).all():
+                raise ArgumentError(
+                    f"layer {name!r} read NaN or infinity. Look at the data and at the weights before it."
+                )
+        shapes = {n: tuple(m.weight.shape) for n, m in self.modules.items()}  # type: ignore[union-attr]
+        return Evidence(
+            inputs,
+            {n: p.result() for n, p in self.patches.items()},
+            examples=examples,
+            shapes=shapes,
+        )
+
+
+def parts(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield (inputs, targets or None) of each batch.
+
+    >>> import torch
+    >>> [(x.shape, y) for x, y in parts(torch.zeros(150, 2))]
+    [(torch.Size([100, 2]), None), (torch.Size([50, 2]), None)]
+    """
+    if isinstance(batches, Tensor):
+        batches = batches.split(PART) if batches.ndim else [batches]
+    elif isinstance(batches, Mapping):
+        batches = [batches]
+    if not isinstance(batches, Iterable) or isinstance(batches, str):
+        raise ArgumentError(
+            "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
+            f"a {type(batches).__name__} was passed."
+        )
+    for batch in batches:
+        if isinstance(batch, (tuple, list)):
+            if len(batch) not in (1, 2):
+                raise ArgumentError(
+                    f"a batch must be inputs, or a pair (inputs, targets), but has {len(batch)} parts. "
+                    "Put several inputs into one tuple: ((a, b), targets)."
+                )
+            yield batch[0], (batch[1] if len(batch) == 2 else None)
+        else:
+            yield batch, None
+
+
+def _examples(args: Any, kwargs: Any) -> int:
+    first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
+    if first.ndim == 0:
+        raise ArgumentError("a batch must have a first dimension, that of the examples.")
+    return first.shape[0]
+
+
+def _bar(batches: Iterator[Any], most: int | None, progress: bool) -> Iterable[Any]:
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        islice(batches, most), desc="collect", leave=False, disable=not progress, unit="batch"
+    )

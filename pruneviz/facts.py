@@ -1,0 +1,140 @@
+"""What a criterion is told of the evidence, weight by weight or unit by unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneviz.consumers import consumers, matrix_of, shaped, turned
+from pruneviz.criteria import Criterion
+from pruneviz.evidence import Evidence, check_evidence
+from pruneviz.group import Group
+from pruneviz.moments import Moments
+from pruneviz.tensors import held, plain
+from pruneviz.types import ArgumentError
+
+HOW = {
+    "grad_sq": "gradients, but `evidence` has none. Collect them: "
+    "pv.collect(model, batches, loss=F.cross_entropy).",
+    "input_sq": "what the layers read. Collect it: pv.collect(model, batches).",
+}
+
+
+class Facts:
+    """The part of the evidence that a criterion needs.
+
+    Parameters
+    ----------
+    chosen : Criterion
+    evidence : Evidence or None
+    model : nn.Module
+
+    Raises
+    ------
+    ArgumentError
+        If it needs evidence, and there is none, or it is of another model.
+    """
+
+    def __init__(self, chosen: Criterion, evidence: Evidence | None, model: nn.Module) -> None:
+        self.chosen = chosen
+        self.needs = [n for n in chosen.evidence if n not in ("reads", "model")]
+        self.layers = consumers(model) if chosen.evidence else {}
+        self.seen = evidence
+        self.same: dict[str, str] = {}  # every name of a tied weight to the one the evidence has
+        if not chosen.evidence:
+            return
+        if evidence is None:
+            raise ArgumentError(
+                f"criterion {chosen.name!r} needs evidence, but none was passed. Collect it: "
+                f"pv.collect(model, batches{', loss=F.cross_entropy' * self._gradients()})."
+            )
+        shapes = {n: tuple(m.weight.shape) for n, m in self.layers.items()}  # type: ignore[union-attr]
+        check_evidence(evidence, shapes)
+        if self._gradients() and not evidence.output_grad:
+            raise self.missing("")
+        by_tensor: dict[int, list[str]] = {}
+        for name, h in held(model).items():
+            by_tensor.setdefault(id(h.tensor), []).append(name)
+        for names in by_tensor.values():
+            known = next((n for n in names if self._known(n)), None)
+            self.same |= dict.fromkeys(names, known) if known is not None else {}
+
+    def has(self, weight: str) -> bool:
+        """Whether there is evidence for a weight, if any is needed."""
+        return not self.needs or weight in self.same
+
+    def of(self, weight: Tensor, name: str) -> dict[str, Tensor]:
+        """Return what is needed for a weight: tensors of its shape."""
+        found = {}
+        for need in self.needs:
+            assert self.seen is not None
+            known = self.same[name]
+            if need == "input_sq":
+                found[need] = self._input_sq(known).to(weight.device)
+            else:
+                found[need] = getattr(self.seen, need)[known].to(weight.device)
+        return found
+
+    def of_units(self, group: Group) -> dict[str, Any]:
+        """Return the moments of a group's units where they are first read: shape (units, k)."""
+        if "reads" not in self.chosen.evidence:
+            return {}
+        assert self.seen is not None
+        return {"reads": reads(group, self.seen, self.layers)}
+
+    def missing(self, where: str) -> ArgumentError:
+        """Say what is missing, and how to collect it."""
+        how = HOW["grad_sq" if self._gradients() else "input_sq"]
+        of = f" for the layers {where}" if where else ""
+        return ArgumentError(f"criterion {self.chosen.name!r} needs{of} {how}")
+
+    def _gradients(self) -> bool:
+        return bool({"grad_sq", "fisher", "model"} & set(self.chosen.evidence))
+
+    def _known(self, name: str) -> bool:
+        assert self.seen is not None
+        layer = name.removesuffix("weight").removesuffix(".")
+        return all(
+            layer in self.seen.inputs and name.endswith("weight") and layer in self.layers
+            if need == "input_sq"
+            else name in getattr(self.seen, need)
+            for need in self.needs
+        )
+
+    def _input_sq(self, name: str) -> Tensor:
+        """Mean square of what each weight multiplies; shape of the weight."""
+        assert self.seen is not None
+        layer = name.removesuffix("weight").removesuffix(".")
+        module = self.layers[layer]
+        matrix = matrix_of(module)
+        square = self.seen.columns(layer).square  # (n,), (groups, n), or of channels alone
+        if square.numel() != matrix[..., 0, :].numel():  # no patches: their channels, tap after tap
+            square = square.repeat_interleave(matrix[..., 0, :].numel() // square.numel())
+        square = square.reshape(matrix[..., 0, :].shape).unsqueeze(-2).expand(matrix.shape)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return shaped(module, square).double() if turned(module) else square.reshape(weight.shape)
+
+
+def reads(group: Group, evidence: Evidence, layers: dict[str, nn.Module]) -> Moments:
+    """Return the moments of a group's units at the first layer that reads them: shape (units, k).
+
+    Raises
+    ------
+    ArgumentError
+        If the evidence saw none of those layers.
+    """
+    for s in group.slices:
+        layer = plain(s.tensor).removesuffix("weight").removesuffix(".")
+        seen = layer in evidence.inputs and layer in layers
+        if seen and s.dim == (0 if turned(layers[layer]) else 1):
+            at = torch.from_numpy(s.index.astype("int64"))
+            m = evidence.inputs[layer].diagonal()
+            fields = (m.mean, m.comoment, m.zeros, m.low, m.high)
+            return Moments(m.count, *(f[at] for f in fields))
+    raise ArgumentError(
+        f"`evidence` saw no layer that reads group {group.name!r} "
+        f"({', '.join(group.consumers) or 'nobody does'}). Collect it from all layers: "
+        "pv.collect(model, batches)."
+    )
