@@ -43,13 +43,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pruneviz import seen as _seen  # registers the criteria that look at evidence
+from pruneviz import elimination as elimination  # both register criteria that look at evidence
+from pruneviz import seen as seen
 from pruneviz._version import VERSION
+from pruneviz.bounds import bounds
+from pruneviz.certificate import Certificate, certify
 from pruneviz.collect import collect
 from pruneviz.criteria import CRITERIA, Criterion, register
 from pruneviz.drop import drop
 from pruneviz.evidence import Evidence
 from pruneviz.fit import fit
+from pruneviz.free import free
 from pruneviz.group import Group, Groups
 from pruneviz.groups import find_groups
 from pruneviz.hooks import evaluating, hooked
@@ -58,13 +62,16 @@ from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, predict
 from pruneviz.moments import Moments
 from pruneviz.prune import prune
+from pruneviz.recalibrate import recalibrate
 from pruneviz.schedules import schedule
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.shrink import shrink
+from pruneviz.sleepers import find_sleepers
 from pruneviz.slices import Slice
 from pruneviz.store import load, save
 from pruneviz.sweep import sweep
+from pruneviz.twins import find_twins
 from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
 from pruneviz.weights import named_weights, weight_histogram
 
@@ -104,6 +111,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "CRITERIA",
     "ArgumentError",
+    "Certificate",
     "Cost",
     "Criterion",
     "Evidence",
@@ -117,11 +125,16 @@ __all__ = [
     "Slice",
     "accuracy",
     "bake",
+    "bounds",
+    "certify",
     "collect",
     "drop",
     "evaluating",
     "find_groups",
+    "find_sleepers",
+    "find_twins",
     "fit",
+    "free",
     "hooked",
     "load",
     "mask",
@@ -138,6 +151,7 @@ __all__ = [
     "plot_weights",
     "predict",
     "prune",
+    "recalibrate",
     "register",
     "save",
     "schedule",

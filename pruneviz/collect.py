@@ -18,6 +18,7 @@ from pruneviz.consumers import consumers, open_attention
 from pruneviz.evidence import Evidence
 from pruneviz.gradients import Gradients
 from pruneviz.hooks import evaluating, hooked
+from pruneviz.moments import single
 from pruneviz.streams import Patches, Stream, rows_of, spreads
 from pruneviz.types import ArgumentError
 
@@ -100,12 +101,17 @@ def collect(
             f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch."
         )
     wanted = [layers] if isinstance(layers, str) else layers
-    names = list(known) if wanted is None else [
-        _check.choice(n, "layer", known, what="layer") for n in wanted]  # fmt: skip
+    names = list(known) if wanted is None else list(dict.fromkeys(
+        _check.choice(n, "layer", known, what="layer") for n in wanted))  # fmt: skip
+    if not names:
+        raise ArgumentError(
+            "`layers` is empty: there is nothing to watch. Leave it out to watch all of them."
+        )
     if comoment not in (True, False, "all"):
         raise ArgumentError(
             f"`comoment` must be True, False or 'all', but {comoment!r} was passed."
         )
+    comoment = comoment if comoment == "all" else bool(comoment)
     most = None if max_batches is None else _check.count(max_batches, "max_batches", low=1)
     watch = Watch({n: known[n] for n in names}, comoment)
     gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
@@ -118,11 +124,12 @@ def collect(
             stack.enter_context(hooked(model, names, watch))
         for inputs, targets in _bar(parts(batches), most, progress):
             args, kwargs = arguments(inputs)
-            examples += _examples(args, kwargs)
+            n = _examples(args, kwargs)
+            examples += n
             if gradients is None:
                 run(model, args, kwargs)
-            else:
-                gradients.add(args, kwargs, targets, watch)
+            elif n:
+                gradients.add(args, kwargs, targets, n, watch)
     if not examples:
         raise ArgumentError(
             "`batches` is empty: there is nothing to collect. Pass an iterable of batches; a "
@@ -142,16 +149,16 @@ class Watch:
         self.patches: dict[str, Patches] = {}
 
     def __call__(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        """Add what a layer reads."""
         module, x = self.modules[name], inputs[0].detach()
         if not x.numel():
             return
-        rows = rows_of(module, x)
-        rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+        rows = single(rows_of(module, x))
         if name not in self.inputs:
             self._start(name, module, rows.shape[1])
         self.inputs[name].add(rows)
         if name in self.patches:
-            self.patches[name].add(x if x.dtype == rows.dtype else x.float())
+            self.patches[name].add(single(x))
 
     def _start(self, name: str, module: nn.Module, n: int) -> None:
         conv = isinstance(module, _ConvNd) and (spreads(module) or module.groups > 1)
@@ -174,15 +181,19 @@ class Watch:
                     "Leave it out: name the others in `layers`."
                 )
         inputs = {n: s.result() for n, s in self.inputs.items()}
-        for name, m in inputs.items():
-            if not torch.isfinite(m.mean).all() or not torch.isfinite(m.max).all():
+        patches = {n: p.result() for n, p in self.patches.items()}
+        for name, m in (*inputs.items(), *patches.items()):
+            fields = m.mean, m.max, m.comoment
+            if not all(bool(torch.isfinite(t).all()) for t in fields):
+                large = all(bool(torch.isfinite(t).all()) for t in (m.low, m.high))
+                what = "numbers too large to be squared" if large else "NaN or infinity"
                 raise ArgumentError(
-                    f"layer {name!r} read NaN or infinity. Look at the data and at the weights before it."
+                    f"layer {name!r} read {what}. Look at the data and at the weights before it."
                 )
-        shapes = {n: tuple(m.weight.shape) for n, m in self.modules.items()}  # type: ignore[union-attr]
+        shapes = {n: tuple(m.weight.shape) for n, m in self.modules.items()}  # type: ignore[arg-type]
         return Evidence(
             inputs,
-            {n: p.result() for n, p in self.patches.items()},
+            patches,
             examples=examples,
             shapes=shapes,
         )

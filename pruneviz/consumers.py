@@ -36,7 +36,7 @@ def consumers(model: nn.Module) -> dict[str, nn.Module]:
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights of those layers, by the layers' names."""
-    return {n: tuple(m.weight.shape) for n, m in consumers(model).items()}  # type: ignore[union-attr,arg-type]
+    return {n: tuple(m.weight.shape) for n, m in consumers(model).items()}  # type: ignore[arg-type]
 
 
 def matrix_of(module: nn.Module) -> Tensor:
@@ -45,7 +45,7 @@ def matrix_of(module: nn.Module) -> Tensor:
     >>> matrix_of(nn.Conv2d(4, 6, 3)).shape, matrix_of(nn.Conv2d(4, 6, 3, groups=2)).shape
     (torch.Size([6, 36]), torch.Size([2, 3, 18]))
     """
-    weight: Tensor = module.weight.detach()  # type: ignore[assignment,operator,union-attr]
+    weight: Tensor = module.weight.detach()  # type: ignore[operator]
     if turned(module):
         return weight.T
     flat = weight.flatten(1)

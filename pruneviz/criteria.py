@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ def register(
     scope: str = "layer",
     granularity: str | Iterable[str] = "weight",
     unit: Callable[..., Tensor] | None = None,
-) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a criterion under a name: a decorator.
 
     Parameters
@@ -125,7 +126,7 @@ def register(
 
     check()
 
-    def add(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def add(fn: Callable[..., Any]) -> Callable[..., Any]:
         check()
         CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula, ranks, unit)
         return fn

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz.consumers import consumers, matrix_of, turned
+from pruneviz.criteria import register
 from pruneviz.evidence import Evidence
 from pruneviz.group import Group
 from pruneviz.obs import Layer, Reader, eliminate
@@ -15,6 +16,14 @@ from pruneviz.tensors import Held, held, plain
 from pruneviz.types import ArgumentError
 
 
+@register(
+    "obs",
+    source="Hassibi & Stork 1992, Optimal Brain Surgeon, eq. 5, for units",
+    formula="place in the elimination by tr(Wₚᵀ F Wₚ ([H⁻¹]ₚₚ)⁻¹) ÷ MACs",
+    needs=("model",),
+    scope="global",
+    granularity="unit",
+)
 def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) -> dict[str, Tensor]:
     """Score the units of some groups by their place in one elimination over all of them.
 
@@ -77,7 +86,7 @@ def _places(
 def _reader(
     group: Group, module: nn.Module, name: str, blocks: int, evidence: Evidence
 ) -> list[Reader]:
-    """What one layer reads of a group: nothing where its co-moment is missing or it has blocks."""
+    """Return what one layer reads of a group: nothing where its co-moment is missing or it has blocks."""
     seen, weight = evidence.columns(name), matrix_of(module)
     if not seen.full or seen.mean.ndim > 1 or weight.ndim > 2:
         return []

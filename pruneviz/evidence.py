@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pruneviz import _check
+from pruneviz.group import Group
 from pruneviz.moments import Moments
 from pruneviz.types import ArgumentError
 
@@ -67,6 +68,33 @@ class Evidence:
         _check.choice(layer, "layer", self.inputs, what="layer")
         return self.patches.get(layer, self.inputs[layer])
 
+    def of_units(self, group: Group) -> tuple[str, Moments]:
+        """Return the first layer that reads a group, and the moments of its units there.
+
+        Returns
+        -------
+        layer : str
+        moments : Moments
+            Of shape (units, k), for the k inputs of each unit; only the diagonal.
+
+        Raises
+        ------
+        ArgumentError
+            If the evidence saw no layer that reads the group.
+        """
+        for s in group.slices:
+            if s.role == "in" and s.layer in self.inputs and s.layer in group.consumers:
+                m = self.inputs[s.layer].diagonal()
+                if int(s.index.max()) < m.mean.shape[-1]:
+                    at = torch.from_numpy(s.index.astype("int64"))
+                    fields = (m.mean, m.comoment, m.zeros, m.low, m.high)
+                    return s.layer, Moments(m.count, *(f[at] for f in fields))
+        raise ArgumentError(
+            f"`evidence` saw no layer that reads group {group.name!r} "
+            f"({', '.join(group.consumers) or 'nobody does'}). Collect it from all layers: "
+            "pv.collect(model, batches)."
+        )
+
     def merge(self, other: Evidence) -> Evidence:
         """Return the evidence of both together, as if one pass had seen all examples.
 
@@ -107,7 +135,7 @@ class Evidence:
         Raises
         ------
         ArgumentError
-            If `torch.distributed` was not initialised.
+            If `torch.distributed` was not initialised, or the processes saw other layers.
         """
         import torch.distributed as dist
 
@@ -115,6 +143,19 @@ class Evidence:
             raise ArgumentError(
                 "`reduce` joins the evidence of several processes, but torch.distributed is not "
                 "initialised. Call torch.distributed.init_process_group first, or use merge."
+            )
+
+        mine: dict[str, Any] = {
+            p: sorted(getattr(self, p)) for p in ("inputs", "patches", *GRADIENTS)
+        }
+        mine["shapes"] = {n: self.shapes[n] for n in sorted(self.shapes)}
+        mine["full"] = [[m.full for _, m in sorted(p.items())] for p in (self.inputs, self.patches)]
+        all_of_them: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(all_of_them, mine, group=group)
+        if any(theirs != mine for theirs in all_of_them):
+            raise ArgumentError(
+                "evidence of other layers cannot be reduced: the processes' evidence differs. Collect "
+                "all from the same model, with the same arguments."
             )
 
         def total(t: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
@@ -134,12 +175,14 @@ class Evidence:
 
         examples = int(total(torch.tensor(self.examples)))
         parts: dict[str, Any] = {
-            part: {k: joined(v) for k, v in getattr(self, part).items()}
-            for part in ("inputs", "patches")
+            part: {k: joined(values[k]) for k in sorted(values)}  # in the same order everywhere
+            for part, values in (("inputs", self.inputs), ("patches", self.patches))
         }
         for part in GRADIENTS:
             values = getattr(self, part)
-            parts[part] = {k: total(v * self.examples) / examples for k, v in values.items()}
+            parts[part] = {k: total(values[k] * self.examples) / examples for k in sorted(values)}
+        for part, done in parts.items():
+            parts[part] = {k: done[k] for k in getattr(self, part)}
         return replace(self, examples=examples, **parts)
 
     def to_frame(self) -> pd.DataFrame:
@@ -179,7 +222,10 @@ class Evidence:
                 counts[f"{part}/{layer}"] = m.count
                 tensors |= {f"{part}/{layer}/{f}": getattr(m, f).contiguous() for f in FIELDS}
         for part in GRADIENTS:
-            tensors |= {f"{part}/{k}": v.contiguous() for k, v in getattr(self, part).items()}
+            # cloned: without labels, E[g²] and the Fisher information are the same tensors
+            tensors |= {
+                f"{part}/{k}": v.contiguous().clone() for k, v in getattr(self, part).items()
+            }
         head = {"version": 1, "examples": self.examples, "counts": counts, "shapes": self.shapes}
         save_file(tensors, str(path), metadata={"pruneviz": "evidence", "head": json.dumps(head)})
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pruneviz.consumers import consumers, matrix_of, shaped, turned
 from pruneviz.criteria import Criterion
 from pruneviz.evidence import Evidence, check_evidence
 from pruneviz.group import Group
-from pruneviz.moments import Moments
-from pruneviz.tensors import held, plain
+from pruneviz.tensors import held
 from pruneviz.types import ArgumentError
 
 HOW = {
@@ -82,7 +80,7 @@ class Facts:
         if "reads" not in self.chosen.evidence:
             return {}
         assert self.seen is not None
-        return {"reads": reads(group, self.seen, self.layers)}
+        return {"reads": self.seen.of_units(group)[1]}
 
     def missing(self, where: str) -> ArgumentError:
         """Say what is missing, and how to collect it."""
@@ -115,26 +113,3 @@ class Facts:
         square = square.reshape(matrix[..., 0, :].shape).unsqueeze(-2).expand(matrix.shape)
         weight: Tensor = module.weight  # type: ignore[assignment]
         return shaped(module, square).double() if turned(module) else square.reshape(weight.shape)
-
-
-def reads(group: Group, evidence: Evidence, layers: dict[str, nn.Module]) -> Moments:
-    """Return the moments of a group's units at the first layer that reads them: shape (units, k).
-
-    Raises
-    ------
-    ArgumentError
-        If the evidence saw none of those layers.
-    """
-    for s in group.slices:
-        layer = plain(s.tensor).removesuffix("weight").removesuffix(".")
-        seen = layer in evidence.inputs and layer in layers
-        if seen and s.dim == (0 if turned(layers[layer]) else 1):
-            at = torch.from_numpy(s.index.astype("int64"))
-            m = evidence.inputs[layer].diagonal()
-            fields = (m.mean, m.comoment, m.zeros, m.low, m.high)
-            return Moments(m.count, *(f[at] for f in fields))
-    raise ArgumentError(
-        f"`evidence` saw no layer that reads group {group.name!r} "
-        f"({', '.join(group.consumers) or 'nobody does'}). Collect it from all layers: "
-        "pv.collect(model, batches)."
-    )

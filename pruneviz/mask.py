@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +11,27 @@ from torch.nn.utils import parametrize
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
+from pruneviz.consumers import weight_shapes
+from pruneviz.evidence import Evidence, check_evidence
 from pruneviz.group import Groups
 from pruneviz.hooks import evaluating
+from pruneviz.refit_weights import refit_weights
+from pruneviz.repair import RIDGE, check_source
 from pruneviz.tensors import check_fit, check_keep, held, plain
 from pruneviz.types import ArgumentError, Plan
 from pruneviz.weights import Mask, masked_attributes, places, steps
 
 
 @torch.inference_mode(False)  # what is made inside that mode could never be trained
-def mask(model: nn.Module, plan: Plan) -> nn.Module:
+def mask(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    repair: str = "none",
+    evidence: Evidence | None = None,
+    batches: Iterable[Any] | None = None,
+    ridge: float = RIDGE,
+) -> nn.Module:
     """Return a copy of the model in which what the plan drops is zero, and stays so.
 
     The shapes stay: a masked model is neither smaller nor faster. It survives `copy.deepcopy`,
@@ -36,6 +49,17 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         Not changed. It is taken out of DataParallel or torch.compile.
     plan : Plan
         From `select` or `drop`, for this model; what it does not name stays.
+    repair : str
+        ``"none"``, or ``"lstsq"`` for single weights: each row's weights that stay are re-fitted by
+        least squares to what the whole row gave. Of Linear and Conv layers; where nothing was
+        collected, or a weight is shared, they stay as they are.
+    evidence : Evidence, optional
+        From `collect` on this model, for the repair.
+    batches : iterable, optional
+        As for `collect`, in the place of `evidence`: the layers are re-fitted one after the other,
+        each on what it reads in the masked model.
+    ridge : float
+        How strongly the old weights are held, as a share of the mean variance of the inputs.
 
     Returns
     -------
@@ -46,7 +70,8 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     Raises
     ------
     ArgumentError
-        If the plan is of another model.
+        If the plan or the evidence is of another model, or a repair is asked for without evidence, or
+        for units: `shrink` repairs those.
 
     Examples
     --------
@@ -58,6 +83,17 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     """
     _check.kind(plan, "plan", Plan, "Make it: pv.select(scores, sparsity=0.5).")
     model = _check.unwrapped(model)
+    _check.choice(repair, "repair", ("none", "lstsq"))
+    ridge = _check.number(ridge, "ridge", low=0)
+    if repair != "none":
+        if plan.groups is not None:
+            raise ArgumentError(
+                "`mask` repairs single weights, but this plan drops units. Remove them for real: "
+                "pv.shrink(model, plan, example_input=x, repair='lstsq', evidence=evidence)."
+            )
+        check_source(repair, evidence, batches)
+        if evidence is not None:
+            check_evidence(evidence, weight_shapes(model))
     if plan.groups is not None:
         return _silence(model, plan.keep, plan.groups)
     with evaluating(model):  # reading a weight may run other parametrizations
@@ -75,6 +111,8 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
             keep = plan.keep[name].to(have[name].device)
             for module, attribute in place.holders:
                 _hold(module, attribute, keep)
+    if repair != "none":
+        refit_weights(model, new, plan.keep, evidence, batches, ridge)
     return new
 
 

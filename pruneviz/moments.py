@@ -72,8 +72,7 @@ class Moments:
             raise ArgumentError(
                 f"moments need rows of numbers, shape (..., rows, n), but {tuple(x.shape)} was passed."
             )
-        x = x.detach()
-        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        x = single(x.detach())
         mean = x.mean(-2, dtype=torch.float64)  # (..., n)
         d = x - mean.to(x.dtype).unsqueeze(-2)
         # the mean was rounded to the type of x: what is left of it is taken out again
@@ -153,6 +152,11 @@ class Moments:
         """Return the same without what is beside the diagonal of the co-moment."""
         moment = self.comoment.diagonal(dim1=-2, dim2=-1).clone() if self.full else self.comoment
         return Moments(self.count, self.mean, moment, self.zeros, self.low, self.high)
+
+
+def single(x: Tensor) -> Tensor:
+    """Return the numbers in single precision at least: half precision is too coarse for sums."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _shapes(m: Moments) -> str:

@@ -89,7 +89,7 @@ class Surgeon:
             self.price = self._prices()
 
     def _prices(self) -> Tensor:
-        """What each unit costs now; infinite where it is gone."""
+        """Return what each unit costs now; infinite where it is gone."""
         left = self.alive.nonzero()[:, 0]
         price = torch.full((self.units,), torch.inf, dtype=torch.float64)
         total = sum((r.prices(left) for r in self.readers), torch.zeros(len(left)).double())

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneviz import _check
+from pruneviz.collect import collect, parts
+from pruneviz.criteria import criterion as registered
+from pruneviz.evidence import Evidence
 from pruneviz.group import Groups
 from pruneviz.groups import walked
 from pruneviz.groups.build import build
 from pruneviz.measure import measure
+from pruneviz.repair import RIDGE, RUNGS, check_source
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.shrink import Shrinker
@@ -27,6 +32,10 @@ def prune(
     sparsity: float | None = None,
     macs: float | None = None,
     criterion: str | Callable[[Tensor], Tensor] = "l2",
+    evidence: Evidence | None = None,
+    batches: Iterable[Any] | None = None,
+    repair: str = "none",
+    ridge: float = RIDGE,
     scope: str | None = None,
     protect: Iterable[str] = (),
     min_keep: int = 1,
@@ -36,7 +45,11 @@ def prune(
 ) -> nn.Module:
     """Remove the least important units of a model, and return the smaller model.
 
-    The same as `find_groups`, `score`, `select` and `shrink` one after the other.
+    The same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other. What is
+    measured to cost least, without training, is the second-order choice and least squares::
+
+        evidence = pv.collect(model, batches, loss=F.cross_entropy)
+        small = pv.prune(model, x, macs=0.5, criterion="obs", repair="lstsq", evidence=evidence, batches=batches)
 
     Parameters
     ----------
@@ -51,6 +64,14 @@ def prune(
         Give this or `sparsity`. The smallest sparsity that reaches it is taken.
     criterion : str or callable
         For units, such as ``"l2"``; see `score`.
+    evidence : Evidence, optional
+        From `collect`, for criteria and repairs that need it.
+    batches : iterable, optional
+        As for `collect`. Without `evidence` it is collected from these, if it is needed; for criteria
+        that need gradients by `cross_entropy`, with labels drawn from the model's own predictions.
+        With ``repair="lstsq"`` the layers are re-fitted on these one after the other.
+    repair, ridge
+        As for `shrink`.
     scope, protect, min_keep, round_to
         As for `select`.
     approximate : bool
@@ -89,10 +110,21 @@ def prune(
         sparsity = _check.sparsity(sparsity)
     else:
         macs = _check.number(macs, "macs", low=0, high=1)
+    _check.choice(repair, "repair", RUNGS)
+    ridge = _check.number(ridge, "ridge", low=0)
+    if repair != "none":
+        check_source(repair, evidence, batches)
+    model = _check.unwrapped(model)
+    chosen = None if callable(criterion) else registered(criterion, "unit")
+    data = None if batches is None else _listed(batches)
+    if evidence is None and data is not None and chosen is not None and chosen.evidence:
+        gradients = bool({"grad_sq", "fisher", "model"} & set(chosen.evidence))
+        loss = F.cross_entropy if gradients else None
+        evidence = collect(model, data, loss=loss, seed=seed, progress=False)
     w = walked(model, example_input)
     groups = build(w, approximate=approximate)
     _some(groups)
-    scores = score(model, criterion, groups=groups, seed=seed)
+    scores = score(model, criterion, groups=groups, evidence=evidence, seed=seed)
     shrinker = Shrinker(model, example_input, w)
 
     def plan(share: float) -> Plan:
@@ -102,7 +134,22 @@ def prune(
     if sparsity is None:
         assert macs is not None
         sparsity = _for_macs(shrinker, plan, macs, example_input)
-    return shrinker.proved(plan(sparsity))
+    chosen_plan = plan(sparsity)
+    new = shrinker.proved(chosen_plan)
+    if repair != "none":
+        shrinker.repair(new, chosen_plan, repair, evidence, data, ridge)
+    return new
+
+
+def _listed(batches: Iterable[Any]) -> list[Any]:
+    """Keep the inputs: they are read several times, and a generator runs only once."""
+    data = [inputs for inputs, _ in parts(batches)]
+    if not data:
+        raise ArgumentError(
+            "`batches` is empty: there is nothing to learn from. Pass an iterable of batches; a "
+            "generator runs only once."
+        )
+    return data
 
 
 def _for_macs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class Site:
         Which columns of its weight as a matrix stay.
     rows : Tensor of bool, shape (groups, outputs / groups)
         Which of its outputs stay.
-    units : tuple of Tensor
-        For each group of units that it reads: the columns of each unit, shape (units, k).
+    units : dict of str to Tensor
+        For each group that it reads: the columns of each unit, shape (units, k).
     sink : tuple of (str, str)
         What takes up a constant: ``("bias", name)``, ``("running_mean", name)`` of the batch norm
         behind it, or ``("", "")``: nothing.
@@ -47,7 +47,7 @@ class Site:
     layer: str
     columns: Tensor
     rows: Tensor
-    units: tuple[Tensor, ...]
+    units: dict[str, Tensor]
     sink: tuple[str, str]
 
 
@@ -69,12 +69,12 @@ def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[S
         if columns.all() or matrix.shape[0] != blocks:
             continue
         taps = matrix.shape[2] * blocks // w.tensors[name, inputs, blocks].size
-        units = tuple(
-            _columns(torch.from_numpy(s.index.astype("int64")), taps)
+        units = {
+            g.name: _columns(torch.from_numpy(s.index.astype("int64")), taps)
             for g in groups
             for s in g.slices
             if (s.tensor, s.dim, s.blocks) == (name, inputs, blocks)
-        )
+        }
         rows = _kept(w, gone, (name, outputs, 1), matrix.shape[0], matrix.shape[1])
         found[layer] = Site(layer, columns, rows, units, sinks[name])
     order = {w.traced.sources[e.weight][1]: i for i, e in enumerate(w.ends)
@@ -155,9 +155,9 @@ def _stand(
     stand = repair.fold(mean, keep)
     row, place = torch.cumsum(~keep, 0) - 1, torch.cumsum(keep, 0) - 1
     if len(site.columns) > 1:  # inside a block each channel is its own
-        units: tuple[Tensor, ...] = (torch.arange(len(keep)).reshape(-1, taps),)
+        units = [torch.arange(len(keep)).reshape(-1, taps)]
     else:
-        units = site.units
+        units = list(site.units.values())
     for index in units:
         flat = index.flatten()
         if keep[flat].all():
@@ -168,6 +168,51 @@ def _stand(
         stand.matrix[row[lost].unsqueeze(1), place[stays]] = part.matrix
         stand.offset[row[lost]] = part.offset
     return stand
+
+
+def merged_blind(
+    model: nn.Module, new: nn.Module, where: list[Site], twins: Mapping[str, Twins]
+) -> None:
+    """Let each unit's most similar twin, by weights alone, do its work: in place."""
+    dense = consumers(model)
+    for site in where:
+        if len(site.columns) > 1:  # inside a block each channel is its own
+            continue
+        keep = site.columns[0]
+        row, place = torch.cumsum(~keep, 0) - 1, torch.cumsum(keep, 0) - 1
+        gone, kept = int((~keep).sum()), int(keep.sum())
+        stand = repair.Stand(torch.zeros(gone, kept).double(), torch.zeros(gone).double())
+        for group, index in site.units.items():
+            known = twins[group]
+            for u in (~keep[index[:, 0]]).nonzero()[:, 0].tolist():
+                here = index[u]
+                if not torch.isnan(known.constant[u]):
+                    stand.offset[row[here]] = known.constant[u]
+                elif keep[index[known.twin[u], 0]]:
+                    stand.matrix[row[here], place[index[known.twin[u]]]] = known.scale[u]
+        if not site.sink[0]:
+            stand.offset.zero_()
+        weight, gain = repair.refitted(matrix_of(dense[site.layer])[site.rows[0]], keep, stand)
+        _write(model, new, site, weight, gain)
+
+
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """What can stand in for each unit of a group, as far as the weights tell; shapes (units,).
+
+    Parameters
+    ----------
+    twin : Tensor of int
+        The most similar unit that stays.
+    scale : Tensor
+        How many times the twin the unit is; 0: it has no twin.
+    constant : Tensor
+        The unit's value where it is proved constant, else NaN.
+    """
+
+    twin: Tensor
+    scale: Tensor
+    constant: Tensor
 
 
 def _in_order(
@@ -182,14 +227,13 @@ def _in_order(
     with torch.inference_mode(False), torch.no_grad():
         for site in where:
             fits = [Fit() for _ in site.columns]
-            with evaluating(model), open_attention(model), evaluating(new), open_attention(new):
-                for inputs, _ in batches:
-                    args, kwargs = arguments(inputs)
-                    want = _seen(model, site.layer, dense[site.layer], args, kwargs, target=True)
-                    have = _seen(new, site.layer, cut[site.layer], args, kwargs, target=False)
-                    for z, x in zip(want, have, strict=True):
-                        for b, fit in enumerate(fits):
-                            fit.add(x[b], z[b][:, site.rows[b]])
+            for inputs, _ in batches:
+                args, kwargs = arguments(inputs)
+                want = ran(model, site.layer, dense[site.layer], args, kwargs, target=True)
+                have = ran(new, site.layer, cut[site.layer], args, kwargs, target=False)
+                for z, x in zip(want, have, strict=True):
+                    for b, fit in enumerate(fits):
+                        fit.add(x[b], z[b][:, site.rows[b]])
             matrix = matrix_of(dense[site.layer])
             matrix = matrix if matrix.ndim == 3 else matrix.unsqueeze(0)
             old = [matrix[b][site.rows[b]][:, site.columns[b]] for b in range(len(matrix))]
@@ -199,7 +243,7 @@ def _in_order(
                    torch.cat([s[1] for s in solved]))  # fmt: skip
 
 
-def _seen(
+def ran(
     model: nn.Module, layer: str, module: nn.Module, args: Any, kwargs: Any, *, target: bool
 ) -> list[Tensor]:
     """Run a model; return what a layer multiplies, or gives, without its bias, at each of its calls.
@@ -221,9 +265,14 @@ def _seen(
         rows = rows.detach().reshape(-1, rows.shape[-1])
         found.append(torch.stack(rows.chunk(groups, -1)))
 
-    with hooked(model, [layer], note):
-        run(model, args, kwargs)
+    with evaluating(model), open_attention(model), hooked(model, [layer], note):
+        seen(model, args, kwargs)
     return found
+
+
+def seen(model: nn.Module, args: Any, kwargs: Any) -> None:
+    """Run a model for its hooks alone."""
+    run(model, args, kwargs)
 
 
 class Fit:
@@ -254,6 +303,32 @@ class Fit:
 
         ``W = (C_zx + λ W_old) (C_xx + λI)⁻¹``
         """
+        xx, zx, x, z = self.moments(free)
+        old = old.double().cpu()
+        # as a step away from the old weights: with no ridge and a singular matrix they stay where
+        # nothing speaks for others
+        weight = old + repair.solved(xx, (zx - old @ xx).T, ridge).T
+        gain = z - weight @ x if free else torch.zeros(len(old), dtype=torch.float64)
+        return weight, gain
+
+    def solve_rows(
+        self, old: Tensor, keep: Tensor, ridge: float, free: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same where each row keeps columns of its own, (outputs, n)."""
+        xx, zx, x, z = self.moments(free)
+        weight = torch.where(keep.cpu(), old.double().cpu(), 0.0)
+        right = zx - weight @ xx  # (outputs, n)
+        for row, stays in enumerate(keep.cpu()):
+            if stays.any():
+                k = stays.nonzero()[:, 0]
+                weight[row, k] += repair.solved(xx[k][:, k], right[row, k].unsqueeze(1), ridge)[
+                    :, 0
+                ]
+        gain = z - weight @ x if free else torch.zeros(len(weight), dtype=torch.float64)
+        return weight, gain
+
+    def moments(self, free: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """C_xx, C_zx and the means of x and z; not `free`: about 0, not about the mean."""
         assert self.shift is not None
         x, z = self.x / self.count, self.z / self.count
         xx, zx = self.xx / self.count, self.zx / self.count
@@ -265,14 +340,7 @@ class Fit:
             sx, sz = self.x / self.count, self.z / self.count
             xx = xx + dx.unsqueeze(1) * sx + sx.unsqueeze(1) * dx + dx.unsqueeze(1) * dx
             zx = zx + dz.unsqueeze(1) * sx + sz.unsqueeze(1) * dx + dz.unsqueeze(1) * dx
-        old = old.double().cpu()
-        xx, zx, x, z = xx.cpu(), zx.cpu(), x.cpu(), z.cpu()
-        # as a step away from the old weights: with no ridge and a singular matrix they stay where
-        # nothing speaks for others
-        step = repair.solved(xx, (zx - old @ xx).T, ridge).T
-        weight = old + step
-        gain = z - weight @ x if free else torch.zeros(len(old), dtype=torch.float64)
-        return weight, gain
+        return xx.cpu(), zx.cpu(), x.cpu(), z.cpu()
 
 
 def _write(model: nn.Module, new: nn.Module, site: Site, weight: Tensor, gain: Tensor) -> None:

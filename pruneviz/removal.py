@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from pruneviz.group import Groups
 from pruneviz.groups.build import by_use
 from pruneviz.groups.walk import Walk
+from pruneviz.surgery import Cut
 from pruneviz.tensors import plain as plain_name
 from pruneviz.types import ArgumentError, GraphError, Plan, layer_name
 
@@ -61,3 +65,17 @@ def kept(w: Walk, gone: np.ndarray) -> tuple[tuple[str, int, int, np.ndarray], .
     """Return what stays along each dimension that loses something."""
     keeps = [(*key, ~gone[w.atoms.roots(w.tensors[key])]) for key in by_use(w)]
     return tuple(k for k in keeps if not k[3].all())
+
+
+def units_of_cut(groups: Groups, cuts: Sequence[Cut]) -> dict[str, np.ndarray]:
+    """Mark, for each group of the model before, the units that one cut took out; {} if unknown."""
+    if len(cuts) != 1:  # units of a second cut are counted in the model after the first
+        return {}
+    keeps = {(plain_name(n), dim, blocks): keep for n, dim, blocks, keep in cuts[0].keep}
+    found = {}
+    for g in groups:
+        s = g.slices[0]
+        keep = keeps.get((plain_name(s.tensor), s.dim, s.blocks))
+        if keep is not None and int(s.index.max()) < keep.size:
+            found[g.name] = ~keep[s.index].any(1)
+    return found

@@ -31,7 +31,7 @@ class Stand:
 
 def check_source(rung: str, evidence: object, batches: object) -> None:
     """Raise if there is nothing for a repair to learn from."""
-    if evidence is None and batches is None:
+    if evidence is None and batches is None and rung != "merge":
         raise ArgumentError(
             f"repair {rung!r} needs to know what the layers read. Pass batches=..., or "
             "evidence=pv.collect(model, batches)."
@@ -103,7 +103,7 @@ def merge(
     gone = ~stays
     m = torch.zeros(int((~keep).sum()), int(keep.sum()), dtype=torch.float64)
     b = mean[~keep].clone()
-    for u in units[gone].tolist():
+    for u in units[gone].tolist() if stays.any() else ():  # else nobody is left to stand in
         there, here = index[twin[u]], index[u]
         m[row[here], place[there]] = factor[u]
         b[row[here]] -= factor[u] * mean[there]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +97,9 @@ def score(
             have = held(model)
             check_fit(groups, cut, have, "groups")
             facts = Facts(chosen, evidence, model)
+            values: dict[str, Tensor]
             if "model" in chosen.needs:
-                values = chosen.fn(model, cut, evidence)
+                values = cast(dict[str, Tensor], chosen.fn(model, cut, evidence))
             else:
                 values = {
                     g.name: _unit_scores(chosen, g, have, reduction, more, facts) for g in cut

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from pruneviz.criteria import GRANULARITIES, register
@@ -29,6 +27,7 @@ def taylor(weight: Tensor, grad_sq: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> taylor(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 9.0]))
     tensor([4., 9.])
     """
@@ -57,6 +56,7 @@ def fisher_obd(weight: Tensor, fisher: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> fisher_obd(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 9.0]))
     tensor([2.0000, 4.5000])
     """
@@ -83,6 +83,7 @@ def wanda(weight: Tensor, input_sq: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> wanda(torch.tensor([[-2.0, 1.0]]), torch.tensor([[1.0, 16.0]]))
     tensor([[2., 4.]])
     """
@@ -108,6 +109,7 @@ def activation(units: Tensor, reads: Moments) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> reads = Moments.of(torch.tensor([[[1.0], [3.0]], [[0.0], [0.0]]]))  # (units, rows, 1)
     >>> activation(torch.empty(2), reads)
     tensor([2., 0.], dtype=torch.float64)
@@ -131,23 +133,9 @@ def apoz(units: Tensor, reads: Moments) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> reads = Moments.of(torch.tensor([[[1.0], [3.0]], [[0.0], [5.0]]]))
     >>> apoz(torch.empty(2), reads)
     tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     return 1 - reads.zero_fraction.mean(1)
-
-
-@register(
-    "obs",
-    source="Hassibi & Stork 1992, Optimal Brain Surgeon, eq. 5, for units",
-    formula="place in the elimination by tr(Wₚᵀ F Wₚ ([H⁻¹]ₚₚ)⁻¹) ÷ MACs",
-    needs=("model",),
-    scope="global",
-    granularity="unit",
-)
-def obs(model: Any, groups: Any, evidence: Any) -> dict[str, Tensor]:
-    """Score each unit by its place in a second-order elimination; see `pruneviz.obs.eliminate`."""
-    from pruneviz.elimination import obs_scores
-
-    return obs_scores(model, groups, evidence)

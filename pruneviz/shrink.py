@@ -17,6 +17,7 @@ from torch import nn
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments
+from pruneviz.blind import twins_of
 from pruneviz.collect import collect
 from pruneviz.consumers import weight_shapes
 from pruneviz.evidence import Evidence, check_evidence
@@ -30,7 +31,7 @@ from pruneviz.groups.trace import trace
 from pruneviz.groups.walk import Walk, tensors_of, walk
 from pruneviz.hooks import evaluating
 from pruneviz.proof import Proof, Reference, reference
-from pruneviz.refit import repaired, sites
+from pruneviz.refit import merged_blind, repaired, sites
 from pruneviz.removal import kept, lost
 from pruneviz.repair import RIDGE, RUNGS, check_source
 from pruneviz.sizes import bare_norms, blamed, mended
@@ -72,7 +73,8 @@ def shrink(
     repair : str
         What is done for the layers that lose inputs, after the comparison. ``"none"``; ``"fold"``:
         the mean of what is gone goes into their biases (or the running mean of a batch norm behind
-        them); ``"merge"``: the weights for a unit go to the kept one most like it; ``"lstsq"``: the
+        them); ``"merge"``: the weights for a unit go to the kept one most like it (without evidence and
+        batches: by its weights alone); ``"lstsq"``: the
         weights are re-fitted by least squares. Repaired are Linear and Conv layers, also those inside
         attention; where a weight is shared, and where nothing was collected, nothing is done.
     evidence : Evidence, optional
@@ -194,6 +196,10 @@ class Shrinker:
         """Repair what was cut along a plan, in place."""
         assert plan.groups is not None
         where = sites(self.walk, self.model, lost(self.walk, plan), plan.groups)
+        if evidence is None and batches is None:
+            twins = twins_of(self.model, plan, self.example_input)
+            merged_blind(self.model, new, where, twins)
+            return
         if evidence is not None:
             check_evidence(evidence, weight_shapes(self.model))
         elif rung != "lstsq" and where:

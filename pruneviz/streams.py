@@ -36,7 +36,8 @@ class Stream:
             self._start(x)
         self.count += x.numel() // x.shape[1]
         over = (0,) if x.ndim == 2 else (0, 2)
-        shift = self.shift if x.ndim == 2 else self.shift.unsqueeze(1)  # type: ignore[union-attr]
+        assert self.shift is not None
+        shift = self.shift if x.ndim == 2 else self.shift.unsqueeze(1)
         step = max(1, BLOCK // max(1, x[0].numel()))
         # several passes over what the cache still holds
         for part in (x,) if step >= len(x) else x.split(step):
@@ -56,9 +57,8 @@ class Stream:
         n = x.shape[1]
         over = (0,) if x.ndim == 2 else (0, 2)
         self.shift = x.mean(over)
-        wide = {"dtype": torch.float64, "device": x.device}
-        self.first, self.zeros = torch.zeros(n, **wide), torch.zeros(n, **wide)
-        self.second = torch.zeros((n, n) if self.comoment else n, **wide)
+        self.first, self.zeros = (x.new_zeros(n, dtype=torch.float64) for _ in range(2))
+        self.second = x.new_zeros((n, n) if self.comoment else (n,), dtype=torch.float64)
         self.low, self.high = x.new_full((n,), torch.inf), x.new_full((n,), -torch.inf)
 
     def result(self) -> Moments:
@@ -84,8 +84,10 @@ class Patches:
         self.streams = [Stream(comoment) for _ in range(conv.groups)]
 
     def add(self, x: Tensor) -> None:
-        """Add a batch, shape (examples, channels, ...)."""
-        columns = patches(self.conv, x)  # (examples, positions, channels * taps)
+        """Add a batch, shape (examples, channels, ...), or one example without that dimension."""
+        columns = patches(
+            self.conv, batched(self.conv, x)
+        )  # (examples, positions, channels * taps)
         for stream, part in zip(self.streams, columns.chunk(self.conv.groups, 2), strict=True):
             stream.add(part.flatten(0, 1))
 
@@ -142,6 +144,11 @@ def padded(conv: _ConvNd, x: Tensor) -> Tensor:
     return F.pad(x, list(pad), mode=mode)
 
 
+def batched(conv: _ConvNd, x: Tensor) -> Tensor:
+    """Return what a convolution reads or gives with the dimension of the examples, should it lack it."""
+    return x if x.ndim > len(conv.kernel_size) + 1 else x.unsqueeze(0)
+
+
 def spreads(conv: _ConvNd) -> bool:
     """Whether a convolution reads anything else than each position once, by itself."""
     taps = any(k > 1 for k in conv.kernel_size)
@@ -155,7 +162,5 @@ def _each(value: Any, n: int) -> Sequence[int]:
 def rows_of(module: nn.Module, x: Tensor) -> Tensor:
     """Return what a layer reads with its columns in dimension 1: (rows, n) or (examples, n, positions)."""
     if isinstance(module, _ConvNd):
-        batched = x.ndim > len(module.kernel_size) + 1
-        x = x if batched else x.unsqueeze(0)
-        return x.flatten(2)
+        return batched(module, x).flatten(2)
     return x.reshape(-1, x.shape[-1])

@@ -137,6 +137,26 @@ def find_twins(
     return frame if top is None else frame.head(top)
 
 
+def nearest(g: Group, have: dict[str, Held], keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each unit the kept one with the most similar incoming weights, and the scale.
+
+    Shapes (units,); the scale is 0 where no kept unit points the same way. The weights of `model` are
+    to be read under `evaluating`.
+    """
+    rows = _rows(g, have).double().cpu()
+    size = norms(rows)
+    unit = rows / size.clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
+    twin, scale = torch.zeros(g.size, dtype=torch.long), torch.zeros(g.size, dtype=torch.float64)
+    for members in _parts(g, have, ROLES):
+        part = torch.from_numpy(members)
+        stays = part[keep.cpu()[part]]
+        for some in part.split(1024):  # never a matrix of all against all
+            alike, at = (unit[some] @ unit[stays].T).max(1)
+            twin[some] = stays[at]
+            scale[some] = torch.where(alike > 0, size[some] / size[stays[at]], 0.0)
+    return twin, scale.nan_to_num(0, 0, 0)
+
+
 def _by_weights(
     g: Group, have: dict[str, Held], top: int | None, threshold: float | None
 ) -> Iterator[tuple[np.ndarray, ...]]:

@@ -12,10 +12,12 @@ PACKAGE = ROOT / "pruneviz"
 
 # from the ground up; a module may import what stands in a lower row, or in its own
 LAYERS = [
-    {"_version", "types", "slices", "group", "_check", "_json"},
-    {"_inputs", "_copy", "criteria", "schedules"},
-    {"select", "drop", "hooks"},
-    {"weights", "tensors"},
+    {"_version", "types", "slices", "group", "_check", "_json", "moments"},
+    {"_inputs", "_copy", "criteria", "schedules", "similarity", "repair", "obs", "_intervals"},
+    {"seen"},
+    {"select", "drop", "hooks", "evidence", "streams"},
+    {"weights", "tensors", "_attention", "sleepers"},
+    {"consumers", "gradients", "collect", "facts", "elimination"},
     {
         *(
             "groups.atoms",
@@ -29,11 +31,11 @@ LAYERS = [
         *("groups.rulebook", "groups.products", "groups.norms", "groups.shapes"),
         *("groups.fate", "groups.run", "groups.build", "groups.silence", "groups"),
     },
-    {"score", "latency", "measure", "metrics"},
-    {"_attention", "surgery"},
-    {"mask", "fit", "removal", "folds", "sizes", "proof"},
-    {"shrink"},
-    {"prune", "store"},
+    {"score", "latency", "measure", "metrics", "bounds", "twins"},
+    {"surgery"},
+    {"fit", "removal", "folds", "sizes", "proof", "refit", "refit_weights", "recalibrate", "blind"},
+    {"mask", "shrink"},
+    {"prune", "store", "free", "certificate"},
     {"sweep"},
     {
         *("plots", "plots.style", "plots.weights", "plots.images", "plots.curves", "plots.svg"),

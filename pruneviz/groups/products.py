@@ -50,6 +50,8 @@ def _conv(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
             each = outs // channels
             if ids is None:
                 w.tie(None, rows, f"it reads {x.why}")
+                if each > 1 and transposed:
+                    rows = None
             else:
                 many = np.repeat(ids, rows.size // channels)
                 w.tie(many, rows, "")

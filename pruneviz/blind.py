@@ -1,0 +1,48 @@
+"""What the weights alone tell of who could do a unit's work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruneviz.bounds import bounds
+from pruneviz.hooks import evaluating
+from pruneviz.refit import Twins
+from pruneviz.tensors import held
+from pruneviz.twins import nearest
+from pruneviz.types import ArgumentError, Plan
+
+FAR = 1e6  # a box this large holds any input that makes sense
+
+
+def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twins]:
+    """Return, for each group that loses units, who stands in for them: no data needed.
+
+    A unit that is the same number whatever comes in (by interval bounds) leaves that number; any
+    other the kept one with the most similar incoming weights, scaled as they are. Exact where they
+    are multiples of each other and what lies between is positively homogeneous, such as ReLU.
+    """
+    assert plan.groups is not None
+    constant = constants(model, plan, example_input)
+    found = {}
+    with evaluating(model):
+        have = held(model)
+        for name, keep in plan.keep.items():
+            twin, scale = nearest(plan.groups[name], have, keep)
+            still = constant.get(name, np.full(len(keep), np.nan))
+            found[name] = Twins(twin, scale, torch.tensor(still))
+    return found
+
+
+def constants(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, np.ndarray]:
+    """Return the values of units that are proved constant, NaN for the others, by group."""
+    try:
+        frame = bounds(model, example_input, low=-FAR, high=FAR, groups=plan.groups)
+    except ArgumentError:  # nothing in the example is a floating-point number: nothing is proved
+        return {}
+    still = frame["kind"].isin(["dead", "constant"])
+    middle = ((frame["low"] + frame["high"]) / 2).where(still)
+    return {name: part.to_numpy() for name, part in middle.groupby(frame["group"], sort=False)}
