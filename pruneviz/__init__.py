@@ -5,6 +5,11 @@
 Readers look at a model and return data; they leave no trace on it:
 
     find_groups(model, example_input)    units that only go together; what cannot go, and why
+    collect(model, batches, loss=None)   what the layers read, and how the loss answers: Evidence
+    find_sleepers(evidence)              units that never fire, never change, hardly ever fire
+    find_twins(model, groups=groups)     units that do what another one does
+    bounds(model, x, low=0, high=1)      what is proved of every unit for a box of inputs
+    certify(before, after, batches)      whether a removal changed anything, and how that is known
     score(model, criterion, groups=None) how important each weight, or each unit, is
     measure(model, example_input)        numbers, bytes, multiply-accumulates
     accuracy(model, batches)             share of examples in the right class
@@ -17,15 +22,18 @@ Choose:
 
     select(scores, sparsity=0.9)         a plan: which weights stay
     drop(groups, {"fc1": [3, 5]})        a plan by hand: these units go
+    free(model, x)                       a plan of what can go for nothing
     schedule(kind, sparsity, rounds=5)   how sparsity rises over rounds
     register(name, ...)                  a criterion of one's own; all of them: CRITERIA
 
 Writers take a model and return a new one:
 
-    mask(model, plan)                    zero what the plan drops, and hold it there
+    mask(model, plan, repair="none")     zero what the plan drops, and hold it there
     bake(model)                          make the zeros plain values
     shrink(model, plan, example_input=x) remove the units for real; checked against the mask
-    prune(model, x, macs=0.5)            find, score, select and shrink in one call
+                                         repair="none", "fold", "merge", "lstsq": who does the work
+    prune(model, x, macs=0.5)            find, collect, score, select, shrink and repair in one call
+    recalibrate(model, batches)          measure the statistics of batch norms anew
     fit(model, batches)                  train
     save(model, path), load(path, build) take the smaller model home; nothing is unpickled
 
@@ -35,7 +43,7 @@ Many at once, and pictures:
     plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_strip      data -> Axes
     panel_strip, panel_weights, panel_neurons      widgets that answer while you drag
 
-Nouns: Slice, Group, Groups, Scores, Plan, Cost, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
+Nouns: Slice, Group, Groups, Moments, Evidence, Scores, Plan, Cost, Certificate, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
 """
 
 from __future__ import annotations

@@ -110,4 +110,4 @@ def _reader(
 def _macs(name: str, module: nn.Module, evidence: Evidence) -> float:
     """Multiply-accumulates of a layer for one example."""
     positions = evidence.columns(name).count / max(1, evidence.examples)
-    return positions * module.weight.numel()  # type: ignore[union-attr,operator]
+    return positions * module.weight.numel()  # type: ignore[operator]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruneviz.consumers import consumers, matrix_of, shaped, turned
+from pruneviz.consumers import consumers, matrix_of, shaped, turned, weight_shapes
 from pruneviz.criteria import Criterion
 from pruneviz.evidence import Evidence, check_evidence
 from pruneviz.group import Group
@@ -48,8 +48,7 @@ class Facts:
                 f"criterion {chosen.name!r} needs evidence, but none was passed. Collect it: "
                 f"pv.collect(model, batches{', loss=F.cross_entropy' * self._gradients()})."
             )
-        shapes = {n: tuple(m.weight.shape) for n, m in self.layers.items()}  # type: ignore[union-attr]
-        check_evidence(evidence, shapes)
+        check_evidence(evidence, weight_shapes(model))
         if self._gradients() and not evidence.output_grad:
             raise self.missing("")
         by_tensor: dict[int, list[str]] = {}

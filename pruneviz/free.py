@@ -127,7 +127,8 @@ def sleeping(
         marks = {g.name: _unread(g, have) for g in groups if not g.frozen}
     if _floating(example_input):
         frame = bounds(model, example_input, low=low, high=high, groups=groups)
-        for name, part in frame.groupby("group", sort=False):
+        for name in marks:
+            part = frame[frame["group"] == name]
             wanted = ["dead"] if padded[name] else ["dead", "constant"]
             marks[name] |= part["kind"].isin(wanted).to_numpy()
     for g in groups if evidence is not None else ():
@@ -145,12 +146,11 @@ def _unread(g: Group, have: dict[str, Held]) -> np.ndarray:
         if s.role != "in" or s.layer not in g.consumers:
             continue
         weight = have[plain(s.tensor)].visible
-        used = (weight != 0).cpu().numpy()
         if s.blocks > 1:
-            used = used.reshape(s.blocks, -1, *used.shape[1:]).any(1)  # (blocks, columns, …)
-            used = used.reshape(used.shape[0] * used.shape[1], -1).any(1)
+            split = weight.unflatten(0, (s.blocks, -1)).movedim(s.dim + 1, 1).flatten(0, 1)
         else:
-            used = np.moveaxis(used, s.dim, 0).reshape(used.shape[s.dim], -1).any(1)
+            split = weight.movedim(s.dim, 0)  # (n, …)
+        used: np.ndarray = (split.flatten(1) != 0).any(1).cpu().numpy()
         read = True
         unread &= ~used[s.index].any(1)
     return unread if read else np.zeros(g.size, bool)

@@ -69,8 +69,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
             for m in norms:
                 total = sums[m]
                 total[0] += 1
-                total[1] = total[1] + m.running_mean.double()  # type: ignore[union-attr,operator]
-                total[2] = total[2] + m.running_var.double()  # type: ignore[union-attr,operator]
+                total[1] = total[1] + m.running_mean.double()  # type: ignore[union-attr]
+                total[2] = total[2] + m.running_var.double()  # type: ignore[union-attr]
     if not seen:
         raise ArgumentError(
             "`batches` is empty: there is nothing to measure. Pass an iterable of batches; a generator "

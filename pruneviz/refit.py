@@ -56,6 +56,7 @@ def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[S
     known = consumers(model)
     shared = {n for n, (_, places) in holders_of(model).items() if len(places) > 1}
     sinks, found = sinks_of(w), {}
+    sinks |= {n: ("", "") for n, (_, sink) in sinks.items() if sink in shared}
     keys = {(name, dim): blocks for name, dim, blocks in w.tensors if blocks > 1}
     for layer, module in known.items():
         name = f"{layer}.weight" if layer else "weight"
@@ -83,21 +84,25 @@ def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[S
 
 
 def sinks_of(w: Walk) -> dict[str, tuple[str, str]]:
-    """For each weight that sums up units: the tensor that can take up a constant behind it."""
-    found: dict[str, tuple[str, str]] = {}
+    """For each weight that sums up units: the tensor that can take up a constant behind it.
+
+    None can where a weight is used in several places with different ones behind, or where the tensor
+    serves other weights too.
+    """
+    source = w.traced.sources
+    weights = {e.node: source[e.weight][1] for e in w.ends if e.weight in source}
+    found: dict[str, set[tuple[str, str]]] = {}
     for end in w.ends:
-        if end.weight not in w.traced.sources:
+        if end.node not in weights:
             continue
-        name = w.traced.sources[end.weight][1]
-        behind = list(end.node.users)
-        if end.bias is not None:
-            found[name] = ("bias", w.traced.sources[end.bias][1])
-        elif len(behind) == 1 and name_of(behind[0]) == "batch_norm":
-            mean = operand(behind[0], "running_mean")
-            found[name] = ("running_mean", w.traced.sources[mean][1]) if mean else ("", "")
-        else:
-            found.setdefault(name, ("", ""))
-    return found
+        name, kind, sink, behind = weights[end.node], "bias", end.bias, list(end.node.users)
+        if sink is None and len(behind) == 1 and name_of(behind[0]) == "batch_norm":
+            kind, sink = "running_mean", operand(behind[0], "running_mean")
+        users = w.traced.live & set(sink.users) if sink in source else set()
+        served = {weights.get(n) for u in users for n in (u, *u.all_input_nodes) if n in weights}
+        alone = served == {name} and all({u, *u.all_input_nodes} & set(weights) for u in users)
+        found.setdefault(name, set()).add((kind, source[sink][1]) if alone else ("", ""))
+    return {name: sinks.pop() if len(sinks) == 1 else ("", "") for name, sinks in found.items()}
 
 
 def repaired(
@@ -143,8 +148,11 @@ def _stand(
     keep, free = site.columns[b], bool(site.sink[0])
     seen, exact = evidence.inputs[site.layer], evidence.columns(site.layer)
     taps = len(keep) * len(site.columns) // seen.mean.shape[-1]
-    # means of channels, not of patches: a constant is exact but for the border
-    mean = seen.mean.repeat_interleave(taps).reshape(len(site.columns), -1)[b]
+    mean = exact.mean
+    if mean.numel() != site.columns.numel() or (free and _bordered(module)):
+        # means of channels, not of patches with zeros in them: a constant is exact off the border
+        mean = seen.mean.repeat_interleave(taps)
+    mean = mean.reshape(len(site.columns), -1)[b]
     if rung == "fold":
         stand = repair.fold(mean, keep)
         return stand if free else repair.Stand(stand.matrix, torch.zeros_like(stand.offset))
@@ -168,6 +176,13 @@ def _stand(
         stand.matrix[row[lost].unsqueeze(1), place[stays]] = part.matrix
         stand.offset[row[lost]] = part.offset
     return stand
+
+
+def _bordered(module: nn.Module) -> bool:
+    """Whether a layer reads zeros at the border of what it is given."""
+    if not isinstance(module, _ConvNd) or module.padding_mode != "zeros":
+        return False
+    return any(module._reversed_padding_repeated_twice) and module.padding != "valid"
 
 
 def merged_blind(

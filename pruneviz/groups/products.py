@@ -93,7 +93,13 @@ def _conv(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
                 f"a constant arrives at a {refuse} convolution" if refuse else "")
         )  # fmt: skip
     if bias is not None:
-        w.tie(rows, bias.dims[0], f"its bias is {bias.why}")
+        torn = rows is None and blocks > 1
+        why = (
+            "it belongs to a transposed depthwise convolution"
+            if torn
+            else f"its bias is {bias.why}"
+        )
+        w.tie(rows, bias.dims[0], why)
         w.mark(bias.dims[0], w.made)
     if blocks == 1:
         w.lone(operand(node, "weight"), 1 if transposed else 0)
