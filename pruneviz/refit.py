@@ -98,10 +98,13 @@ def sinks_of(w: Walk) -> dict[str, tuple[str, str]]:
         name, kind, sink, behind = weights[end.node], "bias", end.bias, list(end.node.users)
         if sink is None and len(behind) == 1 and name_of(behind[0]) == "batch_norm":
             kind, sink = "running_mean", operand(behind[0], "running_mean")
-        users = w.traced.live & set(sink.users) if sink in source else set()
-        served = {weights.get(n) for u in users for n in (u, *u.all_input_nodes) if n in weights}
-        alone = served == {name} and all({u, *u.all_input_nodes} & set(weights) for u in users)
-        found.setdefault(name, set()).add((kind, source[sink][1]) if alone else ("", ""))
+        takes = found.setdefault(name, set())
+        if sink is None or sink not in source:
+            takes.add(("", ""))
+            continue
+        users = w.traced.live & set(sink.users)
+        served = [{weights[n] for n in (u, *u.all_input_nodes) if n in weights} for u in users]
+        takes.add((kind, source[sink][1]) if all(s == {name} for s in served) else ("", ""))
     return {name: sinks.pop() if len(sinks) == 1 else ("", "") for name, sinks in found.items()}
 
 

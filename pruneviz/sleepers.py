@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from pruneviz import _check
 from pruneviz.evidence import Evidence
@@ -98,13 +99,13 @@ def kinds(m: Moments, rare: float = RARE) -> np.ndarray:
     top = m.max
     still = (m.high - m.low <= STEADY * top).all(1).numpy()
     dead = (top == 0).all(1).numpy()
-    seldom = ((1 - m.zero_fraction).mean(1) <= rare).numpy()
+    seldom = (_active(m) <= rare).numpy()
     return np.select([dead, still, seldom], ["dead", "constant", "rare"], "").astype("<U8")
 
 
 def _rows(head: dict[str, Any], m: Moments, rare: float) -> list[dict[str, Any]]:
     kind = kinds(m, rare)
-    active, mean = (1 - m.zero_fraction).mean(1), m.mean.mean(1)
+    active, mean = _active(m), m.mean.mean(1)
     std = (m.square.mean(1) - mean**2).clamp(min=0).sqrt()  # over all positions of a unit
     std[(m.high.amax(1) == m.low.amin(1))] = 0
     return [
@@ -120,6 +121,11 @@ def _rows(head: dict[str, Any], m: Moments, rare: float) -> list[dict[str, Any]]
         }
         for u in np.flatnonzero(kind != "")
     ]
+
+
+def _active(m: Moments) -> torch.Tensor:
+    """Share of all values of a unit that are not 0; a quotient of counts, so that 1 in 100 is 0.01."""
+    return (m.count - m.zeros).sum(1) / (m.count * m.zeros.shape[1])
 
 
 def _one_each(m: Moments) -> Moments:

@@ -146,9 +146,7 @@ def test_the_diagonal_is_that_of_the_whole():
     assert not m.full
     assert_moments_of(m, x)
     assert m.diagonal().comoment is m.comoment
-    assert (
-        repr(m) == "Moments of 3 columns over 9 rows, diagonal only"
-    )  # and so it says what it lacks
+    assert repr(m) == "Moments of 3 columns over 9 rows, diagonal only"
     with refused(
         "only the diagonal of the co-moment was kept. Collect the whole: "
         "pv.collect(model, batches, comoment=True)."
