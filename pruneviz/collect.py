@@ -62,7 +62,8 @@ def collect(
     draw : callable, optional
         ``draw(outputs, generator)`` gives targets drawn from what the model predicts, for the Fisher
         information. Default: classes by the softmax of outputs of shape (n, classes); for
-        `mse_loss`, the outputs plus unit noise; for other outputs, the targets given.
+        `mse_loss`, the outputs plus unit noise; for other outputs, or targets that are no classes,
+        the targets given.
     seed : int
         For drawing; the caller's random state is not touched.
     progress : bool
@@ -130,13 +131,13 @@ def collect(
                 run(model, args, kwargs)
             elif n:
                 gradients.add(args, kwargs, targets, n, watch)
-    if not examples:
-        raise ArgumentError(
-            "`batches` is empty: there is nothing to collect. Pass an iterable of batches; a "
-            "generator runs only once."
-        )
-    evidence = watch.evidence(examples)
-    return evidence if gradients is None else gradients.join(evidence)
+        if not examples:
+            raise ArgumentError(
+                "`batches` is empty: there is nothing to collect. Pass an iterable of batches; a "
+                "generator runs only once."
+            )
+        evidence = watch.evidence(examples)
+        return evidence if gradients is None else gradients.join(evidence)
 
 
 class Watch:
@@ -213,7 +214,7 @@ def parts(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     if not isinstance(batches, Iterable) or isinstance(batches, str):
         raise ArgumentError(
             "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
-            f"a {type(batches).__name__} was passed."
+            f"{_check._kind(batches)} was passed."
         )
     for batch in batches:
         if isinstance(batch, (tuple, list)):

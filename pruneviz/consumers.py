@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pruneviz._attention import SlimAttention
+from pruneviz.hooks import evaluating
 
 
 def is_consumer(module: nn.Module) -> bool:
@@ -21,8 +22,10 @@ def is_consumer(module: nn.Module) -> bool:
 
 def turned(module: nn.Module) -> bool:
     """Whether it is GPT-2's Conv1D: a Linear whose weight has the shape (inputs, outputs)."""
+    if not hasattr(module, "nf"):  # asked first: reading a weight may run a parametrization
+        return False
     weight = getattr(module, "weight", None)
-    return hasattr(module, "nf") and isinstance(weight, Tensor) and weight.ndim == 2
+    return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def consumers(model: nn.Module) -> dict[str, nn.Module]:
@@ -36,7 +39,8 @@ def consumers(model: nn.Module) -> dict[str, nn.Module]:
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights of those layers, by the layers' names."""
-    return {n: tuple(m.weight.shape) for n, m in consumers(model).items()}  # type: ignore[arg-type]
+    with evaluating(model):  # reading a weight may run a parametrization
+        return {n: tuple(m.weight.shape) for n, m in consumers(model).items()}  # type: ignore[arg-type]
 
 
 def matrix_of(module: nn.Module) -> Tensor:

@@ -68,6 +68,9 @@ class Gradients:
                 id(m) not in {id(c) for c in consumers(model).values()} for m, _ in place.holders
             ):
                 self.alone.append(name)
+        for name in self.seen:  # GPT-2's Conv1D, which `places` does not count
+            if turned(self.modules[name]):
+                self.weights[name] = f"{name}.weight"
         self.examples = 0
         self.labelled: bool | None = None
         self.known: set[Any] = set()  # the shapes that were looked at
@@ -195,9 +198,10 @@ class Gradients:
         """Return the loss of each example, whatever the loss does over a batch; shape (n,)."""
         if self.name in CLASSES and isinstance(outputs, Tensor) and outputs.ndim == 2:
             _known_classes(labels, outputs.shape[1], getattr(self.loss, "ignore_index", -100))
+        labels = pytree.tree_map(lambda v: _beside(v, outputs), labels)
         try:
             if self.loss is F.cross_entropy and isinstance(outputs, Tensor) and outputs.ndim == 2:
-                losses = F.cross_entropy(outputs, labels.to(outputs.device), reduction="none")
+                losses = F.cross_entropy(outputs, labels, reduction="none")
             else:
                 losses = torch.stack([
                     self._scalar(self.loss(_one(outputs, i, n), _one(labels, i, n)))
@@ -400,6 +404,11 @@ def _known_classes(labels: Any, classes: int, ignored: int) -> None:
 def _usable(v: Any) -> Any:
     """Return a tensor that autograd accepts: one made in inference mode is copied."""
     return v.clone() if isinstance(v, Tensor) and v.is_inference() else v
+
+
+def _beside(v: Any, outputs: Any) -> Any:
+    """Return a tensor on the device of the outputs."""
+    return v.to(_first(outputs).device) if isinstance(v, Tensor) else v
 
 
 class _with(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-DAMPING = 1e-2  # of the mean diagonal of a co-moment
+DAMPING = 3e-3  # of the mean diagonal of a co-moment
 STEPS = 512  # removals of one at a time; a group with more units loses several at once
 
 

@@ -242,6 +242,11 @@ def _in_order(
             "runs only once."
         )
     dense, cut = consumers(model), consumers(new)
+    if any(site.layer not in cut for site in where):
+        raise ArgumentError(
+            "with `batches` each layer is watched while the smaller model runs, but a program has no "
+            "layers. Pass evidence=pv.collect(model, batches) in their place."
+        )
     with torch.inference_mode(False), torch.no_grad():
         for site in where:
             fits = [Fit() for _ in site.columns]
@@ -302,6 +307,8 @@ class Fit:
 
     def add(self, x: Tensor, z: Tensor) -> None:
         """Add rows that are read, (rows, n), and wanted, (rows, outputs)."""
+        if not len(x):
+            return
         x = x if x.dtype in (torch.float32, torch.float64) else x.float()
         z = z.to(x.dtype)
         if self.shift is None:
@@ -347,7 +354,10 @@ class Fit:
 
     def moments(self, free: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """C_xx, C_zx and the means of x and z; not `free`: about 0, not about the mean."""
-        assert self.shift is not None
+        if self.shift is None:
+            raise ArgumentError(
+                "`batches` hold no example that reaches each layer: there is nothing to fit to."
+            )
         x, z = self.x / self.count, self.z / self.count
         xx, zx = self.xx / self.count, self.zx / self.count
         if free:

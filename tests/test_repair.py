@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -227,7 +229,7 @@ def test_least_squares_is_at_least_as_good_as_anything(layer, free, seed):
 def test_a_smaller_ridge_is_at_least_as_good(layer):
     w, x, keep = layer
     errors = [error(w, x, keep, lstsq(*moments(x), keep, ridge=r)) for r in (1e-6, 1e-2, 1, 1e6)]
-    assert all(a <= b * (1 + 1e-8) + 1e-9 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a <= b * (1 + 1e-8) + 1e-9 for a, b in itertools.pairwise(errors))
     if keep.any():
         none = error(w, x, keep, RUNGS["fold"](x, keep))  # an endless ridge leaves the old weights
         assert errors[-1] == pytest.approx(none, rel=1e-4, abs=1e-8)

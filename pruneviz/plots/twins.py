@@ -1,0 +1,369 @@
+"""Twins: pairs of units that do nearly the same, their weights, and what becomes of one's work."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruneviz import _check
+from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, bare
+from pruneviz.plots.svg import FONT, nice, opened
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LIT = "#F0E442"  # Okabe & Ito's yellow
+SOURCE = "pv.find_twins(model, groups=groups)"
+SIMILARITY = "similarity of the two"
+SCALE = "scale: how much of the other one it is"
+WIDTH, HEIGHT = 880, 356
+BOX = (58, 16, 452, 290)  # left, top, right, bottom of the scatter
+SIDE, IMAGES_AT = 132, (520, 716)  # of the two images
+BARS = (606, 236, 812, 22)  # left, top, right, height of a row
+
+
+def plot_twins(
+    data: pd.DataFrame,
+    *,
+    threshold: float | None = None,
+    picked: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw pairs of units: how similar they are, and how large the one is beside the other.
+
+    A cross is a pair of which one goes: those that reach the threshold, or what the column ``goes``
+    says. Everything else is a blue dot.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `find_twins`: columns ``similarity`` and ``scale``. If there is a column ``goes``
+        (bool), it says which pairs are crosses.
+    threshold : float, optional
+        A dashed line at this similarity.
+    picked : int, optional
+        Row (counted from 0) around which a yellow square is drawn.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one collection for pairs of which both stay, and one for those of which one goes.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or there is no such row.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"similarity": [0.9, 0.4, 0.3], "scale": [0.8, -0.4, 0.1]})
+    >>> ax = pv.plot_twins(data, threshold=0.5)
+    >>> {c.get_label(): len(c.get_offsets()) for c in ax.collections}
+    {'both stay': 2, 'one goes': 1}
+    """
+    _check.columns(data, dict.fromkeys(("similarity", "scale"), SOURCE), "plot_twins")
+    if threshold is not None:
+        threshold = _check.number(threshold, "threshold", low=-1, high=1)
+    similarity, scale, goes = points(data, threshold)
+    ax = axes(ax, (6.4, 3.8))
+    if picked is not None:
+        row = _check.count(picked, "picked")
+        _check.number(row, "picked", low=0, high=len(data) - 1)
+        mark = {"marker": "s", "s": 90, "color": LIT, "edgecolors": GREY, "label": "picked"}
+        ax.scatter(similarity[row], scale[row], **mark)
+    kinds: tuple[tuple[np.ndarray, str, dict[str, Any]], ...] = (
+        (~goes, "both stay", {"color": KEPT, "marker": "o", "s": 14, "linewidths": 0}),
+        (goes, "one goes", {"color": PRUNED, "marker": "x", "s": 20, "linewidths": 1.2}),
+    )
+    for where, label, style in kinds:
+        ax.scatter(similarity[where], scale[where], label=label, **style)
+    if threshold is not None:
+        ax.axvline(threshold, color="0.45", linewidth=1, linestyle="--")
+    ax.axhline(0, color="0.45", linewidth=0.6)
+    ax.set(xlabel=SIMILARITY, ylabel=SCALE)
+    ax.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    bare(ax)
+    return ax
+
+
+def points(
+    data: pd.DataFrame, threshold: float | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return similarity, scale, and which pairs are crosses; each of shape (pairs,)."""
+    similarity, scale = (data[c].to_numpy(dtype=float) for c in ("similarity", "scale"))
+    if "goes" in data.columns:
+        goes = data["goes"].to_numpy(dtype=bool)
+    else:
+        goes = similarity >= (np.inf if threshold is None else threshold)
+    return similarity, scale, goes
+
+
+def sheet(weights: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Lay the weights of one unit out as an image; NaN where there is nothing.
+
+    Parameters
+    ----------
+    weights : array-like
+        Shape (numbers,), or (inputs, height, width): one small image for each input, side by side.
+    shape : (int, int), optional
+        Height and width of the image that the numbers are pixels of; default: nearly a square, line
+        after line.
+
+    Examples
+    --------
+    >>> sheet([1, 2, 3, 4, 5])
+    array([[ 1.,  2.,  3.],
+           [ 4.,  5., nan]])
+    >>> sheet([[[1]], [[2]], [[3]]])
+    array([[ 1., nan,  2.],
+           [nan, nan, nan],
+           [ 3., nan, nan]])
+    """
+    array = np.asarray(weights, dtype=float)
+    if array.ndim == 3 and len(array) > 1:
+        n, height, width = array.shape
+        columns = int(np.ceil(np.sqrt(n)))
+        lines = -(-n // columns)
+        page = np.full((lines * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+        for i, kernel in enumerate(array):
+            y, x = i // columns * (height + 1), i % columns * (width + 1)
+            page[y : y + height, x : x + width] = kernel
+        return page
+    if array.ndim == 3:
+        return array[0]
+    flat = array.ravel()
+    if shape is not None and shape[0] * shape[1] == flat.size:
+        return flat.reshape(shape)
+    columns = int(np.ceil(np.sqrt(max(flat.size, 1))))
+    page = np.full((-(-flat.size // columns), columns), np.nan)
+    page.ravel()[: flat.size] = flat
+    return page
+
+
+@dataclass(frozen=True)
+class View:
+    """What the panel shows.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        As for `plot_twins`, with ``goes``.
+    threshold : float
+    picked : int or None
+        A row of it.
+    images : sequence of array, shape (height, width)
+        The weights of the two units of the picked pair, from `sheet`; none if there are none to show.
+    titles : sequence of str
+        What stands above each image.
+    below : str
+        What stands below them.
+    bars : mapping of str to float
+        The accuracy on each rung.
+    whole : float
+        That of the whole network.
+    """
+
+    pairs: pd.DataFrame
+    threshold: float
+    picked: int | None
+    images: Sequence[np.ndarray]
+    titles: Sequence[str]
+    below: str
+    bars: Mapping[str, float] = field(default_factory=dict)
+    whole: float = 0.0
+
+
+def svg(view: View, *, label: str, uid: str = "pv") -> str:
+    """Draw all of it as SVG text: scatter, the two units' weights, bars.
+
+    Parameters
+    ----------
+    view : View
+    label : str
+        What a screen reader says of the picture.
+    uid : str
+        Makes the pattern's id unique on the page.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> pairs = pd.DataFrame({"similarity": [0.9], "scale": [0.5], "goes": [True]})
+    >>> view = View(pairs, 0.8, 0, [np.eye(2)] * 2, ["a stays", "<b> goes"], "", {"delete": 0.75})
+    >>> text = svg(view, label="one pair")
+    >>> "&lt;b&gt; goes" in text, "75.0%" in text
+    (True, True)
+    """
+    parts = [_scatter(view), _pair(view), _bars(view, uid)]
+    hatch = (
+        f'<defs><pattern id="{uid}-lost" width="5" height="5" patternUnits="userSpaceOnUse" '
+        f'patternTransform="rotate(45)"><rect width="5" height="5" fill="{PRUNED}"/>'
+        '<path d="M0 0V5" stroke="white" stroke-width="1.6" stroke-opacity="0.7"/></pattern></defs>'
+    )
+    return f"{opened(WIDTH, HEIGHT, label)}{hatch}{''.join(parts)}</svg>"
+
+
+def static(view: View) -> Figure:
+    """Draw the same as a matplotlib figure, which pyplot does not know of."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(WIDTH / 100, HEIGHT / 100), layout="constrained")
+    grid = fig.add_gridspec(2, 3, width_ratios=(2.1, 1, 1), height_ratios=(1.5, 1))
+    plot_twins(view.pairs, threshold=view.threshold, picked=view.picked,
+               ax=fig.add_subplot(grid[:, 0]))  # fmt: skip
+    bound = _bound(view.images)
+    for i, (image, title) in enumerate(zip(view.images, view.titles, strict=True)):
+        ax = fig.add_subplot(grid[0, i + 1])
+        ax.imshow(image, cmap="gray", vmin=-bound, vmax=bound)
+        ax.set_title(title, fontsize=9)
+        ax.set(xticks=[], yticks=[])
+    ax = fig.add_subplot(grid[1, 1:])
+    names = list(view.bars)
+    rows = np.arange(len(names))
+    values = np.array([view.bars[n] for n in names])
+    ax.barh(rows, values, height=0.62, color=KEPT, label="right")
+    lost = ax.barh(rows, np.maximum(view.whole - values, 0), left=values, height=0.62,
+                   color=PRUNED, hatch="///", label="lost")  # fmt: skip
+    for bar in lost:
+        bar.set(edgecolor="white", linewidth=0)
+    for y, value in zip(rows, values, strict=True):
+        ax.text(1.02, y, f"{value:.1%}", va="center", fontsize=9, transform=ax.get_yaxis_transform())
+    ax.set(yticks=rows, yticklabels=names, xlim=(0, 1), xticks=[])
+    ax.set_title(f"accuracy (whole network: {view.whole:.1%})", fontsize=9)
+    ax.tick_params(labelsize=9, length=0)
+    ax.invert_yaxis()
+    bare(ax)
+    ax.spines["bottom"].set_visible(False)
+    return fig
+
+
+def _scatter(view: View) -> str:
+    x0, y0, x1, y1 = BOX
+    similarity, scale, goes = points(view.pairs)
+    low, high = min(0.0, *scale, 0.0), max(1.0, *scale, 1.0)
+    low = min(low, -1.0) if low < 0 else low
+
+    def px(value: Any) -> Any:
+        return x0 + np.clip(value, 0, 1) * (x1 - x0)
+
+    def py(value: Any) -> Any:
+        return y1 - (value - low) / (high - low) * (y1 - y0)
+
+    dots = "".join(
+        f"M{x - 2.4:.1f} {y:.1f}a2.4 2.4 0 1 0 4.8 0a2.4 2.4 0 1 0-4.8 0"
+        for x, y in zip(px(similarity[~goes]), py(scale[~goes]), strict=True)
+    )
+    crosses = "".join(
+        f"M{x - 2.7:.1f} {y - 2.7:.1f}l5.4 5.4m0-5.4l-5.4 5.4"
+        for x, y in zip(px(similarity[goes]), py(scale[goes]), strict=True)
+    )
+    lit = ""
+    if view.picked is not None:
+        x, y = px(similarity[view.picked]), py(scale[view.picked])
+        lit = (
+            f'<rect class="lit" x="{x - 7:.1f}" y="{y - 7:.1f}" width="14" height="14" rx="3" '
+            f'fill="{LIT}" stroke="currentColor"/>'
+        )
+    at = px(view.threshold)
+    texts = [
+        f'<text x="{px(v):.1f}" y="{y1 + 17}" text-anchor="middle">{v:g}</text>'
+        for v in nice(0, 1, 5)
+    ]
+    texts += [
+        f'<text x="{x0 - 7}" y="{py(v) + 4:.1f}" text-anchor="end">{v:g}</text>'
+        for v in nice(low, high, 4)
+    ]
+    middle = (y0 + y1) / 2
+    texts += [
+        f'<text x="{(x0 + x1) / 2}" y="{y1 + 36}" text-anchor="middle">{SIMILARITY}</text>',
+        f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{SCALE}</text>',
+    ]
+    y = HEIGHT - 9
+    key = (
+        f'<path d="M{x0 + 30} {y - 4}a3 3 0 1 0 6 0a3 3 0 1 0-6 0" fill="{KEPT}"/>'
+        f'<text x="{x0 + 42}" y="{y}" {FONT}>both stay</text>'
+        f'<path d="M{x0 + 122} {y - 7}l6 6m0-6l-6 6" stroke="{PRUNED}" stroke-width="1.8"/>'
+        f'<text x="{x0 + 134}" y="{y}" {FONT}>one goes</text>'
+        f'<rect x="{x0 + 212}" y="{y - 11}" width="14" height="14" rx="3" fill="{LIT}" '
+        f'stroke="currentColor"/><text x="{x0 + 232}" y="{y}" {FONT}>the picked pair</text>'
+    )
+    return (
+        f'{lit}<path class="both" d="{dots}" fill="{KEPT}"/>'
+        f'<path class="goes" d="{crosses}" fill="none" stroke="{PRUNED}" stroke-width="1.6"/>'
+        f'<path class="threshold" d="M{at:.1f} {y0}V{y1}" stroke="currentColor" '
+        'stroke-dasharray="4 3"/>'
+        f'<path d="M{x0} {py(0.0):.1f}H{x1}" stroke="currentColor" stroke-opacity="0.3"/>'
+        f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
+        f"<g {FONT}>{''.join(texts)}</g>{key}"
+    )
+
+
+def _pair(view: View) -> str:
+    bound = _bound(view.images)
+    parts = []
+    for x, image, title in zip(IMAGES_AT, view.images, view.titles, strict=False):
+        height, width = image.shape
+        step = SIDE / max(height, width)
+        w, h = width * step, height * step
+        left, top = x + (SIDE - w) / 2, 32 + (SIDE - h) / 2
+        parts.append(
+            f'<image href="{_uri(image, bound)}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" '
+            f'height="{h:.1f}" preserveAspectRatio="none" style="image-rendering: pixelated"/>'
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}" fill="none" '
+            f'stroke="{GREY}"/><text x="{x + SIDE / 2}" y="22" text-anchor="middle" {FONT}>'
+            f"{escape(title)}</text>"
+        )
+    centre = (IMAGES_AT[0] + IMAGES_AT[1] + SIDE) / 2
+    parts.append(
+        f'<text x="{centre}" y="{32 + SIDE + 20}" text-anchor="middle" {FONT}>'
+        f"{escape(view.below)}</text>"
+    )
+    return "".join(parts)
+
+
+def _bars(view: View, uid: str) -> str:
+    x0, y0, x1, row = BARS
+    parts = [
+        f'<text x="{x0}" y="{y0 - 10}" {FONT}>accuracy (whole network: {view.whole:.1%})</text>'
+    ]
+    for i, (name, value) in enumerate(view.bars.items()):
+        y, end = y0 + i * row, x0 + (x1 - x0) * value
+        lost = max(view.whole - value, 0) * (x1 - x0)
+        parts.append(
+            f'<rect class="bar" x="{x0}" y="{y}" width="{end - x0:.1f}" height="{row - 7}" '
+            f'fill="{KEPT}"/><rect x="{end:.1f}" y="{y}" width="{lost:.1f}" height="{row - 7}" '
+            f'fill="url(#{uid}-lost)"/><g {FONT}>'
+            f'<text x="{x0 - 8}" y="{y + 12}" text-anchor="end">{escape(name)}</text>'
+            f'<text x="{x1 + 8}" y="{y + 12}">{value:.1%}</text></g>'
+        )
+    y = y0 + len(view.bars) * row + 6
+    key = (
+        f'<rect x="{x0}" y="{y}" width="14" height="12" fill="{KEPT}"/>'
+        f'<text x="{x0 + 20}" y="{y + 11}" {FONT}>right</text>'
+        f'<rect x="{x0 + 74}" y="{y}" width="14" height="12" fill="url(#{uid}-lost)"/>'
+        f'<text x="{x0 + 94}" y="{y + 11}" {FONT}>lost</text>'
+    )
+    return "".join(parts) + key * bool(view.bars)
+
+
+def _bound(images: Sequence[np.ndarray]) -> float:
+    """Return the largest weight of both, so that grey is 0 and both are on one scale."""
+    return max([float(np.nanmax(np.abs(i))) for i in images if i.size] + [1e-12])
+
+
+def _uri(image: np.ndarray, bound: float) -> str:
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, image, cmap="gray", vmin=-bound, vmax=bound, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
