@@ -40,8 +40,8 @@ Writers take a model and return a new one:
 Many at once, and pictures:
 
     sweep(model, example_input, ...)     criteria × sparsities × seeds, one table
-    plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_strip      data -> Axes
-    panel_strip, panel_weights, panel_neurons      widgets that answer while you drag
+    plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_strip, plot_twins      data -> Axes
+    panel_strip, panel_weights, panel_neurons, panel_twins      widgets that answer while you drag
 
 Nouns: Slice, Group, Groups, Moments, Evidence, Scores, Plan, Cost, Certificate, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
 """
@@ -84,13 +84,14 @@ from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
 from pruneviz.weights import named_weights, weight_histogram
 
 if TYPE_CHECKING:
-    from pruneviz.panels import Panel, panel_neurons, panel_strip, panel_weights
+    from pruneviz.panels import Panel, panel_neurons, panel_strip, panel_twins, panel_weights
     from pruneviz.plots import (
         plot_groups,
         plot_layers,
         plot_mask,
         plot_strip,
         plot_tradeoff,
+        plot_twins,
         plot_weights,
     )
 
@@ -98,9 +99,19 @@ __version__ = VERSION
 
 # what needs ipywidgets or matplotlib is imported when it is first used
 _LATER = {
-    **dict.fromkeys(("Panel", "panel_neurons", "panel_strip", "panel_weights"), "pruneviz.panels"),
     **dict.fromkeys(
-        ("plot_groups", "plot_layers", "plot_mask", "plot_strip", "plot_tradeoff", "plot_weights"),
+        ("Panel", "panel_neurons", "panel_strip", "panel_twins", "panel_weights"), "pruneviz.panels"
+    ),
+    **dict.fromkeys(
+        (
+            "plot_groups",
+            "plot_layers",
+            "plot_mask",
+            "plot_strip",
+            "plot_tradeoff",
+            "plot_twins",
+            "plot_weights",
+        ),
         "pruneviz.plots",
     ),
 }
@@ -150,12 +161,14 @@ __all__ = [
     "named_weights",
     "panel_neurons",
     "panel_strip",
+    "panel_twins",
     "panel_weights",
     "plot_groups",
     "plot_layers",
     "plot_mask",
     "plot_strip",
     "plot_tradeoff",
+    "plot_twins",
     "plot_weights",
     "predict",
     "prune",

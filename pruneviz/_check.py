@@ -91,7 +91,7 @@ def kind(value: Any, name: str, cls: type, hint: str = "") -> Any:
     """Return `value` if it is of class `cls`, or raise."""
     if isinstance(value, cls):
         return value
-    text = f"`{name}` must be a {cls.__name__}, but {_kind(value)} was passed."
+    text = f"`{name}` must be {_article(cls.__name__)}, but {_kind(value)} was passed."
     raise ArgumentError(f"{text} {hint}".rstrip())
 
 
@@ -110,7 +110,10 @@ def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:
 def _kind(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    name = type(value).__name__
+    return _article(type(value).__name__)
+
+
+def _article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 

@@ -15,7 +15,7 @@ LAYERS = [
     {"_version", "types", "slices", "group", "_check", "_json", "moments"},
     {"_inputs", "_copy", "criteria", "schedules", "similarity", "repair", "obs", "_intervals"},
     {"seen"},
-    {"select", "drop", "hooks", "evidence", "streams"},
+    {"select", "drop", "pairs", "hooks", "evidence", "streams", "losses", "squares"},
     {"weights", "tensors", "_attention", "sleepers"},
     {"consumers", "gradients", "collect", "facts", "elimination"},
     {
@@ -39,9 +39,9 @@ LAYERS = [
     {"sweep"},
     {
         *("plots", "plots.style", "plots.weights", "plots.images", "plots.curves", "plots.svg"),
-        *("plots.groups", "plots.network"),
+        *("plots.groups", "plots.network", "plots.twins"),
     },
-    {"panels.base", "panels.strip", "panels.weights", "panels.neurons", "panels"},
+    {"panels.base", "panels.strip", "panels.weights", "panels.neurons", "panels.twins", "panels"},
     {
         *("lessons", "lessons.data", "lessons.models", "lessons.checkpoints", "lessons.train"),
         *("lessons.guess", "lessons.exercises", "lessons.answers", "lessons.show"),

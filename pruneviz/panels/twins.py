@@ -220,7 +220,9 @@ class TwinsPanel(Panel):
     def _picked(self) -> dict[str, Any]:
         """Tell of the picked pair."""
         if not len(self._points):
-            return dict.fromkeys(("pair", "group", "kept", "removed", "similarity", "scale", "goes"))
+            return dict.fromkeys(
+                ("pair", "group", "kept", "removed", "similarity", "scale", "goes")
+            )
         pair = min(round(self._pair.value), len(self._points) - 1)
         row = self._points.iloc[pair]
         return {

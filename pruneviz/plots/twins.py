@@ -237,7 +237,9 @@ def static(view: View) -> Figure:
     for bar in lost:
         bar.set(edgecolor="white", linewidth=0)
     for y, value in zip(rows, values, strict=True):
-        ax.text(1.02, y, f"{value:.1%}", va="center", fontsize=9, transform=ax.get_yaxis_transform())
+        ax.text(
+            1.02, y, f"{value:.1%}", va="center", fontsize=9, transform=ax.get_yaxis_transform()
+        )
     ax.set(yticks=rows, yticklabels=names, xlim=(0, 1), xticks=[])
     ax.set_title(f"accuracy (whole network: {view.whole:.1%})", fontsize=9)
     ax.tick_params(labelsize=9, length=0)
