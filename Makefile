@@ -49,6 +49,10 @@ checkpoints: $(VENV)/.lab
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/first_light.py
 	$(BIN)/python benchmarks/groups.py
+	$(ONE) $(BIN)/python benchmarks/evidence.py
+	$(ONE) $(BIN)/python benchmarks/twins.py
+	$(ONE) $(BIN)/python benchmarks/weights.py
+	$(ONE) $(BIN)/python -W ignore benchmarks/repair.py
 
 # make constraints     write down the versions that are installed now
 constraints: $(VENV)/.test

@@ -106,6 +106,8 @@ class _Reader:
         damped = h + (DAMPING * size if size > 0 else 1.0) * torch.eye(len(h), dtype=h.dtype)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         self.weight = r.weight.double().clone()
+        # what never varies costs nothing, whatever its weight: a bias takes up the constant
+        self.weight[:, h.diagonal() <= 1e-12 * size] = 0
         f = r.curvature.double()
         self.curvature = torch.diag(f) if f.ndim == 1 else f.clone()
         self.quadratic = self.weight.T @ self.curvature @ self.weight

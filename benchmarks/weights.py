@@ -1,0 +1,68 @@
+"""Single weights without training: masks as they are, re-fitted on dense moments, and layer by layer."""
+
+from __future__ import annotations
+
+import platform
+import time
+
+import torch
+
+import pruneviz as pv
+from pruneviz import lessons
+from pruneviz.metrics import ready
+
+SPARSITIES = (0.9, 0.95, 0.98)
+IMAGES = 5000
+SEEDS = 3
+
+
+def main() -> None:
+    """Print one table for each network."""
+    data = lessons.fashion_mnist()
+    test = ready(list(data.test.batches(1000)))
+    print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(
+        f"| {IMAGES:,} images, {SEEDS} seeds | "
+        + " | ".join(f"{s:g}" for s in SPARSITIES)
+        + " | seconds |"
+    )
+    print("|---|" + "---|" * (len(SPARSITIES) + 1))
+    for name in ("lenet-300-100", "batchnorm-cnn"):
+        model = lessons.load(name)
+        for criterion in ("magnitude", "lamp"):
+            scores = pv.score(model, criterion)
+            plans = [pv.select(scores, sparsity=s, scope="global") for s in SPARSITIES]
+            plain = [pv.accuracy(pv.mask(model, p), test) for p in plans]
+            print(
+                f"| {name}, {criterion}, no repair | "
+                + " | ".join(f"{a:.3f}" for a in plain)
+                + " | |"
+            )
+            for way in ("dense moments", "layer by layer"):
+                rows, took = [], []
+                for seed in range(SEEDS):
+                    order = torch.randperm(
+                        len(data.train), generator=torch.Generator().manual_seed(seed)
+                    )
+                    images = [b for b, _ in ready(list(data.train[order[:IMAGES]].batches(100)))]
+                    dense = way == "dense moments"
+                    evidence = pv.collect(model, images, progress=False) if dense else None
+                    row = []
+                    for plan in plans:
+                        start = time.perf_counter()
+                        new = pv.mask(model, plan, repair="lstsq", evidence=evidence,
+                                      batches=None if dense else images)  # fmt: skip
+                        took.append(time.perf_counter() - start)
+                        row.append(pv.accuracy(new, test))
+                    rows.append(row)
+                mean = [sum(c) / len(c) for c in zip(*rows, strict=True)]
+                cells = " | ".join(f"{a:.3f}" for a in mean)
+                seconds = sorted(took)[len(took) // 2]
+                print(
+                    f"| {name}, {criterion}, least squares, {way} | {cells} | {seconds:.1f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
