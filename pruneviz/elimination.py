@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from pruneviz.criteria import register
 from pruneviz.evidence import Evidence
 from pruneviz.group import Group
 from pruneviz.obs import Layer, Reader, eliminate
+from pruneviz.slices import Slice
 from pruneviz.tensors import Held, held, plain
 from pruneviz.types import ArgumentError
 
@@ -42,8 +44,8 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
     makes, reads = _places(groups, layers, have)
     readers = {}
     for g in groups:
-        found = [_reader(g, layers[n], n, blocks, evidence) for n, blocks in reads[g.name]]
-        usable = [r for many in found for r in many]
+        found = [(n, reads[n][g.name]) for n in layers if g.name in reads[n]]
+        usable = [r for n, s in found for r in _reader(layers[n], n, s, evidence)]
         if not usable:
             raise ArgumentError(
                 f"criterion 'obs' needs the co-moment of what reads group {g.name!r} "
@@ -51,63 +53,68 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
                 "collect with comoment='all'."
             )
         readers[g.name] = usable
-    made = {n: (g, rows) for g, names in makes.items() for n, rows in names.items()}
-    read = {n: g for g, names in reads.items() for n, _ in names}
     work = [
-        Layer(n, _macs(n, m, evidence), made.get(n, ("", None))[0], read.get(n, ""),
-              made.get(n, ("", None))[1])
+        Layer(n, _macs(n, m, evidence) * rows_share * columns_share, made, read, rows)
         for n, m in layers.items()
-    ]  # fmt: skip
+        for made, rows, rows_share in _shares(makes[n], m)
+        for read, _, columns_share in _shares(reads[n], m)
+    ]
     return eliminate(readers, work)
 
 
 def _places(
     groups: list[Group], layers: dict[str, nn.Module], have: dict[str, Held]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[tuple[str, int]]]]:
-    """For each group the layers that make it, and those that read it, with their blocks."""
+) -> tuple[dict[str, dict[str, Slice]], dict[str, dict[str, Slice]]]:
+    """For each layer the groups that it makes, and those that it reads, with the places of their units."""
     by_tensor: dict[int, list[str]] = {}
-    for name, module in layers.items():
+    for name in layers:
         key = id(have[plain(f"{name}.weight" if name else "weight")].tensor)
         by_tensor.setdefault(key, []).append(name)
-        assert module is not None
-    makes: dict[str, dict[str, Tensor]] = {g.name: {} for g in groups}
-    reads: dict[str, list[tuple[str, int]]] = {g.name: [] for g in groups}
+    makes: dict[str, dict[str, Slice]] = {n: {} for n in layers}
+    reads: dict[str, dict[str, Slice]] = {n: {} for n in layers}
     for g in groups:
         for s in g.slices:
             for name in by_tensor.get(id(have[plain(s.tensor)].tensor), ()):
                 inputs = 0 if turned(layers[name]) else 1
-                if s.dim == inputs and (name, s.blocks) not in reads[g.name]:
-                    reads[g.name].append((name, s.blocks))
-                elif s.dim == 1 - inputs and name not in makes[g.name]:
-                    makes[g.name][name] = torch.from_numpy(s.index.astype("int64"))
+                (reads if s.dim == inputs else makes)[name].setdefault(g.name, s)
     return makes, reads
 
 
-def _reader(
-    group: Group, module: nn.Module, name: str, blocks: int, evidence: Evidence
-) -> list[Reader]:
-    """Return what one layer reads of a group: nothing where its co-moment is missing or it has blocks."""
-    seen, weight = evidence.columns(name), matrix_of(module)
-    if not seen.full or seen.mean.ndim > 1 or weight.ndim > 2:
+def _shares(
+    places: dict[str, Slice], module: nn.Module
+) -> Iterator[tuple[str, Tensor | None, float]]:
+    """Yield groups, the places of their units, and their share of a layer; then what is left of it."""
+    left, weight = 1.0, module.weight
+    assert isinstance(weight, Tensor)
+    for group, s in places.items():
+        index = torch.from_numpy(s.index.astype("int64"))
+        share = index.numel() / (weight.shape[s.dim] * s.blocks)
+        left -= share
+        yield group, index, share
+    if left > 1e-9:
+        yield "", None, left
+
+
+def _reader(module: nn.Module, name: str, s: Slice, evidence: Evidence) -> list[Reader]:
+    """Return what one layer reads of a group: nothing where its co-moment is missing."""
+    seen, weight = evidence.columns(name), matrix_of(module).double().cpu()
+    if not seen.full:
         return []
-    dim = 0 if turned(module) else 1
-    tensor = plain(f"{name}.weight" if name else "weight")
-    found = []
-    for s in group.slices:
-        if plain(s.tensor) != tensor or s.dim != dim or s.blocks != blocks:
-            continue
-        taps = weight.shape[1] // evidence.inputs[name].mean.shape[-1]
-        places = torch.from_numpy(s.index.astype("int64"))  # (units, k)
-        columns = (places.unsqueeze(-1) * taps + torch.arange(taps)).flatten(1)
-        flat = columns.flatten()
-        square = seen.covariance[flat][:, flat]
-        index = torch.arange(len(flat)).reshape(columns.shape)
-        grad = evidence.output_grad[name].double()
-        found.append(Reader(weight.double().cpu()[:, flat], square, grad, index, name))
-    return found
+    square = seen.covariance
+    if weight.ndim > 2:  # each block of outputs reads its own channels
+        weight, square = torch.block_diag(*weight), torch.block_diag(*square)
+    taps = weight.shape[1] // evidence.inputs[name].mean.shape[-1]
+    places = torch.from_numpy(s.index.astype("int64"))  # (units, k)
+    columns = (places.unsqueeze(-1) * taps + torch.arange(taps)).flatten(1)
+    flat = columns.flatten()
+    index = torch.arange(len(flat)).reshape(columns.shape)
+    grad = evidence.output_grad[name].double()
+    return [Reader(weight[:, flat], square[flat][:, flat], grad, index, name)]
 
 
 def _macs(name: str, module: nn.Module, evidence: Evidence) -> float:
     """Multiply-accumulates of a layer for one example."""
     positions = evidence.columns(name).count / max(1, evidence.examples)
+    if name not in evidence.patches:  # pixels that were read were counted, not those that were made
+        positions /= math.prod(getattr(module, "stride", ()))
     return positions * module.weight.numel()  # type: ignore[operator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,11 +250,14 @@ def _in_order(
         )
     with torch.inference_mode(False), torch.no_grad():
         for site in where:
-            fits = [Fit() for _ in site.columns]
+            fits, calls = [Fit() for _ in site.columns], 0
             for inputs, _ in batches:
                 args, kwargs = arguments(inputs)
-                want = ran(model, site.layer, dense[site.layer], args, kwargs, target=True)
-                have = ran(new, site.layer, cut[site.layer], args, kwargs, target=False)
+                here = (site.layer, dense[site.layer], args, kwargs)
+                want = ran(model, *here, target=True, calls=calls)
+                here = (site.layer, cut[site.layer], args, kwargs)
+                have = ran(new, *here, target=False, calls=calls)
+                calls = len(want)
                 for z, x in zip(want, have, strict=True):
                     for b, fit in enumerate(fits):
                         fit.add(x[b], z[b][:, site.rows[b]])
@@ -267,11 +271,18 @@ def _in_order(
 
 
 def ran(
-    model: nn.Module, layer: str, module: nn.Module, args: Any, kwargs: Any, *, target: bool
+    model: nn.Module,
+    layer: str,
+    module: nn.Module,
+    args: Any,
+    kwargs: Any,
+    *,
+    target: bool,
+    calls: int = 0,
 ) -> list[Tensor]:
     """Run a model; return what a layer multiplies, or gives, without its bias, at each of its calls.
 
-    Each of shape (groups, rows, n).
+    Each of shape (groups, rows, n). After so many `calls` the run stops: 0 for never.
     """
     found: list[Tensor] = []
     groups = getattr(module, "groups", 1)
@@ -287,10 +298,17 @@ def ran(
             rows = patches(module, inputs[0]) if isinstance(module, _ConvNd) else inputs[0]
         rows = rows.detach().reshape(-1, rows.shape[-1])
         found.append(torch.stack(rows.chunk(groups, -1)))
+        if len(found) == calls:
+            raise _Enough
 
     with evaluating(model), open_attention(model), hooked(model, [layer], note):
-        seen(model, args, kwargs)
+        with suppress(_Enough):
+            seen(model, args, kwargs)
     return found
+
+
+class _Enough(BaseException):
+    """What was wanted has been seen; no `except Exception` on the way may stop it."""
 
 
 def seen(model: nn.Module, args: Any, kwargs: Any) -> None:

@@ -51,12 +51,13 @@ def refit_weights(
             stays = (stays.T if turned(module) else stays.flatten(1)).reshape(old.shape)
         free = _bias(there, layer) is not None
         if batches is not None:
-            fits = [Fit() for _ in old]
+            fits, calls = [Fit() for _ in old], 0
             reader = consumers(new)[layer]
             with torch.inference_mode(False), torch.no_grad():
                 for args, kwargs in data:
-                    want = ran(model, layer, module, args, kwargs, target=True)
-                    have = ran(new, layer, reader, args, kwargs, target=False)
+                    want = ran(model, layer, module, args, kwargs, target=True, calls=calls)
+                    have = ran(new, layer, reader, args, kwargs, target=False, calls=calls)
+                    calls = len(want)
                     for z, x in zip(want, have, strict=True):
                         for b, fit in enumerate(fits):
                             fit.add(x[b], z[b])
