@@ -301,9 +301,13 @@ def ran(
         if len(found) == calls:
             raise _Enough
 
-    with evaluating(model), open_attention(model), hooked(model, [layer], note):
-        with suppress(_Enough):
-            seen(model, args, kwargs)
+    with (
+        suppress(_Enough),
+        evaluating(model),
+        open_attention(model),
+        hooked(model, [layer], note),
+    ):
+        seen(model, args, kwargs)
     return found
 
 
