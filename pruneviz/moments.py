@@ -108,8 +108,8 @@ class Moments:
         """
         if not self.full:
             raise ArgumentError(
-                "only the diagonal of the co-moment was kept. Collect the whole: "
-                "pv.collect(model, batches, comoment=True)."
+                f"only the diagonal of the co-moment of {self.mean.shape[-1]:,} columns was kept. Collect "
+                "the whole: pv.collect(model, batches, comoment='all')."
             )
         return self.comoment / self.count
 

@@ -179,6 +179,11 @@ def _stand(
         lost, stays = flat[~keep[flat]], flat[keep[flat]]
         stand.matrix[row[lost].unsqueeze(1), place[stays]] = part.matrix
         stand.offset[row[lost]] = part.offset
+    # at a border a constant varies with the zeros beside it: it needs no twin, but a bias
+    still = (seen.high == seen.low).repeat_interleave(taps).reshape(len(site.columns), -1)[b]
+    if free:
+        stand.matrix[row[~keep & still]] = 0
+        stand.offset[row[~keep & still]] = mean[~keep & still]
     return stand
 
 

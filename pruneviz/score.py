@@ -77,7 +77,7 @@ def score(
     >>> pv.score(layer, "magnitud")
     Traceback (most recent call last):
     ...
-    pruneviz.types.ArgumentError: criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude, random.
+    pruneviz.types.ArgumentError: criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: fisher, lamp, magnitude, random, taylor, wanda.
     """
     model = _check.unwrapped(model)
     _check.choice(reduction, "reduction", REDUCTIONS)

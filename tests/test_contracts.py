@@ -41,7 +41,9 @@ def drawing(weight):
     return torch.rand_like(weight)
 
 
-OF_WEIGHTS = sorted(n for n, c in pv.CRITERIA.items() if "weight" in c.granularity)
+OF_WEIGHTS = sorted(
+    n for n, c in pv.CRITERIA.items() if "weight" in c.granularity and not c.evidence
+)
 READERS = {
     **{f"score {c}": lambda m, x, c=c: pv.score(m, c, seed=7) for c in OF_WEIGHTS},
     "score by a function that draws": lambda m, x: pv.score(m, drawing),

@@ -14,7 +14,9 @@ from torch import nn
 import pruneviz as pv
 from pruneviz.criteria import lamp, magnitude, random
 
-OF_WEIGHTS = sorted(n for n, c in pv.CRITERIA.items() if "weight" in c.granularity)
+OF_WEIGHTS = sorted(
+    n for n, c in pv.CRITERIA.items() if "weight" in c.granularity and not c.evidence
+)
 # few different values, so that there are ties and zeros
 WEIGHTS = hnp.arrays(
     np.float64,
@@ -175,11 +177,11 @@ BAD_REGISTRATIONS = [
     ),
     (
         {"needs": ("weight", "gradient")},
-        "`needs` 'gradient' is unknown. Known: generator, weight.",
+        "`needs` 'gradient' is unknown. Known: fisher, generator, grad_sq, input_sq, model, reads, weight.",
     ),
     (
         {"needs": ("weights",)},
-        "`needs` 'weights' is unknown. Did you mean 'weight'? Known: generator, weight.",
+        "`needs` 'weights' is unknown. Did you mean 'weight'? Known: fisher, generator, grad_sq, input_sq, model, reads, weight.",
     ),
     (
         {"scope": "local"},
@@ -259,7 +261,7 @@ BAD_CRITERIA = [
         "criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude, "
         "random.",
     ),
-    (None, "criterion None is unknown. Known: lamp, magnitude, random."),
+    (None, "criterion None is unknown. Known: fisher, lamp, magnitude, random, taylor, wanda."),
 ]
 
 

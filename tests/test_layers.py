@@ -17,7 +17,7 @@ LAYERS = [
     {"seen"},
     {"select", "drop", "pairs", "hooks", "evidence", "streams", "losses", "squares"},
     {"weights", "tensors", "_attention", "sleepers"},
-    {"consumers", "gradients", "collect", "facts", "elimination"},
+    {"consumers", "gradients", "collect", "facts", "elimination", "activations"},
     {
         *(
             "groups.atoms",
@@ -39,9 +39,12 @@ LAYERS = [
     {"sweep"},
     {
         *("plots", "plots.style", "plots.weights", "plots.images", "plots.curves", "plots.svg"),
-        *("plots.groups", "plots.network", "plots.twins"),
+        *("plots.groups", "plots.network", "plots.twins", "plots.sleepers"),
     },
-    {"panels.base", "panels.strip", "panels.weights", "panels.neurons", "panels.twins", "panels"},
+    {
+        *("panels.base", "panels.strip", "panels.weights", "panels.neurons", "panels.twins"),
+        *("panels.sleepers", "panels"),
+    },
     {
         *("lessons", "lessons.data", "lessons.models", "lessons.checkpoints", "lessons.train"),
         *("lessons.guess", "lessons.exercises", "lessons.answers", "lessons.show"),

@@ -148,8 +148,8 @@ def test_the_diagonal_is_that_of_the_whole():
     assert m.diagonal().comoment is m.comoment
     assert repr(m) == "Moments of 3 columns over 9 rows, diagonal only"
     with refused(
-        "only the diagonal of the co-moment was kept. Collect the whole: "
-        "pv.collect(model, batches, comoment=True)."
+        "only the diagonal of the co-moment of 3 columns was kept. Collect the whole: "
+        "pv.collect(model, batches, comoment='all')."
     ):
         _ = m.covariance
 

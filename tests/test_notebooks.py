@@ -144,6 +144,32 @@ WRONG = {
         lambda c, size: [c + size * i for i in range(size)],
         lambda c, size: 3,
     ],
+    "04-sandal": [0, 460, 337, 73.0, 500, -1, True, [73], torch.tensor([73, 450])],
+    "04-fold": [
+        lambda w, b, n, v: (w, b),
+        lambda w, b, n, v: w,
+        lambda w, b, n, v: (w[:, 1:], b + v * w[:, n]),
+        lambda w, b, n, v: (w[:, torch.arange(4) != n], b),
+        lambda w, b, n, v: (w[:, torch.arange(4) != n], b - v * w[:, n]),
+    ],
+    "05-merge": [
+        lambda w, b, a, k, r: (w, b, a),
+        lambda w, b, a, k, r: w,
+        lambda w, b, a, k, r: (1, 2, 3),
+        lambda w, b, a, k, r: (w[1:], b[1:], a[:, 1:]),
+        lambda w, b, a, k, r: (w[torch.arange(6) != r], b[torch.arange(6) != r], a[:, 1:]),
+        lambda w, b, a, k, r: tuple(t[..., torch.arange(6) != r] for t in (w.T, b, a)),
+        lambda w, b, a, k, r: (
+            *(t[torch.arange(6) != r] for t in (w, b)),
+            a[:, torch.arange(6) != r],
+        ),
+    ],
+    "05-offset": [
+        lambda a, b, k, r, s, o: a,
+        lambda a, b, k, r, s, o: (a, b),
+        lambda a, b, k, r, s, o: (a[:, torch.arange(4) != r], b),
+        lambda a, b, k, r, s, o: (a[:, torch.arange(4) != r], b + o * a[:, k]),
+    ],
     "02-budget": [
         0.9,
         {"conv9": 0.5},

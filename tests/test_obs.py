@@ -137,7 +137,7 @@ def chain(seed: int) -> tuple[dict[str, list[Reader]], list[Layer]]:
     }
     layers = [
         Layer("fc1", 70.0, "a", "", rows_a),
-        Layer("fc2", 24.0, "a"[:0] or "b", "a", rows_b),
+        Layer("fc2", 24.0, "b", "a", rows_b),
         Layer("skip", 9.0, "", "a"),
         Layer("fc3", 18.0, "", "b"),
     ]
@@ -408,14 +408,20 @@ def test_channels_of_a_grouped_convolution_are_read_by_their_block(monkeypatch):
 def strided() -> nn.Module:
     """A depthwise convolution, strides and padding."""
     return nn.Sequential(
-        *(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)),
+        *(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4),
+        ),
         *(nn.Conv2d(4, 5, 1, stride=2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(20, 4)),
     )
 
 
 @pytest.mark.parametrize("build", [Cat, strided, normed, Residual, grouped])
 def test_the_layers_have_the_macs_of_the_model(monkeypatch, build):
-    shape = {Cat: (6,), Residual: (2, 5, 5), grouped: (2, 5, 5)}.get(build, (2, 9, 9) if build is normed else (2, 8, 8))
+    shape = {Cat: (6,), Residual: (2, 5, 5), grouped: (2, 5, 5)}.get(
+        build, (2, 9, 9) if build is normed else (2, 8, 8)
+    )
     model, x = build().double(), torch.randn(20, *shape).double()
     _, layers = told(monkeypatch, model, x)
     assert sum(k.macs for k in layers) == pytest.approx(pv.measure(model, x[:1]).macs)

@@ -141,7 +141,7 @@ def test_a_strip_reads_its_batches_once():
 BAD_STRIPS = [
     ({"sparsity": 1.0}, "`sparsity` must be a number in [0, 0.99], but 1.0 was passed."),
     ({"sparsity": 50}, "`sparsity` must be a number in [0, 0.99], but 50 was passed."),
-    ({"criterion": "lam"}, "criterion 'lam' is unknown. Did you mean 'lamp'? Known: lamp, magnitude, random."),
+    ({"criterion": "lam"}, "criterion 'lam' is unknown. Did you mean 'lamp'? Known: fisher, lamp, magnitude, random, taylor, wanda."),
     ({"scope": "local"}, "`scope` 'local' is unknown. Did you mean 'global'? Known: global, layer."),
     ({"batches": []}, "`batches` is empty: there is no example to judge by. Pass an iterable of (inputs, labels); a generator runs only once."),
 ]  # fmt: skip

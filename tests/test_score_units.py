@@ -15,7 +15,7 @@ import pruneviz as pv
 
 MLP = handmade.mlp_groups()
 CONV = handmade.conv_groups()
-OF_UNITS = sorted(n for n, c in pv.CRITERIA.items() if "unit" in c.granularity)
+OF_UNITS = sorted(n for n, c in pv.CRITERIA.items() if "unit" in c.granularity and not c.evidence)
 
 
 def norms_of_mlp(model, p):
@@ -280,10 +280,9 @@ def not_a_number(matrix):
 
 ONE_A_UNIT = "must return scores one a unit, of shape (6,), for group 'fc1', but it returned"
 BAD_CALLS = [
-    ({"criterion": "lamp", "groups": MLP}, "criterion 'lamp' scores single weights, not units. For units: l1, l2, random."),
-    ({"criterion": "magnitude", "groups": MLP}, "criterion 'magnitude' scores single weights, not units. For units: l1, l2, random."),
-    ({"criterion": "l1"}, "criterion 'l1' scores units, not weights. For weights: lamp, magnitude, random; for units pass `groups`."),
-    ({"criterion": "l22", "groups": MLP}, "criterion 'l22' is unknown. Did you mean 'l2'? Known: l1, l2, random."),
+    ({"criterion": "magnitude", "groups": MLP}, "criterion 'magnitude' scores single weights, not units. For units: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda."),
+    ({"criterion": "l1"}, "criterion 'l1' scores units, not weights. For weights: fisher, lamp, magnitude, random, taylor, wanda; for units pass `groups`."),
+    ({"criterion": "l22", "groups": MLP}, "criterion 'l22' is unknown. Did you mean 'l2'? Known: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda."),
     ({"criterion": "l1", "groups": MLP, "reduction": "avg"}, "`reduction` 'avg' is unknown. Known: first, max, mean, min, sum."),
     ({"criterion": "l1", "groups": [MLP[0]]}, "`groups` must be a Groups, but a list was passed. Make them: pv.find_groups(model, example_input)."),
     ({"criterion": broken, "groups": MLP}, f"criterion 'broken' {ONE_A_UNIT} (6, 5)."),

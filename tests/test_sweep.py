@@ -178,7 +178,7 @@ def test_what_is_no_finite_number_is_refused(value):
 BAD_CALLS = [
     ({"criteria": []}, "`criteria` is empty: there is nothing to run."),
     ({"criteria": "lamp"}, "`criteria` must be a list, but 'lamp' was passed. Try ['lamp']."),
-    ({"criteria": ["lamp", "lampe"]}, "criterion 'lampe' is unknown. Did you mean 'lamp'? Known: lamp, magnitude, random."),
+    ({"criteria": ["lamp", "lampe"]}, "criterion 'lampe' is unknown. Did you mean 'lamp'? Known: fisher, lamp, magnitude, random, taylor, wanda."),
     ({"sparsities": []}, "`sparsities` is empty: there is nothing to run."),
     ({"sparsities": 0.5}, "`sparsities` must be a list, but 0.5 was passed. Try [0.5]."),
     ({"sparsities": [0.5, 90]}, "`sparsities` must be a fraction in [0, 1), but 90 was passed. Did you mean 0.9? Fractions, never percentages."),

@@ -1,0 +1,208 @@
+"""The panel of lesson 05: pairs, the threshold, and four answers to what one of them leaves."""
+
+import pytest
+import torch
+from helpers import assert_untouched, snapshot
+from ipywidgets.widgets.widget import _instances
+from torch import nn
+
+import pruneviz as pv
+from pruneviz.pairs import one_of_each
+
+X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def net() -> nn.Module:
+    """Two planted pairs: neuron 3 is half of neuron 1; in the second layer 4 is twice 0."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)
+    )
+    with torch.no_grad():
+        model[1].bias += 0.3  # so that they fire
+        model[3].bias += 0.3
+        for layer, kept, removed, scale in ((model[1], 1, 3, 0.5), (model[3], 0, 4, 2.0)):
+            layer.weight[removed] = scale * layer.weight[kept]
+            layer.bias[removed] = scale * layer.bias[kept]
+    return model.eval()
+
+
+def batches():
+    return [(X, pv.predict(net(), X))]  # what the whole network says is right
+
+
+@pytest.fixture
+def panel():
+    before = set(_instances)
+    made = pv.panel_twins(net(), X[:4], batches=batches(), threshold=0.999)
+    yield made
+    made.close()
+    assert set(_instances) == before
+
+
+def test_planted_twins_are_found_and_merging_costs_nothing(panel):
+    r = panel.result
+    assert (r["group"], r["kept"], r["removed"], r["goes"]) == ("1", 1, 3, True)
+    assert (r["gone"], r["total"], r["pair"]) == (1, 8, 0)
+    assert r["similarity"] == pytest.approx(1) and r["scale"] == pytest.approx(0.5, abs=1e-4)
+    assert r["accuracy"]["whole"] == r["accuracy"]["merge"] == 1
+    assert list(r["accuracy"]) == ["whole", "delete", "fold", "merge", "least squares"]
+    assert panel.sentence.startswith(
+        "Threshold 1.00: 1 of 8 neurons of 1 go, "
+    ) and panel.sentence.endswith("Pair 0: neuron 3 is like neuron 1, similarity 1.00, scale 0.50.")
+
+
+def test_each_answer_is_what_shrink_gives(panel):
+    panel.controls["threshold"].value = 0.5
+    model, r = net(), panel.result
+    groups = pv.find_groups(model, X[:4])
+    evidence = pv.collect(model, [X], progress=False)
+    pairs = pv.find_twins(model, groups=groups, evidence=evidence, threshold=0.5)
+    plan = one_of_each(pairs[pairs["group"] == "1"], groups)
+    assert plan.kept < plan.total - 1
+    assert all(torch.equal(r["plan"].keep[n], k) for n, k in plan.keep.items())
+    for name, rung in (("delete", "none"), ("fold", "fold"), ("merge", "merge"),
+                       ("least squares", "lstsq")):  # fmt: skip
+        small = pv.shrink(model, plan, example_input=X[:4], repair=rung, evidence=evidence)
+        assert r["accuracy"][name] == pv.accuracy(small, batches())
+        assert r["macs"] == pv.measure(small, X[:4]).macs
+    assert r["speedup"] == pv.measure(model, X[:4]).macs / r["macs"]
+
+
+def test_a_higher_threshold_keeps_more_and_the_picture_follows(panel):
+    gone, pictures = [], set()
+    for threshold in (0.0, 0.5, 0.9, 1.0):
+        panel.controls["threshold"].value = threshold
+        gone.append(panel.result["gone"])
+        pictures.add(panel._view.value)
+    assert gone[0] >= gone[1] >= gone[2] and gone[3] <= 1
+    assert len(pictures) == 4
+
+
+def test_layer_and_comparison_choose(panel):
+    panel.controls["layer"].value = "3"
+    assert (panel.result["kept"], panel.result["removed"]) == (4, 0)
+    assert panel.result["plan"].keep["1"].all()
+    panel.controls["layer"].value = "all layers"
+    assert (panel.result["gone"], panel.result["total"]) == (2, 14)
+    assert " units of all layers go" in panel.sentence and " of 1 is like" in panel.sentence
+    panel.controls["by"].value = "weights"
+    assert panel.result["gone"] == 2 and panel.result["by"] == "weights"
+
+
+def test_picking_measures_nothing_anew_and_stays_within_the_pairs(panel, monkeypatch):
+    right = panel.result["accuracy"]
+    monkeypatch.setattr("pruneviz.panels.twins.accuracy", lambda *_: 1 / 0)
+    last = panel.controls["pair"].max
+    assert last == panel.result["pairs"] - 1
+    panel.controls["pair"].value = last
+    assert panel.result["accuracy"] is right and panel.result["pair"] == last
+    monkeypatch.undo()
+    panel.controls["layer"].value = "3"  # fewer units
+    assert panel.controls["pair"].max < last and panel.result["pair"] < last
+
+
+def test_the_images_are_the_weights(panel):
+    view = panel._view_of(panel.result)
+    weight = net()[1].weight.detach()
+    assert [i.shape for i in view.images] == [(4, 4)] * 2
+    for image, unit in zip(view.images, (1, 3), strict=True):
+        assert torch.equal(torch.tensor(image).flatten().float(), weight[unit])
+    assert view.titles == ["neuron 1 stays", "neuron 3 goes"]
+    assert view.below.startswith("the pixels it reads")
+    panel.controls["layer"].value = "3"
+    assert panel._view_of(panel.result).images[0].shape == (3, 3)  # eight weights, in lines
+
+
+def test_kernels_of_a_convolution():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)
+    ).eval()
+    x = torch.rand(30, 1, 7, 7)
+    model(x)
+    panel = pv.panel_twins(
+        model, x[:3], batches=[(x, pv.predict(model, x))], layer="2", threshold=0
+    )
+    view = panel._view_of(panel.result)
+    assert view.below.startswith("4 kernels, one for each channel it reads")
+    assert view.images[0].shape == (7, 7) and " channels of 2 go" in panel.sentence
+    panel.controls["layer"].value = "0"
+    assert panel._view_of(panel.result).images[0].shape == (3, 3)
+    panel.close()
+
+
+def test_where_nobody_is_alike_it_says_so():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        model[0].bias.zero_()
+    x = torch.randn(20, 2)
+    panel = pv.panel_twins(model, x, batches=[(x, pv.predict(model, x))], by="weights")
+    assert panel.sentence.endswith("No two units are alike.")
+    assert panel.result["pair"] is None and panel.result["pairs"] == 0
+    assert "image/png" in panel._repr_mimebundle_()[0]
+    panel.close()
+
+
+def test_every_control_has_a_name(panel):
+    def inside(box):
+        return [w for child in getattr(box, "children", ()) for w in (child, *inside(child))]
+
+    named = {w.description for w in inside(panel) if getattr(w, "description", "")}
+    assert named == {"threshold", "pair", "layer", "alike by"}
+
+
+def test_evidence_is_collected_once_or_not_at_all(monkeypatch):
+    evidence = pv.collect(net(), [X], progress=False)
+    monkeypatch.setattr("pruneviz.panels.twins.collect", lambda *_, **__: 1 / 0)
+    panel = pv.panel_twins(net(), X[:4], batches=batches(), evidence=evidence, threshold=0.5)
+    panel.controls["threshold"].value = 0.9
+    panel.close()
+
+
+def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, monkeypatch):
+    monkeypatch.setattr("pruneviz.panels.twins.accuracy", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        panel.controls["threshold"].value = 0.5
+    assert "division by zero" in panel._alert.value
+    assert "image/png" in panel._repr_mimebundle_()[0]  # it can still be shown
+    monkeypatch.undo()
+    panel.controls["pair"].value = 1  # and what failed is measured again
+    assert panel._alert.value == "" and panel.result["threshold"] == 0.5
+
+
+def test_no_trace_and_a_static_picture():
+    model = net().train()
+    before = snapshot(model)
+    panel = pv.panel_twins(model, X[:4], batches=batches(), threshold=0.5)
+    panel.controls["threshold"].value = 0.7
+    data, metadata = panel._repr_mimebundle_()
+    picture = panel._view.value
+    panel.close()
+    assert_untouched(model, before)
+    assert data["text/plain"] == panel.sentence == metadata["image/png"]["alt"]
+    assert 'role="img"' in picture and 'aria-label="Threshold' in picture
+
+
+BAD = [
+    ({"by": "names"}, "`by` 'names' is unknown"),
+    ({"threshold": 95}, r"`threshold` must be a number in \[0, 1\]"),
+    ({"layer": "9"}, "layer '9' is unknown"),
+    ({"pair": 1.5}, "`pair` must be a whole number"),
+    ({"batches": []}, "`batches` is empty"),
+    ({"evidence": "all"}, "`evidence` must be an Evidence"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_calls_leave_no_widgets(options, message):
+    before = set(_instances)
+    with pytest.raises(pv.ArgumentError, match=message):
+        pv.panel_twins(net(), X[:4], **{"batches": batches(), **options})
+    assert set(_instances) == before
+
+
+def test_a_model_without_units_is_refused():
+    with pytest.raises(pv.ArgumentError, match="no units that can be cut"):
+        pv.panel_twins(nn.Linear(3, 2), torch.zeros(1, 3), batches=[])
