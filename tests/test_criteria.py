@@ -258,8 +258,8 @@ BAD_CRITERIA = [
     (not_a_number, "criterion 'not_a_number' returned NaN for 'weight'."),
     (
         "magnitud",
-        "criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude, "
-        "random.",
+        "criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: fisher, lamp, magnitude, "
+        "random, taylor, wanda.",
     ),
     (None, "criterion None is unknown. Known: fisher, lamp, magnitude, random, taylor, wanda."),
 ]
