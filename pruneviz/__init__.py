@@ -6,6 +6,7 @@ Readers look at a model and return data; they leave no trace on it:
 
     find_groups(model, example_input)    units that only go together; what cannot go, and why
     collect(model, batches, loss=None)   what the layers read, and how the loss answers: Evidence
+    activations(model, x, groups=groups, group="fc1")      what each unit does on each example
     find_sleepers(evidence)              units that never fire, never change, hardly ever fire
     find_twins(model, groups=groups)     units that do what another one does
     bounds(model, x, low=0, high=1)      what is proved of every unit for a box of inputs
@@ -40,8 +41,8 @@ Writers take a model and return a new one:
 Many at once, and pictures:
 
     sweep(model, example_input, ...)     criteria × sparsities × seeds, one table
-    plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_strip, plot_twins      data -> Axes
-    panel_strip, panel_weights, panel_neurons, panel_twins      widgets that answer while you drag
+    plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_strip, plot_twins, plot_sleepers      data -> Axes
+    panel_strip, panel_weights, panel_neurons, panel_twins, panel_sleepers      widgets that answer while you drag
 
 Nouns: Slice, Group, Groups, Moments, Evidence, Scores, Plan, Cost, Certificate, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
 """
@@ -54,6 +55,7 @@ from typing import TYPE_CHECKING, Any
 from pruneviz import elimination as elimination  # both register criteria that look at evidence
 from pruneviz import seen as seen
 from pruneviz._version import VERSION
+from pruneviz.activations import activations
 from pruneviz.bounds import bounds
 from pruneviz.certificate import Certificate, certify
 from pruneviz.collect import collect
@@ -84,11 +86,19 @@ from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
 from pruneviz.weights import named_weights, weight_histogram
 
 if TYPE_CHECKING:
-    from pruneviz.panels import Panel, panel_neurons, panel_strip, panel_twins, panel_weights
+    from pruneviz.panels import (
+        Panel,
+        panel_neurons,
+        panel_sleepers,
+        panel_strip,
+        panel_twins,
+        panel_weights,
+    )
     from pruneviz.plots import (
         plot_groups,
         plot_layers,
         plot_mask,
+        plot_sleepers,
         plot_strip,
         plot_tradeoff,
         plot_twins,
@@ -100,13 +110,22 @@ __version__ = VERSION
 # what needs ipywidgets or matplotlib is imported when it is first used
 _LATER = {
     **dict.fromkeys(
-        ("Panel", "panel_neurons", "panel_strip", "panel_twins", "panel_weights"), "pruneviz.panels"
+        (
+            "Panel",
+            "panel_neurons",
+            "panel_sleepers",
+            "panel_strip",
+            "panel_twins",
+            "panel_weights",
+        ),
+        "pruneviz.panels",
     ),
     **dict.fromkeys(
         (
             "plot_groups",
             "plot_layers",
             "plot_mask",
+            "plot_sleepers",
             "plot_strip",
             "plot_tradeoff",
             "plot_twins",
@@ -143,6 +162,7 @@ __all__ = [
     "Scores",
     "Slice",
     "accuracy",
+    "activations",
     "bake",
     "bounds",
     "certify",
@@ -160,12 +180,14 @@ __all__ = [
     "measure",
     "named_weights",
     "panel_neurons",
+    "panel_sleepers",
     "panel_strip",
     "panel_twins",
     "panel_weights",
     "plot_groups",
     "plot_layers",
     "plot_mask",
+    "plot_sleepers",
     "plot_strip",
     "plot_tradeoff",
     "plot_twins",

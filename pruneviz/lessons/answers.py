@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruneviz.activations import activations
 from pruneviz.drop import drop
 from pruneviz.groups import find_groups
 from pruneviz.lessons.checkpoints import load
@@ -213,6 +214,176 @@ def columns(answer: Callable[[int, int], Any]) -> str:
                     f"With {side**2} numbers a channel, channel {c} has other columns than {got}."
                 )
     return ""
+
+
+@exercise(
+    "04-sandal",
+    hints=(
+        "data.validation[data.validation.labels == 5].x are the sandals; pv.activations(model, sandals, "
+        "groups=groups, group='fc1') is one row a neuron, one column a sandal.",
+        "dead: (of_sandals == 0).all(1). Awake on shirts: (of_shirts > 0).float().mean(1) >= 0.2. "
+        "Both at once with &, and torch.where says where.",
+    ),
+    solution="""\
+of_sandals, of_shirts = (
+    pv.activations(model, seen[seen.labels == c].x, groups=groups, group="fc1") for c in (5, 6)
+)
+both = (of_sandals == 0).all(1) & ((of_shirts > 0).float().mean(1) >= 0.2)
+answer = torch.where(both)[0].item()
+""",
+)
+def sandal(answer: Any) -> str:
+    """Check the number of a neuron that is dead on sandals and awake on shirts."""
+    if isinstance(answer, Tensor) and answer.numel() == 1:
+        answer = answer.item()
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < 500:
+        return "The answer is the number of one neuron of fc1, from 0 to 499."
+    sandals, shirts = (int(t[answer]) for t in _fired())
+    if sandals:
+        return f"Neuron {answer} is active on {sandals} of the sandals: it must be on none."
+    if shirts < 200:  # of about 1,000
+        return f"Neuron {answer} sleeps on all sandals, but it is active on {shirts} shirts only."
+    return ""
+
+
+@exercise(
+    "04-fold",
+    hints=(
+        "what does the next layer lose when the neuron goes? Its column times the value, for each "
+        "output one number.",
+        "bias + value * weight[:, neuron] is the new bias; then cut the column, as in lesson 03.",
+    ),
+    solution="""\
+def fold(weight, bias, neuron, value):
+    stay = torch.arange(weight.shape[1]) != neuron
+    return weight[:, stay], bias + value * weight[:, neuron]
+""",
+)
+def folding(answer: Callable[[Tensor, Tensor, int, float], Any]) -> str:
+    """Check a function that folds a constant neuron into the next layer."""
+    generator = torch.Generator().manual_seed(4)
+    weight, bias = torch.randn(2, 4, generator=generator), torch.randn(2, generator=generator)
+    seen = torch.randn(5, 4, generator=generator)
+    for neuron, value in ((1, 0.0), (3, 2.0), (0, -1.5)):
+        got = answer(weight.clone(), bias.clone(), neuron, value)
+        if got is None or got is ...:
+            return NOTHING
+        shapes = [tuple(t.shape) for t in got if isinstance(t, Tensor)]
+        if shapes != [(2, 3), (2,)]:
+            return "It must return two tensors: the weight with one column less, and the bias."
+        stay = [i for i in range(4) if i != neuron]
+        if not torch.equal(got[0], weight[:, stay]):
+            return f"The weight has the right shape, but not the columns of those but {neuron}."
+        seen[:, neuron] = value
+        off = got[0] @ seen[:, stay].T + got[1].unsqueeze(1) - weight @ seen.T - bias.unsqueeze(1)
+        if float(off.abs().max()) > 1e-4:
+            return f"A neuron that always gives {value:g} goes, and the output is another one."
+    return ""
+
+
+@exercise(
+    "05-merge",
+    hints=(
+        "how many times the one that stays is the other one? Its row is so many times longer: "
+        "weight[removed].norm() / weight[kept].norm().",
+        "the next layer's column of the one that stays gains that many times the column of the other; "
+        "then cut as in lesson 03. Change a copy: next_weight.clone().",
+    ),
+    solution="""\
+def merge(weight, bias, next_weight, kept, removed):
+    scale = weight[removed].norm() / weight[kept].norm()
+    next_weight = next_weight.clone()
+    next_weight[:, kept] += scale * next_weight[:, removed]
+    stay = torch.arange(len(bias)) != removed
+    return weight[stay], bias[stay], next_weight[:, stay]
+""",
+)
+def merged(answer: Callable[[Tensor, Tensor, Tensor, int, int], Any]) -> str:
+    """Check a function that merges two exact twins, against `shrink` with ``repair="merge"``."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    generator = torch.Generator().manual_seed(5)
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=generator)
+    weight, bias, after, _ = (t.detach() for t in model.parameters())
+    weight[4], bias[4] = 2.5 * weight[1], 2.5 * bias[1]
+    x = torch.ones(1, 4)
+    groups = find_groups(model, x)
+    for kept, removed in ((4, 1), (1, 4)):
+        got = answer(weight.clone(), bias.clone(), after.clone(), kept, removed)
+        if got is None or got is ...:
+            return NOTHING
+        if not isinstance(got, (tuple, list)) or len(got) != 3:
+            return "It must return three tensors: (weight, bias, next_weight)."
+        plan = drop(groups, {"0": [removed]})
+        small = shrink(model, plan, example_input=x, repair="merge")
+        for name, a, b in zip(
+            ("weight", "bias", "next_weight"), got, small.parameters(), strict=False
+        ):
+            if not isinstance(a, Tensor) or a.shape != b.shape:
+                shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
+                return (
+                    f"Without one of 6 neurons {name} has the shape {tuple(b.shape)}, not {shape}."
+                )
+            if not torch.allclose(a, b, atol=1e-5):
+                stay = [i for i in range(6) if i != removed]
+                if name != "next_weight":
+                    return f"{name} has the right shape, but not the numbers of those that stay."
+                if torch.allclose(a, after[:, stay]):
+                    return "That is a clean cut, but nobody does the work of the one that went."
+                return (
+                    "next_weight has the right shape, but the output would be another one. Of the "
+                    f"two, {removed} went: how many times {kept} was it?"
+                )
+    return ""
+
+
+@exercise(
+    "05-offset",
+    hints=(
+        "put scale · a_kept + offset in the place of a_removed, and multiply out: one part goes "
+        "with a_kept, the other depends on no input.",
+        "the weights gain scale * next_weight[:, removed], the bias gains "
+        "offset * next_weight[:, removed].",
+    ),
+    solution="""\
+def take_over(next_weight, next_bias, kept, removed, scale, offset):
+    column = next_weight[:, removed]
+    next_weight = next_weight.clone()
+    next_weight[:, kept] += scale * column
+    stay = torch.arange(next_weight.shape[1]) != removed
+    return next_weight[:, stay], next_bias + offset * column
+""",
+)
+def take_over(answer: Callable[[Tensor, Tensor, int, int, float, float], Any]) -> str:
+    """Check how the next layer changes where a neuron is a multiple of another plus a constant."""
+    generator = torch.Generator().manual_seed(6)
+    after, bias = torch.randn(2, 4, generator=generator), torch.randn(2, generator=generator)
+    for kept, removed, scale, offset in ((0, 2, 0.5, 0.0), (3, 1, 2.0, -1.5), (1, 0, 0.0, 3.0)):
+        got = answer(after.clone(), bias.clone(), kept, removed, scale, offset)
+        if got is None or got is ...:
+            return NOTHING
+        shapes = [tuple(t.shape) for t in got if isinstance(t, Tensor)]
+        if shapes != [(2, 3), (2,)]:
+            return "It must return two tensors: next_weight without a column, and next_bias."
+        seen = torch.randn(5, 4, generator=generator)
+        seen[:, removed] = scale * seen[:, kept] + offset
+        stay = [i for i in range(4) if i != removed]
+        off = got[0] @ seen[:, stay].T + got[1].unsqueeze(1) - after @ seen.T - bias.unsqueeze(1)
+        if float(off.abs().max()) > 1e-4:
+            return (
+                f"With scale {scale:g} and offset {offset:g} the next layer gives something else "
+                "than before."
+            )
+    return ""
+
+
+@cache
+def _fired() -> tuple[Tensor, Tensor]:
+    """Count, for each neuron of LeNet-5's fc1, on how many sandals and on how many shirts it fires."""
+    model, seen = load("lenet-5"), fashion_mnist().validation
+    groups = find_groups(model, seen[:8].x)
+    of = [activations(model, seen[seen.labels == c].x, groups=groups, group="fc1") for c in (5, 6)]
+    return (of[0] > 0).sum(1), (of[1] > 0).sum(1)
 
 
 @cache

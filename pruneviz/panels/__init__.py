@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pruneviz.panels.base import Panel
 from pruneviz.panels.neurons import panel_neurons
+from pruneviz.panels.sleepers import panel_sleepers
 from pruneviz.panels.strip import panel_strip
 from pruneviz.panels.twins import panel_twins
 from pruneviz.panels.weights import panel_weights
 
-__all__ = ["Panel", "panel_neurons", "panel_strip", "panel_twins", "panel_weights"]
+__all__ = [
+    "Panel",
+    "panel_neurons",
+    "panel_sleepers",
+    "panel_strip",
+    "panel_twins",
+    "panel_weights",
+]

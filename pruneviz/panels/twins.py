@@ -160,9 +160,10 @@ class TwinsPanel(Panel):
         return result, plots.svg(self._view_of(result), label=sentence, uid=self.uid), sentence
 
     def figure(self) -> Figure:
-        if not self.result:
-            raise ArgumentError("the panel has no answer to draw: see the error that it shows.")
-        return plots.static(self._view_of(self.result))
+        if self.result:
+            return plots.static(self._view_of(self.result))
+        empty = plots.View(self._points[:0], self._threshold.value, None, [], [], "")
+        return plots.static(empty)  # after an error
 
     def _frame(self) -> pd.DataFrame:
         """Return all pairs of the layer; found once for each way to compare."""
@@ -274,7 +275,7 @@ class TwinsPanel(Panel):
 
     def _pixels(self, layer: str, rows: Tensor) -> tuple[int, int] | None:
         """Return height and width of the input if it is what the layer reads, number by number."""
-        shape = getattr(self._x, "shape", ())
+        shape: tuple[int, ...] = tuple(getattr(self._x, "shape", ()))
         if len(shape) != 4 or shape[1] != 1 or self._groups.read_by(layer):
             return None
         height, width = int(shape[2]), int(shape[3])

@@ -39,8 +39,8 @@ def plot_twins(
 ) -> Axes:
     """Draw pairs of units: how similar they are, and how large the one is beside the other.
 
-    A cross is a pair of which one goes: those that reach the threshold, or what the column ``goes``
-    says. Everything else is a blue dot.
+    A cross is a pair that reaches the threshold; or, with a column ``goes``, a pair of which one goes.
+    Everything else is a blue dot.
 
     Parameters
     ----------
@@ -57,7 +57,8 @@ def plot_twins(
     Returns
     -------
     Axes
-        With one collection for pairs of which both stay, and one for those of which one goes.
+        With a collection for the dots, ``"less alike"``, and one for the crosses, ``"alike"``; with a
+        column ``goes`` they are called ``"both stay"`` and ``"one goes"``.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def plot_twins(
     >>> data = pd.DataFrame({"similarity": [0.9, 0.4, 0.3], "scale": [0.8, -0.4, 0.1]})
     >>> ax = pv.plot_twins(data, threshold=0.5)
     >>> {c.get_label(): len(c.get_offsets()) for c in ax.collections}
-    {'both stay': 2, 'one goes': 1}
+    {'less alike': 2, 'alike': 1}
     """
     _check.columns(data, dict.fromkeys(("similarity", "scale"), SOURCE), "plot_twins")
     if threshold is not None:
@@ -80,11 +81,18 @@ def plot_twins(
     if picked is not None:
         row = _check.count(picked, "picked")
         _check.number(row, "picked", low=0, high=len(data) - 1)
-        mark = {"marker": "s", "s": 90, "color": LIT, "edgecolors": GREY, "label": "picked"}
+        mark: dict[str, Any] = {
+            "marker": "s",
+            "s": 90,
+            "color": LIT,
+            "edgecolors": GREY,
+            "label": "picked",
+        }
         ax.scatter(similarity[row], scale[row], **mark)
+    labels = ("both stay", "one goes") if "goes" in data.columns else ("less alike", "alike")
     kinds: tuple[tuple[np.ndarray, str, dict[str, Any]], ...] = (
-        (~goes, "both stay", {"color": KEPT, "marker": "o", "s": 14, "linewidths": 0}),
-        (goes, "one goes", {"color": PRUNED, "marker": "x", "s": 20, "linewidths": 1.2}),
+        (~goes, labels[0], {"color": KEPT, "marker": "o", "s": 14, "linewidths": 0}),
+        (goes, labels[1], {"color": PRUNED, "marker": "x", "s": 20, "linewidths": 1.2}),
     )
     for where, label, style in kinds:
         ax.scatter(similarity[where], scale[where], label=label, **style)
@@ -236,7 +244,7 @@ def static(view: View) -> Figure:
                    color=PRUNED, hatch="///", label="lost")  # fmt: skip
     for bar in lost:
         bar.set(edgecolor="white", linewidth=0)
-    for y, value in zip(rows, values, strict=True):
+    for y, value in zip(rows.tolist(), values.tolist(), strict=True):
         ax.text(
             1.02, y, f"{value:.1%}", va="center", fontsize=9, transform=ax.get_yaxis_transform()
         )

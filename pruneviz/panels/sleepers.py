@@ -1,0 +1,278 @@
+"""Units that sleep: who never fires, on which examples, and what it costs to let them go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from pruneviz import _check
+from pruneviz.activations import activations, by_class, some_of_each, without
+from pruneviz.collect import collect
+from pruneviz.evidence import Evidence
+from pruneviz.group import Groups
+from pruneviz.groups import find_groups
+from pruneviz.metrics import accuracy, ready
+from pruneviz.panels.base import Panel
+from pruneviz.plots import sleepers as plot
+from pruneviz.plots.style import figure
+from pruneviz.shrink import Shrinker
+from pruneviz.sleepers import KINDS, RARE, find_sleepers
+from pruneviz.types import ArgumentError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+ALL = -1  # examples of every class
+MOST = 100  # examples in the picture
+ORDERS = {"how often awake": "active", "how strong": "mean", "number": "unit"}
+REPAIRS = ("nothing", "remove", "fold")
+
+
+def panel_sleepers(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Tensor]],
+    *,
+    classes: Sequence[str] | None = None,
+    layer: str | None = None,
+    rare: float = RARE,
+    order: str = "active",
+    repair: str = "nothing",
+) -> Panel:
+    """Show which units of a layer sleep on these examples, and what happens when they go.
+
+    A row is a unit, a column an example, blue where the unit is active. Marked are the units that
+    were never active (dead), always the same (constant), or active at most as often as the slider
+    says (rare): on all examples, or on those of one class. Let them go, and the smaller network is
+    made for real at every move, and its accuracy measured.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gives logits of shape (n, classes). Not changed.
+    batches : iterable of (inputs, labels)
+        Read once: what the units do is collected from them, and the accuracy measured on them.
+    classes : sequence of str, optional
+        Name of each class; default: its number.
+    layer : str, optional
+        Which group is shown first, by its name; default: the one with the most dead units.
+    rare : float
+        Where the slider stands at first, in [0, 0.5].
+    order : str
+        ``"active"``, ``"mean"`` or ``"unit"``, as for `plot_sleepers`.
+    repair : str
+        ``"nothing"``: all units stay; ``"remove"``: the sleepers go; ``"fold"``: they go, and their
+        means go into the biases of the layers that read them.
+
+    Returns
+    -------
+    Panel
+        ``controls``: ``"layer"``, ``"seen"`` (a class, or -1 for all examples), ``"rare"``,
+        ``"order"``, ``"repair"``.
+        ``result``: ``layer``, ``seen`` (name of a class, or ``"all examples"``), ``units``, ``dead``,
+        ``constant``, ``rare`` (numbers of units), ``counts``, ``repair``, ``plan``,
+        ``accuracy_before``, ``accuracy``, and the same on the examples on which was looked:
+        ``accuracy_seen_before``, ``accuracy_seen``.
+
+    Raises
+    ------
+    ArgumentError, GraphError
+        As `find_groups`, `collect` and `accuracy` do; if no group can be cut.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> with torch.no_grad():
+    ...     model[0].weight[3], model[0].bias[3] = 0, -1.0
+    >>> panel = pv.panel_sleepers(model, [(torch.randn(20, 4), torch.arange(20) % 2)])
+    >>> panel.result["dead"]
+    [3]
+    >>> panel.controls["repair"].value = "remove"
+    >>> panel.result["accuracy"] == panel.result["accuracy_before"]
+    True
+    >>> panel.close()
+    """
+    return SleepersPanel(model, batches, classes, layer, rare, order, repair)
+
+
+class SleepersPanel(Panel):
+    """The panel behind `panel_sleepers`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[tuple[Any, Tensor]],
+        classes: Sequence[str] | None,
+        layer: str | None,
+        rare: float,
+        order: str,
+        repair: str,
+    ) -> None:
+        rare = _check.number(rare, "rare", low=0, high=0.5)
+        _check.choice(order, "order", plot.ORDERS)
+        _check.choice(repair, "repair", REPAIRS)
+        self._model = model
+        self._batches = ready(batches)
+        if not self._batches:
+            raise ArgumentError(
+                "`batches` is empty: there is nothing to look at. "
+                "Pass an iterable of (inputs, labels); a generator runs only once."
+            )
+        self._shown: tuple[Any, list[int] | None] = (self._batches[0][0], None)
+        self._classes = None if classes is None else [str(c) for c in classes]
+        self._look()
+        x = self._shown[0]
+        self._shrinker = Shrinker(model, x)
+        self._groups = find_groups(model, x)
+        # where as many units must go from each part, sleepers alone cannot
+        self._known = {g.name: Groups((g,)) for g in self._groups if not g.frozen and g.even is None
+                       and any(c in self._evidence[ALL].inputs for c in g.consumers)}  # fmt: skip
+        if not self._known:
+            raise ArgumentError("`model` has no group that a Linear or Conv layer reads.")
+        first = self._sleepiest() if layer is None else layer
+        _check.choice(first, "layer", self._known, what="layer")
+        self._heat: dict[str, Any] = {}
+        self._measured: dict[Any, Any] = {}
+        super().__init__()
+        seldom, slider = self.slider("rare", rare, 0.0, 0.5, 0.005, digits=3)
+        which = widgets.Dropdown(
+            options=[(n or "(model)", n) for n in self._known], value=first, description="layer"
+        )
+        seen = widgets.Dropdown(
+            options=[(self._name(c), c) for c in self._evidence], value=ALL, description="seen on"
+        )
+        by = widgets.Dropdown(options=list(ORDERS.items()), value=order, description="order")
+        what = widgets.Dropdown(
+            options=[
+                ("nothing: all stay", "nothing"),
+                ("remove them", "remove"),
+                ("remove and fold the mean", "fold"),
+            ],
+            value=repair,
+            description="sleepers",
+        )
+        self.start(
+            {
+                "where": widgets.HBox([which, seen]),
+                "rare": seldom,
+                "how": widgets.HBox([what, by]),
+            },
+            {"layer": which, "seen": seen, "rare": slider, "order": by, "repair": what},
+        )
+
+    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
+        layer, seen, rare, order, repair = (
+            self.controls[n].value for n in ("layer", "seen", "rare", "order", "repair")
+        )
+        frame = self._sleepers(layer, seen, rare)
+        units = {kind: frame["unit"][frame["kind"] == kind].tolist() for kind in KINDS}
+        plan = without(self._groups, layer, [u for kind in KINDS for u in units[kind]])
+        before, seen_before = self._accuracies(None, "nothing", seen)
+        after, seen_after = self._accuracies(plan, repair, seen)
+        result = {
+            "layer": layer,
+            "seen": self._name(seen),
+            "units": self._groups[layer].size,
+            **units,
+            "counts": {kind: len(numbers) for kind, numbers in units.items()},
+            "threshold": rare,
+            "repair": repair,
+            "plan": plan,
+            "accuracy_before": before,
+            "accuracy": after,
+            "accuracy_seen_before": seen_before,
+            "accuracy_seen": seen_after,
+        }
+        sentence = self._say(result)
+        self._drawn = self._picture(layer, seen, rare, order)
+        return result, plot.svg(self._drawn, label=sentence), sentence
+
+    def figure(self) -> Figure:
+        p = self._drawn
+        with figure(*plot.size(p)) as (fig, ax):
+            plot.draw(p, ax)
+        return fig
+
+    def _look(self) -> None:
+        """Collect what the units do: class by class, and of all together."""
+        each = by_class(self._batches)
+        self._parts: dict[int, list[tuple[Any, Tensor]]] = {ALL: self._batches, **each}
+        how: dict[str, Any] = {"comoment": False, "progress": False}
+        if each:
+            self._shown = some_of_each(each, MOST)
+            found = {c: collect(self._model, part, **how) for c, part in each.items()}
+            every = reduce(Evidence.merge, found.values())
+        else:
+            found, every = {}, collect(self._model, self._batches, **how)
+        self._evidence: dict[int, Evidence] = {ALL: every, **found}
+
+    def _sleepiest(self) -> str:
+        dead = {n: self._sleepers(n, ALL, 0.0)["kind"].eq("dead").sum() for n in self._known}
+        return max(dead, key=lambda n: dead[n])
+
+    def _sleepers(self, layer: str, seen: int, rare: float) -> Any:
+        return find_sleepers(self._evidence[seen], groups=self._known[layer], rare=rare)
+
+    def _accuracies(self, plan: Any, repair: str, seen: int) -> tuple[float, float]:
+        """Measure a network on all examples and on those on which was looked; each once."""
+        idle = repair == "nothing" or plan.kept == plan.total
+        gone = () if idle else tuple(tuple(k.tolist()) for k in plan.keep.values())
+        # what is folded in depends on where was looked
+        key = (gone, repair, seen if repair == "fold" else ALL) if gone else ()
+        network: Any = None
+        for where in (ALL, seen):
+            if (*key, where) not in self._measured:
+                network = network or self._smaller(plan if gone else None, repair, seen)
+                if len(self._measured) > 999:
+                    self._measured.clear()
+                self._measured[(*key, where)] = accuracy(network, self._parts[where])
+        return self._measured[(*key, ALL)], self._measured[(*key, seen)]
+
+    def _smaller(self, plan: Any, repair: str, seen: int) -> nn.Module:
+        if plan is None:
+            return self._model
+        small = self._shrinker.quick(plan)
+        if repair == "fold":
+            self._shrinker.repair(small, plan, "fold", self._evidence[seen], None)
+        return small
+
+    def _picture(self, layer: str, seen: int, rare: float, order: str) -> plot.Picture:
+        x, labels = self._shown
+        if layer not in self._heat:
+            of = activations(self._model, x, groups=self._groups, group=layer)
+            self._heat[layer] = of.numpy()
+        return plot.picture(
+            self._heat[layer],
+            sleepers=self._sleepers(layer, seen, rare),
+            labels=labels,
+            classes=self._classes,
+            order=order,
+            picked=seen,
+        )
+
+    def _name(self, c: int) -> str:
+        if c == ALL:
+            return "all examples"
+        named = self._classes is not None and 0 <= c < len(self._classes)
+        return self._classes[c] if named and self._classes else f"class {c}"
+
+    def _say(self, result: dict[str, Any]) -> str:
+        counts = ", ".join(f"{n:,} {kind}" for kind, n in result["counts"].items())
+        some = result["seen"]
+        text = (
+            f"Rare {result['threshold']:.3f}: of the {result['units']:,} units of "
+            f"{result['layer'] or 'the model'}, seen on {some}, {counts}. "
+        )
+        after, before = result["accuracy"], result["accuracy_before"]
+        if result["repair"] == "nothing":
+            return f"{text}All stay: accuracy {after:.0%}."
+        done = {"remove": "Removed", "fold": "Removed, their means folded in"}[result["repair"]]
+        text += f"{done}: accuracy {after:.0%} (before: {before:.0%})"
+        if some != self._name(ALL):
+            here, was = result["accuracy_seen"], result["accuracy_seen_before"]
+            text += f", on {some} {here:.0%} (before: {was:.0%})"
+        return f"{text}."
