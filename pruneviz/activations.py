@@ -116,7 +116,7 @@ def _of_units(module: nn.Module, x: Tensor, reader: Slice) -> Tensor:
 
 
 def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
-    """Return the batches of each class by itself; empty if the inputs are no tensors.
+    """Return the batches of each class by itself; raise if there is none.
 
     >>> x, y = torch.arange(4.0), torch.tensor([1, 0, 1, 1])
     >>> {c: [x.tolist() for x, _ in parts] for c, parts in by_class([(x, y)]).items()}
@@ -124,10 +124,19 @@ def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
     """
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for x, labels in batches:
-        if not isinstance(x, Tensor) or not isinstance(labels, Tensor) or labels.ndim != 1:
-            return {}
+        fit = isinstance(x, Tensor) and isinstance(labels, Tensor) and labels.ndim == 1
+        if not fit or not x.ndim or len(x) != len(labels):
+            raise ArgumentError(
+                "a batch must be a pair of tensors, inputs and labels, with one class an example. "
+                "One-hot labels: labels.argmax(1)."
+            )
         for c in labels.unique().tolist():
             found.setdefault(c, []).append((x[labels == c], labels[labels == c]))
+    if not found:
+        raise ArgumentError(
+            "`batches` is empty: there is nothing to look at. "
+            "Pass an iterable of (inputs, labels); a generator runs only once."
+        )
     return {c: found[c] for c in sorted(found)}
 
 

@@ -16,14 +16,16 @@ from pruneviz.twins import nearest
 from pruneviz.types import ArgumentError, Plan
 
 FAR = 1e6  # a box this large holds any input that makes sense
+DOUBLE = 1 - 1e-6  # similarity of the weights of two units that are one
 
 
 def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twins]:
     """Return, for each group that loses units, who stands in for them: no data needed.
 
-    A unit that is the same number whatever comes in (by interval bounds) leaves that number; any
-    other the kept one with the most similar incoming weights, scaled as they are. Exact where they
-    are multiples of each other and what lies between is positively homogeneous, such as ReLU.
+    A unit that is the same number whatever comes in (by interval bounds) leaves that number; one
+    whose incoming weights are a multiple of a kept one's is that multiple of it, if what lies between
+    is positively homogeneous, such as ReLU. Nobody stands in for any other: without data a similar
+    neuron may do more harm than none, for a unit that never fires has similar ones too.
     """
     assert plan.groups is not None
     constant = constants(model, plan, example_input)
@@ -31,7 +33,7 @@ def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twin
     with evaluating(model):
         have = held(model)
         for name, keep in plan.keep.items():
-            twin, scale = nearest(plan.groups[name], have, keep)
+            twin, scale = nearest(plan.groups[name], have, keep, DOUBLE)
             still = constant.get(name, np.full(len(keep), np.nan))
             found[name] = Twins(twin, scale, torch.tensor(still))
     return found

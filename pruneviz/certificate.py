@@ -19,8 +19,8 @@ from pruneviz.groups.forward import outputs_of, plain, quiet
 from pruneviz.hooks import evaluating, seeded
 from pruneviz.proof import at_precision, copied, difference, promoted_all, variations
 from pruneviz.removal import units_of_cut
-from pruneviz.shrink import RECORD
-from pruneviz.types import ArgumentError, GraphError
+from pruneviz.shrink import RECORD, Shrinker
+from pruneviz.types import ArgumentError, GraphError, Plan
 
 KINDS = ("exact", "exact-off-border", "observed", "approximate")
 SAME = 1e-9  # max|Δ| ÷ max|output| in float64: rounding
@@ -138,10 +138,24 @@ def certify(
             doubles = all((g, u) in pairs for g, units in left.items() for u in units)
             kind = "exact" if doubles else "observed"
         elif all(len(u) == 0 for u in left.values()):
-            kind = "exact-off-border"
+            # constants before a padded convolution: were they folded, and nothing else done?
+            keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
+            for name, units in removed.items():
+                keep[name][list(units)] = False
+            folded = _folded(before, Plan(keep, groups), example)
+            if difference_of(folded, after, data, varied=False)[0] <= SAME_FLOAT * scale:
+                kind = "exact-off-border"
     elif same and not removed and type(after) is type(before):
         kind = "exact" if error == 0 and not getattr(after, RECORD, ()) else kind
     return Certificate(removed, kind, error, scale, examples)
+
+
+def _folded(before: nn.Module, plan: Plan, example: Any) -> nn.Module:
+    """Return the model without the units of a plan, proved constants folded into the biases."""
+    shrinker = Shrinker(before, example)
+    small = shrinker.quick(plan)
+    shrinker.repair(small, plan, "merge", None, None)
+    return small
 
 
 def _compared(before: nn.Module, after: nn.Module, data: list[Any]) -> tuple[float, float, float]:

@@ -74,7 +74,7 @@ def shrink(
         What is done for the layers that lose inputs, after the comparison. ``"none"``; ``"fold"``:
         the mean of what is gone goes into their biases (or the running mean of a batch norm behind
         them); ``"merge"``: the weights for a unit go to the kept one most like it (without evidence and
-        batches: by its weights alone); ``"lstsq"``: the
+        batches only if that one's incoming weights are a multiple of its own); ``"lstsq"``: the
         weights are re-fitted by least squares. Repaired are Linear and Conv layers, also those inside
         attention; where a weight is shared, and where nothing was collected, nothing is done.
     evidence : Evidence, optional

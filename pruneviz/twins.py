@@ -137,11 +137,13 @@ def find_twins(
     return frame if top is None else frame.head(top)
 
 
-def nearest(g: Group, have: dict[str, Held], keep: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(
+    g: Group, have: dict[str, Held], keep: Tensor, similarity: float
+) -> tuple[Tensor, Tensor]:
     """Return for each unit the kept one with the most similar incoming weights, and the scale.
 
-    Shapes (units,); the scale is 0 where no kept unit points the same way. The weights of `model` are
-    to be read under `evaluating`.
+    Shapes (units,); the scale is 0 where no kept unit is as similar as asked. The weights of the model
+    are to be read under `evaluating`.
     """
     rows = _rows(g, have).double().cpu()
     size = norms(rows)
@@ -153,7 +155,7 @@ def nearest(g: Group, have: dict[str, Held], keep: Tensor) -> tuple[Tensor, Tens
         for some in part.split(1024):  # never a matrix of all against all
             alike, at = (unit[some] @ unit[stays].T).max(1)
             twin[some] = stays[at]
-            scale[some] = torch.where(alike > 0, size[some] / size[stays[at]], 0.0)
+            scale[some] = torch.where(alike >= similarity, size[some] / size[stays[at]], 0.0)
     return twin, scale.nan_to_num(0, 0, 0)
 
 

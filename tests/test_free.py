@@ -76,6 +76,26 @@ def test_free_by_a_box():
     assert gone(pv.free(model, x, low=0, high=1)) == {"0": [1]}
 
 
+def test_what_is_asleep_in_a_box_has_no_twin():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        model[0].weight[:2], model[0].bias[:2] = torch.tensor([[1.0, 1.0], [1.0, 0.9]]), 0.0
+        model[0].bias[1] = -4.0  # asleep on [0, 1], but its weights look like those of unit 0
+        model[2].weight[0, 1] = 5.0
+    x = torch.rand(20, 2).double()
+    plan = pv.free(model, x, low=0, high=1)
+    assert gone(plan) == {"0": [1]}
+    small = pv.shrink(model, plan, example_input=x, repair="merge")
+    assert torch.allclose(small(x), model(x), atol=1e-12)
+    assert pv.certify(model, small, [x], low=0, high=1).kind == "exact"
+
+
+def test_a_wrong_repair_is_only_approximate():
+    model, x = planted(), batch()
+    plan = pv.drop(pv.find_groups(model, x[:2]), {"0": [3]})  # the constant before a padded conv
+    assert pv.certify(model, pv.shrink(model, plan, example_input=x[:2]), [x]).kind == "approximate"
+
+
 def test_free_with_evidence_is_what_was_observed():
     model, x = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)), torch.rand(50, 2)
     with torch.no_grad():

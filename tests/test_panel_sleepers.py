@@ -135,21 +135,6 @@ def test_if_all_sleep_one_stays():
     panel.close()
 
 
-def test_inputs_that_are_no_tensors_have_no_classes():
-    class Named(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net()
-
-        def forward(self, x):
-            return self.net(x)
-
-    panel = pv.panel_sleepers(Named(), [({"x": X}, Y)], layer="net.0", rare=0.05)
-    assert list(panel._evidence) == [-1]
-    assert panel.result["counts"] == {"dead": 1, "constant": 1, "rare": 1}
-    panel.close()
-
-
 def test_the_layer_with_most_dead_units_is_shown_first():
     panel = pv.panel_sleepers(net(), [(X, Y)])
     assert panel.result["layer"] == "0"
@@ -194,9 +179,10 @@ def test_no_trace_and_a_static_picture():
 BAD = [
     ({"rare": 5}, r"`rare` must be a number in \[0, 0.5\]"),
     ({"layer": "9"}, "layer '9' is unknown"),
-    ({"order": "size"}, "order 'size' is unknown"),
-    ({"repair": "lstsq"}, "repair 'lstsq' is unknown"),
+    ({"order": "size"}, "`order` 'size' is unknown"),
+    ({"repair": "lstsq"}, "`repair` 'lstsq' is unknown"),
     ({"batches": []}, "`batches` is empty"),
+    ({"batches": [({"x": X}, Y)]}, "a batch must be a pair of tensors"),
     ({"model": nn.Linear(4, 3)}, "no group that a Linear or Conv layer reads"),
 ]
 

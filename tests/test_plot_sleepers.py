@@ -109,7 +109,7 @@ BAD = [
     ({"data": np.full((2, 2), np.nan)}, "plot_sleepers draws finite numbers"),
     ({"data": np.zeros((0, 3))}, "an array of shape (0, 3) was passed"),
     ({"labels": [1]}, "`labels` must be one class an example, but there are 1 for 3 examples."),
-    ({"order": "size"}, "order 'size' is unknown"),
+    ({"order": "size"}, "`order` 'size' is unknown"),
     ({"sleepers": FRAME.drop(columns="kind")}, "kind"),
     ({"sleepers": FRAME.assign(kind="tired")}, "kind 'tired' is unknown"),
     ({"sleepers": FRAME.assign(unit=9)}, "`sleepers` names unit 9, but `data` hold 6 units"),
@@ -174,7 +174,7 @@ def test_no_layer_that_reads_them_is_an_error():
         pv.activations(model, X, groups=groups, group="conv9")
     with pytest.raises(pv.ArgumentError, match="could not run"):
         pv.activations(model, torch.zeros(2, 3), groups=groups, group="0")
-    with pytest.raises(pv.ArgumentError, match="Make them: pv.find_groups"):
+    with pytest.raises(pv.ArgumentError, match=r"Make them: pv\.find_groups"):
         pv.activations(model, X, groups=["0"], group="0")
 
 
@@ -194,7 +194,9 @@ def test_examples_by_class():
     assert torch.cat([part for part, _ in each[2]]).tolist() == [0, 2, 3, 5]
     assert some_of_each(each, 4)[0].tolist() == [1, 4, 0, 2]
     assert some_of_each(each, 4)[1] == [0, 0, 2, 2]
-    assert by_class([({"x": x}, y)]) == {}
+    for bad in (({"x": x}, y), (x, y[:2]), (x, torch.zeros(6, 2))):
+        with pytest.raises(pv.ArgumentError, match="a batch must be a pair of tensors"):
+            by_class([bad])
 
 
 def test_one_unit_stays():

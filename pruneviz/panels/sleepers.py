@@ -117,12 +117,6 @@ class SleepersPanel(Panel):
         _check.choice(repair, "repair", REPAIRS)
         self._model = model
         self._batches = ready(batches)
-        if not self._batches:
-            raise ArgumentError(
-                "`batches` is empty: there is nothing to look at. "
-                "Pass an iterable of (inputs, labels); a generator runs only once."
-            )
-        self._shown: tuple[Any, list[int] | None] = (self._batches[0][0], None)
         self._classes = None if classes is None else [str(c) for c in classes]
         self._look()
         x = self._shown[0]
@@ -200,15 +194,13 @@ class SleepersPanel(Panel):
     def _look(self) -> None:
         """Collect what the units do: class by class, and of all together."""
         each = by_class(self._batches)
-        self._parts: dict[int, list[tuple[Any, Tensor]]] = {ALL: self._batches, **each}
-        how: dict[str, Any] = {"comoment": False, "progress": False}
-        if each:
-            self._shown = some_of_each(each, MOST)
-            found = {c: collect(self._model, part, **how) for c, part in each.items()}
-            every = reduce(Evidence.merge, found.values())
-        else:
-            found, every = {}, collect(self._model, self._batches, **how)
-        self._evidence: dict[int, Evidence] = {ALL: every, **found}
+        self._parts = {ALL: self._batches, **each}
+        self._shown = some_of_each(each, MOST)
+        found = {
+            c: collect(self._model, part, comoment=False, progress=False)
+            for c, part in each.items()
+        }
+        self._evidence = {ALL: reduce(Evidence.merge, found.values()), **found}
 
     def _sleepiest(self) -> str:
         dead = {n: self._sleepers(n, ALL, 0.0)["kind"].eq("dead").sum() for n in self._known}

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 LESSONS = {
     "00_start_here.ipynb": ("sparsity", "Sparsity 0.99: 1 of 10 images right"),
     "03_neurons_by_norm.ipynb": ("unit", "Sparsity 0.30: 208 of 296 units stay"),
-    "04_neurons_that_sleep.ipynb": ("rare", "Rare 0.200: of the 500 units of fc1"),
+    "04_neurons_that_sleep.ipynb": ("rare", "Rare 0.300: of the 500 units of fc1"),
     "05_neurons_that_repeat.ipynb": ("threshold", "Threshold 0.50: 163 of 300 neurons of fc1 go"),
     "02_small_weights.ipynb": ("threshold", "4,305 of 430,500 weights stay, sparsity 0.990"),
 }
