@@ -79,7 +79,7 @@ BAD = [
     ({"macs": 1.5}, "`macs` must be a number in [0, 1], but 1.5 was passed."),
     ({"macs": 0.0001}, "`macs` must be at least 0.0"),
     ({"sparsity": 0.5, "criterion": "l3"}, "criterion 'l3' is unknown."),
-    ({"sparsity": 0.5, "criterion": "lamp"}, "lamp"),
+    ({"sparsity": 0.5, "criterion": "magnitude"}, "magnitude"),
     ({"sparsity": 0.5, "protect": ["9"]}, "layer '9' is unknown"),
 ]  # fmt: skip
 

@@ -598,7 +598,7 @@ HINT = "Collect it: pv.collect(model, batches)."
         ),
         (
             lambda m: find_twins(m, groups=MLP, evidence={}),
-            f"`evidence` must be a Evidence, but a dict was passed. {HINT}",
+            f"`evidence` must be an Evidence, but a dict was passed. {HINT}",
         ),
         (
             lambda m: find_twins(m, groups=MLP, evidence=of_conv()),
