@@ -7,6 +7,7 @@ from ipywidgets.widgets.widget import _instances
 from torch import nn
 
 import pruneviz as pv
+from pruneviz.lessons import exercises
 from pruneviz.pairs import one_of_each
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -47,6 +48,7 @@ def test_planted_twins_are_found_and_merging_costs_nothing(panel):
     assert r["similarity"] == pytest.approx(1) and r["scale"] == pytest.approx(0.5, abs=1e-4)
     assert r["accuracy"]["whole"] == r["accuracy"]["merge"] == 1
     assert list(r["accuracy"]) == ["whole", "delete", "fold", "merge", "least squares"]
+    assert "of the MACs stay. Accuracy (on 60 examples): whole 100.0%, delete " in panel.sentence
     assert panel.sentence.startswith(
         "Threshold 1.00: 1 of 8 neurons of 1 go, "
     ) and panel.sentence.endswith("Pair 0: neuron 3 is like neuron 1, similarity 1.00, scale 0.50.")
@@ -206,3 +208,43 @@ def test_bad_calls_leave_no_widgets(options, message):
 def test_a_model_without_units_is_refused():
     with pytest.raises(pv.ArgumentError, match="no units that can be cut"):
         pv.panel_twins(nn.Linear(3, 2), torch.zeros(1, 3), batches=[])
+
+
+def shared(share):
+    """Merge with a scale of one's own; ``share`` of 2.5 where the larger one went, of 0.4 else."""
+
+    def merge(weight, bias, after, kept, removed):
+        after = after.clone()
+        after[:, kept] += share(2.5 if removed == 4 else 0.4) * after[:, removed]
+        stay = torch.arange(6) != removed
+        return weight[stay], bias[stay], after[:, stay]
+
+    return merge
+
+
+def offset_by(weights, constant):
+    def take_over(after, bias, kept, removed, scale, offset):
+        stay, column = torch.arange(4) != removed, after[:, removed]
+        after = after.clone()
+        after[:, kept] += weights * scale * column
+        return after[:, stay], bias + constant * offset * column
+
+    return take_over
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [
+        ("05-merge", shared(lambda s: 0), "nobody does the work of the one that went"),
+        ("05-merge", shared(lambda s: 1), "without a scale. Neuron 1 went, neuron 4 stays: how"),
+        ("05-merge", shared(lambda s: 1 / s), "upside down. Neuron 1 went, neuron 4 stays: how"),
+        ("05-merge", shared(lambda s: 3), "would be another one. Neuron 1 went, neuron 4 stays"),
+        ("05-merge", shared(lambda s: s), "✓ Right."),
+        ("05-offset", offset_by(1, -1), "The weights are right, the bias is not."),
+        ("05-offset", offset_by(2, 1), "The weights are not right yet."),
+        ("05-offset", offset_by(1, 1), "✓ Right."),
+    ],
+)
+def test_the_exercises_of_the_lesson_say_what_is_wrong(name, answer, said, capsys):
+    exercises.check(name, answer)
+    assert said in capsys.readouterr().out

@@ -44,9 +44,10 @@ def test_the_artists_carry_the_data():
     assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--"] == [0.5]
 
 
-def test_a_column_says_which_pairs_lose_one():
+def test_a_column_says_who_goes():
     ax = pv.plot_twins(DATA.assign(goes=[False, True, False, False]), threshold=0.5)
-    assert drawn(ax)["one goes"] == [[0.8, -0.4]]
+    assert drawn(ax)["goes"] == [[0.8, -0.4]]
+    assert len(drawn(ax)["stays"]) == 3
     assert len(drawn(pv.plot_twins(DATA))["less alike"]) == 4
     assert len(drawn(pv.plot_twins(DATA[:0]))["less alike"]) == 0
 
@@ -86,6 +87,7 @@ def test_the_svg_shows_all_of_it_and_escapes_names():
     assert paths["goes"].count("l5.4") == 2
     assert text.count("<image") == 2 and text.count('class="bar"') == 2
     assert text.count('class="lit"') == 1
+    assert ">stays</text>" in text and ">goes</text>" in text
     assert "50.0%" in text and "75.0%" in text and "90.0%" in text
     assert 'id="u1-lost"' in text and "url(#u1-lost)" in text
 
@@ -99,7 +101,7 @@ def test_an_empty_view_can_be_drawn_too():
 def test_the_static_picture_has_the_same_parts():
     fig = twins.static(view())
     scatter, first, second, bars = fig.axes
-    assert drawn(scatter)["one goes"] == [[0.9, 0.8], [0.5, 0.3]]
+    assert drawn(scatter)["goes"] == [[0.9, 0.8], [0.5, 0.3]]
     assert [ax.get_title() for ax in (first, second)] == [EVIL, "b"]
     assert np.array_equal(second.images[0].get_array(), -np.eye(2))
     assert second.images[0].get_clim() == first.images[0].get_clim() == (-1, 1)  # grey is 0

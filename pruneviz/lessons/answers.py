@@ -325,16 +325,33 @@ def merged(answer: Callable[[Tensor, Tensor, Tensor, int, int], Any]) -> str:
                     f"Without one of 6 neurons {name} has the shape {tuple(b.shape)}, not {shape}."
                 )
             if not torch.allclose(a, b, atol=1e-5):
-                stay = [i for i in range(6) if i != removed]
                 if name != "next_weight":
                     return f"{name} has the right shape, but not the numbers of those that stay."
-                if torch.allclose(a, after[:, stay]):
-                    return "That is a clean cut, but nobody does the work of the one that went."
-                return (
-                    "next_weight has the right shape, but the output would be another one. Of the "
-                    f"two, {removed} went: how many times {kept} was it?"
-                )
+                return _wrong_share(a, after, kept, removed)
     return ""
+
+
+def _wrong_share(got: Tensor, after: Tensor, kept: int, removed: int) -> str:
+    """Say what is wrong with the next layer's weights, of the right shape, after a merge."""
+    stay = [i for i in range(after.shape[1]) if i != removed]
+    asked = (
+        f"Neuron {removed} went, neuron {kept} stays: how many times neuron {kept} was neuron "
+        f"{removed}?"
+    )
+    scale = 2.5 if removed == 4 else 0.4  # 4 is 2.5 times 1
+
+    def shared(share: float) -> bool:
+        there = after.clone()
+        there[:, kept] += share * after[:, removed]
+        return torch.allclose(got, there[:, stay], atol=1e-5)
+
+    if shared(0):
+        return "That is a clean cut, but nobody does the work of the one that went."
+    if shared(1):
+        return f"The column of the one that went is added as it is, without a scale. {asked}"
+    if shared(1 / scale):
+        return f"The scale is upside down. {asked}"
+    return f"next_weight has the right shape, but the output would be another one. {asked}"
 
 
 @exercise(
@@ -370,9 +387,16 @@ def take_over(answer: Callable[[Tensor, Tensor, int, int, float, float], Any]) -
         stay = [i for i in range(4) if i != removed]
         off = got[0] @ seen[:, stay].T + got[1].unsqueeze(1) - after @ seen.T - bias.unsqueeze(1)
         if float(off.abs().max()) > 1e-4:
+            weights = after.clone()
+            weights[:, kept] += scale * after[:, removed]
+            wrong = (
+                "The weights are right, the bias is not."
+                if torch.allclose(got[0], weights[:, stay], atol=1e-5)
+                else "The weights are not right yet."
+            )
             return (
                 f"With scale {scale:g} and offset {offset:g} the next layer gives something else "
-                "than before."
+                f"than before. {wrong}"
             )
     return ""
 

@@ -134,6 +134,7 @@ class TwinsPanel(Panel):
             evidence = collect(model, [inputs for inputs, _ in self._batches], progress=False)
         self._evidence = _check.kind(evidence, "evidence", Evidence, "Make it: pv.collect(…).")
         self._macs, self._whole = measure(model, x).macs, accuracy(model, self._batches)
+        self._judged = sum(len(labels) for _, labels in self._batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
         self._frames: dict[str, pd.DataFrame] = {}
         self._cut: dict[str, Any] = {}
@@ -286,12 +287,13 @@ class TwinsPanel(Panel):
         return next((w for part, w in WORDS.items() if part in kind), "unit")
 
     def _say(self, result: dict[str, Any]) -> str:
-        right = {n: f"{a:.0%}" for n, a in result["accuracy"].items()}
+        right = {n: f"{a:.1%}" for n, a in result["accuracy"].items()}
         layer = result["layer"]
         what = "units" if layer == ALL else f"{self._word(self._groups[layer])}s"
         text = f"Threshold {result['threshold']:.2f}: "
         text += f"{result['gone']:,} of {result['total']:,} {what} of {layer or 'the model'} go, "
-        text += f"{1 / result['speedup']:.0%} of the MACs stay. Accuracy: whole {right['whole']}, "
+        text += f"{1 / result['speedup']:.0%} of the MACs stay. Accuracy "
+        text += f"(on {self._judged:,} examples): whole {right['whole']}, "
         text += ", ".join(f"{n} {right[n]}" for n in RUNGS) + "."
         if result["pair"] is None:
             return f"{text} No two units are alike."

@@ -39,14 +39,15 @@ def plot_twins(
 ) -> Axes:
     """Draw pairs of units: how similar they are, and how large the one is beside the other.
 
-    A cross is a pair that reaches the threshold; or, with a column ``goes``, a pair of which one goes.
+    A cross is a pair that reaches the threshold; or, with a column ``goes``, one whose smaller unit
+    goes.
     Everything else is a blue dot.
 
     Parameters
     ----------
     data : DataFrame
         From `find_twins`: columns ``similarity`` and ``scale``. If there is a column ``goes``
-        (bool), it says which pairs are crosses.
+        (bool), it says of each pair whether its smaller unit goes: those are the crosses.
     threshold : float, optional
         A dashed line at this similarity.
     picked : int, optional
@@ -58,7 +59,7 @@ def plot_twins(
     -------
     Axes
         With a collection for the dots, ``"less alike"``, and one for the crosses, ``"alike"``; with a
-        column ``goes`` they are called ``"both stay"`` and ``"one goes"``.
+        column ``goes`` they are called ``"stays"`` and ``"goes"``.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def plot_twins(
             "label": "picked",
         }
         ax.scatter(similarity[row], scale[row], **mark)
-    labels = ("both stay", "one goes") if "goes" in data.columns else ("less alike", "alike")
+    labels = ("stays", "goes") if "goes" in data.columns else ("less alike", "alike")
     kinds: tuple[tuple[np.ndarray, str, dict[str, Any]], ...] = (
         (~goes, labels[0], {"color": KEPT, "marker": "o", "s": 14, "linewidths": 0}),
         (goes, labels[1], {"color": PRUNED, "marker": "x", "s": 20, "linewidths": 1.2}),
@@ -301,9 +302,9 @@ def _scatter(view: View) -> str:
     y = HEIGHT - 9
     key = (
         f'<path d="M{x0 + 30} {y - 4}a3 3 0 1 0 6 0a3 3 0 1 0-6 0" fill="{KEPT}"/>'
-        f'<text x="{x0 + 42}" y="{y}" {FONT}>both stay</text>'
+        f'<text x="{x0 + 42}" y="{y}" {FONT}>stays</text>'
         f'<path d="M{x0 + 122} {y - 7}l6 6m0-6l-6 6" stroke="{PRUNED}" stroke-width="1.8"/>'
-        f'<text x="{x0 + 134}" y="{y}" {FONT}>one goes</text>'
+        f'<text x="{x0 + 134}" y="{y}" {FONT}>goes</text>'
         f'<rect x="{x0 + 212}" y="{y - 11}" width="14" height="14" rx="3" fill="{LIT}" '
         f'stroke="currentColor"/><text x="{x0 + 232}" y="{y}" {FONT}>the picked pair</text>'
     )
