@@ -231,7 +231,9 @@ def reference(model: nn.Module, plan: pv.Plan) -> tuple[nn.Module, bool]:
     for layer_name, dims in lost.items():
         kept = {d: torch.from_numpy(np.flatnonzero(~at)) for d, at in dims.items()}
         few(modules[layer_name], kept)
-    return masked, bool(lost)
+    # a norm without weights cannot be told over which units it runs
+    bare = any(over_units(m) and not [*m.parameters()] for m in modules.values())
+    return masked, bool(lost) and not bare
 
 
 def over_units(layer: nn.Module) -> bool:
