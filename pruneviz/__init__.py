@@ -107,38 +107,13 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-# what needs ipywidgets or matplotlib is imported when it is first used
-_LATER = {
-    **dict.fromkeys(
-        (
-            "Panel",
-            "panel_neurons",
-            "panel_sleepers",
-            "panel_strip",
-            "panel_twins",
-            "panel_weights",
-        ),
-        "pruneviz.panels",
-    ),
-    **dict.fromkeys(
-        (
-            "plot_groups",
-            "plot_layers",
-            "plot_mask",
-            "plot_sleepers",
-            "plot_strip",
-            "plot_tradeoff",
-            "plot_twins",
-            "plot_weights",
-        ),
-        "pruneviz.plots",
-    ),
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
+    # what needs ipywidgets or matplotlib is imported when it is first used
+    if name in __all__ and name.startswith("plot_"):
+        return getattr(import_module("pruneviz.plots"), name)
+    if name in __all__ and (name.startswith("panel_") or name == "Panel"):
+        return getattr(import_module("pruneviz.panels"), name)
     raise AttributeError(f"module 'pruneviz' has no attribute {name!r}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pruneviz import _check
 from pruneviz._inputs import arguments
-from pruneviz._intervals import RULES, Call, Interval, uncertain
+from pruneviz._interval_rules import RULES, Call
+from pruneviz._intervals import Interval, uncertain
 from pruneviz.group import Groups
 from pruneviz.groups import walked
 from pruneviz.groups.build import build
 from pruneviz.groups.forward import quiet
 from pruneviz.groups.rules import name_of
-from pruneviz.groups.run import promoted, promoted_types
+from pruneviz.groups.run import call, promoted, promoted_types
 from pruneviz.groups.silence import spread
 from pruneviz.groups.values import args_of, schema_of, sizes
 from pruneviz.groups.walk import Walk, tensors_of
@@ -231,7 +231,7 @@ def _by_root(w: Walk, at: int, box: Interval, *, rounded: bool) -> tuple[np.ndar
 
 def _result(node: Node, env: dict[Node, Any], shared: dict[Node, int], rounded: bool) -> Any:
     """Run one operator: as it is, or on intervals by its rule."""
-    op: Callable[..., Any] = node.target  # type: ignore[assignment]
+    op = call(node)
     args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
     if op is operator.getitem and isinstance(args[0], (list, tuple)):
         return args[0][args[1]]

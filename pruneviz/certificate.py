@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz import _check
-from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments
-from pruneviz.collect import parts
+from pruneviz.blind import FAR
+from pruneviz.collect import listed
+from pruneviz.compare import difference_of
+from pruneviz.free import SAME as ONE
+from pruneviz.free import sleeping
 from pruneviz.groups import find_groups
-from pruneviz.groups.forward import outputs_of, plain, quiet
-from pruneviz.hooks import evaluating, seeded
-from pruneviz.proof import at_precision, copied, difference, promoted_all, variations
 from pruneviz.removal import units_of_cut
 from pruneviz.shrink import RECORD, Shrinker
+from pruneviz.twins import find_twins
 from pruneviz.types import ArgumentError, GraphError, Plan
 
 KINDS = ("exact", "exact-off-border", "observed", "approximate")
@@ -102,16 +103,8 @@ def certify(
     >>> certificate.kind, dict(certificate.removed), certificate.max_error < 1e-12
     ('exact', {'0': (1,)}, True)
     """
-    from pruneviz.free import FAR, sleeping
-    from pruneviz.twins import find_twins
-
     before, after = _check.unwrapped(before), _check.unwrapped(after)
-    data = [arguments(inputs) for inputs, _ in parts(batches)]
-    if not data:
-        raise ArgumentError(
-            "`batches` is empty: there is nothing to compare on. Pass an iterable of batches; a "
-            "generator runs only once."
-        )
+    data = [arguments(inputs) for inputs in listed(batches, "compare on")]
     error, scale, limit = _compared(before, after, data)
     examples = sum(next(t for t in torch.utils._pytree.tree_leaves(d) if isinstance(t, Tensor)).shape[0]
                    for d in data)  # fmt: skip
@@ -132,7 +125,7 @@ def certify(
         if same and all(len(u) == 0 for u in left.values()):
             kind = "exact"
         elif same:
-            twins = find_twins(before, groups=groups, threshold=1 - 1e-9)
+            twins = find_twins(before, groups=groups, threshold=ONE)
             pairs = set(zip(twins["group"], twins["removed"], strict=True))
             pairs |= set(zip(twins["group"], twins["kept"], strict=True))
             doubles = all((g, u) in pairs for g, units in left.items() for u in units)
@@ -163,34 +156,3 @@ def _compared(before: nn.Module, after: nn.Module, data: list[Any]) -> tuple[flo
         return *difference_of(before, after, data, varied=False), SAME
     except (NotImplementedError, RuntimeError):  # no kernel for float64; another error comes again
         return *difference_of(before, after, data, varied=False, exact=False), SAME_FLOAT
-
-
-def difference_of(
-    before: nn.Module,
-    after: nn.Module,
-    data: Iterable[Any],
-    *,
-    varied: bool = True,
-    exact: bool = True,
-) -> tuple[float, float]:
-    """Return max|Δ output| and max|output| of two models, on float64 copies."""
-    a, b = copy_of(before), copy_of(after)
-    a, b = (a.double(), b.double()) if exact else (a, b)
-    worst, scale = 0.0, 0.0
-    with quiet(), evaluating(a), evaluating(b), at_precision(exact):
-        for example in data:
-            for args, kwargs in variations(plain(example, a)) if varied else [plain(example, a)]:
-                args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
-                with seeded(0):
-                    want = outputs_of(a(*copied(args), **copied(kwargs)))
-                with seeded(0):
-                    got = outputs_of(b(*copied(args), **copied(kwargs)))
-                gap = difference(got, want)
-                if not np.isfinite(gap):
-                    raise ArgumentError(
-                        "the outputs of the two models cannot be compared: they have other shapes, or "
-                        "are not numbers. Pass the model that the smaller one was made from."
-                    )
-                worst = max(worst, gap)
-                scale = max([scale, *(float(t.abs().max()) for t in want if t.numel())])
-    return worst, scale

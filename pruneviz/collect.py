@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from pruneviz import _check
 from pruneviz._inputs import arguments, run
-from pruneviz.consumers import consumers, open_attention
+from pruneviz.consumers import consumers, open_attention, weight_of
 from pruneviz.evidence import Evidence
 from pruneviz.gradients import Gradients
 from pruneviz.hooks import evaluating, hooked
@@ -132,10 +132,7 @@ def collect(
             elif n:
                 gradients.add(args, kwargs, targets, n, watch)
         if not examples:
-            raise ArgumentError(
-                "`batches` is empty: there is nothing to collect. Pass an iterable of batches; a "
-                "generator runs only once."
-            )
+            raise nothing_to("collect")
         evidence = watch.evidence(examples)
         return evidence if gradients is None else gradients.join(evidence)
 
@@ -191,13 +188,8 @@ class Watch:
                 raise ArgumentError(
                     f"layer {name!r} read {what}. Look at the data and at the weights before it."
                 )
-        shapes = {n: tuple(m.weight.shape) for n, m in self.modules.items()}  # type: ignore[arg-type]
-        return Evidence(
-            inputs,
-            patches,
-            examples=examples,
-            shapes=shapes,
-        )
+        shapes = {n: tuple(weight_of(m).shape) for n, m in self.modules.items()}
+        return Evidence(inputs, patches, examples=examples, shapes=shapes)
 
 
 def parts(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -226,6 +218,25 @@ def parts(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
             yield batch[0], (batch[1] if len(batch) == 2 else None)
         else:
             yield batch, None
+
+
+def listed(batches: Iterable[Any], purpose: str) -> list[Any]:
+    """Return the inputs of all batches, to be read several times; raise if there are none.
+
+    `purpose` ends the sentence "there is nothing to …".
+    """
+    data = [inputs for inputs, _ in parts(batches)]
+    if not data:
+        raise nothing_to(purpose)
+    return data
+
+
+def nothing_to(purpose: str) -> ArgumentError:
+    """Say that there is no batch."""
+    return ArgumentError(
+        f"`batches` is empty: there is nothing to {purpose}. Pass an iterable of batches; a generator "
+        "runs only once."
+    )
 
 
 def _examples(args: Any, kwargs: Any) -> int:

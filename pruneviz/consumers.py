@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pruneviz._attention import SlimAttention
-from pruneviz.hooks import evaluating
+from pruneviz.hooks import evaluating, no_fast_path
 
 
 def is_consumer(module: nn.Module) -> bool:
@@ -40,29 +42,42 @@ def consumers(model: nn.Module) -> dict[str, nn.Module]:
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the weights of those layers, by the layers' names."""
     with evaluating(model):  # reading a weight may run a parametrization
-        return {n: tuple(m.weight.shape) for n, m in consumers(model).items()}  # type: ignore[arg-type]
+        return {n: tuple(weight_of(m).shape) for n, m in consumers(model).items()}
 
 
-def matrix_of(module: nn.Module) -> Tensor:
-    """Return the weight as it multiplies columns: (outputs, n), or (groups, outputs / groups, n).
+def weight_of(module: nn.Module) -> Tensor:
+    """Return a layer's weight as the forward sees it, detached."""
+    return cast(Tensor, module.weight).detach()
 
-    >>> matrix_of(nn.Conv2d(4, 6, 3)).shape, matrix_of(nn.Conv2d(4, 6, 3, groups=2)).shape
-    (torch.Size([6, 36]), torch.Size([2, 3, 18]))
+
+def blocks_of(module: nn.Module) -> Tensor:
+    """Return the weight as it multiplies columns, block after block: (groups, outputs / groups, n).
+
+    >>> blocks_of(nn.Conv2d(4, 6, 3)).shape, blocks_of(nn.Conv2d(4, 6, 3, groups=2)).shape
+    (torch.Size([1, 6, 36]), torch.Size([2, 3, 18]))
     """
-    weight: Tensor = module.weight.detach()  # type: ignore[operator]
-    if turned(module):
-        return weight.T
-    flat = weight.flatten(1)
-    groups = getattr(module, "groups", 1)
-    return flat if groups == 1 else flat.unflatten(0, (groups, -1))
+    weight = weight_of(module)
+    flat = weight.T if turned(module) else weight.flatten(1)
+    return flat.unflatten(0, (getattr(module, "groups", 1), -1))
 
 
 def shaped(module: nn.Module, matrix: Tensor) -> Tensor:
-    """Return such a matrix in the shape of the layer's weight."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
+    """Return such blocks, or one matrix (outputs, n), in the shape of the layer's weight."""
+    weight = weight_of(module)
     if turned(module):
-        return matrix.T.contiguous().to(weight)
+        return matrix.flatten(0, -2).T.contiguous().to(weight)
     return matrix.reshape(weight.shape).to(weight)
+
+
+def columns_of(index: np.ndarray, taps: int) -> Tensor:
+    """From places among the inputs, (units, k), to columns of the weight as a matrix, (units, k · taps).
+
+    >>> columns_of(np.array([[1], [0]]), 2)
+    tensor([[2, 3],
+            [0, 1]])
+    """
+    places = torch.from_numpy(index.astype("int64"))
+    return (places.unsqueeze(-1) * taps + torch.arange(taps)).flatten(1)
 
 
 @contextmanager
@@ -73,13 +88,11 @@ def open_attention(model: nn.Module) -> Iterator[None]:
     the same, layer by layer. Undone afterwards.
     """
     closed = [m for m in model.modules() if type(m) is nn.MultiheadAttention]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        for m in closed:
-            m.__class__ = SlimAttention
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for m in closed:
-            m.__class__ = nn.MultiheadAttention
+    with no_fast_path():
+        try:
+            for m in closed:
+                m.__class__ = SlimAttention
+            yield
+        finally:
+            for m in closed:
+                m.__class__ = nn.MultiheadAttention

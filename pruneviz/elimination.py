@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from pruneviz.consumers import consumers, matrix_of, turned
+from pruneviz.consumers import blocks_of, columns_of, consumers, turned, weight_of
 from pruneviz.criteria import register
 from pruneviz.evidence import Evidence
 from pruneviz.group import Group
 from pruneviz.obs import Layer, Reader, eliminate
 from pruneviz.slices import Slice
 from pruneviz.tensors import Held, held, plain
-from pruneviz.types import ArgumentError
+from pruneviz.types import ArgumentError, tensor_name
 
 
 @register(
@@ -68,7 +68,7 @@ def _places(
     """For each layer the groups that it makes, and those that it reads, with the places of their units."""
     by_tensor: dict[int, list[str]] = {}
     for name in layers:
-        key = id(have[plain(f"{name}.weight" if name else "weight")].tensor)
+        key = id(have[plain(tensor_name(name))].tensor)
         by_tensor.setdefault(key, []).append(name)
     makes: dict[str, dict[str, Slice]] = {n: {} for n in layers}
     reads: dict[str, dict[str, Slice]] = {n: {} for n in layers}
@@ -84,8 +84,7 @@ def _shares(
     places: dict[str, Slice], module: nn.Module
 ) -> Iterator[tuple[str, Tensor | None, float]]:
     """Yield groups, the places of their units, and their share of a layer; then what is left of it."""
-    left, weight = 1.0, module.weight
-    assert isinstance(weight, Tensor)
+    left, weight = 1.0, weight_of(module)
     for group, s in places.items():
         index = torch.from_numpy(s.index.astype("int64"))
         share = index.numel() / (weight.shape[s.dim] * s.blocks)
@@ -97,15 +96,13 @@ def _shares(
 
 def _reader(module: nn.Module, name: str, s: Slice, evidence: Evidence) -> list[Reader]:
     """Return what one layer reads of a group: nothing where its co-moment is missing."""
-    seen, weight = evidence.columns(name), matrix_of(module).double().cpu()
+    seen, blocks = evidence.columns(name), blocks_of(module).double().cpu()
     if not seen.full:
         return []
-    square = seen.covariance
-    if weight.ndim > 2:  # each block of outputs reads its own channels
-        weight, square = torch.block_diag(*weight), torch.block_diag(*square)
-    taps = weight.shape[1] // evidence.inputs[name].mean.shape[-1]
-    places = torch.from_numpy(s.index.astype("int64"))  # (units, k)
-    columns = (places.unsqueeze(-1) * taps + torch.arange(taps)).flatten(1)
+    # each block of outputs reads its own channels
+    weight, square = torch.block_diag(*blocks), seen.covariance
+    square = square if square.ndim == 2 else torch.block_diag(*square)
+    columns = columns_of(s.index, weight.shape[1] // evidence.inputs[name].mean.shape[-1])
     flat = columns.flatten()
     index = torch.arange(len(flat)).reshape(columns.shape)
     grad = evidence.output_grad[name].double()
@@ -117,4 +114,4 @@ def _macs(name: str, module: nn.Module, evidence: Evidence) -> float:
     positions = evidence.columns(name).count / max(1, evidence.examples)
     if name not in evidence.patches:  # pixels that were read were counted, not those that were made
         positions /= math.prod(getattr(module, "stride", ()))
-    return positions * module.weight.numel()  # type: ignore[operator]
+    return positions * weight_of(module).numel()

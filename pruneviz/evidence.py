@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,7 @@ class Evidence:
                 m = self.inputs[s.layer].diagonal()
                 if int(s.index.max()) < m.mean.shape[-1]:
                     at = torch.from_numpy(s.index.astype("int64"))
-                    fields = (m.mean, m.comoment, m.zeros, m.low, m.high)
-                    return s.layer, Moments(m.count, *(f[at] for f in fields))
+                    return s.layer, m.each(itemgetter(at))
         raise ArgumentError(
             f"`evidence` saw no layer that reads group {group.name!r} "
             f"({', '.join(group.consumers) or 'nobody does'}). Collect it from all layers: "

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruneviz.consumers import consumers, matrix_of, shaped, turned, weight_shapes
+from pruneviz.consumers import blocks_of, consumers, turned, weight_of, weight_shapes
 from pruneviz.criteria import Criterion
 from pruneviz.evidence import Evidence, check_evidence
 from pruneviz.group import Group
 from pruneviz.tensors import held
-from pruneviz.types import ArgumentError
+from pruneviz.types import ArgumentError, layer_name
 
 HOW = {
     "grad_sq": "gradients, but `evidence` has none. Collect them: "
@@ -92,7 +92,7 @@ class Facts:
 
     def _known(self, name: str) -> bool:
         assert self.seen is not None
-        layer = name.removesuffix("weight").removesuffix(".")
+        layer = layer_name(name)
         return all(
             layer in self.seen.inputs and name.endswith("weight") and layer in self.layers
             if need == "input_sq"
@@ -103,12 +103,13 @@ class Facts:
     def _input_sq(self, name: str) -> Tensor:
         """Mean square of what each weight multiplies; shape of the weight."""
         assert self.seen is not None
-        layer = name.removesuffix("weight").removesuffix(".")
-        module = self.layers[layer]
-        matrix = matrix_of(module)
-        square = self.seen.columns(layer).square  # (n,), (groups, n), or of channels alone
-        if square.numel() != matrix[..., 0, :].numel():  # no patches: their channels, tap after tap
-            square = square.repeat_interleave(matrix[..., 0, :].numel() // square.numel())
-        square = square.reshape(matrix[..., 0, :].shape).unsqueeze(-2).expand(matrix.shape)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        return shaped(module, square).double() if turned(module) else square.reshape(weight.shape)
+        module = self.layers[layer_name(name)]
+        groups, outputs, n = blocks_of(module).shape
+        square = self.seen.columns(
+            layer_name(name)
+        ).square  # (n,), (groups, n), or of channels alone
+        # no patches: their channels, tap after tap
+        square = square.flatten().repeat_interleave(groups * n // square.numel())
+        square = square.reshape(groups, 1, n).expand(groups, outputs, n)
+        shape = weight_of(module).shape
+        return square[0].T if turned(module) else square.reshape(shape)

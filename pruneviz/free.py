@@ -11,13 +11,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruneviz import _check
 from pruneviz._inputs import arguments
+from pruneviz.blind import FAR
 from pruneviz.bounds import bounds
+from pruneviz.compare import difference_of
 from pruneviz.consumers import weight_shapes
 from pruneviz.evidence import Evidence, check_evidence
 from pruneviz.group import Group, Groups
 from pruneviz.groups import find_groups
 from pruneviz.groups.forward import plain as plain_inputs
 from pruneviz.hooks import evaluating
+from pruneviz.pairs import spare
 from pruneviz.shrink import Shrinker
 from pruneviz.sleepers import kinds
 from pruneviz.streams import spreads
@@ -25,7 +28,6 @@ from pruneviz.tensors import Held, held, plain
 from pruneviz.twins import find_twins
 from pruneviz.types import Plan
 
-FAR = 1e6  # a box this large holds any input that makes sense
 SAME = 1 - 1e-9  # similarity from which on two units are one
 
 
@@ -170,9 +172,9 @@ def _without(plan: Plan, asleep: dict[str, np.ndarray], twins: Any) -> Plan:
     keep = {n: k.clone() for n, k in plan.keep.items()}
     for name, mark in asleep.items():
         keep[name] &= ~torch.from_numpy(mark)
-    for name, kept, removed in zip(twins["group"], twins["kept"], twins["removed"], strict=True):
-        if keep[name][kept] and keep[name][removed]:
-            keep[name][removed] = False
+    for name, part in twins.groupby("group", sort=False):
+        gone = set((~keep[name]).nonzero()[:, 0].tolist())
+        keep[name][sorted(spare(zip(part["kept"], part["removed"], strict=True), gone))] = False
     assert plan.groups is not None
     for name, k in keep.items():
         _evened(plan.groups[name], k)
@@ -191,8 +193,6 @@ def _evened(g: Group, keep: Tensor) -> None:
 
 def _harmless(model: nn.Module, example_input: Any, plan: Plan) -> bool:
     """Whether the model without these units gives the same outputs, in float64, on varied examples."""
-    from pruneviz.certificate import difference_of
-
     shrinker = Shrinker(model, example_input)
     small = shrinker.quick(plan)
     shrinker.repair(small, plan, "merge", None, None)

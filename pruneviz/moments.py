@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -147,6 +148,11 @@ class Moments:
         comoment = self.comoment + other.comoment + outer * (self.count * other.count / count)
         zeros, low = self.zeros + other.zeros, torch.minimum(self.low, other.low)
         return Moments(count, mean, comoment, zeros, low, torch.maximum(self.high, other.high))
+
+    def each(self, fn: Callable[[Tensor], Tensor]) -> Moments:
+        """Return the moments with a function applied to each of the tensors, such as a pick of columns."""
+        fields = (self.mean, self.comoment, self.zeros, self.low, self.high)
+        return Moments(self.count, *map(fn, fields))
 
     def diagonal(self) -> Moments:
         """Return the same without what is beside the diagonal of the co-moment."""

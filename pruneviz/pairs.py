@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,12 +57,24 @@ def one_of_each(twins: pd.DataFrame, groups: Groups) -> Plan:
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
     for name, part in twins.groupby("group", sort=False):
         group = _check.choice(name, "group", keep, what="group")
-        gone: set[int] = set()
-        needed: set[int] = set()
-        for kept, removed in zip(part["kept"].tolist(), part["removed"].tolist(), strict=True):
-            if kept not in gone and removed not in gone and removed not in needed:
-                gone.add(removed)
-                needed.add(kept)
-        keep[group][sorted(gone)] = False
+        keep[group][sorted(spare(zip(part["kept"], part["removed"], strict=True)))] = False
         evenly(groups[group], ~keep[group].numpy())
     return Plan(keep, groups)
+
+
+def spare(pairs: Iterable[tuple[int, int]], gone: Iterable[int] = ()) -> set[int]:
+    """Return the units that can go, of pairs (kept, removed), so that each leaves a twin that stays.
+
+    `gone`: units that have gone already.
+
+    >>> sorted(spare([(0, 1), (1, 2), (3, 0)])), spare([(0, 1)], gone=[0])
+    ([1], set())
+    """
+    before = set(gone)
+    found: set[int] = set()
+    needed: set[int] = set()
+    for kept, removed in pairs:
+        if not {kept, removed} & (before | found) and removed not in needed:
+            found.add(int(removed))
+            needed.add(kept)
+    return found

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneviz import _check
-from pruneviz.collect import collect, parts
+from pruneviz.collect import collect, listed
 from pruneviz.criteria import criterion as registered
 from pruneviz.evidence import Evidence
 from pruneviz.group import Groups
@@ -116,7 +116,7 @@ def prune(
         check_source(repair, evidence, batches)
     model = _check.unwrapped(model)
     chosen = None if callable(criterion) else registered(criterion, "unit")
-    data = None if batches is None else _listed(batches)
+    data = None if batches is None else listed(batches, "learn from")
     if evidence is None and data is not None and chosen is not None and chosen.evidence:
         gradients = bool({"grad_sq", "fisher", "model"} & set(chosen.evidence))
         loss = F.cross_entropy if gradients else None
@@ -139,17 +139,6 @@ def prune(
     if repair != "none":
         shrinker.repair(new, chosen_plan, repair, evidence, data, ridge)
     return new
-
-
-def _listed(batches: Iterable[Any]) -> list[Any]:
-    """Keep the inputs: they are read several times, and a generator runs only once."""
-    data = [inputs for inputs, _ in parts(batches)]
-    if not data:
-        raise ArgumentError(
-            "`batches` is empty: there is nothing to learn from. Pass an iterable of batches; a "
-            "generator runs only once."
-        )
-    return data
 
 
 def _for_macs(

@@ -12,9 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments, run
-from pruneviz.collect import parts
+from pruneviz.collect import nothing_to, parts
 from pruneviz.hooks import evaluating
-from pruneviz.types import ArgumentError
 
 
 @torch.inference_mode(False)
@@ -72,10 +71,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
                 total[1] = total[1] + m.running_mean.double()  # type: ignore[union-attr]
                 total[2] = total[2] + m.running_var.double()  # type: ignore[union-attr]
     if not seen:
-        raise ArgumentError(
-            "`batches` is empty: there is nothing to measure. Pass an iterable of batches; a generator "
-            "runs only once."
-        )
+        raise nothing_to("measure")
     with torch.no_grad():
         for m, momentum in zip(norms, before, strict=True):
             m.momentum = momentum

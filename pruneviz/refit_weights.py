@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneviz._inputs import arguments
-from pruneviz.collect import parts
-from pruneviz.consumers import consumers, matrix_of, open_attention, shaped, turned
+from pruneviz._inputs import arguments, run
+from pruneviz.collect import listed
+from pruneviz.consumers import blocks_of, consumers, open_attention, shaped, turned
 from pruneviz.evidence import Evidence
+from pruneviz.fitting import fits
 from pruneviz.hooks import evaluating, hooked
-from pruneviz.refit import Fit, ran, seen
+from pruneviz.refit import check_finite
 from pruneviz.repair import refit_rows
 from pruneviz.tensors import Held, held
-from pruneviz.types import ArgumentError
+from pruneviz.types import tensor_name
 
 
 def refit_weights(
@@ -33,61 +34,42 @@ def refit_weights(
     model; else on the moments of the dense one.
     """
     there, layers = held(new), consumers(model)
-    names = {n: f"{n}.weight" if n else "weight" for n in layers}
-    chosen = [n for n in layers if names[n] in keep and len(there[names[n]].holders) == 1]
-    if batches is not None:
-        data = [arguments(inputs) for inputs, _ in parts(batches)]
-        if not data:
-            raise ArgumentError(
-                "`batches` is empty: there is nothing to fit to. Pass an iterable of batches; a "
-                "generator runs only once."
-            )
+    chosen = [n for n in layers
+              if tensor_name(n) in keep and len(there[tensor_name(n)].holders) == 1]  # fmt: skip
+    data = None if batches is None else listed(batches, "fit to")
+    if data is not None:
         chosen = in_order(model, chosen, data[0])
     for layer in chosen:
-        module = layers[layer]
+        module, bias = layers[layer], _bias(there, layer)
         with evaluating(model), torch.no_grad():
-            old = _blocks(matrix_of(module)).cpu()  # (groups, outputs, n)
-            stays = keep[names[layer]].cpu()
-            stays = (stays.T if turned(module) else stays.flatten(1)).reshape(old.shape)
-        free = _bias(there, layer) is not None
-        if batches is not None:
-            fits, calls = [Fit() for _ in old], 0
-            reader = consumers(new)[layer]
+            old = blocks_of(module).cpu()
+        stays = keep[tensor_name(layer)].cpu()
+        stays = (stays.T if turned(module) else stays.flatten(1)).reshape(old.shape)
+        free = bias is not None
+        if data is not None:
             with torch.inference_mode(False), torch.no_grad():
-                for args, kwargs in data:
-                    want = ran(model, layer, module, args, kwargs, target=True, calls=calls)
-                    have = ran(new, layer, reader, args, kwargs, target=False, calls=calls)
-                    calls = len(want)
-                    for z, x in zip(want, have, strict=True):
-                        for b, fit in enumerate(fits):
-                            fit.add(x[b], z[b])
-                pairs = [
-                    f.solve_rows(w, k, ridge, free)
-                    for f, w, k in zip(fits, old, stays, strict=True)
-                ]
+                found = fits(model, new, layer, data)
+            pairs = [
+                f.solve_rows(w, k, ridge, free) for f, w, k in zip(found, old, stays, strict=True)
+            ]
         elif evidence is not None and layer in evidence.inputs and evidence.columns(layer).full:
-            m = evidence.columns(layer)
-            mean, square = _blocks(m.mean, 1), _blocks(m.covariance)
+            m, (groups, _, n) = evidence.columns(layer), old.shape
+            mean, square = m.mean.reshape(groups, n), m.covariance.reshape(groups, n, n)
             pairs = [
                 refit_rows(w, a, c, k, ridge=ridge, free=free)
                 for w, a, c, k in zip(old, mean, square, stays, strict=True)
             ]
         else:
             continue
-        weight = torch.cat([w for w, _ in pairs])  # (outputs, n)
-        if not torch.isfinite(weight).all():
-            raise ArgumentError(
-                f"the repair of layer {layer!r} gave NaN or infinity. Collect from more examples, or "
-                "use a larger `ridge`."
-            )
+        weight, gain = torch.cat([w for w, _ in pairs]), torch.cat([g for _, g in pairs])
+        check_finite(layer, weight, gain)
         with torch.no_grad():
-            there[names[layer]].tensor.copy_(shaped(module, weight))
-            bias = _bias(there, layer)
+            there[tensor_name(layer)].tensor.copy_(shaped(module, weight))
             if bias is not None:
-                bias += torch.cat([g for _, g in pairs]).to(bias)
+                bias += gain.to(bias)
 
 
-def in_order(model: nn.Module, layers: list[str], data: tuple[Any, Any]) -> list[str]:
+def in_order(model: nn.Module, layers: list[str], inputs: Any) -> list[str]:
     """Sort layers by when they first run; those that do not run are left out."""
     order: dict[str, None] = {}
 
@@ -95,14 +77,10 @@ def in_order(model: nn.Module, layers: list[str], data: tuple[Any, Any]) -> list
         order.setdefault(name)
 
     with evaluating(model), open_attention(model), hooked(model, layers, note):
-        seen(model, *data)
+        run(model, *arguments(inputs))
     return list(order)
 
 
 def _bias(there: Mapping[str, Held], layer: str) -> Tensor | None:
-    h = there.get(f"{layer}.bias" if layer else "bias")
+    h = there.get(tensor_name(layer, "bias"))
     return h.tensor if h is not None and len(h.holders) == 1 else None
-
-
-def _blocks(t: Tensor, dims: int = 2) -> Tensor:
-    return t if t.ndim > dims else t.unsqueeze(0)

@@ -31,9 +31,10 @@ from pruneviz.groups.trace import trace
 from pruneviz.groups.walk import Walk, tensors_of, walk
 from pruneviz.hooks import evaluating
 from pruneviz.proof import Proof, Reference, reference
-from pruneviz.refit import merged_blind, repaired, sites
+from pruneviz.refit import merged_blind, repaired
 from pruneviz.removal import kept, lost
 from pruneviz.repair import RIDGE, RUNGS, check_source
+from pruneviz.sites import sites
 from pruneviz.sizes import bare_norms, blamed, mended
 from pruneviz.surgery import Cut, cut
 from pruneviz.tensors import check_fit, check_keep, held

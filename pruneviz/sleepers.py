@@ -130,6 +130,4 @@ def _active(m: Moments) -> torch.Tensor:
 
 def _one_each(m: Moments) -> Moments:
     """Moments in which each column is a unit of its own: shape (n, 1)."""
-    m = m.diagonal()
-    fields = (m.mean, m.comoment, m.zeros, m.low, m.high)
-    return Moments(m.count, *(f.reshape(-1, 1) for f in fields))
+    return m.diagonal().each(lambda t: t.reshape(-1, 1))

@@ -234,6 +234,15 @@ def layer_name(tensor: str) -> str:
     return tensor[: inside.start()] if inside else tensor.rpartition(".")[0]
 
 
+def tensor_name(layer: str, attribute: str = "weight") -> str:
+    """Name of a tensor of a layer: ``"fc1"`` → ``"fc1.weight"``; of the model itself: ``"weight"``.
+
+    >>> tensor_name("fc1"), tensor_name("", "bias")
+    ('fc1.weight', 'bias')
+    """
+    return f"{layer}.{attribute}" if layer else attribute
+
+
 def _what(n: int, parts: int, groups: Groups | None) -> str:
     things, part = ("weights", "layer") if groups is None else ("units", "group")
     return f"{n:,} {things} in {parts} {part}" + ("" if parts == 1 else "s")
