@@ -31,6 +31,9 @@ def copy_of(model: nn.Module) -> nn.Module:
     try:
         with torch.inference_mode(False):  # a copy made inside that mode could never be trained
             new = copy.deepcopy(model)
+            # what a forward has computed from the weights and kept (timm's tables of attention
+            # biases) is not true of a copy whose weights change; such modules forget it here
+            new._apply(_same)
     except (RuntimeError, TypeError) as e:
         raise ArgumentError(
             f"`model` cannot be copied ({e}). A model keeps only parameters and buffers as tensors: "
@@ -44,3 +47,7 @@ def copy_of(model: nn.Module) -> nn.Module:
             cls = type(module)
             module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
     return new
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor

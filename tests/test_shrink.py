@@ -962,3 +962,35 @@ def test_one_trace_for_many_plans():
         new = shrinker.proved(plan)
         assert close(new(X), pv.mask(model, plan)(X))
         assert same(new[0].weight, model[0].weight[[i for i in range(4) if i != unit]])
+
+
+class Remembers(nn.Module):
+    """Keep a table made from the weights, as timm's attention does, until `_apply` is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.bias = nn.Linear(4, 6), nn.Parameter(torch.arange(1.0, 7))
+        self.read = nn.Linear(6, 2)
+        self.table = {}
+
+    def _apply(self, fn, *args, **kwargs):
+        self.table = {}
+        return super()._apply(fn, *args, **kwargs)
+
+    def forward(self, x):
+        if "bias" not in self.table:
+            self.table["bias"] = self.bias.detach() * 1
+        return self.read(torch.relu(self.fc(x)) * self.table["bias"])
+
+
+def test_what_a_forward_has_kept_is_not_carried_into_copies():
+    model = Remembers().eval()
+    x = torch.randn(4, 4)
+    model(x)
+    table = model.table["bias"]
+    groups = pv.find_groups(model, x)
+    plan = pv.drop(groups, {"fc": [1, 4]})
+    masked, small = pv.mask(model, plan), pv.shrink(model, plan, example_input=x)
+    assert model.table["bias"] is table
+    assert small.bias.tolist() == [1, 3, 4, 6]
+    torch.testing.assert_close(small(x), masked(x))
