@@ -13,7 +13,14 @@ Readers look at a model and return data; they leave no trace on it:
     certify(before, after, batches)      whether a removal changed anything, and how that is known
     score(model, criterion, groups=None) how important each weight, or each unit, is
     measure(model, example_input)        numbers, bytes, multiply-accumulates
+    encodings(model), break_even(shape, "csr_int32")      bytes by encoding; from which sparsity on one pays
+    work(model, batches)                 multiply-accumulates without those by zero
     accuracy(model, batches)             share of examples in the right class
+    interval(correct, examples)          how sure such a share is
+    ablate(model, batches, groups=groups)         the loss without each unit, measured
+    criterion_card(model, batches, groups=groups) every criterion beside that loss: Card
+    compare_accuracy(before, after, batches)      two models on the same examples: Comparison
+    compare_latency(before, after, x)    two models in turn: what the clock says beside the MACs: Timing
     predict(model, x)                    the class of each example
     named_weights(model)                 the weights that count, by name
     weight_histogram(model)              how they are distributed, in bins
@@ -24,6 +31,7 @@ Choose:
     select(scores, sparsity=0.9)         a plan: which weights stay
     drop(groups, {"fc1": [3, 5]})        a plan by hand: these units go
     free(model, x)                       a plan of what can go for nothing
+    pareto(frame), choose(frame, at_most={"bytes": 100_000})       points of a sweep that nothing beats; one of them
     schedule(kind, sparsity, rounds=5)   how sparsity rises over rounds
     register(name, ...)                  a criterion of one's own; all of them: CRITERIA
 
@@ -34,17 +42,27 @@ Writers take a model and return a new one:
     shrink(model, plan, example_input=x) remove the units for real; checked against the mask
                                          repair="none", "fold", "merge", "lstsq": who does the work
     prune(model, x, macs=0.5)            find, collect, score, select, shrink and repair in one call
+    to_csr(model)                        linear layers that multiply only what is not zero
     recalibrate(model, batches)          measure the statistics of batch norms anew
+    rescaled(model, x, groups=groups)    the same function, some units louder
+    prune_iteratively(model, batches)    cut a little, tune, cut a little more: Rounds
+    ticket(model, plan, control="none")  an untrained network under a mask; its controls
     fit(model, batches)                  train
-    save(model, path), load(path, build) take the smaller model home; nothing is unpickled
+    save(model, path), load(path, build) take the smaller model home; nothing is unpickled; encoding="csr_int32"
 
 Many at once, and pictures:
 
-    sweep(model, example_input, ...)     criteria × sparsities × seeds, one table
-    plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_strip, plot_twins, plot_sleepers      data -> Axes
-    panel_strip, panel_weights, panel_neurons, panel_twins, panel_sleepers      widgets that answer while you drag
+    sweep(model, example_input, ...)     criteria × sparsities × repairs × seeds, one table
+    sensitivity(model, example_input)    one layer at a time: how far can it be pruned?
+    allocate(model, frame, macs=0.5)     how much to take from each layer, for a budget
+    Accuracy(batches, examples=2000)     judges many models by the same examples, with an interval
+    costs(model, x, sparsity=0.9)        the same number of weights gone in several ways: bytes, MACs, the clock
+    crossover(), break_evens(frame)      from which sparsity on sparse is faster: on this machine
+    plot_bytes, plot_costs, plot_crossover, plot_break_evens      what it costs: data -> Axes
+    plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_pareto, plot_sensitivity, plot_strip, plot_twins, plot_sleepers, plot_damage, plot_card, plot_agreement, plot_schedule      data -> Axes
+    panel_strip, panel_weights, panel_neurons, panel_twins, panel_sleepers, panel_card, panel_schedule, panel_tradeoff      widgets that answer while you drag
 
-Nouns: Slice, Group, Groups, Moments, Evidence, Scores, Plan, Cost, Certificate, Criterion, Panel. Errors: ArgumentError, GraphError, both ValueErrors.
+Nouns: Card, Slice, Group, Groups, Moments, Evidence, Scores, Plan, Cost, Certificate, Comparison, Criterion, Panel, Rounds, Timing. Errors: ArgumentError, GraphError, both ValueErrors.
 """
 
 from __future__ import annotations
@@ -55,49 +73,80 @@ from typing import TYPE_CHECKING, Any
 from pruneviz import elimination as elimination  # both register criteria that look at evidence
 from pruneviz import seen as seen
 from pruneviz._version import VERSION
+from pruneviz.ablation import ablate
 from pruneviz.activations import activations
+from pruneviz.allocate import allocate
 from pruneviz.bounds import bounds
+from pruneviz.card import Card, criterion_card
 from pruneviz.certificate import Certificate, certify
 from pruneviz.collect import collect
+from pruneviz.costs import costs
 from pruneviz.criteria import CRITERIA, Criterion, register
+from pruneviz.crossover import break_evens, crossover
 from pruneviz.drop import drop
+from pruneviz.encodings import break_even, encodings
 from pruneviz.evidence import Evidence
 from pruneviz.fit import fit
 from pruneviz.free import free
 from pruneviz.group import Group, Groups
 from pruneviz.groups import find_groups
 from pruneviz.hooks import evaluating, hooked
+from pruneviz.iterate import prune_iteratively
+from pruneviz.judge import Accuracy
 from pruneviz.mask import bake, mask
 from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, predict
 from pruneviz.moments import Moments
+from pruneviz.paired import Comparison, compare_accuracy
 from pruneviz.prune import prune
 from pruneviz.recalibrate import recalibrate
+from pruneviz.rescale import rescaled
+from pruneviz.rounds import Rounds
 from pruneviz.schedules import schedule
 from pruneviz.score import score
 from pruneviz.select import select
+from pruneviz.sensitivity import sensitivity
 from pruneviz.shrink import shrink
 from pruneviz.sleepers import find_sleepers
 from pruneviz.slices import Slice
+from pruneviz.sparse import to_csr
 from pruneviz.store import load, save
 from pruneviz.sweep import sweep
+from pruneviz.ticket import ticket
+from pruneviz.timing import Timing, compare_latency
+from pruneviz.tradeoff import choose, pareto
 from pruneviz.twins import find_twins
 from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
+from pruneviz.uncertainty import interval
 from pruneviz.weights import named_weights, weight_histogram
+from pruneviz.work import work
 
 if TYPE_CHECKING:
     from pruneviz.panels import (
         Panel,
+        panel_card,
         panel_neurons,
+        panel_schedule,
         panel_sleepers,
         panel_strip,
+        panel_tradeoff,
         panel_twins,
         panel_weights,
     )
     from pruneviz.plots import (
+        plot_agreement,
+        plot_break_evens,
+        plot_bytes,
+        plot_card,
+        plot_costs,
+        plot_crossover,
+        plot_damage,
         plot_groups,
         plot_layers,
         plot_mask,
+        plot_pareto,
+        plot_schedule,
+        plot_sensitivity,
         plot_sleepers,
         plot_strip,
         plot_tradeoff,
@@ -123,8 +172,11 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "CRITERIA",
+    "Accuracy",
     "ArgumentError",
+    "Card",
     "Certificate",
+    "Comparison",
     "Cost",
     "Criterion",
     "Evidence",
@@ -134,15 +186,28 @@ __all__ = [
     "Moments",
     "Panel",
     "Plan",
+    "Rounds",
     "Scores",
     "Slice",
+    "Timing",
+    "ablate",
     "accuracy",
     "activations",
+    "allocate",
     "bake",
     "bounds",
+    "break_even",
+    "break_evens",
     "certify",
+    "choose",
     "collect",
+    "compare_accuracy",
+    "compare_latency",
+    "costs",
+    "criterion_card",
+    "crossover",
     "drop",
+    "encodings",
     "evaluating",
     "find_groups",
     "find_sleepers",
@@ -150,18 +215,33 @@ __all__ = [
     "fit",
     "free",
     "hooked",
+    "interval",
     "load",
     "mask",
     "measure",
     "named_weights",
+    "panel_card",
     "panel_neurons",
+    "panel_schedule",
     "panel_sleepers",
     "panel_strip",
+    "panel_tradeoff",
     "panel_twins",
     "panel_weights",
+    "pareto",
+    "plot_agreement",
+    "plot_break_evens",
+    "plot_bytes",
+    "plot_card",
+    "plot_costs",
+    "plot_crossover",
+    "plot_damage",
     "plot_groups",
     "plot_layers",
     "plot_mask",
+    "plot_pareto",
+    "plot_schedule",
+    "plot_sensitivity",
     "plot_sleepers",
     "plot_strip",
     "plot_tradeoff",
@@ -169,13 +249,19 @@ __all__ = [
     "plot_weights",
     "predict",
     "prune",
+    "prune_iteratively",
     "recalibrate",
     "register",
+    "rescaled",
     "save",
     "schedule",
     "score",
     "select",
+    "sensitivity",
     "shrink",
     "sweep",
+    "ticket",
+    "to_csr",
     "weight_histogram",
+    "work",
 ]

@@ -19,6 +19,7 @@ from pruneviz.types import Cost
 from pruneviz.weights import Mask, masked_attributes, steps
 
 aten = torch.ops.aten
+COMPRESSED = (torch.sparse_csr, torch.sparse_csc)
 
 
 def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> Cost:
@@ -40,8 +41,9 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
     -------
     Cost
         ``macs`` counts matrix products, convolutions, attention and LSTMs by their dense shapes,
-        masked or not. Adding, normalising, pooling and activations are by convention not counted;
-        any other operator that could not be counted is named in ``uncounted``.
+        masked or not; of a sparse CSR matrix (see `to_csr`) what it stores. Adding, normalising,
+        pooling and activations are by convention not counted; any other operator that could not be
+        counted is named in ``uncounted``.
 
     Raises
     ------
@@ -127,9 +129,21 @@ def _bilinear(x: Any, weight: Any, y: Any, *args: Any, **kwargs: Any) -> int:
     return 2 * x[0] * prod(weight)  # x (batch, i), weight (o, i, j), y (batch, j)
 
 
-# what torch's counter does not know
+def _product(*operands: Any, **kwargs: Any) -> int:
+    a, b = operands[-2:]
+    if b.layout in COMPRESSED:  # F.linear(x, csr) multiplies with its transpose
+        return 2 * a.shape[0] * b._nnz()
+    stored = a._nnz() if a.layout in COMPRESSED else a.numel()
+    return 2 * stored * b.shape[1]
+
+
+_product._get_raw = True  # type: ignore[attr-defined]  # torch's counter: tensors, not shapes
+
+# what torch's counter does not know; and products, of which one factor may be sparse
 MORE: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+    aten.mm: _product,
+    aten.addmm: _product,
     aten.mv: _matvec,
     aten.dot: _matvec,
     aten.vdot: _matvec,

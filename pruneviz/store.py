@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,16 +20,18 @@ from torch import Tensor, nn
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._version import VERSION
+from pruneviz.packing import CSR, Csr, from_csr, to_csr
 from pruneviz.shrink import RECORD
 from pruneviz.surgery import Cut, cut, holders_of
 from pruneviz.tensors import plain
 from pruneviz.types import ArgumentError, GraphError
-from pruneviz.weights import Mask
+from pruneviz.weights import Mask, places
 
 KEY = "pruneviz"
+CSR_PARTS = ("crow", "col", "value")
 
 
-def save(model: nn.Module, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None:
     """Write a model to one file: its tensors, and what `shrink` took out of it.
 
     Parameters
@@ -37,11 +41,16 @@ def save(model: nn.Module, path: str | Path) -> None:
         can be saved too. Not changed.
     path : str or Path
         A safetensors file, such as ``"small.safetensors"``; written whole or not at all.
+    encoding : str
+        ``"dense"``, or ``"csr_int64"``, ``"csr_int32"``, ``"csr_int16"``: every weight as compressed
+        sparse rows, its zeros left out. What that takes `encodings` says beforehand. `load` gives
+        back equal numbers.
 
     Raises
     ------
     ArgumentError
-        If the model is a shrunk program or carries a mask, or the file cannot be written.
+        If the model is a shrunk program or carries a mask, the indices of a weight do not fit, or the
+        file cannot be written.
 
     Examples
     --------
@@ -56,6 +65,21 @@ def save(model: nn.Module, path: str | Path) -> None:
     >>> bool(torch.equal(again(x), small(x)))
     True
     """
+    _check.choice(encoding, "encoding", ("dense", *CSR))
+    tensors, metadata = contents(model, encoding)
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        save_file(tensors, part, metadata=metadata)
+        part.replace(path)
+    except (OSError, SafetensorError) as e:
+        raise ArgumentError(f"`path` {str(path)!r} cannot be written: {e}.") from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what `save` writes: tensors by name, and the text that goes with them."""
     _check.model(model)
     if hasattr(model, "graph") and hasattr(model, "code"):
         raise ArgumentError(
@@ -80,16 +104,13 @@ def save(model: nn.Module, path: str | Path) -> None:
             aliases[name] = same
     known = {plain(name) for name in holders_of(model)}
     records = [_packed(c, known) for c in getattr(model, RECORD, ())]
-    text = json.dumps({"version": 1, "by": VERSION, "cuts": records, "aliases": aliases})
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        save_file(tensors, part, metadata={KEY: text})
-        part.replace(path)
-    except (OSError, SafetensorError) as e:
-        raise ArgumentError(f"`path` {str(path)!r} cannot be written: {e}.") from e
-    finally:
-        part.unlink(missing_ok=True)
+    data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
+    if encoding != "dense":
+        names = [n for n in places(model) if n in tensors]
+        data |= {"version": 2, "csr": {n: tuple(tensors[n].shape) for n in names}}
+        for name in names:
+            tensors |= _as_csr(name, tensors.pop(name), encoding)
+    return tensors, {KEY: json.dumps(data)}
 
 
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
@@ -135,11 +156,14 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
                 f"{str(path)!r} was not written by pv.save: it says nothing of cuts."
             )
         data = json.loads(text)
-        if data["version"] != 1:
+        if data["version"] not in (1, 2):
             raise ArgumentError(
                 f"{str(path)!r} is of a newer pruneviz ({data['by']}): update this one."
             )
         cuts = [_unpacked(c) for c in data["cuts"]]
+        for name, shape in data.get("csr", {}).items():
+            parts = [tensors.pop(f"{name}.{part}") for part in CSR_PARTS]
+            tensors[name] = _from_csr(name, parts, shape)
     except (
         SafetensorError,
         json.JSONDecodeError,
@@ -165,6 +189,30 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         lines = [line.strip() for line in str(e).splitlines()[1:]] or [str(e)]
         raise ArgumentError(f"`build` makes another model than the saved one: {lines[0]}") from e
     return model
+
+
+def _as_csr(name: str, weight: Tensor, encoding: str) -> dict[str, Tensor]:
+    wide = weight.flatten(1).float() if weight.dtype == torch.bfloat16 else weight.flatten(1)
+    try:
+        c = to_csr(wide.numpy(), CSR[encoding])
+    except ArgumentError as e:
+        raise ArgumentError(f"{name!r} cannot be written as {encoding}: {e}") from None
+    arrays = (torch.from_numpy(a) for a in (c.crow, c.col, c.value))
+    parts = {f"{name}.{part}": a for part, a in zip(CSR_PARTS, arrays, strict=True)}
+    return parts | {f"{name}.value": parts[f"{name}.value"].to(weight.dtype)}
+
+
+def _from_csr(name: str, parts: list[Tensor], shape: list[int]) -> Tensor:
+    crow, col, value = parts
+    wide = value.float() if value.dtype == torch.bfloat16 else value
+    try:
+        c = Csr(crow.numpy(), col.numpy(), wide.numpy())
+        matrix = from_csr(c, math.prod(shape[1:]))
+        return torch.from_numpy(matrix).reshape(shape).to(value.dtype)
+    except (ValueError, RuntimeError) as e:
+        raise ArgumentError(
+            f"{name!r} is damaged in the file ({e}). Write it anew: pv.save(model, path)."
+        ) from e
 
 
 def _packed(what: Cut, known: set[str]) -> dict[str, Any]:

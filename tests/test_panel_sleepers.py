@@ -94,6 +94,18 @@ def test_on_one_class_others_sleep_and_both_accuracies_are_told(panel):
     assert 'font-weight="bold">c<' in panel._view.value
 
 
+def test_accuracies_are_told_to_a_tenth_of_a_percent(panel):
+    whole = panel.result["accuracy_before"]
+    assert panel.sentence.endswith(f"All stay: accuracy {whole:.1%}.")
+    panel.controls["seen"].value = 2
+    panel.controls["repair"].value = "remove"
+    r = panel.result
+    assert panel.sentence.endswith(
+        f"Removed: accuracy {r['accuracy']:.1%} (before: {whole:.1%}), "
+        f"on c {r['accuracy_seen']:.1%} (before: {r['accuracy_seen_before']:.1%})."
+    )
+
+
 def test_the_threshold_moves_who_is_rare(panel):
     panel.controls["rare"].value = 0.0
     assert panel.result["rare"] == []

@@ -69,6 +69,11 @@ PLOTS = {
     "plot_mask": lambda **k: pv.plot_mask(np.eye(3, dtype=bool), **k),
     "plot_tradeoff": lambda **k: pv.plot_tradeoff(swept(), **k),
     "plot_strip": lambda **k: pv.plot_strip(**strip(), **k),
+    "plot_pareto": lambda **k: pv.plot_pareto(
+        pv.pareto(swept().assign(target_sparsity=swept()["sparsity"]), x="sparsity"),
+        x="sparsity",
+        **k,
+    ),
     "plot_sleepers": lambda **k: pv.plot_sleepers(np.eye(3), **k),
     "plot_twins": lambda **k: pv.plot_twins(
         pd.DataFrame({"similarity": [0.9, 0.4], "scale": [1.0, -0.5]}), **k

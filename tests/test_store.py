@@ -180,7 +180,7 @@ def test_what_cannot_be_loaded(tmp_path):
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(pv.ArgumentError, match=re.escape("was not written by pv.save")):
         pv.load(path, build)
-    save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 2, "by": "9.9"}'})
+    save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 3, "by": "9.9"}'})
     with pytest.raises(pv.ArgumentError, match=r"of a newer pruneviz \(9\.9\)"):
         pv.load(path, build)
     save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 1, "cuts": 7}'})

@@ -1,21 +1,30 @@
 from __future__ import annotations
 
 import math
-from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import assert_untouched, batches, build, inputs, mlp, refused, snapshot
+from helpers import (
+    assert_untouched,
+    batches,
+    build,
+    inputs,
+    mlp,
+    plan_for,
+    refused,
+    snapshot,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pruneviz as pv
 
+COSTS = ["params", "nonzero", "bytes", "macs"]
 COLUMNS = [
-    *("criterion", "scope", "seed", "target_sparsity", "sparsity", "metric"),
-    *("params", "nonzero", "bytes", "macs"),
+    *("criterion", "granularity", "scope", "repair", "seed", "target_sparsity", "sparsity"),
+    *("metric", *COSTS),
 ]
 N = (8 * 36, 3 * 8)  # weights by layer
 PARAMS = sum(N) + 8 + 3
@@ -78,6 +87,11 @@ def test_every_row_starts_from_the_model():
 def total(model):
     """Return a number that tells which weights are left."""
     return sum(float(w.double().abs().sum()) for w in pv.named_weights(model).values())
+
+
+def everything(model):
+    """Return the same of all parameters."""
+    return sum(float(p.detach().double().abs().sum()) for p in model.parameters())
 
 
 def metrics(frame, criterion):
@@ -163,22 +177,23 @@ def test_evaluate_may_return_a_tensor_with_a_history():
     assert math.isfinite(frame.loc[0, "metric"])
 
 
-MUST = "`evaluate` must return a finite number, but it returned"
-TRY = "Try lambda model: pv.accuracy(model, batches)."
+ROW = "in the row of criterion 'magnitude', sparsity 0.5, seed 0:"
+MUST = "`evaluate` must return a finite number, or a tensor of one, but it returned"
+TRY = "Try pv.Accuracy(batches)."
 
 
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, None, "high", [0.5], torch.ones(2), torch.tensor(math.nan), 1j]
 )
 def test_what_is_no_finite_number_is_refused(value):
-    with refused(f"{MUST} {value!r}. {TRY}"):
+    with refused(f"{ROW} {MUST} {value!r}. {TRY}"):
         sweep(evaluate=lambda model: value)
 
 
 BAD_CALLS = [
     ({"criteria": []}, "`criteria` is empty: there is nothing to run."),
     ({"criteria": "lamp"}, "`criteria` must be a list, but 'lamp' was passed. Try ['lamp']."),
-    ({"criteria": ["lamp", "lampe"]}, "criterion 'lampe' is unknown. Did you mean 'lamp'? Known: fisher, lamp, magnitude, random, taylor, wanda."),
+    ({"criteria": ["lamp", "lampe"]}, "criterion 'lampe' is unknown. Did you mean 'lamp'? Known: activation, apoz, fisher, l1, l2, lamp, magnitude, obs, random, taylor, wanda."),
     ({"sparsities": []}, "`sparsities` is empty: there is nothing to run."),
     ({"sparsities": 0.5}, "`sparsities` must be a list, but 0.5 was passed. Try [0.5]."),
     ({"sparsities": [0.5, 90]}, "`sparsities` must be a fraction in [0, 1), but 90 was passed. Did you mean 0.9? Fractions, never percentages."),
@@ -186,6 +201,20 @@ BAD_CALLS = [
     ({"seeds": 3}, "`seeds` must be a list, but 3 was passed. Try [3]."),
     ({"seeds": [0, -1]}, "`seeds` must be a whole number ≥ 0, but -1 was passed."),
     ({"seeds": [0.5]}, "`seeds` must be a whole number ≥ 0, but 0.5 was passed."),
+    ({"granularity": "neuron"}, "`granularity` 'neuron' is unknown. Known: unit, weight."),
+    ({"granularity": "unit"}, "criterion 'magnitude' scores single weights, not units. For units: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda."),
+    ({"criteria": ["l2"], "granularity": "weight"}, "criterion 'l2' scores units, not weights. For weights: fisher, lamp, magnitude, random, taylor, wanda; for units pass `groups`."),
+    ({"groups": "conv1"}, "`groups` must be a Groups, but a str was passed. Make them: pv.find_groups(model, example_input)."),
+    ({"criteria": ["l2"], "groups": pv.Groups(()), "granularity": "weight"}, "`groups` are for units, but granularity='weight' was passed. Leave out one of them."),
+    ({"repair": "folds"}, "`repair` 'folds' is unknown. Did you mean 'fold'? Known: fold, lstsq, merge, none."),
+    ({"repair": []}, "`repair` is empty: there is nothing to run."),
+    ({"repair": ["none", "merge"]}, "repair 'merge' is for units, but criterion 'magnitude' scores single weights here: those have 'none' and 'lstsq'. Pass granularity='unit', or run two sweeps."),
+    ({"repair": "lstsq"}, "repair 'lstsq' needs to know what the layers read. Pass batches=..., or evidence=pv.collect(model, batches)."),
+    ({"criteria": ["wanda"]}, "criterion 'wanda' needs evidence, but none was passed. Collect it: pv.collect(model, batches)."),
+    ({"batches": []}, "`batches` is empty: there is nothing to learn from. Pass an iterable of batches; a generator runs only once."),
+    ({"evaluate": 0.9}, "`evaluate` must be a function of a model, or pv.Accuracy(batches), but a float was passed."),
+    ({"n_jobs": 0}, "`n_jobs` must be 1 or more, or -1 for all cores, but 0 was passed."),
+    ({"n_jobs": 1.5}, "`n_jobs` must be a whole number ≥ -1, but 1.5 was passed."),
     ({"scope": "local"}, "`scope` 'local' is unknown. Did you mean 'global'? Known: global, layer."),
 ]  # fmt: skip
 
@@ -195,8 +224,7 @@ def test_a_bad_call_is_refused_before_anything_runs(bad, message, monkeypatch):
     def scored(*args, **kwargs):
         pytest.fail("a model was scored")
 
-    # `pruneviz.sweep` is the verb; the module is behind it
-    monkeypatch.setattr(import_module("pruneviz.sweep"), "score", scored)
+    monkeypatch.setattr("pruneviz.question.score", scored)
     with refused(message):
         sweep(**bad)
 
@@ -218,3 +246,135 @@ def test_progress_is_shown_only_where_asked(capsys):
     assert capsys.readouterr().err == ""
     sweep(progress=True)
     assert "/1 " in capsys.readouterr().err
+
+
+def judge(**options):
+    return pv.Accuracy(batches(n=20, count=3), **options)
+
+
+def test_units_are_removed_and_what_is_left_is_measured():
+    model = mlp()
+    frame = sweep(model, criteria=["l2"], sparsities=[0, 0.5], evaluate=judge())
+    assert frame["granularity"].tolist() == ["unit"] * 2
+    small = pv.prune(model, inputs(), sparsity=0.5)
+    cost = pv.measure(small, inputs())
+    assert frame.loc[1, COSTS].tolist() == [getattr(cost, c) for c in COSTS]
+    assert frame.loc[1, "metric"] == judge()(small)
+    assert frame["sparsity"].tolist() == [0, 0.5]
+
+
+def test_each_criterion_ranks_what_it_can():
+    frame = sweep(criteria=["magnitude", "l1", "random"])
+    assert frame["granularity"].tolist() == ["weight", "unit", "weight"]
+    groups = pv.find_groups(mlp(), inputs())
+    assert sweep(criteria=["random"], groups=groups)["granularity"].tolist() == ["unit"]
+    units = sweep(criteria=["random"], granularity="unit")
+    pd.testing.assert_frame_equal(units, sweep(criteria=["random"], groups=groups))
+
+
+def test_repairs_are_those_of_shrink():
+    model = mlp()
+    data = [b for b, _ in batches(n=40)]
+    frame = sweep(
+        model,
+        criteria=["l2"],
+        repair=["none", "fold", "merge", "lstsq"],
+        batches=data,
+        evaluate=everything,
+    )
+    assert frame["repair"].tolist() == ["none", "fold", "merge", "lstsq"]
+    plan = pv.select(pv.score(model, "l2", groups=pv.find_groups(model, inputs())), sparsity=0.5)
+    for row in frame.itertuples():
+        given = {"batches": data} if row.repair != "none" else {}
+        small = pv.shrink(model, plan, example_input=inputs(), repair=row.repair, **given)
+        assert row.metric == pytest.approx(everything(small), rel=1e-6)
+    assert frame["metric"].nunique() == 4
+
+
+@pytest.mark.parametrize("source", ["batches", "evidence"])
+def test_weights_are_refitted_as_by_mask(source):
+    model = mlp()
+    data = [b for b, _ in batches(n=40)]
+    given = {"batches": data} if source == "batches" else {"evidence": pv.collect(model, data)}
+    frame = sweep(model, repair=["none", "lstsq"], evaluate=total, **given)
+    masked = pv.mask(model, plan_for(model), repair="lstsq", **given)
+    assert frame.loc[1, "metric"] == total(masked)
+    assert frame.loc[0, "metric"] == total(pv.mask(model, plan_for(model)))
+    cost = pv.measure(masked, inputs())
+    assert frame.loc[1, COSTS].tolist() == [getattr(cost, c) for c in COSTS]
+
+
+def test_evidence_is_collected_once_from_batches():
+    model = mlp()
+    evidence = pv.collect(model, batches(), loss=torch.nn.functional.cross_entropy)
+    for criteria in (["wanda"], ["taylor", "obs"]):
+        given = sweep(model, criteria=criteria, evidence=evidence)
+        if criteria == ["wanda"]:  # the others draw labels, or use those that were passed
+            pd.testing.assert_frame_equal(given, sweep(model, criteria=criteria, batches=batches()))
+        assert len(sweep(model, criteria=criteria, batches=batches())) == len(criteria)
+
+
+def test_tuning_units_starts_from_the_smaller_model():
+    seen = []
+
+    def tune(model):
+        seen.append(pv.fit(model, batches(), lr=0.1, progress=False))
+        return seen[-1]
+
+    frame = sweep(criteria=["l2"], tune=tune, evaluate=total)
+    assert seen[0][1].out_features == 4
+    assert frame.loc[0, "metric"] == total(seen[0])
+
+
+def test_an_accuracy_adds_its_interval():
+    frame = sweep(evaluate=judge(examples=40), sparsities=[0, 0.9])
+    at = COLUMNS.index("metric")
+    assert list(frame.columns) == [*COLUMNS[: at + 1], "low", "high", "examples", *COSTS]
+    assert frame["examples"].tolist() == [40, 40]
+    for row in frame.itertuples():
+        assert (row.low, row.high) == pv.interval(round(row.metric * 40), 40)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "tied", "masked", "mixed", "renormalising"])
+def test_the_quick_way_gives_what_the_plain_one_gives(name):
+    model = build(name)
+    before = snapshot(model)
+    data = batches(n=20, count=2)
+    both = {
+        "criteria": ["magnitude", "lamp"], "sparsities": [0, 0.3, 0.9], "scope": "global",
+    }  # fmt: skip
+    quick = sweep(model, evaluate=pv.Accuracy(data), **both)
+    assert_untouched(model, before)
+    slow = sweep(model, evaluate=lambda m: pv.accuracy(m, data), **both)
+    pd.testing.assert_frame_equal(quick.drop(columns=["low", "high", "examples"]), slow)
+
+
+def test_random_numbers_of_a_row_come_from_its_seed():
+    def evaluate(model):
+        return float(torch.rand(()))
+
+    frame = sweep(criteria=["random"], sparsities=[0.1, 0.5], seeds=[0, 1], evaluate=evaluate)
+    alone = sweep(criteria=["random"], sparsities=[0.5], seeds=[1], evaluate=evaluate)
+    assert frame.loc[3, "metric"] == alone.loc[0, "metric"]
+
+
+def boom(model):
+    if float((model[1].weight == 0).sum()) > 100:
+        raise ValueError("boom")
+    return 0.5
+
+
+def test_an_error_names_the_row():
+    with refused(f"{ROW} `evaluate` raised ValueError: boom"):
+        sweep(evaluate=boom, sparsities=[0.1, 0.5])
+    with refused(f"{ROW} `tune` raised ValueError: boom"):
+        sweep(tune=boom)
+    with refused(f"{ROW} `tune(model)` must be a Module, but a float was passed. Return the new model, as pv.fit does."):  # fmt: skip
+        sweep(tune=lambda model: 0.5)
+    with refused("in the row of criterion 'l2', sparsity 0.5, repair 'merge', seed 3: `evaluate` raised KeyError: 1"):  # fmt: skip
+        sweep(criteria=["l2"], repair="merge", seeds=[3], evaluate=lambda m: {}[1])
+
+
+def test_a_model_without_units_to_cut_is_refused():
+    with pytest.raises(pv.GraphError, match="no unit of the model can be removed"):
+        sweep(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3)), criteria=["l2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pruneviz.lessons.checkpoints import load, record
+from pruneviz.lessons.curves import curves, curves_record
 from pruneviz.lessons.data import Dataset, Split, digits, fashion_mnist
 from pruneviz.lessons.exercises import check, hint, solution
 from pruneviz.lessons.guess import Guess, guess
@@ -16,6 +17,8 @@ __all__ = [
     "Split",
     "build",
     "check",
+    "curves",
+    "curves_record",
     "digits",
     "fashion_mnist",
     "guess",

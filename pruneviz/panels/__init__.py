@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pruneviz.panels.base import Panel
+from pruneviz.panels.card import panel_card
 from pruneviz.panels.neurons import panel_neurons
+from pruneviz.panels.schedule import panel_schedule
 from pruneviz.panels.sleepers import panel_sleepers
 from pruneviz.panels.strip import panel_strip
+from pruneviz.panels.tradeoff import panel_tradeoff
 from pruneviz.panels.twins import panel_twins
 from pruneviz.panels.weights import panel_weights
 
 __all__ = [
     "Panel",
+    "panel_card",
     "panel_neurons",
+    "panel_schedule",
     "panel_sleepers",
     "panel_strip",
+    "panel_tradeoff",
     "panel_twins",
     "panel_weights",
 ]

@@ -261,10 +261,10 @@ class SleepersPanel(Panel):
         )
         after, before = result["accuracy"], result["accuracy_before"]
         if result["repair"] == "nothing":
-            return f"{text}All stay: accuracy {after:.0%}."
+            return f"{text}All stay: accuracy {after:.1%}."
         done = {"remove": "Removed", "fold": "Removed, their means folded in"}[result["repair"]]
-        text += f"{done}: accuracy {after:.0%} (before: {before:.0%})"
+        text += f"{done}: accuracy {after:.1%} (before: {before:.1%})"
         if some != self._name(ALL):
             here, was = result["accuracy_seen"], result["accuracy_seen_before"]
-            text += f", on {some} {here:.0%} (before: {was:.0%})"
+            text += f", on {some} {here:.1%} (before: {was:.1%})"
         return f"{text}."

@@ -257,6 +257,8 @@ def few(norm: nn.Module, kept: dict[int, Tensor]) -> None:
             small.normalized_shape = tuple(shape)
         elif attribute == "group_size":  # as many go from each group
             small.group_size = value * shape[0] // sizes[0]
+        elif attribute == "groups" and 0 in kept:  # whole ones go, or as many from each
+            small.groups = len({int(i) // (sizes[0] // value) for i in kept[0]})
         elif type(value) is int and value == sizes[0] and attribute != "num_groups":
             setattr(small, attribute, shape[0])
     whole = type(norm).forward
@@ -264,7 +266,8 @@ def few(norm: nn.Module, kept: dict[int, Tensor]) -> None:
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # the weight's dimensions are the last ones of x; or the one of channels
         lead = x.ndim - len(sizes)
-        if isinstance(norm, nn.GroupNorm) or x.shape[lead:] != sizes:
+        of_channels = isinstance(norm, nn.GroupNorm) or "2d" in type(norm).__name__
+        if of_channels or x.shape[lead:] != sizes:
             lead = 1
         shape = x.shape
         cut = pytree.tree_map(  # a gate, too

@@ -1,0 +1,86 @@
+"""From which sparsity on sparse beats dense, on this machine; what lesson 01 reads. `--record` stores it.
+
+Two tables, one thread: `crossover` times one linear layer dense, with zeros, in CSR and smaller, over
+widths, batches and sparsities; `costs` two of the lessons' networks, as many weights gone in each
+way, and with half of the units of every layer gone. About three minutes; an idle machine, please.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import pruneviz as pv
+from pruneviz import lessons
+from pruneviz.costs import Ways, compared, first
+
+FOLDER = Path(__file__).parents[1] / "data" / "curves"
+WIDTHS, BATCHES = (256, 512, 1024), (1, 8, 64)
+NETWORKS = {"lenet-300-100": (0.5, 0.75, 0.9, 0.95, 0.99), "batchnorm-cnn": (0.9,)}
+
+
+def costs(seconds: float) -> pd.DataFrame:
+    """Return a row for each network, batch, sparsity and way; `half`: half of the units gone."""
+    images = torch.cat([x for x, _ in lessons.fashion_mnist().test[:64].batches(64)])
+    frames = []
+    for name, sparsities in NETWORKS.items():
+        model = lessons.load(name)
+        ways = Ways(model, images[:2])
+        half = {"dense": model, "half": pv.prune(model, images[:2], sparsity=0.5)}
+        for batch in (1, 64):
+            x = first(images, batch)
+            for target in sparsities:
+                frame = compared(ways.at(target), x, seconds=seconds, threads=1)
+                frames.append(frame.assign(network=name, target_sparsity=target))
+            frame = compared(half, x, seconds=seconds, threads=1)
+            frames.append(frame[1:].assign(network=name, target_sparsity=0.5))
+    return pd.concat(frames, ignore_index=True)
+
+
+def main() -> None:
+    """Print both tables; with `--record` store them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    start, busy = time.perf_counter(), os.getloadavg()[0]
+    frame = pv.crossover(widths=WIDTHS, batches=BATCHES, seconds=options.seconds, threads=1)
+    tables = {"crossover": frame, "costs": costs(options.seconds)}
+    notes = {
+        "command": f"python benchmarks/crossover.py --record --seconds {options.seconds:g}",
+        "machine": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "torch": torch.__version__,
+        "load_before": round(busy, 2),
+        "seconds": round(time.perf_counter() - start),
+    }
+    print(", ".join(f"{k} {v}" for k, v in notes.items()), "\n")
+    print(pv.break_evens(frame).to_string(float_format="%.3f", index=False), "\n")
+    print(tables["costs"].to_string(float_format="%.3g", index=False))
+    if options.record:
+        FOLDER.mkdir(exist_ok=True)
+        for name, table in tables.items():
+            table.to_csv(FOLDER / f"{name}.csv", index=False, float_format="%.6g")
+            (FOLDER / f"{name}.json").write_text(json.dumps(notes, indent=2) + "\n")
+
+
+def processor() -> str:
+    """Return the processor's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((n.partition(":")[2].strip() for n in lines if n.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The card of criteria, layer by layer: who would have told what hurts."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from pruneviz import _check
+from pruneviz.card import TRUTH, Card
+from pruneviz.panels.base import Panel, png
+from pruneviz.plots.card import plot_card, plot_ranks
+from pruneviz.plots.style import figure
+from pruneviz.spread import WHOLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def panel_card(card: Card, *, group: str = WHOLE, criterion: str | None = None) -> Panel:
+    """Show the card of criteria for the whole network or one layer, and the units behind one bar.
+
+    Above, the bars of `plot_card`. Below, a point a unit: how important the chosen criterion thinks
+    it is, and what the loss says.
+
+    Parameters
+    ----------
+    card : Card
+        From `criterion_card`.
+    group : str
+        Which group is shown first; default: the whole network.
+    criterion : str, optional
+        Which criterion is shown first; default: the best of the whole network.
+
+    Returns
+    -------
+    Panel
+        ``controls``: ``"group"``, ``"criterion"``.
+        ``result``: ``group``, ``criterion``, ``units``, ``spearman``, ``low``, ``high``, ``best``.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such group or criterion.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> x, labels = torch.randn(60, 4), torch.arange(60) % 3
+    >>> groups = pv.find_groups(model, x)
+    >>> card = pv.criterion_card(model, [(x, labels)], groups=groups, criteria=["l2"], progress=False)
+    >>> panel = pv.panel_card(card)
+    >>> panel.controls["criterion"].value = "random"
+    >>> panel.result["units"]
+    8
+    >>> panel.close()
+    """
+    return CardPanel(card, group, criterion)
+
+
+class CardPanel(Panel):
+    """The panel behind `panel_card`."""
+
+    def __init__(self, card: Card, group: str, criterion: str | None) -> None:
+        hint = "Make it: pv.criterion_card(model, batches, groups=groups)."
+        _check.kind(card, "card", Card, hint)
+        self._card, self._frame = card, card.to_frame()
+        names = [c for c in card.scores if c != TRUTH]
+        _check.choice(group, "group", self._frame["group"].unique(), what="group")
+        chosen = self._best(WHOLE) if criterion is None else criterion
+        _check.choice(chosen, "criterion", names, what="criterion")
+        super().__init__()
+        where = widgets.Dropdown(
+            options=list(dict.fromkeys(self._frame["group"])), value=group, description="layer"
+        )
+        by = widgets.Dropdown(options=names, value=chosen, description="criterion")
+        self.start({"row": widgets.HBox([where, by])}, {"group": where, "criterion": by})
+
+    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
+        """Return what the card says of a criterion in a group."""
+        group, criterion = self.controls["group"].value, self.controls["criterion"].value
+        rows = self._frame[self._frame["group"] == group]
+        row = rows[rows["criterion"] == criterion].iloc[0]
+        result: dict[str, Any] = {"group": group, "criterion": criterion, "best": self._best(group)}
+        result |= {name: row[name].item() for name in ("units", "spearman", "low", "high")}
+        sentence = self._say(result)
+        image = f'<img alt="{escape(sentence)}" src="data:image/png;base64,{png(self._drawn(result))}"/>'
+        return result, image, sentence
+
+    def figure(self) -> Figure:
+        """Return a static matplotlib picture of the present state."""
+        return self._drawn(self.result)
+
+    def _drawn(self, result: dict[str, Any]) -> Figure:
+        group, criterion = result["group"], result["criterion"]
+        with figure(8.2, 6.8, (1.15, 1)) as (fig, (above, below)):
+            plot_card(self._frame, group=group, mark=criterion, ax=above)
+            scores, rise = (self._card.values(c, group) for c in (criterion, TRUTH))
+            plot_ranks(scores, rise, criterion=criterion, ax=below)
+        return fig
+
+    def _best(self, group: str) -> str:
+        rows = self._frame[self._frame["group"] == group]
+        return str(rows.sort_values("spearman", ascending=False)["criterion"].iloc[0])
+
+    def _say(self, r: dict[str, Any]) -> str:
+        return (
+            f"{r['group']}, {r['units']:,} units: by {r['criterion']} the rank correlation with the loss "
+            f"measured without each unit is {r['spearman']:.2f} ({r['low']:.2f} to {r['high']:.2f}); "
+            f"the best here is {r['best']}."
+        )

@@ -1,0 +1,198 @@
+"""The card of criteria: who would have told what hurts, and who agrees with whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruneviz import _check
+from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, bare
+from pruneviz.types import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+WHOLE = "whole network"
+RANDOM = "random"
+DARK, LIGHT = "#101010", "#FFFFFF"
+SOURCE = "pv.criterion_card(model, batches, groups=groups).to_frame()"
+
+
+def plot_card(
+    data: pd.DataFrame, *, group: str = WHOLE, mark: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw the rank correlation of each criterion with the loss measured without each unit.
+
+    The best at the top, with its interval; the grey band is where scores drawn at random lie. Grey
+    and hatched: no better than random.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From ``criterion_card(...).to_frame()``. If it has the column ``notices``, what each criterion
+        makes of a rescaled network is written beside it.
+    group : str
+        Name of a group; default: the whole network.
+    mark : str
+        A criterion to point out, by a triangle before its name.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one bar for each criterion but "random", the worst first.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or there is no such group.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"criterion": ["l2", "random"], "group": "fc1", "spearman": [0.6, 0.0],
+    ...                      "low": [0.5, -0.1], "high": [0.7, 0.1]})
+    >>> ax = pv.plot_card(data, group="fc1")
+    >>> [t.get_text() for t in ax.get_yticklabels()], float(ax.patches[0].get_width())
+    (['l2'], 0.6)
+    """
+    needed = ("criterion", "group", "spearman", "low", "high")
+    _check.columns(data, dict.fromkeys(needed, SOURCE), "plot_card")
+    _check.choice(group, "group", map(str, data["group"].unique()), what="group")
+    rows = data[data["group"] == group]
+    chance = rows[rows["criterion"] == RANDOM]
+    rows = rows[rows["criterion"] != RANDOM]
+    rows = rows.sort_values("spearman", kind="stable", na_position="first").reset_index(drop=True)
+    ax = axes(ax, (7.4, 1.0 + 0.3 * len(rows)))
+    rho = rows["spearman"].to_numpy(float)
+    places = np.arange(len(rows))
+    bars = ax.barh(places, np.nan_to_num(rho), color=np.where(rho < 0, PRUNED, KEPT), height=0.7)
+    if len(chance):
+        low, high = float(chance["low"].iloc[0]), float(chance["high"].iloc[0])
+        ax.axvspan(low, high, color=GREY, alpha=0.3, lw=0, zorder=0, label="random scores")
+        for bar, value in zip(bars, rho, strict=True):
+            if low <= value <= high:
+                bar.set(facecolor="none", edgecolor=GREY, hatch="////", linewidth=1)
+    ax.hlines(places, rows["low"], rows["high"], color=GREY, lw=2)
+    ax.axvline(0, color=GREY, lw=0.8)
+    names = [f"▸ {c}" if c == mark else str(c) for c in rows["criterion"]]
+    ax.set_yticks(places, names)
+    if "notices" in rows:
+        _beside(ax, places, rows["notices"])
+    ax.set(xlabel="rank correlation with the loss measured without each unit", xlim=_limits(rows))
+    if len(chance):
+        ax.legend(frameon=False, loc="lower right", fontsize=9)
+    bare(ax)
+    return ax
+
+
+def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw which criteria agree: the rank correlation of each with each, blue; turned over, orange.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Rows and columns by name: ``criterion_card(...).agreement``.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one image, and its numbers; blank where there is none.
+
+    Raises
+    ------
+    ArgumentError
+        If the rows and the columns have other names.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame([[1.0, 0.3], [0.3, 1.0]], index=["l1", "l2"], columns=["l1", "l2"])
+    >>> ax = pv.plot_agreement(data)
+    >>> [t.get_text() for t in ax.texts]
+    ['1.0', '0.3', '0.3', '1.0']
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    source = "pv.criterion_card(model, batches, groups=groups).agreement"
+    if not hasattr(data, "columns") or list(data.index) != list(data.columns):
+        raise ArgumentError(
+            "plot_agreement draws a square frame, its rows and columns the criteria. Make it with "
+            f"{source}."
+        )
+    ax = axes(ax, (1.6 + 0.5 * len(data), 1.2 + 0.42 * len(data)))
+    colours = LinearSegmentedColormap.from_list("agreement", [PRUNED, LIGHT, KEPT])
+    values = data.to_numpy(float)
+    ax.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=-1, vmax=1, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if np.isfinite(value):
+                text = f"{round(value, 1) + 0.0:.1f}"
+                ink = LIGHT if abs(value) > 0.65 else DARK
+                ax.text(j, i, text, ha="center", va="center", fontsize=9, color=ink)
+    names = [str(n) for n in data.columns]
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def plot_ranks(
+    scores: Any, rise: Any, *, criterion: str = "", group: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw the units of a network: their place by a criterion against the loss measured without them.
+
+    Parameters
+    ----------
+    scores, rise : array-like, shape (units,)
+        What a criterion gives each unit, and how much the loss rises without it.
+    criterion, group : str
+        Their names, for the axes.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one collection of points.
+
+    Examples
+    --------
+    >>> import pruneviz as pv
+    >>> ax = pv.plots.card.plot_ranks([3.0, 1.0, 2.0], [0.2, 0.0, 0.1])
+    >>> ax.collections[0].get_offsets().tolist()
+    [[2.0, 0.2], [0.0, 0.0], [1.0, 0.1]]
+    """
+    a, b = np.asarray(scores, float), np.asarray(rise, float)
+    place = np.empty(len(a))
+    place[np.argsort(a, kind="stable")] = np.arange(len(a))
+    ax = axes(ax, (6.4, 3.4))
+    ax.scatter(place, b, s=14, color=KEPT, alpha=0.6, lw=0)
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.set(
+        xlabel=f"place by {criterion or 'the criterion'}: the least important first",
+        ylabel="loss without it − loss",
+        title=group,
+    )
+    bare(ax)
+    return ax
+
+
+def _beside(ax: Axes, places: np.ndarray, notices: Any) -> None:
+    right = ax.get_yaxis_transform()
+    ax.text(1.02, places[-1] + 1 if len(places) else 0, "rescaled:", transform=right, fontsize=9,
+            va="center")  # fmt: skip
+    for y, noticed in zip(places, notices, strict=True):
+        words, colour = ("✗ other order", PRUNED) if noticed else ("✓ same order", GREY)
+        ax.text(1.02, y, words, transform=right, va="center", fontsize=9, color=colour)
+
+
+def _limits(rows: pd.DataFrame) -> tuple[float, float]:
+    low = float(np.nanmin([0, *rows["spearman"], *rows["low"]]))
+    return max(-1.05, low - 0.08 if low < 0 else -0.15), 1.0

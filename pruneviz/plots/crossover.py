@@ -1,0 +1,207 @@
+"""Where sparse is faster than dense, and from which sparsity on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruneviz import _check
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, PRUNED, axes, bare
+from pruneviz.types import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LABELS = {
+    "dense": "dense",
+    "zeros": "dense, with zeros",
+    "csr_linear": "CSR, F.linear(x, csr)",
+    "csr_mm": "CSR, torch.mm(csr, x.T)",
+    "smaller": "dense and smaller",
+}
+COLOURS = {"zeros": PALETTE[1], "csr_linear": PRUNED, "csr_mm": PALETTE[3], "smaller": PALETTE[0]}
+SIGNS = {"zeros": "s", "csr_linear": "v", "csr_mm": "^", "smaller": "o"}
+
+
+def plot_crossover(
+    data: pd.DataFrame,
+    *,
+    width: int | None = None,
+    batch: int | None = None,
+    at: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how many times as fast as dense each way is, over the sparsity, beside what MACs promise.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `crossover`.
+    width, batch : int, optional
+        Which layer and batch; default: the widest, and the smallest batch.
+    at : float, optional
+        A dashed line at this sparsity.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        A line a way, with its interval; grey at 1, where dense stands; dotted what the MACs promise.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or that width or batch was not measured.
+
+    Examples
+    --------
+    >>> import pruneviz as pv
+    >>> data = pv.crossover(widths=[32], batches=[1], sparsities=[0.5, 0.9], seconds=0, progress=False)
+    >>> ax = pv.plot_crossover(data)
+    >>> ax.get_title()
+    '32 inputs and outputs, batch of 1, 1 thread'
+    """
+    needed = ("width", "batch", "sparsity", "way", "speedup", "latency_speedup", "low", "high")
+    _check.columns(data, dict.fromkeys(needed, "pv.crossover()"), "plot_crossover")
+    width = _one(data["width"], width, "width", max)
+    data = data[data["width"] == width]
+    batch = _one(data["batch"], batch, "batch", min)
+    data = data[data["batch"] == batch].sort_values("sparsity")
+    ax = axes(ax, (7.6, 3.8))
+    for way, part in data.groupby("way", sort=False):
+        if way not in COLOURS:
+            continue
+        x, colour = part["sparsity"].to_numpy(float), COLOURS[str(way)]
+        ax.plot(x, part["latency_speedup"], color=colour, marker=SIGNS[str(way)], label=LABELS[str(way)])  # fmt: skip
+        ax.fill_between(x, part["low"], part["high"], color=colour, alpha=0.18, lw=0)
+    ax.axhline(1, color=GREY, lw=2, label="dense")
+    sparse = data[data["way"] == "csr_mm"] if (data["way"] == "csr_mm").any() else data
+    promise = sparse.groupby("sparsity")["speedup"].max()
+    ax.plot(promise.index, promise, color=GREY, ls=":", lw=2, label="what the MACs promise")
+    if at is not None:
+        ax.axvline(at, color=GREY, ls="--", lw=1.2)
+    across(ax, data["sparsity"])
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.set(xlabel="sparsity (share of weights gone)", ylabel="times as fast as dense")
+    threads = f", {_threads(data)}" if "threads" in data else ""
+    examples = f"batch of {batch}"
+    ax.set_title(f"{width} inputs and outputs, {examples}{threads}", fontsize=10)
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    bare(ax)
+    return ax
+
+
+def plot_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw from which sparsity on CSR is faster than dense, over the width of the layer.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `break_evens`.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        A line for each kernel and batch; the bars reach to the neighbouring sparsities that were
+        measured. Open signs at the upper edge: not even at the highest one.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"width": [64, 256], "batch": 1, "way": "csr_mm",
+    ...                      "break_even": [None, 0.9], "below": [0.99, 0.8], "above": [None, 0.95]})
+    >>> [t.get_text() for t in pv.plot_break_evens(data).get_legend().texts]
+    ['CSR, torch.mm(csr, x.T), batch of 1']
+    """
+    needed = ("width", "batch", "way", "break_even", "below", "above")
+    _check.columns(data, dict.fromkeys(needed, "pv.break_evens(frame)"), "plot_break_evens")
+    ax = axes(ax, (7.6, 3.8))
+    numbers = data.assign(**{c: data[c].astype(float) for c in needed[3:]})
+    known = numbers[["break_even", "below", "above"]].to_numpy().ravel()
+    known = known[np.isfinite(known)]
+    top = 1 - (1 - known.max()) / 2 if known.size else 0.99
+    batches = sorted(set(data["batch"]))
+    for (way, batch), part in numbers.groupby(["way", "batch"], sort=True):
+        part = part.sort_values("width")
+        colour = COLOURS.get(str(way), GREY)
+        mark = MARKERS[batches.index(batch) % len(MARKERS)]
+        never = part["break_even"].isna()
+        y, x = part["break_even"].fillna(top), part["width"]
+        low = np.where(never, 0, y - part["below"].fillna(y))
+        high = np.where(never, 0, part["above"].fillna(y) - y)
+        ax.errorbar(
+            x,
+            y,
+            [low, high],
+            color=colour,
+            marker=mark,
+            ls=("-", "--", ":", "-.")[batches.index(batch) % 4],
+            lw=1.6,
+            elinewidth=0.8,
+            capsize=3,
+            label=f"{LABELS.get(str(way), way)}, batch of {batch}",
+        )
+        ax.plot(x[never], y[never], mark, ms=11, mfc="none", mec=colour, ls="")
+    across(ax, [*np.round(known, 3), top], "y")
+    low_end = ax.get_ylim()[0]
+    ax.set_yticks(
+        [s for s in (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99) if low_end <= s < top] + [top]
+    )
+    ax.yaxis.set_major_formatter(lambda v, _: "never" if np.isclose(v, top) else f"{v:g}")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sorted(set(data["width"])))
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.set(xlabel="inputs and outputs of the layer", ylabel="break-even sparsity")
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    bare(ax)
+    return ax
+
+
+def across(ax: Axes, sparsities: Any, axis: str = "x") -> None:
+    """Give an axis the scale of sparsities: half of what is left is always as far."""
+    scale = ax.set_xscale if axis == "x" else ax.set_yscale
+    scale("function", functions=(_stretched, _squeezed))
+    values = sorted(set(map(float, sparsities)))
+    limits = ax.set_xlim if axis == "x" else ax.set_ylim
+    ends = np.array([_stretched(values[0]), _stretched(values[-1])])
+    room = 0.04 * (ends[1] - ends[0]) or 0.1
+    limits(float(_squeezed(ends[0] - room)), float(_squeezed(ends[1] + room)))
+    if axis == "x":
+        ax.set_xticks(values, [f"{v:g}" for v in values])
+
+
+def _stretched(s: Any) -> Any:
+    return -np.log(np.maximum(1 - np.asarray(s, float), 1e-9))
+
+
+def _squeezed(v: Any) -> Any:
+    return 1 - np.exp(-np.asarray(v, float))
+
+
+def _one(values: pd.Series[Any], wanted: int | None, name: str, default: Any) -> int:
+    known = sorted(set(map(int, values)))
+    if wanted is None:
+        return int(default(known))
+    if wanted not in known:
+        raise ArgumentError(
+            f"`{name}` {wanted!r} was not measured. The frame has: {', '.join(map(str, known))}."
+        )
+    return wanted
+
+
+def _threads(data: pd.DataFrame) -> str:
+    n = int(data["threads"].iloc[0])
+    return f"{n} thread" + ("" if n == 1 else "s")

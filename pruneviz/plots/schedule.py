@@ -1,0 +1,138 @@
+"""How sparsity rises over the rounds of iterative pruning, and what happens to the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pruneviz import _check
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
+from pruneviz.types import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LABELS = {
+    "sparsity": "sparsity",
+    "density": "share of weights that stay",
+    "metric": "metric: down at a cut, up in tuning",
+}
+SOURCE = "pv.prune_iteratively(model, …).frame"
+
+
+def plot_schedule(
+    data: pd.DataFrame | Sequence[float] | Mapping[str, Sequence[float]],
+    *,
+    y: str = "sparsity",
+    hue: str = "schedule",
+    chosen: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what happens round by round: how much has gone, or how the metric falls and rises.
+
+    Parameters
+    ----------
+    data : DataFrame, sequence of float or mapping
+        The frame of `prune_iteratively`; several of them in one, told apart by the column `hue`; or
+        the sparsity of each round, as from `schedule`; or several of those by name. Rows with the
+        same round and `hue` are seeds: drawn is their mean, and a bar from the lowest to the highest.
+    y : str
+        ``"sparsity"``; ``"density"``: the share that stays, on a logarithmic axis, where each cut is
+        as long as the share of the rest that it takes; ``"metric"``: straight down from one round's
+        ``metric`` to the next one's ``metric_untuned``, then up by tuning.
+    hue : str
+        Column that names the schedules.
+    chosen : str, optional
+        The one to stand out; the others are grey.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one line for each schedule.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or there is nothing to draw.
+
+    Examples
+    --------
+    >>> import pruneviz as pv
+    >>> ax = pv.plot_schedule({k: pv.schedule(k, 0.9, rounds=4) for k in ("linear", "cubic")})
+    >>> ax.lines[0].get_ydata().round(3).tolist(), len(ax.lines)
+    ([0.0, 0.225, 0.45, 0.675, 0.9], 2)
+    """
+    _check.choice(y, "y", LABELS)
+    parts = _parts(data, y, hue)
+    if chosen is not None:
+        _check.choice(chosen, "chosen", parts)
+    ax = axes(ax)
+    for i, (name, rows) in enumerate(parts.items()):
+        faint = chosen not in (None, name)
+        look: dict[str, Any] = {
+            "color": GREY if faint else PALETTE[i % len(PALETTE)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "alpha": 0.35 if faint else 1,
+            "zorder": 2 if faint else 3,
+        }
+        if y == "metric":
+            _sawtooth(ax, rows, name, look)
+        else:
+            high = rows["sparsity"]["mean"]
+            ax.plot(rows.index, high if y == "sparsity" else 1 - high, label=name, **look)
+    if y == "density":
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="round", ylabel=LABELS[y])
+    ax.locator_params(axis="x", integer=True)
+    ax.grid(alpha=0.25)
+    if list(parts) != [""]:
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    bare(ax)
+    return ax
+
+
+def _sawtooth(ax: Axes, rows: pd.DataFrame, name: str, look: dict[str, Any]) -> None:
+    """Draw one schedule's metric: at each round two points above each other, markers where tuned."""
+    tuned, cut = rows["metric"]["mean"].to_numpy(), rows["metric_untuned"]["mean"].to_numpy()
+    at = rows.index.to_numpy()
+    x, height, marked = [at[0]], [tuned[0]], [0]
+    for i in range(1, len(at)):
+        x += [at[i - 1], at[i]]
+        height += [cut[i], tuned[i]]
+        marked.append(2 * i)
+    (line,) = ax.plot(x, height, label=name, markevery=marked, **look)
+    low, high = rows["metric"]["min"], rows["metric"]["max"]
+    ax.vlines(at, low, high, color=line.get_color(), alpha=line.get_alpha(), lw=3)
+
+
+def _parts(
+    data: pd.DataFrame | Sequence[float] | Mapping[str, Sequence[float]], y: str, hue: str
+) -> dict[str, pd.DataFrame]:
+    """Return for each schedule, by name, a row a round: (column, "mean" | "min" | "max")."""
+    import pandas as pd
+
+    frame: pd.DataFrame
+    if isinstance(data, pd.DataFrame):
+        frame = data
+    else:
+        if y == "metric":
+            raise ArgumentError(f"a metric is drawn from a DataFrame. Make it with {SOURCE}.")
+        named = data if isinstance(data, Mapping) else {"": data}
+        listed = [
+            pd.DataFrame({"round": range(len(way) + 1), "sparsity": [0.0, *way], hue: name})
+            for name, way in named.items()
+        ]
+        frame = pd.concat(listed) if listed else pd.DataFrame({"round": [], "sparsity": []})
+    needed = ["round", *(("metric", "metric_untuned") if y == "metric" else ("sparsity",))]
+    _check.columns(frame, dict.fromkeys(needed, SOURCE), "plot_schedule")
+    if not len(frame):
+        raise ArgumentError("there is nothing to draw: `data` is empty.")
+    frame = frame if hue in frame.columns else frame.assign(**{hue: ""})
+    return {
+        str(name): part.groupby("round")[needed[1:]].agg(["mean", "min", "max"])
+        for name, part in frame.groupby(hue, sort=False)
+    }

@@ -1,0 +1,90 @@
+"""How far each layer can be pruned: a line a layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pruneviz import _check
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
+from pruneviz.types import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+MOST = 24  # names in the legend
+
+
+def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the metric against how much of one layer is pruned: a line a layer.
+
+    Each line begins at the metric of the whole model, the dashed line. With many layers the colours
+    run from the first layer, dark, to the last, light.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `sensitivity`, with one criterion and one repair.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one line for each layer, and one for the metric of the whole model.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or a layer has two rows for one sparsity.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"layer": ["fc1", "fc1", "fc2"], "granularity": "weight", "dense": 0.9,
+    ...                      "target_sparsity": [0.5, 0.9, 0.5], "metric": [0.9, 0.5, 0.8]})
+    >>> ax = pv.plot_sensitivity(data)
+    >>> [line.get_label() for line in ax.lines], ax.lines[1].get_ydata().tolist()
+    (['whole model', 'fc1', 'fc2'], [0.9, 0.9, 0.5])
+    """
+    import matplotlib as mpl
+
+    needed = ("layer", "granularity", "target_sparsity", "metric", "dense")
+    _check.columns(data, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "plot_sensitivity")
+    twice = data[data.duplicated(["layer", "target_sparsity"])]
+    if len(twice):
+        raise ArgumentError(
+            f"plot_sensitivity draws one line a layer, but layer {twice['layer'].iloc[0]!r} has two rows "
+            f"for sparsity {twice['target_sparsity'].iloc[0]:g}. Take the rows of one criterion and one "
+            "repair."
+        )
+    ax = axes(ax, (7.6, 3.8))
+    layers = list(dict.fromkeys(data["layer"]))
+    if len(layers) <= len(PALETTE):
+        colours = list(PALETTE)
+    else:  # viridis without its ends, which vanish on a dark or a light page
+        colours = list(mpl.colormaps["viridis"](np.linspace(0.15, 0.9, len(layers))))
+    # one whole model, unless frames were joined
+    for dense in data["dense"].unique():
+        ax.axhline(dense, color=GREY, linestyle="--", linewidth=1, label="whole model")
+    for i, layer in enumerate(layers):
+        rows = data[data["layer"] == layer].sort_values("target_sparsity")
+        rows = rows[rows["target_sparsity"] > 0]
+        x = [0.0, *rows["target_sparsity"]]
+        y = [data["dense"].iloc[0], *rows["metric"]]
+        if {"low", "high"} <= set(rows.columns) and len(layers) <= len(PALETTE):
+            ax.fill_between(rows["target_sparsity"], rows["low"], rows["high"],
+                            color=colours[i], alpha=0.12, linewidth=0)  # fmt: skip
+        ax.plot(x, y, color=colours[i], marker=MARKERS[i % len(MARKERS)], markersize=5,
+                label=layer or "the model")  # fmt: skip
+    what = "weights" if (data["granularity"] == "weight").all() else "units"
+    ax.set(xlabel=f"share of the {what} of one layer that are pruned", ylabel="metric")
+    ax.grid(alpha=0.25)
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) > MOST:  # first and last: the colours say where a line stands between them
+        handles, labels = [handles[0], handles[1], handles[-1]], [labels[0], labels[1], labels[-1]]
+    ax.legend(handles, labels, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    bare(ax)
+    return ax

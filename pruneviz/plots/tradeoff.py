@@ -1,0 +1,216 @@
+"""Curves over their cost, the points that nothing beats, and an operating point."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruneviz import _check
+from pruneviz.plots.curves import LABELS
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
+from pruneviz.plots.svg import FONT, nice, opened
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 720, 360
+BOX = (64, 12, 500, 312)  # left, top, right, bottom of the plot in the SVG
+
+
+def plot_pareto(
+    points: pd.DataFrame,
+    *,
+    x: str = "macs",
+    y: str = "metric",
+    budget: float | None = None,
+    log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the curves of a sweep with their bands, and the front of points that nothing beats.
+
+    Parameters
+    ----------
+    points : DataFrame
+        From `pareto`, with the same `x` and `y`.
+    x, y : str
+        Columns of cost and quality.
+    budget : float, optional
+        A dashed line at this cost.
+    log : bool
+        Draw the cost on a logarithmic scale.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        A line for each curve, the front as a grey staircase, a band from ``low`` to ``high``.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"criterion": ["a", "a"], "target_sparsity": [0.5, 0.9],
+    ...                      "macs": [50, 10], "metric": [0.9, 0.7]})
+    >>> ax = pv.plot_pareto(pv.pareto(data))
+    >>> ax.lines[0].get_xdata().tolist(), ax.get_xlabel()
+    ([50.0, 10.0], 'multiply-accumulates an example')
+    """
+    needed = ("curve", x, y, "low", "high", "pareto")
+    _check.columns(points, dict.fromkeys(needed, "pv.pareto(data)"), "plot_pareto")
+    ax = axes(ax, (7.6, 3.8))
+    for i, (name, part) in enumerate(points.groupby("curve", sort=False)):
+        colour = PALETTE[i % len(PALETTE)]
+        ax.plot(part[x], part[y], color=colour, marker=MARKERS[i % len(MARKERS)], label=str(name))
+        ax.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
+    front = points[points["pareto"]].sort_values(x)
+    ax.step(front[x], front[y], where="post", color=GREY, lw=4, alpha=0.45, zorder=1,
+            label="not beaten")  # fmt: skip
+    if budget is not None:
+        ax.axvline(budget, color=GREY, ls="--", lw=1.2)
+    if log:
+        ax.set_xscale("log")
+    ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    bare(ax)
+    return ax
+
+
+def ring(ax: Axes, x: float, y: float) -> None:
+    """Mark a point of the picture with a ring."""
+    ax.plot([x], [y], "o", ms=14, mfc="none", mec=GREY, mew=2.2)
+
+
+def svg(
+    points: pd.DataFrame, *, x: str, y: str, budget: float, log: bool, chosen: Any, label: str
+) -> str:
+    """Return the same picture as SVG text, with a ring around the chosen point.
+
+    Parameters
+    ----------
+    points : DataFrame
+        From `pareto`.
+    budget : float
+        Cost at the dashed line.
+    chosen : Series or None
+        The row to mark.
+    label : str
+        What a screen reader says of the picture.
+    """
+    x0, y0, x1, y1 = BOX
+    left, right = _span(points[x], log)
+    low, high = _span(points[["low", "high"]].to_numpy(), False)
+
+    def px(v: Any) -> Any:
+        if log:
+            return x0 + np.log(np.asarray(v) / left) / np.log(right / left) * (x1 - x0)
+        return x0 + (np.asarray(v) - left) / (right - left) * (x1 - x0)
+
+    def py(v: Any) -> Any:
+        return y1 - (np.asarray(v) - low) / (high - low) * (y1 - y0)
+
+    parts, key = [], []
+    for i, (name, part) in enumerate(points.groupby("curve", sort=False)):
+        colour = PALETTE[i % len(PALETTE)]
+        xs, ys = px(part[x]), py(part[y])
+        band = [*zip(xs, py(part["high"]), strict=True)]
+        band += [*zip(xs[::-1], py(part["low"])[::-1], strict=True)]
+        parts.append(
+            f'<polygon points="{_points(band)}" fill="{colour}" fill-opacity="0.18"/>'
+            f'<polyline points="{_points(zip(xs, ys, strict=True))}" fill="none" '
+            f'stroke="{colour}" stroke-width="2"/>'
+            + "".join(_mark(i, a, b, colour) for a, b in zip(xs, ys, strict=True))
+        )
+        short = str(name) if len(str(name)) <= 27 else f"{str(name)[:26]}…"
+        at = y0 + 8 + 20 * i
+        key.append(_mark(i, x1 + 20, at, colour))
+        key.append(f'<text x="{x1 + 32}" y="{at + 4}">{escape(short)}</text>')
+    front = points[points["pareto"]].sort_values(x)
+    stairs: list[tuple[float, float]] = []
+    for a, b in zip(px(front[x]), py(front[y]), strict=True):
+        stairs += [(a, stairs[-1][1]), (a, b)] if stairs else [(a, b)]
+    at = y0 + 8 + 20 * points["curve"].nunique()
+    key.append(f'<path d="M{x1 + 12} {at}h16" stroke="{GREY}" stroke-width="5" opacity="0.5"/>'
+               f'<text x="{x1 + 32}" y="{at + 4}">not beaten</text>')  # fmt: skip
+    line = float(px(min(max(budget, left), right)))
+    ring = "" if chosen is None else (
+        f'<circle cx="{float(px(chosen[x])):.1f}" cy="{float(py(chosen[y])):.1f}" r="9" '
+        'fill="none" stroke="currentColor" stroke-width="2.5"/>'
+    )  # fmt: skip
+    return (
+        f"{opened(WIDTH, HEIGHT, label)}"
+        f'<polyline points="{_points(stairs)}" fill="none" stroke="{GREY}" stroke-width="5" '
+        f'opacity="0.5"/>{"".join(parts)}{ring}'
+        f'<path d="M{line:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="5 4"/>'
+        f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
+        f"<g {FONT}>{_ticks(left, right, low, high, log, px, py)}{''.join(key)}"
+        f'<text x="{(x0 + x1) / 2}" y="{HEIGHT - 8}" text-anchor="middle">'
+        f"{escape(LABELS.get(x, x))}</text>"
+        f'<text transform="translate(14 {(y0 + y1) / 2}) rotate(-90)" text-anchor="middle">'
+        f"{escape(LABELS.get(y, y))}</text></g></svg>"
+    )
+
+
+def _span(values: Any, log: bool) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    if log:
+        return (low / 1.15, high * 1.15) if high > low else (low / 2, high * 2)
+    room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+    return low - room, high + room
+
+
+def _ticks(left: float, right: float, low: float, high: float, log: bool, px: Any, py: Any) -> str:
+    x0, _, _, y1 = BOX
+    across = _tens(left, right) if log else nice(left, right, 4)
+    return "".join(
+        f'<text x="{float(px(v)):.1f}" y="{y1 + 17}" text-anchor="middle">{_short(v)}</text>'
+        for v in across
+    ) + "".join(
+        f'<text x="{x0 - 7}" y="{float(py(v)) + 4:.1f}" text-anchor="end">{_short(v)}</text>'
+        for v in nice(low, high, 5)
+    )
+
+
+def _tens(left: float, right: float) -> list[float]:
+    first, last = int(np.floor(np.log10(left))), int(np.ceil(np.log10(right)))
+    values = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
+    return [v for v in values if left <= v <= right]
+
+
+def _short(value: float) -> str:
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{sign}"
+    return f"{value:.4g}"
+
+
+def _points(pairs: Any) -> str:
+    return " ".join(f"{float(a):.1f},{float(b):.1f}" for a, b in pairs)
+
+
+def _mark(i: int, x: Any, y: Any, colour: str) -> str:
+    """Return one of the markers of `MARKERS`, so that colour is not the only sign."""
+    x, y = float(x), float(y)
+    kind, r = MARKERS[i % len(MARKERS)], 4.0
+    if kind == "o":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="{colour}"/>'
+    shapes: dict[str, list[tuple[float, float]]] = {
+        "s": [(-r, -r), (r, -r), (r, r), (-r, r)],
+        "^": [(0, -r - 1), (r + 1, r), (-r - 1, r)],
+        "D": [(0, -r - 1), (r + 1, 0), (0, r + 1), (-r - 1, 0)],
+        "v": [(0, r + 1), (r + 1, -r), (-r - 1, -r)],
+        "P": [(-2, -5), (2, -5), (2, -2), (5, -2), (5, 2), (2, 2), (2, 5), (-2, 5), (-2, 2),
+              (-5, 2), (-5, -2), (-2, -2)],
+        "X": [(-5, -3), (-3, -5), (0, -2), (3, -5), (5, -3), (2, 0), (5, 3), (3, 5), (0, 2),
+              (-3, 5), (-5, 3), (-2, 0)],
+    }  # fmt: skip
+    corners = [(x + a, y + b) for a, b in shapes[kind]]
+    return f'<polygon points="{_points(corners)}" fill="{colour}"/>'
