@@ -47,7 +47,7 @@ def costs(seconds: float) -> pd.DataFrame:
 def main() -> None:
     """Print both tables; with `--record` store them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     start, busy = time.perf_counter(), os.getloadavg()[0]

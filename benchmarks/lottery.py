@@ -64,12 +64,14 @@ def _row(seed: int, name: str, i: int, sparsity: float, metric: float) -> dict[s
     return {"seed": seed, "start": name, "round": i, "sparsity": sparsity, "metric": metric}
 
 
-def record(folder: Path, name: str, frame: pd.DataFrame, notes: dict[str, Any]) -> None:
+def record(
+    folder: Path, name: str, what: str, frame: pd.DataFrame, notes: dict[str, Any]
+) -> None:
     """Write a table, and beside it what made it: command, machine, versions."""
     folder.mkdir(parents=True, exist_ok=True)
     frame.round(4).to_csv(folder / f"{name}.csv", index=False)
     notes |= {
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} {what} --out data/curves",
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
@@ -100,7 +102,7 @@ def main() -> None:
             "criterion": CRITERION, "seeds": options.seeds, "epochs": EPOCHS, "lr": LR,
             "batch_size": BATCH, "seconds": round(took),
         }  # fmt: skip
-        record(options.out, "lottery", frame, notes)
+        record(options.out, "lottery", f"--seeds {options.seeds}", frame, notes)
     means = frame.groupby(["start", "round"])["metric"]
     table = pd.DataFrame({"mean": means.mean(), "low": means.min(), "high": means.max()})
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}")

@@ -60,7 +60,7 @@ Many at once, and pictures:
     crossover(), break_evens(frame)      from which sparsity on sparse is faster: on this machine
     plot_bytes, plot_costs, plot_crossover, plot_break_evens      what it costs: data -> Axes
     plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_pareto, plot_sensitivity, plot_strip, plot_twins, plot_sleepers, plot_damage, plot_card, plot_agreement, plot_schedule      data -> Axes
-    panel_strip, panel_weights, panel_neurons, panel_twins, panel_sleepers, panel_card, panel_schedule, panel_tradeoff      widgets that answer while you drag
+    panel_costs, panel_strip, panel_weights, panel_neurons, panel_twins, panel_sleepers, panel_card, panel_schedule, panel_tradeoff      widgets that answer while you drag
 
 Nouns: Card, Slice, Group, Groups, Moments, Evidence, Scores, Plan, Cost, Certificate, Comparison, Criterion, Panel, Rounds, Timing. Errors: ArgumentError, GraphError, both ValueErrors.
 """
@@ -125,6 +125,7 @@ if TYPE_CHECKING:
     from pruneviz.panels import (
         Panel,
         panel_card,
+        panel_costs,
         panel_neurons,
         panel_schedule,
         panel_sleepers,
@@ -221,6 +222,7 @@ __all__ = [
     "measure",
     "named_weights",
     "panel_card",
+    "panel_costs",
     "panel_neurons",
     "panel_schedule",
     "panel_sleepers",

@@ -9,20 +9,19 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import nn
 
 from pruneviz import _check
-from pruneviz._inputs import one_example, run
 from pruneviz.group import Groups
 from pruneviz.groups import find_groups
-from pruneviz.hooks import evaluating, hooked
+from pruneviz.hooks import evaluating
 from pruneviz.measure import measure
 from pruneviz.packing import ENCODINGS, size_of
 from pruneviz.select import select, tensors
 from pruneviz.shrink import Shrinker
-from pruneviz.types import ArgumentError, Scores, tensor_name
+from pruneviz.types import ArgumentError, Scores
 from pruneviz.weights import places
+from pruneviz.work import work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +57,8 @@ def allocate(
     params, bytes, macs : float
         The budget, one of them: at most so much is left. Up to 1: a share of what the model has;
         above: a count. Of units it is counted as `measure` counts. Of weights, ``params`` are the
-        numbers that are not dropped, ``macs`` those of the weights that stay, in Linear and
-        convolutional layers (all others count in full), and ``bytes`` those of `encoding`.
+        numbers that are not dropped, ``macs`` those of weights that stay, see `work`, and ``bytes``
+        those of `encoding`.
     example_input : Tensor, tuple or dict, optional
         Needed for units, and for ``macs``.
     groups : Groups, optional
@@ -223,8 +222,7 @@ def _of_weights(
     with evaluating(model):
         weights = {n: place.tensor for n, place in places(model).items()}
     sizes = {n: t.numel() for n, t in weights.items()}
-    uses = _uses(model, example_input) if name == "macs" else {}
-    cost = measure(model, example_input) if name == "macs" else None
+    uses, macs = _uses(model, example_input) if name == "macs" else ({}, 0)
     numbers = sum(p.numel() for p in model.parameters())
     stored = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
@@ -233,8 +231,8 @@ def _of_weights(
         gone = {t: min(round(s * sizes[t]), sizes[t] - 1) for t, s in share.items()}
         if name == "params":
             return numbers - sum(gone.values())
-        if cost is not None:
-            return cost.macs - sum(n * uses.get(t, 0) for t, n in gone.items())
+        if name == "macs":
+            return macs - sum(n * uses[t] for t, n in gone.items())
         saved = 0
         for t, n in gone.items():
             packed = size_of(encoding, tuple(weights[t].shape), sizes[t] - n)
@@ -244,21 +242,9 @@ def _of_weights(
     return left
 
 
-def _uses(model: nn.Module, example_input: Any) -> dict[str, int]:
-    """Return how often one example uses each weight of a Linear or convolutional layer."""
-    found: dict[str, int] = {}
-    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))]
-
-    def note(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
-        module = model.get_submodule(name)
-        if isinstance(module, _ConvTransposeNd):
-            uses = inputs[0].numel() // module.in_channels
-        else:
-            outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            uses = output.numel() // int(outputs)  # type: ignore[arg-type]
-        found[tensor_name(name)] = found.get(tensor_name(name), 0) + uses
-
-    args, kwargs = one_example(example_input)
-    with evaluating(model), hooked(model, layers, note):
-        run(model, args, kwargs)
-    return found
+def _uses(model: nn.Module, example_input: Any) -> tuple[dict[str, int], int]:
+    """Return how often one example uses each weight, by tensor; and the MACs of all of them."""
+    frame = work(model, [(example_input, None)]).set_index("tensor")
+    own = frame.drop(index=["other", "whole"])
+    uses = (own["macs"] // own["weights"].clip(lower=1)).astype(int)
+    return uses.to_dict(), int(frame.loc["whole", "macs"])

@@ -103,6 +103,11 @@ class Ways:
         self._units = score(self.model, "l2", groups=build(walk, approximate=False))
         self._total = _count(self.model)
 
+    @property
+    def width(self) -> float:
+        """Side of a square as large as the largest weight: to look up `crossover`."""
+        return max(v.numel() for v in self._weights.values.values()) ** 0.5
+
     def at(self, sparsity: float) -> dict[str, nn.Module]:
         """Return the model in each way, by its name."""
         plan = select(self._weights, sparsity=sparsity, scope="layer")
@@ -156,10 +161,19 @@ def compared(
         cost, left = measure(model, example_input), _count(model)
         rows.append((way, 1 - left / whole, cost.bytes, cost.macs, float(np.median(times[:, i])),
                      macs / cost.macs if cost.macs else float("nan"),
-                     *ratio(times[:, 0], times[:, i]), _examples(args, kwargs), n))  # fmt: skip
+                     *ratio(times[:, 0], times[:, i]), examples_in(example_input), n))  # fmt: skip
     columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",
                "batch", "threads"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def examples_in(example_input: Any) -> int:
+    """Return the number of examples of an example input.
+
+    >>> examples_in((torch.zeros(5, 2), 3))
+    5
+    """
+    return _examples(*arguments(example_input))
 
 
 def first(example_input: Any, n: int) -> Any:
@@ -168,7 +182,7 @@ def first(example_input: Any, n: int) -> Any:
     >>> first(torch.zeros(5, 2), 3).shape
     torch.Size([3, 2])
     """
-    total = _examples(*arguments(example_input))
+    total = examples_in(example_input)
     return tree_map(
         lambda v: v[:n] if isinstance(v, Tensor) and v.ndim and len(v) == total else v,
         example_input,

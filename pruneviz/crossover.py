@@ -145,6 +145,19 @@ def break_evens(data: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["width", "batch", "way", "break_even", "below", "above"])
 
 
+def nearest(data: pd.DataFrame, width: float, batch: int) -> tuple[int, int]:
+    """Return the width and the batch that were measured nearest to these: by ratio.
+
+    >>> import pandas as pd
+    >>> nearest(pd.DataFrame({"width": [256, 1024], "batch": [1, 64]}), 485, 20)
+    (256, 64)
+    """
+    _check.columns(data, dict.fromkeys(("width", "batch"), "pv.crossover()"), "nearest")
+    pairs = ((data["width"], width), (data["batch"], batch))
+    found = [min(set(known), key=lambda v, to=to: abs(math.log(v / to))) for known, to in pairs]  # type: ignore[misc]
+    return int(found[0]), int(found[1])
+
+
 def _crossing(sparsity: np.ndarray, faster: np.ndarray) -> tuple[float, float, float]:
     """Return (break-even, below, above): from there on it is always faster."""
     slow = np.flatnonzero(faster <= 1)

@@ -68,6 +68,11 @@ class Accuracy:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batches, Iterable) or isinstance(self.batches, (str, Tensor)):
+            raise ArgumentError(
+                "`batches` must be an iterable of (inputs, labels), such as a list or a DataLoader, but "
+                f"{_check._kind(self.batches)} was passed."
+            )
         listed = [_pair(b) for b in self.batches]
         if self.examples is not None:
             n = _check.count(self.examples, "examples", low=1)
@@ -181,13 +186,16 @@ def metric(value: Any) -> float:
 
 
 def _pair(batch: Any) -> tuple[Any, Tensor]:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-        got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ArgumentError(
-            f"a batch must be a pair (inputs, labels), labels a tensor of classes, but {got} was passed."
-        )
-    x, labels = batch
-    return x, labels
+    got = f"{_check._kind(batch)} was"
+    if isinstance(batch, (tuple, list)):
+        if len(batch) == 2 and isinstance(batch[1], Tensor):
+            return batch[0], batch[1]
+        got = f"{len(batch)} part{'s were' if len(batch) != 1 else ' was'}"
+        if len(batch) == 2:
+            got = f"labels of class {type(batch[1]).__name__} were"
+    raise ArgumentError(
+        f"a batch must be a pair (inputs, labels), labels a tensor of classes, but {got} passed."
+    )
 
 
 def _split(x: Any, labels: Tensor) -> Iterator[tuple[Any, Tensor]]:

@@ -62,10 +62,13 @@ class Prefix:
         changed = {n for n in {**tensors, **self.tensors}
                    if not _same(tensors.get(n), self.tensors.get(n))}  # fmt: skip
         place = self.steps.first(changed)
-        if place != self.place:
-            self._advance(place)
-        if place not in self.right:
-            self.right[place] = self._holds(variant)
+        try:
+            if place != self.place:
+                self._advance(place)
+            if place not in self.right:
+                self.right[place] = self._holds(variant)
+        except Exception:  # if it is the variant's fault, its own forward will say so
+            self.right[place] = False
         return _After(self, variant) if self.right[place] else None
 
     def run(self, i: int, variant: nn.Module) -> Any:
@@ -95,15 +98,10 @@ class Prefix:
             for i in first.values():
                 at, values = self.states[i]
                 copies = _copied(values)
-                try:
-                    same = _same(
-                        self.steps.run((at, copies), None, variant), variant(self.inputs[i])
-                    )
-                    if any(t._version for t in copies.values() if isinstance(t, Tensor)):
-                        self.writes.add(at)
-                except Exception:  # if it is the variant's fault, its own forward will say so
-                    return False
-                if not same:
+                outputs = self.steps.run((at, copies), None, variant)
+                if any(t._version for t in copies.values() if isinstance(t, Tensor)):
+                    self.writes.add(at)
+                if not _same(outputs, variant(self.inputs[i])):
                     return False
         return True
 
@@ -125,7 +123,7 @@ class _Steps:
     """The steps of a forward, in their order."""
 
     def __init__(self, model: nn.Module) -> None:
-        twin = copy_of(model)  # a forward may write into its model
+        self.twin = twin = copy_of(model)  # a forward may write into its model, and so does fx
         given = list(inspect.signature(twin.forward).parameters.values())[1:]
         defaults = {p.name: p.default for p in given if p.default is not p.empty}
         with evaluating(twin):
@@ -157,7 +155,7 @@ class _Steps:
             elif node.op == "call_method":
                 env[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif node.op == "get_attr":
-                env[node] = _attribute(model, str(node.target))
+                env[node] = _attribute(model, self.twin, str(node.target))
             else:
                 env[node] = node.target(*args, **kwargs)
             for n in node.all_input_nodes:
@@ -168,8 +166,8 @@ class _Steps:
         return {n: v for n, v in env.items() if self.last.get(n, -1) >= stop}
 
 
-def _attribute(model: nn.Module, path: str) -> Any:
-    value: Any = model
+def _attribute(model: nn.Module, twin: nn.Module, path: str) -> Any:
+    value: Any = twin if path.startswith("_tensor_constant") else model
     for part in path.split("."):
         value = getattr(value, part)
     return value

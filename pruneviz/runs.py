@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -156,6 +157,8 @@ def rows_of(
     table.write([])  # now, not after the first row, one learns that it cannot be written
     todo = [(key, same(rows[0])) for key, rows in alike.items() if key not in answers]
     shared = _Shared(job)
+    if _elsewhere(jobs):
+        shared.pack()  # here, where an error can be raised
     with tqdm(
         total=len(asked), initial=sum(len(alike[k]) for k in answers),
         desc=table.verb, disable=not progress, leave=False, unit="row",
@@ -196,6 +199,16 @@ def several(values: Any, name: str) -> list[Any]:
     return listed
 
 
+def _elsewhere(jobs: int | None) -> bool:
+    """Whether rows are made in other processes."""
+    import joblib
+    from joblib.parallel import get_active_backend
+
+    backend = get_active_backend()[0]
+    alone = joblib.effective_n_jobs(jobs) == 1 and "dask" not in type(backend).__module__
+    return not (alone or getattr(backend, "supports_sharedmem", False))
+
+
 class _Shared:
     """The job, sent to each process once: as bytes, which joblib maps and Dask scatters."""
 
@@ -204,17 +217,19 @@ class _Shared:
         self.packed: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (self.token, self._packed())
+        return _received, (self.token, self.pack())
 
     def __sizeof__(self) -> int:
-        return self._packed().nbytes
+        return self.pack().nbytes
 
-    def _packed(self) -> np.ndarray:
-        from joblib.externals import cloudpickle
+    def pack(self) -> np.ndarray:
+        """Return the job as bytes; or raise."""
+        import joblib
 
         if self.packed is None:
-            try:
-                self.packed = np.frombuffer(cloudpickle.dumps(self.job), np.uint8)
+            try:  # by cloudpickle: also what stands in a notebook
+                job = joblib.wrap_non_picklable_objects(self.job, keep_wrapper=False)
+                self.packed = np.frombuffer(pickle.dumps(job), np.uint8)
             except Exception as e:
                 raise ArgumentError(
                     f"what was passed cannot be sent to other processes ({type(e).__name__}: {e}). "
@@ -227,11 +242,9 @@ _started = threading.local()  # the job that this thread has started, by its tok
 
 
 def _received(token: str, packed: np.ndarray) -> _Shared:
-    from joblib.externals import cloudpickle
-
     if getattr(_started, "token", "") == token:
         return _started.shared
-    return _Shared(cloudpickle.loads(packed.tobytes()), token)
+    return _Shared(pickle.loads(packed.tobytes()), token)
 
 
 def _made(shared: _Shared, key: tuple[Any, ...], row: Row) -> tuple[tuple[Any, ...], Row]:

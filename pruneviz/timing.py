@@ -77,7 +77,7 @@ class Timing:
     @property
     def told_apart(self) -> bool:
         """Whether the interval lies off 1 by more than a hundredth, on one side."""
-        return self.low > 1 + SAME or self.high < 1 - SAME
+        return told_apart(self.low, self.high)
 
     def __repr__(self) -> str:
         threads = f"{self.threads} thread" + ("" if self.threads == 1 else "s")
@@ -163,6 +163,15 @@ def compare_latency(
         threads=torch.get_num_threads() if threads is None else threads,
         device=" and ".join(dict.fromkeys(_device(m) for m in models)),
     )
+
+
+def told_apart(low: float, high: float) -> bool:
+    """Whether an interval of ratios lies off 1 by more than a hundredth, on one side.
+
+    >>> told_apart(1.2, 1.3), told_apart(0.9, 1.1), told_apart(1.001, 1.005)
+    (True, False, False)
+    """
+    return low > 1 + SAME or high < 1 - SAME
 
 
 def in_turn(

@@ -79,7 +79,8 @@ LAYERS = [
     {
         *("lessons", "lessons.data", "lessons.models", "lessons.checkpoints", "lessons.train"),
         *("lessons.guess", "lessons.exercises", "lessons.answers", "lessons.show"),
-        *("lessons.notebooks", "lessons.curves", "lessons.answers_judge"),
+        *("lessons.notebooks", "lessons.curves", "lessons.answers_judge", "lessons.answers_criteria"),
+        "lessons.answers_costs",
     },
     {""},
 ]

@@ -138,6 +138,14 @@ def take_over(after, bias, kept, removed, scale, offset):
 POINT = {"macs": 54695.8, "bytes": 219_383.2, "metric": 0.87622}
 WRONG = {
     "00-cliff": [0.5, 0.95, 89, "a", True, [0.7]],
+    "01-bytes": [
+        lambda w, i: w.numel() * 4,
+        lambda w, i: (w != 0).sum().item() * (4 + i),
+        lambda w, i: (w != 0).sum().item() * (4 + i) + i * len(w),
+        lambda w, i: 7,
+        lambda w, i: "many",
+    ],
+    "01-crossover": [0.5, {1: 0.5}, {1: 0.5, 64: 0.5}, {1: 0.55, 64: 0.55}, {1: 0.99, 64: 0.99}],
     "02-magnitude": [lambda w: w, lambda w: -w.abs(), lambda w: w.abs().sum(), lambda w: w.nope],
     "02-exactly": [
         lambda s, n: s >= s.flatten().sort(descending=True).values[max(n - 1, 0)],
@@ -189,6 +197,20 @@ WRONG = {
         lambda a, b, k, r, s, o: take_over(a, b, k, r, s, 0),
         lambda a, b, k, r, s, o: take_over(a, b, k, r, s, -o),
     ],
+    "06-quiet": [
+        lambda a, b: a + b,
+        lambda a, b: 3,
+        lambda a, b: torch.ones(4),
+        lambda a, b: b * 1.0,
+        lambda a, b: a * b**2,
+    ],
+    "06-invent": [
+        lambda w, i: 3,
+        lambda w, i: w,
+        lambda w, i: torch.ones(len(w)),
+        lambda w, i: w.abs().sum(1),
+        lambda w, i: -(w**2 * i).sum(1),
+    ],
     "08-noise": [
         lambda worse, better: "yes",
         lambda worse, better: True,
@@ -196,6 +218,11 @@ WRONG = {
         lambda worse, better: worse != better,
         lambda worse, better: False,
         lambda worse, better: worse + better > 0 and binomtest(worse, worse + better).pvalue > 0.05,
+        lambda worse, better: (
+            binomtest(max(worse, better), worse + better, alternative="greater").pvalue > 0.05
+            if worse + better
+            else True
+        ),
         lambda worse, better: worse < better or binomtest(worse, worse + better).pvalue > 0.05,
     ],
     "08-customers": [
@@ -239,7 +266,19 @@ def test_a_wrong_answer_gets_a_hint_and_no_stack_trace(name, answer, capsys):
                 *("nobody does the work", "without a scale", "upside down", "would be another one"),
             ],
         ),
-        ("08-noise", ["True (noise)", "more than noise", "is noise", "count both", "nothing fl"]),
+        ("06-quiet", ["one score a neuron", "it does not grow", "it should stay"]),
+        ("06-invent", ["one score a row", "the same score", "; l2 has"]),
+        (
+            "08-noise",
+            [
+                "True (noise)",
+                "more than noise",
+                "is noise",
+                "count both",
+                "double it",
+                "nothing fl",
+            ],
+        ),
         ("08-customers", ["a dict", "is missing", "a row of", "more than", "less than", "better"]),
         (
             "05-offset",

@@ -53,6 +53,13 @@ def grouped():
     return pv.find_groups(layers, torch.zeros(1, 4)).to_frame()
 
 
+def crossed():
+    one = {"width": 64, "batch": 1, "ms": 1.0, "speedup": 2.0, "bytes": 5, "macs": 3}
+    one |= {"latency_speedup": 1.5, "low": 1.4, "high": 1.6}
+    grid = [(s, way) for s in (0.5, 0.9) for way in ("dense", "csr_mm")]
+    return pd.DataFrame([{**one, "sparsity": s, "way": way} for s, way in grid])
+
+
 def strip(n=3):
     return {
         "data": np.arange(n * 20, dtype=float).reshape(n, 4, 5),
@@ -74,6 +81,10 @@ PLOTS = {
         x="sparsity",
         **k,
     ),
+    "plot_bytes": lambda **k: pv.plot_bytes(pv.encodings(mlp()), **k),
+    "plot_break_evens": lambda **k: pv.plot_break_evens(pv.break_evens(crossed()), **k),
+    "plot_costs": lambda **k: pv.plot_costs(crossed(), **k),
+    "plot_crossover": lambda **k: pv.plot_crossover(crossed(), **k),
     "plot_sleepers": lambda **k: pv.plot_sleepers(np.eye(3), **k),
     "plot_twins": lambda **k: pv.plot_twins(
         pd.DataFrame({"similarity": [0.9, 0.4], "scale": [1.0, -0.5]}), **k

@@ -12,7 +12,10 @@ from pruneviz.lessons.curves import curves
 from pruneviz.lessons.exercises import NOTHING, exercise
 from pruneviz.tradeoff import choose, pareto
 
-FLIPS = ((17, 10), (10, 17), (191, 128), (128, 191), (3, 0), (0, 3), (0, 9), (9, 0), (5, 5), (0, 0))
+FLIPS = (  # (9, 2): one side alone would be 0.03; 1.96 standard deviations would be 6.5
+    *((17, 10), (10, 17), (191, 128), (128, 191), (3, 0), (0, 3)),
+    *((0, 9), (9, 0), (9, 2), (2, 9), (5, 5), (0, 0)),
+)
 LIMITS: dict[str, dict[str, Any]] = {
     "phone": {"at_most": {"bytes": 250_000}},
     "server": {"at_least": {"metric": 0.88}, "best": "-macs"},
@@ -50,6 +53,8 @@ def noise(answer: Any) -> str:
             return "Where nothing flipped there is no difference: noise."
         if worse < better:
             return f"{worse} worse and {better} better: luck can help as well as hurt, count both."
+        if (worse, better) == (9, 2):
+            return "9 worse and 2 better is noise: uneven the other way counts too, so double it."
         word = "noise" if truth else "more than noise"
         return f"{worse} worse and {better} better is {word}: look at the flipped images only."
     return ""

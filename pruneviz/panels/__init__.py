@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pruneviz.panels.base import Panel
 from pruneviz.panels.card import panel_card
+from pruneviz.panels.costs import panel_costs
 from pruneviz.panels.neurons import panel_neurons
 from pruneviz.panels.schedule import panel_schedule
 from pruneviz.panels.sleepers import panel_sleepers
@@ -15,6 +16,7 @@ from pruneviz.panels.weights import panel_weights
 __all__ = [
     "Panel",
     "panel_card",
+    "panel_costs",
     "panel_neurons",
     "panel_schedule",
     "panel_sleepers",

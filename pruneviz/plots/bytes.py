@@ -55,7 +55,7 @@ def plot_bytes(data: pd.DataFrame, *, tensor: str = "whole", ax: Axes | None = N
     --------
     >>> import torch, pruneviz as pv
     >>> ax = pv.plot_bytes(pv.encodings(torch.nn.Linear(64, 32)))
-    >>> ax.patches[0].get_width()
+    >>> float(ax.patches[0].get_width())
     8320.0
     """
     needed = ("tensor", "sparsity", DENSE)

@@ -72,7 +72,7 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                         textcoords="offset points", ha="left" if right else "right", fontsize=8)  # fmt: skip
     ax.axvline(1, color=GREY, lw=2)
     ax.set_xscale("log")
-    ax.set_xlim(min(ends) / 3.5, max(ends) * 2.5)
+    ax.set_xlim(min(ends) / 6, max(ends) * 2.5)
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.set(yticks=y, yticklabels=[LABELS.get(w, w) for w in data["way"]],
            xlabel="share of what the dense model takes")  # fmt: skip
