@@ -49,6 +49,7 @@ checkpoints: $(VENV)/.lab
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/first_light.py
 	$(BIN)/python benchmarks/groups.py
+	$(BIN)/python benchmarks/curves.py
 	$(ONE) $(BIN)/python benchmarks/evidence.py
 	$(ONE) $(BIN)/python benchmarks/twins.py
 	$(ONE) $(BIN)/python benchmarks/weights.py

@@ -115,7 +115,13 @@ def schedules(seeds: int, data: lessons.Dataset, folder: Path, out: Path | None)
             "criterion": "lamp", "seeds": seeds, "epochs_in_all": EPOCHS, "lr": 1e-3,
             "batch_size": 100, "seconds": round(time.perf_counter() - start),
         }  # fmt: skip
-        record(out, "schedules", frame[[*keys, *result.frame.columns]], notes)
+        record(
+            out,
+            "schedules",
+            f"--schedules --seeds {seeds}",
+            frame[[*keys, *result.frame.columns]],
+            notes,
+        )
     last = frame[frame["round"] == frame.groupby(["schedule"])["round"].transform("max")]
     means = last.groupby(["end", "schedule"], sort=False)["metric"]
     print(pd.DataFrame({"mean": means.mean(), "low": means.min(), "high": means.max()}).round(4))

@@ -64,9 +64,7 @@ def _row(seed: int, name: str, i: int, sparsity: float, metric: float) -> dict[s
     return {"seed": seed, "start": name, "round": i, "sparsity": sparsity, "metric": metric}
 
 
-def record(
-    folder: Path, name: str, what: str, frame: pd.DataFrame, notes: dict[str, Any]
-) -> None:
+def record(folder: Path, name: str, what: str, frame: pd.DataFrame, notes: dict[str, Any]) -> None:
     """Write a table, and beside it what made it: command, machine, versions."""
     folder.mkdir(parents=True, exist_ok=True)
     frame.round(4).to_csv(folder / f"{name}.csv", index=False)
@@ -75,6 +73,7 @@ def record(
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[2], 1),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

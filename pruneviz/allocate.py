@@ -244,7 +244,6 @@ def _of_weights(
 
 def _uses(model: nn.Module, example_input: Any) -> tuple[dict[str, int], int]:
     """Return how often one example uses each weight, by tensor; and the MACs of all of them."""
-    frame = work(model, [(example_input, None)]).set_index("tensor")
-    own = frame.drop(index=["other", "whole"])
-    uses = (own["macs"] // own["weights"].clip(lower=1)).astype(int)
-    return uses.to_dict(), int(frame.loc["whole", "macs"])
+    frame = work(model, [(example_input, None)])
+    rows = list(zip(frame["tensor"], frame["macs"], frame["weights"], strict=True))
+    return {t: int(macs) // max(1, n) for t, macs, n in rows}, int(rows[-1][1])  # the last: whole

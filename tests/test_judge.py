@@ -73,6 +73,8 @@ def test_inputs_may_be_anything_a_model_takes():
             return pair["a"]
 
     class Pair(dict):
+        device = "cpu"
+
         def to(self, device):
             return self
 

@@ -267,7 +267,7 @@ def test_a_wrong_answer_gets_a_hint_and_no_stack_trace(name, answer, capsys):
             ],
         ),
         ("06-quiet", ["one score a neuron", "it does not grow", "it should stay"]),
-        ("06-invent", ["one score a row", "the same score", "; l2 has"]),
+        ("06-invent", ["one score a row", "the same score", "; lamp has"]),
         (
             "08-noise",
             [

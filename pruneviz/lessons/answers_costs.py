@@ -81,9 +81,15 @@ def crossing(answer: Any) -> str:
         if given == truth or (given != given and truth != truth):
             continue
         if given not in measured:
-            return f"{given:g} was not measured. These were: {', '.join(f'{s:g}' for s in measured)}."
-        faster = rows[(rows["batch"] == batch) & (rows["sparsity"] == given)]["latency_speedup"].item()
+            return (
+                f"{given:g} was not measured. These were: {', '.join(f'{s:g}' for s in measured)}."
+            )
+        faster = rows[(rows["batch"] == batch) & (rows["sparsity"] == given)][
+            "latency_speedup"
+        ].item()
         if faster <= 1:
-            return f"At batch {batch} and {given:g} it is {faster:.2f} times as fast: that is slower."
+            return (
+                f"At batch {batch} and {given:g} it is {faster:.2f} times as fast: that is slower."
+            )
         return f"At batch {batch} and {given:g} it is faster, but that is not where it begins."
     return ""

@@ -73,26 +73,30 @@ def mine(matrix, input_sq):
 """,
 )
 def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
-    """Check a criterion: it beats the norm at foretelling the loss without each neuron."""
+    """Check a criterion: it beats LAMP at foretelling the loss without each neuron."""
     got = answer(torch.ones(2, 3), torch.ones(2, 3))
     if got is None or got is ...:
         return NOTHING
     if not isinstance(got, Tensor) or got.shape != (2,):
         return "It must return a tensor with one score a row: for 2 rows the shape (2,)."
     groups, evidence, truth = _truth()
+    model = load("lenet-300-100")
+
+    def trial(matrix: Tensor, input_sq: Tensor) -> Tensor:
+        return answer(matrix, input_sq)
+
+    needs = ("weight", "input_sq")
     try:
-        register(TRIAL, source="", formula="", needs=("weight", "input_sq"), granularity="unit")(
-            answer
-        )
-        scores = score(load("lenet-300-100"), TRIAL, groups=groups, evidence=evidence)
+        register(TRIAL, source="", formula="", needs=needs, granularity="unit")(trial)
+        scores = score(model, TRIAL, groups=groups, evidence=evidence)
     finally:
         CRITERIA.pop(TRIAL, None)
-    norm = score(load("lenet-300-100"), "l2", groups=groups)
-    reached, limit = (rho(column(s), column(truth)) for s in (scores, norm))
+    lamp = score(model, "lamp", groups=groups)
+    reached, limit = (rho(column(s), column(truth)) for s in (scores, lamp))
     if reached != reached:
         return "All neurons get the same score: that is no order."
     if reached <= limit:
-        return f"Its rank correlation with the truth is {reached:.2f}; l2 has {limit:.2f}."
+        return f"Its rank correlation with the truth is {reached:.2f}; lamp has {limit:.2f}."
     return ""
 
 

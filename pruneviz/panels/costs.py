@@ -32,7 +32,7 @@ def panel_costs(
     crossover: pd.DataFrame | None = None,
     sparsity: float = 0.9,
     batch: int | None = None,
-    seconds: float = 0.3,
+    seconds: float = 0.2,
     threads: int | None = None,
 ) -> Panel:
     """Show what a model costs when as many weights are gone as zeros, in CSR, or with their units.

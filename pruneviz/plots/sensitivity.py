@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-MOST = 24  # names in the legend
+NAMED = 7  # layers in a legend that cannot name all
 
 
 def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the metric against how much of one layer is pruned: a line a layer.
 
     Each line begins at the metric of the whole model, the dashed line. With many layers the colours
-    run from the first layer, dark, to the last, light.
+    run from the first layer, dark, to the last, light, and the legend names those that lose most.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ArgumentError
-        If a column is missing, or a layer has two rows for one sparsity.
+        If a column is missing, there is no row, or a layer has two for one sparsity.
 
     Examples
     --------
@@ -53,6 +53,8 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     needed = ("layer", "granularity", "target_sparsity", "metric", "dense")
     _check.columns(data, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "plot_sensitivity")
+    if not len(data):
+        raise ArgumentError("plot_sensitivity has nothing to draw: the frame has no rows.")
     twice = data[data.duplicated(["layer", "target_sparsity"])]
     if len(twice):
         raise ArgumentError(
@@ -65,7 +67,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if len(layers) <= len(PALETTE):
         colours = list(PALETTE)
     else:  # viridis without its ends, which vanish on a dark or a light page
-        colours = list(mpl.colormaps["viridis"](np.linspace(0.15, 0.9, len(layers))))
+        colours = list(mpl.colormaps["viridis"](np.linspace(0.25, 0.9, len(layers))))
     # one whole model, unless frames were joined
     for dense in data["dense"].unique():
         ax.axhline(dense, color=GREY, linestyle="--", linewidth=1, label="whole model")
@@ -83,8 +85,13 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set(xlabel=f"share of the {what} of one layer that are pruned", ylabel="metric")
     ax.grid(alpha=0.25)
     handles, labels = ax.get_legend_handles_labels()
-    if len(handles) > MOST:  # first and last: the colours say where a line stands between them
-        handles, labels = [handles[0], handles[1], handles[-1]], [labels[0], labels[1], labels[-1]]
-    ax.legend(handles, labels, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    title = None
+    if len(layers) > len(PALETTE):  # those that lose most; colours say where the others stand
+        worst = data.groupby("layer", sort=False)["metric"].min().nsmallest(NAMED).index
+        named = {"whole model", *(n or "the model" for n in worst)}
+        handles = [h for h, t in zip(handles, labels, strict=True) if t in named]
+        labels = [t for t in labels if t in named]
+        title = f"the most sensitive of {len(layers)}"
+    ax.legend(handles, labels, title=title, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     bare(ax)
     return ax
