@@ -54,6 +54,10 @@ bench: $(VENV)/.test
 	$(ONE) $(BIN)/python benchmarks/twins.py
 	$(ONE) $(BIN)/python benchmarks/weights.py
 	$(ONE) $(BIN)/python -W ignore benchmarks/repair.py
+	$(ONE) $(BIN)/python benchmarks/crossover.py
+	$(ONE) $(BIN)/python benchmarks/judge.py
+	$(ONE) $(BIN)/python benchmarks/han.py
+	$(ONE) $(BIN)/python benchmarks/lottery.py
 
 # make constraints     write down the versions that are installed now
 constraints: $(VENV)/.test

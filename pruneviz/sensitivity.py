@@ -203,8 +203,8 @@ class _Rows:
                 f"criterion {row['criterion']!r} has no evidence for it. Leave it out of `layers`."
             )
         if row["granularity"] == "weight":
-            share: dict[str, float] = dict.fromkeys(names, row["target_sparsity"])
-            plan = self.variants.plan(self.scores, share)
+            share = float(row["target_sparsity"])
+            plan = self.variants.plan(self.scores, dict.fromkeys(names, share))
             own = Plan({n: plan.keep[n] for n in names})
             new = self.variants.baked(plan, row["repair"])
             cost = self.variants.cost(new, same=True)

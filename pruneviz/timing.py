@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.benchmark import Timer
 
 from pruneviz import _check
 from pruneviz._inputs import arguments, run
@@ -186,6 +185,8 @@ def in_turn(
     >>> in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
     (15, 3)
     """
+    from torch.utils.benchmark import Timer  # half of `import pruneviz`, if it stood above
+
     seconds = _check.number(seconds, "seconds", low=0)
     rng = np.random.default_rng(_check.count(seed, "seed"))
     n = torch.get_num_threads() if threads is None else _check.count(threads, "threads", low=1)

@@ -85,6 +85,12 @@ PLOTS = {
     "plot_break_evens": lambda **k: pv.plot_break_evens(pv.break_evens(crossed()), **k),
     "plot_costs": lambda **k: pv.plot_costs(crossed(), **k),
     "plot_crossover": lambda **k: pv.plot_crossover(crossed(), **k),
+    "plot_sensitivity": lambda **k: pv.plot_sensitivity(
+        pd.DataFrame({"layer": ["fc1"], "granularity": "weight", "target_sparsity": 0.5}).assign(
+            metric=0.8, dense=0.9
+        ),
+        **k,
+    ),
     "plot_sleepers": lambda **k: pv.plot_sleepers(np.eye(3), **k),
     "plot_twins": lambda **k: pv.plot_twins(
         pd.DataFrame({"similarity": [0.9, 0.4], "scale": [1.0, -0.5]}), **k

@@ -173,7 +173,7 @@ def plot_ranks(
     place = np.empty(len(a))
     place[np.argsort(a, kind="stable")] = np.arange(len(a))
     ax = axes(ax, (6.4, 3.4))
-    ax.scatter(place, b, s=14, color=KEPT, alpha=0.6, lw=0)
+    ax.scatter(place, b, s=14, color=KEPT, alpha=0.8, lw=0)
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set(
         xlabel=f"place by {criterion or 'the criterion'}: the least important first",
