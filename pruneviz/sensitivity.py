@@ -14,6 +14,7 @@ from pruneviz import _check
 from pruneviz._version import VERSION
 from pruneviz.drop import refusal
 from pruneviz.evidence import Evidence
+from pruneviz.facts import Facts
 from pruneviz.fingerprint import fingerprint
 from pruneviz.group import Groups
 from pruneviz.hooks import seeded
@@ -23,7 +24,7 @@ from pruneviz.question import Question
 from pruneviz.runs import Row, Table, failed, rows_of, several
 from pruneviz.select import tensors
 from pruneviz.sweep import COSTS
-from pruneviz.types import ArgumentError, GraphError, Plan, Scores, layer_name
+from pruneviz.types import GraphError, Plan, Scores, layer_name
 from pruneviz.weights import places
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def sensitivity(
         A name of `CRITERIA`. One that ranks only units prunes units; one that ranks both does if
         `groups` are given.
     layers : iterable of str, optional
-        Names of layers, or groups; default: all that can be pruned.
+        Names of layers, or groups; default: all that can be pruned and, where the criterion needs
+        evidence, that it has seen.
     groups : Groups, optional
         From `find_groups`; default: found, if there are units to prune.
     repair, evidence, batches
@@ -139,9 +141,12 @@ def _parts(q: Question, what: str, layers: Iterable[str] | None) -> dict[str, li
     named = None if layers is None else several(layers, "layers")
     parts: dict[str, list[str]] = {}
     if what == "weight":
-        known = list(places(q.model))
+        known, facts = list(places(q.model)), Facts(q.criteria[0], q.evidence, q.model)
         for tensor in known if named is None else tensors(named, known):
-            parts.setdefault(layer_name(tensor), []).append(tensor)
+            if facts.has(tensor):
+                parts.setdefault(layer_name(tensor), []).append(tensor)
+            elif named is not None:
+                raise facts.missing(f"of {layer_name(tensor)!r}")
         return parts
     assert q.groups is not None
     if named is None:
@@ -197,11 +202,7 @@ class _Rows:
         return seeded(self.job.seed, {t.device for t in self.model.parameters()})
 
     def _made(self, row: Row) -> Row:
-        names = [n for n in self.job.parts[row["layer"]] if n in self.scores.values]
-        if not names:  # a layer of which there is no evidence
-            raise ArgumentError(
-                f"criterion {row['criterion']!r} has no evidence for it. Leave it out of `layers`."
-            )
+        names = self.job.parts[row["layer"]]
         if row["granularity"] == "weight":
             share = float(row["target_sparsity"])
             plan = self.variants.plan(self.scores, dict.fromkeys(names, share))

@@ -109,6 +109,7 @@ LAYERS = [
             "lessons.curves",
             "lessons.answers_judge",
             "lessons.answers_criteria",
+            "lessons.answers_rounds",
         ),
         "lessons.answers_costs",
     },

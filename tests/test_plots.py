@@ -76,6 +76,36 @@ PLOTS = {
     "plot_mask": lambda **k: pv.plot_mask(np.eye(3, dtype=bool), **k),
     "plot_tradeoff": lambda **k: pv.plot_tradeoff(swept(), **k),
     "plot_strip": lambda **k: pv.plot_strip(**strip(), **k),
+    "plot_agreement": lambda **k: pv.plot_agreement(
+        pd.DataFrame([[1.0, 0.3], [0.3, 1.0]], index=["l1", "l2"], columns=["l1", "l2"]), **k
+    ),
+    "plot_card": lambda **k: pv.plot_card(
+        pd.DataFrame(
+            {
+                "criterion": ["l2", "random"],
+                "group": "fc1",
+                "spearman": [0.6, 0.0],
+                "low": [0.5, -0.1],
+                "high": [0.7, 0.1],
+            }
+        ),
+        group="fc1",
+        **k,
+    ),
+    "plot_damage": lambda **k: pv.plot_damage(
+        pd.DataFrame(
+            {
+                "class": ["cat", "dog"],
+                "before": [0.9, 0.8],
+                "after": [0.8, 0.8],
+                "lost": [0.1, 0.0],
+                "low": [0.05, -0.1],
+                "high": [0.15, 0.1],
+            }
+        ),
+        **k,
+    ),
+    "plot_schedule": lambda **k: pv.plot_schedule([0.3, 0.6, 0.9], **k),
     "plot_pareto": lambda **k: pv.plot_pareto(
         pv.pareto(swept().assign(target_sparsity=swept()["sparsity"]), x="sparsity"),
         x="sparsity",
