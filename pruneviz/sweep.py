@@ -17,7 +17,7 @@ from pruneviz.evidence import Evidence
 from pruneviz.fingerprint import fingerprint
 from pruneviz.group import Groups
 from pruneviz.hooks import seeded
-from pruneviz.judge import Accuracy, columns_of, judged, metric
+from pruneviz.judge import Accuracy, columns_of, judged
 from pruneviz.question import Question
 from pruneviz.runs import Row, Table, failed, rows_of, several
 from pruneviz.types import ArgumentError, Scores
@@ -25,7 +25,6 @@ from pruneviz.types import ArgumentError, Scores
 if TYPE_CHECKING:
     import pandas as pd
 
-_metric = metric
 COSTS: dict[str, type] = {"params": int, "nonzero": int, "bytes": int, "macs": int}
 
 
