@@ -8,20 +8,18 @@ way, and with half of the units of every layer gone. About three minutes; an idl
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import time
-from pathlib import Path
 
 import pandas as pd
 import torch
+from record import processor, record
 
 import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.costs import Ways, compared, first
 
-FOLDER = Path(__file__).parents[1] / "data" / "curves"
 WIDTHS, BATCHES = (256, 512, 1024), (1, 8, 64)
 NETWORKS = {"lenet-300-100": (0.5, 0.75, 0.9, 0.95, 0.99), "batchnorm-cnn": (0.9,)}
 
@@ -50,36 +48,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     start, busy = time.perf_counter(), os.getloadavg()[0]
     frame = pv.crossover(widths=WIDTHS, batches=BATCHES, seconds=options.seconds, threads=1)
     tables = {"crossover": frame, "costs": costs(options.seconds)}
-    notes = {
-        "command": f"python benchmarks/crossover.py --record --seconds {options.seconds:g}",
-        "machine": platform.platform(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "load_before": round(busy, 2),
-        "seconds": round(time.perf_counter() - start),
-    }
-    print(", ".join(f"{k} {v}" for k, v in notes.items()), "\n")
+    took = round(time.perf_counter() - start)
+    print(f"{platform.platform()}, {processor()}, load before {busy:.2f}, {took} s\n")
     print(pv.break_evens(frame).to_string(float_format="%.3f", index=False), "\n")
     print(tables["costs"].to_string(float_format="%.3g", index=False))
     if options.record:
-        FOLDER.mkdir(exist_ok=True)
+        what = f"--record --seconds {options.seconds:g}"
         for name, table in tables.items():
-            table.to_csv(FOLDER / f"{name}.csv", index=False, float_format="%.6g")
-            (FOLDER / f"{name}.json").write_text(json.dumps(notes, indent=2) + "\n")
-
-
-def processor() -> str:
-    """Return the processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((n.partition(":")[2].strip() for n in lines if n.startswith("model name")), "")
+            record(name, table, what, seconds=took, load_before=round(busy, 2))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from lottery import record
+from record import record
 from torch import nn
 
 import pruneviz as pv
@@ -115,13 +115,9 @@ def schedules(seeds: int, data: lessons.Dataset, folder: Path, out: Path | None)
             "criterion": "lamp", "seeds": seeds, "epochs_in_all": EPOCHS, "lr": 1e-3,
             "batch_size": 100, "seconds": round(time.perf_counter() - start),
         }  # fmt: skip
-        record(
-            out,
-            "schedules",
-            f"--schedules --seeds {seeds}",
-            frame[[*keys, *result.frame.columns]],
-            notes,
-        )
+        columns = frame[[*keys, *result.frame.columns]].round(4)
+        what = f"--schedules --seeds {seeds} --out data/curves"
+        record("schedules", columns, what, folder=out, **notes)
     last = frame[frame["round"] == frame.groupby(["schedule"])["round"].transform("max")]
     means = last.groupby(["end", "schedule"], sort=False)["metric"]
     print(pd.DataFrame({"mean": means.mean(), "low": means.min(), "high": means.max()}).round(4))

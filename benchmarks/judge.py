@@ -8,15 +8,14 @@ forward of 100 images, one thread, all networks of a seed in turn.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import os
 import time
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from record import record
 from torch import nn
 
 import pruneviz as pv
@@ -25,7 +24,6 @@ from pruneviz.latency import latencies
 from pruneviz.lessons.train import train
 from pruneviz.metrics import ready
 
-FOLDER = Path(__file__).parents[1] / "data" / "curves"
 SPARSITIES = (0.0, 0.25, 0.5, 0.65, 0.75, 0.85, 0.9)
 METHODS = (("l2", "none"), ("random", "lstsq"), ("obs", "lstsq"))
 NETWORK, IMAGES = "lenet-300-100", 2000
@@ -92,32 +90,19 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), os.getloadavg()[0]
     tables = {"clock": clock()}
     if not options.clock:
         tables["tradeoff"] = curves(options.seeds, options.epochs)
     for name, frame in tables.items():
         print(frame.to_string(float_format="%.4g"), "\n")
         if options.record:
-            FOLDER.mkdir(exist_ok=True)
-            frame.to_csv(FOLDER / f"{name}.csv", index=False)
-            notes = {
-                "command": "python benchmarks/judge.py --record"
-                f" --seeds {options.seeds} --epochs {options.epochs}",
-                "machine": platform.platform(), "processor": cpu(), "threads": 1,
-                "torch": torch.__version__, "seconds": round(time.perf_counter() - start),
-                "latency_ms": "fastest forward of 100 images, networks in turn",
-            }  # fmt: skip
-            (FOLDER / f"{name}.json").write_text(json.dumps(notes, indent=2) + "\n")
-
-
-def cpu() -> str:
-    """Return the processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((n.partition(":")[2].strip() for n in lines if n.startswith("model name")), "")
+            what = f"--record --seeds {options.seeds} --epochs {options.epochs}"
+            record(
+                name, frame, "--record --clock" if name == "clock" else what,
+                seconds=round(time.perf_counter() - start), load_before=round(busy, 2),
+                latency_ms="the fastest forward, networks in turn",
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,10 +12,7 @@ start but to the weights after one epoch. Accuracy on the 10,000 test images.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from record import record
 from torch import nn
 
 import pruneviz as pv
@@ -64,26 +62,6 @@ def _row(seed: int, name: str, i: int, sparsity: float, metric: float) -> dict[s
     return {"seed": seed, "start": name, "round": i, "sparsity": sparsity, "metric": metric}
 
 
-def record(folder: Path, name: str, what: str, frame: pd.DataFrame, notes: dict[str, Any]) -> None:
-    """Write a table, and beside it what made it: command, machine, versions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    frame.round(4).to_csv(folder / f"{name}.csv", index=False)
-    notes |= {
-        "command": f"python benchmarks/{Path(sys.argv[0]).name} {what} --out data/curves",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[2], 1),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pruneviz": pv.__version__,
-        },
-    }
-    text = json.dumps(notes, indent=2, ensure_ascii=False)
-    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-
-
 def main() -> None:
     """Print one table; with --out keep it, too."""
     parser = argparse.ArgumentParser()
@@ -101,7 +79,8 @@ def main() -> None:
             "criterion": CRITERION, "seeds": options.seeds, "epochs": EPOCHS, "lr": LR,
             "batch_size": BATCH, "seconds": round(took),
         }  # fmt: skip
-        record(options.out, "lottery", f"--seeds {options.seeds}", frame, notes)
+        what = f"--seeds {options.seeds} --out data/curves"
+        record("lottery", frame.round(4), what, folder=options.out, **notes)
     means = frame.groupby(["start", "round"])["metric"]
     table = pd.DataFrame({"mean": means.mean(), "low": means.min(), "high": means.max()})
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}")

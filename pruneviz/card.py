@@ -15,12 +15,12 @@ from pruneviz import _check
 from pruneviz._inputs import one_example
 from pruneviz.ablation import Loss, losses_without
 from pruneviz.collect import collect, parts
+from pruneviz.correlations import rank_correlations
 from pruneviz.criteria import CRITERIA, EVIDENCE
 from pruneviz.criteria import criterion as registered
 from pruneviz.evidence import Evidence
 from pruneviz.group import Groups
 from pruneviz.hooks import seeded
-from pruneviz.ranks import rank_correlations
 from pruneviz.rescale import rescaled_groups
 from pruneviz.score import score
 from pruneviz.spread import WHOLE, ceiling, column, correlation, rho

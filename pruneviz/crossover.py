@@ -153,9 +153,11 @@ def nearest(data: pd.DataFrame, width: float, batch: int) -> tuple[int, int]:
     (256, 64)
     """
     _check.columns(data, dict.fromkeys(("width", "batch"), "pv.crossover()"), "nearest")
-    pairs = ((data["width"], width), (data["batch"], batch))
-    found = [min(set(known), key=lambda v, to=to: abs(math.log(v / to))) for known, to in pairs]  # type: ignore[misc]
-    return int(found[0]), int(found[1])
+
+    def near(known: Iterable[int], to: float) -> int:
+        return int(min(known, key=lambda v: abs(math.log(v / to))))
+
+    return near(data["width"], width), near(data["batch"], batch)
 
 
 def _crossing(sparsity: np.ndarray, faster: np.ndarray) -> tuple[float, float, float]:

@@ -172,5 +172,9 @@ def _dense(encoding: str, tensors: Iterable[Tensor]) -> int:
 
 
 def _sum(sizes: Iterable[int | None]) -> int | None:
-    known = list(sizes)
-    return None if None in known else sum(known)  # type: ignore[arg-type]
+    total = 0
+    for size in sizes:
+        if size is None:
+            return None
+        total += size
+    return total

@@ -246,7 +246,7 @@ class Evidence:
                 if meta.get("pruneviz") != "evidence":
                     raise KeyError("it holds something else")
                 head = json.loads(meta["head"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
             parts: dict[str, dict[str, Any]] = {p: {} for p in ("inputs", "patches", *GRADIENTS)}
             for key, count in head["counts"].items():
                 part, _, layer = key.partition("/")

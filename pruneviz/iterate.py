@@ -153,7 +153,7 @@ def prune_iteratively(
         "model": fingerprint(model),
         "rewind": None if earlier is None else fingerprint(earlier),
         "schedule": targets,
-        "criterion": criterion if isinstance(criterion, str) else None,
+        "criterion": criterion if isinstance(criterion, str) else fingerprint(criterion),
         "scope": scope,
         "epochs": epochs,
         "lr": lr,

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruneviz import _check
-from pruneviz.hooks import evaluating
-from pruneviz.metrics import _classes, ready
+from pruneviz.metrics import NO_EXAMPLE, counted, ready
 from pruneviz.types import ArgumentError
 from pruneviz.uncertainty import interval
 
@@ -79,10 +78,7 @@ class Accuracy:
             listed = _drawn(listed, n, _check.count(self.seed, "seed"))
         object.__setattr__(self, "batches", listed)
         if not self.total:
-            raise ArgumentError(
-                "`batches` is empty: there is no example to judge by. Pass an iterable of (inputs, "
-                "labels); a generator runs only once."
-            )
+            raise ArgumentError(NO_EXAMPLE)
 
     def __getstate__(self) -> dict[str, Any]:
         # the other layouts are made anew where they are needed
@@ -106,17 +102,7 @@ class Accuracy:
 
     def right(self, model: nn.Module, batches: Batches | None = None) -> int:
         """Count the examples that a model puts into the right class."""
-        right = 0
-        with evaluating(model):
-            for x, labels in self.laid_out(model) if batches is None else batches:
-                said = _classes(model, x)
-                if labels.shape != said.shape:
-                    raise ArgumentError(
-                        f"`labels` must be one class an example, shape {tuple(said.shape)}, but "
-                        f"{tuple(labels.shape)} was passed. One-hot labels: labels.argmax(1)."
-                    )
-                right += int((said == labels.cpu()).sum())
-        return right
+        return counted(model, self.laid_out(model) if batches is None else batches)[0]
 
     def laid_out(self, model: nn.Module) -> Batches:
         """Return the batches as this model gets through them fastest."""

@@ -63,6 +63,24 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     >>> pv.accuracy(torch.nn.Identity(), [(x, torch.tensor([0, 1, 2, 0]))])
     0.75
     """
+    right, total = counted(model, batches)
+    if not total:
+        raise ArgumentError(NO_EXAMPLE)
+    return right / total
+
+
+NO_EXAMPLE = (
+    "`batches` is empty: there is no example to judge by. "
+    "Pass an iterable of (inputs, labels); a generator runs only once."
+)
+
+
+def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[int, int]:
+    """Return how many examples the model puts into the right class, and how many there are.
+
+    >>> counted(torch.nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
+    (3, 4)
+    """
     right = total = 0
     with evaluating(model):
         for x, labels in batches:
@@ -75,12 +93,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
                 )
             right += int((said == labels.cpu()).sum())
             total += len(labels)
-    if not total:
-        raise ArgumentError(
-            "`batches` is empty: there is no example to judge by. "
-            "Pass an iterable of (inputs, labels); a generator runs only once."
-        )
-    return right / total
+    return right, total
 
 
 def ready(batches: Iterable[tuple[Any, Tensor]], size: int = 100) -> list[tuple[Any, Tensor]]:

@@ -93,7 +93,7 @@ def read(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds |
     try:
         with safe_open(path, framework="pt") as f:
             data = json.loads((f.metadata() or {})[KEY])
-            state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, not a dict
         had = data["arguments"]
         plans = tuple(Plan.from_json(text) for text in data["plans"])
         frame = pd.DataFrame(data["frame"])

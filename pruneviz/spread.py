@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruneviz.ablation import Ablation
-from pruneviz.ranks import rank_correlations
+from pruneviz.correlations import rank_correlations
 from pruneviz.types import Scores
 
 if TYPE_CHECKING:

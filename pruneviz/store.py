@@ -150,7 +150,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with safe_open(path, framework="pt") as f:
             text = (f.metadata() or {}).get(KEY)
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, not a dict
         if text is None:
             raise ArgumentError(
                 f"{str(path)!r} was not written by pv.save: it says nothing of cuts."

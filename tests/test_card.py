@@ -12,7 +12,7 @@ from torch import nn
 import pruneviz as pv
 from pruneviz.ablation import Ablation
 from pruneviz.card import TRUTH
-from pruneviz.ranks import rank_correlations
+from pruneviz.correlations import rank_correlations
 from pruneviz.spread import WHOLE, ceiling, correlation
 
 SIZES = torch.tensor([3.0, 1.0, 5.0, 2.0, 8.0, 4.0])

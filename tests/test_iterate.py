@@ -247,6 +247,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
         run(model, evaluate=kept, path=path, lr=0.01)
     with refused(f"`path` {str(path)!r} holds the rounds of another call: schedule, epochs differ. Name another file, or delete this one."):  # fmt: skip
         run(model, evaluate=kept, path=path, epochs=7, rounds=2)
+    with refused(f"`path` {str(path)!r} holds the rounds of another call: criterion differs. Name another file, or delete this one."):  # fmt: skip
+        run(model, path=path, criterion=lambda w: w.abs())
     other = mlp()
     other[1].weight.data += 1
     with refused(f"`path` {str(path)!r} holds the rounds of another call: model differs. Name another file, or delete this one."):  # fmt: skip

@@ -45,7 +45,7 @@ def csr_bytes(answer: Callable[[Tensor, int], Any]) -> str:
         if got == truth:
             continue
         asked = f"5 rows, 40 columns, {n} values, {index} bytes an index: {got:g} is wrong."
-        if got == truth - index:  # type: ignore[operator]
+        if got + index == truth:
             return f"{asked} Where does the last row end? One number more than there are rows."
         if got == 4 * n + index * n:
             return f"{asked} How does one know in which row a value stands?"
