@@ -617,3 +617,21 @@ def test_a_panel_without_an_answer_says_so():
         panel.answer("")
     with pytest.raises(NotImplementedError):
         panel.figure()
+
+
+def test_a_slider_ignores_what_the_browser_only_repeats():
+    panel = weights()
+    slider = panel.controls["sparsity"]
+    for value in (0.9, 0.7, 0.5):
+        slider.value = value
+    for late in (0.9000000000000001, 0.7000000000000001, 0.5000000000000001):
+        slider.set_state({"value": late})
+        assert slider.value == 0.5
+    slider.set_state({"value": 0.7000000000000001})  # each is repeated once: now it is a hand
+    assert slider.value == 0.7000000000000001
+    assert panel.result["sparsity"] == pytest.approx(0.7, abs=0.01)
+    slider.value = 0.2
+    slider.set_state({"value": 0.3})
+    slider.set_state({"value": 0.2000000000000001})  # nothing told before a hand's move comes after it
+    assert slider.value == 0.2000000000000001
+    panel.close()

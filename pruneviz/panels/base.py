@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from pruneviz.panels.slider import Slider
 from pruneviz.plots.style import PRUNED, readable
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ class Panel(widgets.VBox):
         # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
         self._busy = False
-        self._put: dict[str, float] = {}
         self._links: list[Any] = []
         self._view = widgets.HTML()
         self._alert = widgets.HTML()
@@ -100,12 +100,12 @@ class Panel(widgets.VBox):
 
     def slider(
         self, label: str, value: float, low: float, high: float, step: float, digits: int = 2
-    ) -> tuple[widgets.HBox, widgets.FloatSlider]:
+    ) -> tuple[widgets.HBox, Slider]:
         """Return a row with a labelled number field and a slider that follow each other; the slider.
 
         The handle of a slider has no name that a screen reader could say; the field has.
         """
-        slider = widgets.FloatSlider(
+        slider = Slider(
             value, min=low, max=high, step=step, readout=False, layout={"width": "420px"}
         )
         field = widgets.BoundedFloatText(
@@ -117,33 +117,23 @@ class Panel(widgets.VBox):
         self._links.append(link)
         return widgets.HBox([field, slider]), slider
 
-    def _typed(self, slider: widgets.FloatSlider, value: float, digits: int) -> None:
+    def _typed(self, slider: Slider, value: float, digits: int) -> None:
         if value != round(slider.value, digits):
             slider.value = value
 
     def put(self, name: str, value: float) -> None:
         """Set another slider, to the nearest of its steps, without answering to it."""
         slider = self.controls[name]
-        snapped = slider.min + round((value - slider.min) / slider.step) * slider.step
         before, self._busy = self._busy, True
         try:
-            slider.value = snapped
-            self._put[name] = slider.value
+            slider.value = slider.min + round((value - slider.min) / slider.step) * slider.step
         finally:
             self._busy = before
 
-    def _is_echo(self, name: str) -> bool:
-        """Tell a browser that repeats what was put, its last digit rounded anew, from a hand."""
-        if name not in self._put:
-            return False
-        slider = self.controls[name]
-        return bool(abs(slider.value - self._put[name]) < slider.step / 100)
-
     def _moved(self, name: str) -> None:
         with self._lock:
-            if self._busy or self._is_echo(name):
+            if self._busy:
                 return
-            self._put.pop(name, None)
             try:
                 self.result, picture, self.sentence = self.answer(name)
             except Exception as e:

@@ -18,7 +18,7 @@ LESSONS = {
     "00_start_here.ipynb": ("sparsity", "Sparsity 0.99: 1 of 10 images right"),
     "01_weights_or_neurons.ipynb": ("sparsity", "Sparsity 0.50, batch of 64"),
     "03_neurons_by_norm.ipynb": ("unit", "Sparsity 0.30: 208 of 296 units stay"),
-    "04_neurons_that_sleep.ipynb": ("rare", "Rare 0.300: of the 500 units of fc1"),
+    "04_neurons_that_sleep.ipynb": ("rare", "Rare 0.010: of the 500 units of fc1"),
     "05_neurons_that_repeat.ipynb": ("threshold", "Threshold 0.50: 163 of 300 neurons of fc1 go"),
     "02_small_weights.ipynb": ("threshold", "4,305 of 430,500 weights stay, sparsity 0.990"),
     "08_how_to_judge.ipynb": ("budget", "At most 15% of the MACs"),

@@ -1,0 +1,71 @@
+"""A slider that knows a hand from an echo."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import ipywidgets as widgets
+
+
+class Slider(widgets.FloatSlider):
+    """A `FloatSlider` that only a hand moves, and the kernel.
+
+    The browser computes every value it is told anew and sends back what it finds, its last digit
+    rounded otherwise: told 0.9 it answers 0.9000000000000001. Such an echo may come late, when the
+    kernel has long set another value, and must not set the old one again.
+
+    Examples
+    --------
+    >>> slider = Slider(0.9, min=0, max=1, step=0.01)
+    >>> slider.value = 0.5
+    >>> slider.set_state({"value": 0.9000000000000001})  # the echo of the first value
+    >>> slider.value
+    0.5
+    >>> slider.set_state({"value": 0.9})  # a hand
+    >>> slider.value
+    0.9
+    >>> slider.close()
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # what the browser was told since a hand last moved the slider, oldest first
+        self._told: deque[float] = deque(maxlen=100)
+        self._by_hand = False
+        super().__init__(*args, **kwargs)
+        self._told.append(self.value)
+        self.observe(self._tell, "value")
+
+    def _tell(self, change: dict[str, Any]) -> None:
+        if not self._by_hand:
+            self._told.append(change["new"])
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take what the browser sent, unless it only repeats what it was told."""
+        if "value" in sync_data:
+            value = sync_data["value"]
+            echo = self._echoes(value)
+            if not echo:
+                self._told.clear()
+            if echo or self._near(value, self.value):
+                sync_data = {name: v for name, v in sync_data.items() if name != "value"}
+                if not self._near(value, self.value):
+                    self._told.append(self.value)
+                    self.send_state("value")  # for the browser stands where its echo put it
+        self._by_hand = True
+        try:
+            super().set_state(sync_data)
+        finally:
+            self._by_hand = False
+
+    def _near(self, value: float, told: float) -> bool:
+        return bool(abs(value - told) < self.step / 100)
+
+    def _echoes(self, value: float) -> bool:
+        """Tell an echo; forget what was told before it, for messages keep their order."""
+        for i, told in enumerate(self._told):
+            if value != told and self._near(value, told):
+                for _ in range(i + 1):
+                    self._told.popleft()
+                return True
+        return False
