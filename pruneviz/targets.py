@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz import _check
+from pruneviz.hooks import evaluating
 from pruneviz.schedules import schedule as rising
 from pruneviz.select import select, tensors
 from pruneviz.types import ArgumentError, Plan, Scores
@@ -87,14 +88,16 @@ def total(target: Target, plan: Plan) -> float:
 
 def masks(model: nn.Module) -> dict[str, Tensor]:
     """Return what of each weight tensor is held at zero already: boolean, True = stays."""
-    found = {}
+    with evaluating(model):  # reading a weight may run other parametrizations
+        found = {
+            name: torch.ones_like(place.tensor, dtype=torch.bool)
+            for name, place in places(model).items()
+        }
     for name, place in places(model).items():
         module, attribute = place.holders[0]
-        keep = torch.ones_like(place.tensor, dtype=torch.bool)
         for step in steps(module, attribute) if attribute in masked_attributes(module) else ():
             if isinstance(step, Mask):
-                keep &= step.keep
-        found[name] = keep
+                found[name] &= step.keep
     return found
 
 

@@ -119,6 +119,12 @@ def solution(name: str) -> None:
 
 
 def _find(name: str) -> Exercise:
-    from pruneviz.lessons import answers, answers_costs, answers_criteria, answers_judge  # noqa: F401, they fill EXERCISES
+    from pruneviz.lessons import (  # noqa: F401, they fill EXERCISES
+        answers,
+        answers_costs,
+        answers_criteria,
+        answers_judge,
+        answers_rounds,
+    )
 
     return EXERCISES[_check.choice(name, "exercise", EXERCISES, what="exercise")]
