@@ -98,7 +98,14 @@ LAYERS = [
     },
     {
         "panels.schedule",
-        *("panels.base", "panels.strip", "panels.weights", "panels.neurons", "panels.twins"),
+        *(
+            "panels.slider",
+            "panels.base",
+            "panels.strip",
+            "panels.weights",
+            "panels.neurons",
+            "panels.twins",
+        ),
         *("panels.sleepers", "panels.card", "panels.tradeoff", "panels.costs", "panels"),
     },
     {

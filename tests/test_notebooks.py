@@ -12,7 +12,8 @@ import torch
 from nbclient import NotebookClient
 from scipy.stats import binomtest
 
-from pruneviz.lessons import exercises, guess, notebooks
+import pruneviz as pv
+from pruneviz.lessons import exercises, guess, load, notebooks
 
 ROOT = Path(__file__).parents[1]
 PATHS = notebooks.notebooks(ROOT / "notebooks")
@@ -224,6 +225,18 @@ WRONG = {
             else True
         ),
         lambda worse, better: worse < better or binomtest(worse, worse + better).pvalue > 0.05,
+    ],
+    "07-steps": [
+        lambda s, n: [s],
+        lambda s, n: [s / n * i for i in range(1, n + 1)],
+        lambda s, n: [1 - (1 - s) ** i for i in range(1, n + 1)],
+        lambda s, n: 0.5,
+    ],
+    "07-twelve": [
+        0.9,
+        load("lenet-300-100"),
+        load("lenet-5"),
+        pv.mask(load("lenet-300-100"), pv.Plan({"fc1.weight": torch.zeros(300, 784).bool()})),
     ],
     "08-customers": [
         3,

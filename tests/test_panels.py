@@ -632,6 +632,8 @@ def test_a_slider_ignores_what_the_browser_only_repeats():
     assert panel.result["sparsity"] == pytest.approx(0.7, abs=0.01)
     slider.value = 0.2
     slider.set_state({"value": 0.3})
-    slider.set_state({"value": 0.2000000000000001})  # nothing told before a hand's move comes after it
+    slider.set_state(
+        {"value": 0.2000000000000001}
+    )  # nothing told before a hand's move comes after it
     assert slider.value == 0.2000000000000001
     panel.close()

@@ -127,6 +127,13 @@ def test_the_panel_answers():
     panel.close()
 
 
+def test_one_cut_is_the_only_one():
+    once = frame().query("round < 2").assign(schedule="one-shot")
+    panel = pv.panel_schedule(once)
+    assert panel.sentence.startswith("one-shot to sparsity 0.9: the only cut takes ")
+    panel.close()
+
+
 def test_the_panel_needs_its_columns():
     with refused(f"panel_schedule needs a column 'end', but the frame has: schedule, seed, round, sparsity, metric_untuned, metric. {SOURCE}"):  # fmt: skip
         pv.panel_schedule(frame().drop(columns="end"))

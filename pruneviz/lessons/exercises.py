@@ -119,7 +119,7 @@ def solution(name: str) -> None:
         print(task.solution)
 
 
-ANSWERS = ("", "_costs", "_sleepers", "_twins", "_criteria", "_judge")
+ANSWERS = ("", "_costs", "_sleepers", "_twins", "_criteria", "_rounds", "_judge")
 
 
 def _find(name: str) -> Exercise:

@@ -88,10 +88,12 @@ class SchedulePanel(Panel):
             "high": float(metric.max()[last]),
             "before": float(metric.mean().iloc[0]),
         }
+        n = len(sparsities) - 1
+        cut = "the only cut" if n == 1 else f"the last of {n} cuts"
         sentence = (
-            f"{kind} to sparsity {end:.3g}: the last of {_count(len(sparsities) - 1)} takes "
-            f"{result['cuts'][-1]:.0%} of what is left; metric {result['before']:.3f} before, "
-            f"{result['metric']:.3f} in the end ({result['low']:.3f} to {result['high']:.3f})."
+            f"{kind} to sparsity {end:.3g}: {cut} takes {result['cuts'][-1]:.0%} of what is left; "
+            f"metric {result['before']:.3f} before, {result['metric']:.3f} in the end "
+            f"({result['low']:.3f} to {result['high']:.3f})."
         )
         data = png(self.figure())
         picture = f'<img alt="{escape(sentence)}" src="data:image/png;base64,{data}">'
@@ -106,7 +108,3 @@ class SchedulePanel(Panel):
             axs[1].get_legend().remove()  # the upper axes have the same one
             axs[0].set_xlabel("")
         return fig
-
-
-def _count(n: int) -> str:
-    return "1 cut" if n == 1 else f"{n} cuts"

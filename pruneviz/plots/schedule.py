@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LABELS = {
     "sparsity": "sparsity",
-    "density": "share of weights that stay",
+    "density": "share that stays",
     "metric": "metric: down at a cut, up in tuning",
 }
 SOURCE = "pv.prune_iteratively(model, …).frame"
