@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,11 +36,30 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
     >>> bool(a == b)
     True
     """
+    if seed is None and getattr(_here, "beside", False):
+        yield
+        return
     cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
     with torch.random.fork_rng(devices=cuda):
         if seed is not None:
             torch.manual_seed(seed)
         yield
+
+
+_here = threading.local()
+
+
+@contextmanager
+def beside() -> Iterator[None]:
+    """Leave torch's random state alone in this thread: another one may be drawing from it.
+
+    Readers put it back when they are done; beside a training that would turn its numbers back.
+    """
+    before, _here.beside = getattr(_here, "beside", False), True
+    try:
+        yield
+    finally:
+        _here.beside = before
 
 
 @contextmanager

@@ -5,16 +5,26 @@ from __future__ import annotations
 import base64
 import io
 import threading
+from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from pruneviz import _check
+from pruneviz.panels.background import GoOn, Job, later
+from pruneviz.panels.hand import by_hand, moved_by_hand
+from pruneviz.panels.history import History, State
 from pruneviz.panels.slider import Slider
+from pruneviz.panels.toolbar import Toolbar
 from pruneviz.plots.style import PRUNED, readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+WRAP = {"flex_flow": "row wrap"}  # on a narrow page
+Work = Callable[[GoOn], dict[str, Any]]
 
 
 class Panel(widgets.VBox):
@@ -23,19 +33,25 @@ class Panel(widgets.VBox):
     A panel is a `VBox`: a notebook shows it, and it can stand inside other widgets. On paper and on
     GitHub it leaves a static picture and a sentence.
 
+    What is quick follows the hand; what needs the network follows when the hand rests, and does not
+    hold up its next move. Code waits for neither: after ``panel.controls["sparsity"].value = 0.5``
+    all is measured.
+
     Attributes
     ----------
     controls : dict of str to Widget
         By name; setting ``panel.controls["sparsity"].value`` does what a hand on the slider does.
-    result : dict
-        Plain data: what the present state of the controls gives.
-    sentence : str
-        The same in one sentence: what a screen reader says of the picture.
+    saved : dict of str to dict
+        Plans to come back to, by name: the values of the controls.
+    memory : dict
+        What else a subclass must know of a state to come back to it.
 
     Notes
     -----
-    A subclass builds its controls, calls :meth:`start`, and defines :meth:`answer` and
-    :meth:`figure`. An error in :meth:`answer` is shown in the panel, in words, and raised.
+    A subclass builds its controls, calls :meth:`start`, and defines :meth:`answer`, :meth:`show`,
+    :meth:`draw` and :meth:`to_python`; if something takes long, :meth:`later`. It runs only models
+    that are its own: another thread may be at work. An error in any of them is shown in the panel,
+    in words, and raised.
 
     Examples
     --------
@@ -44,18 +60,27 @@ class Panel(widgets.VBox):
     >>> panel.controls["sparsity"].value = 0.5
     >>> panel.result["sparsity"]
     0.5
+    >>> panel.undo()
+    >>> panel.result["sparsity"]
+    0.0
     >>> panel.close()
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.controls: dict[str, widgets.Widget] = {}
-        self.result: dict[str, Any] = {}
-        self.sentence = ""
+        self.saved: dict[str, State] = {}
         self.uid = f"pv{self.model_id[:8]}"
         # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
         self._busy = False
+        self.memory: State = {}
+        self._result: dict[str, Any] = {}
+        self._sentence = ""
+        self._error: Exception | None = None
+        self._job: Job | None = None
+        self._history: History | None = None
+        self._toolbar: Toolbar | None = None
         self._links: list[Any] = []
         self._view = widgets.HTML()
         self._alert = widgets.HTML()
@@ -65,31 +90,133 @@ class Panel(widgets.VBox):
         """Show the rows above the picture, listen to the controls, and answer for the first time."""
         self.controls = controls
         self.children = (*rows.values(), self._view, self._alert)
+        for widget in _inside(self):
+            by_hand(widget)
         for name, control in controls.items():
             control.observe(lambda change, name=name: self._moved(name), "value")
         try:
             self._moved("")
+            self._history = History(self.state())
+            self._toolbar = Toolbar(self)
+            for widget in _inside(self._toolbar):
+                by_hand(widget)
+            self.children = (*self.children, self._toolbar)
         except BaseException:
             self.close()
             raise
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        """Return (result, HTML of the picture, sentence) for the controls as they stand.
+    def answer(self, moved: str) -> dict[str, Any]:
+        """Return the result for the controls as they stand, as far as it is quick.
 
         Parameters
         ----------
         moved : str
-            Name of the control that moved; ``""`` at the start.
+            Name of the control that moved; ``""`` at the start and after an undo.
         """
         raise NotImplementedError
 
+    def later(self, result: dict[str, Any]) -> Work | None:
+        """Return what is not quick: ``work(go_on)`` measures, and returns what to add to the result.
+
+        Now and then it calls ``go_on()``, which raises if the hand moved again; it reads no control.
+        None: all is there.
+        """
+        return None
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        """Return HTML of the picture, and the sentence that says the same."""
+        raise NotImplementedError
+
+    def draw(self, result: dict[str, Any]) -> Figure:
+        """Return a static matplotlib picture; the result is empty after an error."""
+        raise NotImplementedError
+
+    def to_python(self) -> str:
+        """Return the code that does without the panel what its controls now say.
+
+        It uses the names of the arguments of the panel's function: ``model``, ``batches``, …
+        """
+        raise NotImplementedError
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Plain data: what the present state of the controls gives. Waits for what is measured."""
+        self._finish()
+        return self._result
+
+    @property
+    def sentence(self) -> str:
+        """The same in one sentence: what a screen reader says of the picture."""
+        self._finish()
+        return self._sentence
+
     def figure(self) -> Figure:
         """Return a static matplotlib picture of the present state; pyplot does not know of it."""
-        raise NotImplementedError
+        self._finish()
+        with self._lock:
+            return self.draw(self._result)
+
+    def state(self) -> State:
+        """Return the values of all controls, and what else belongs to a state."""
+        return {**self.memory, **{name: c.value for name, c in self.controls.items()}}
+
+    def undo(self) -> None:
+        """Take the last move back; without one do nothing."""
+        self._step(-1)
+
+    def redo(self) -> None:
+        """Do again what was undone; without that do nothing."""
+        self._step(1)
+
+    def steps(self) -> tuple[bool, bool]:
+        """Tell whether something can be undone, and redone."""
+        history = self._history
+        return (False, False) if history is None else (history.has(-1), history.has(1))
+
+    def save(self, name: str) -> None:
+        """Keep where the controls stand under a name; a plan of that name is replaced."""
+        self.saved[_check.kind(name, "name", str, "A name for the plan, such as 'gentle'.")] = (
+            self.state()
+        )
+        self._refresh()
+
+    def load(self, name: str) -> None:
+        """Set the controls to where a saved plan had them.
+
+        Raises
+        ------
+        ArgumentError
+            If no plan was saved under that name.
+        """
+        with self._lock:
+            self._set(self.saved[_check.choice(name, "name", self.saved, what="plan")], "")
+
+    def _step(self, by: int) -> None:
+        with self._lock:
+            history = self._history
+            state = None if history is None else history.step(by)
+            if state is not None:
+                self._set(state, None)
+
+    def _set(self, state: State, moved: str | None) -> None:
+        """Set all controls and answer once."""
+        for _ in range(2):  # the end of one slider may depend on another control
+            if self.state() != state:
+                before, self._busy = self._busy, True
+                try:
+                    self.memory = {name: state[name] for name in self.memory}
+                    for name, control in self.controls.items():
+                        control.value = state[name]
+                finally:
+                    self._busy = before
+                self._moved(moved)
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""
         # ipywidgets closes what is collected too, even a panel whose making had failed
+        job = self.__dict__.get("_job")
+        if job is not None:
+            job.drop()
         links = self.__dict__.get("_links", [])
         while links:
             links.pop().unlink()
@@ -108,6 +235,7 @@ class Panel(widgets.VBox):
         slider = Slider(
             value, min=low, max=high, step=step, readout=False, layout={"width": "420px"}
         )
+        slider.digits = digits
         field = widgets.BoundedFloatText(
             slider.value, min=low, max=high, step=step, description=label, layout={"width": "180px"}
         )
@@ -115,7 +243,11 @@ class Panel(widgets.VBox):
         link = widgets.dlink((slider, "value"), (field, "value"), lambda v: round(v, digits))
         field.observe(lambda change: self._typed(slider, change["new"], digits), "value")
         self._links.append(link)
-        return widgets.HBox([field, slider]), slider
+        return self.row(field, slider), slider
+
+    def row(self, *parts: widgets.Widget) -> widgets.HBox:
+        """Return a row that wraps on a narrow page."""
+        return widgets.HBox(parts, layout=WRAP)
 
     def _typed(self, slider: Slider, value: float, digits: int) -> None:
         if value != round(slider.value, digits):
@@ -130,31 +262,86 @@ class Panel(widgets.VBox):
         finally:
             self._busy = before
 
-    def _moved(self, name: str) -> None:
+    def _moved(self, name: str | None) -> None:
+        """Answer to a control that moved; None: to a step in the history."""
         with self._lock:
             if self._busy:
                 return
+            if self._job is not None:
+                self._job.drop()
+            self._job, self._error = None, None
+            hand = moved_by_hand()
             try:
-                self.result, picture, self.sentence = self.answer(name)
+                self._result = self.answer(name or "")
+                work = self.later(self._result)
+                self._note(name, hand)
+                if work is None or hand:
+                    self._publish(waiting=work is not None)
             except Exception as e:
-                self.result = {}
-                self._alert.value = (
-                    f'<p role="alert" style="color: {PRUNED}; white-space: pre-wrap">'
-                    f"⚠ {escape(f'{type(e).__name__}: {e}')}</p>"
-                )
+                self._note(name, hand)
+                self._fail(e)
+                self._error = None  # it is raised here
                 raise
-            self._view.value = f"{picture}<p>{escape(self.sentence)}</p>"
             if self._alert.value:
                 self._alert.value = ""
+            if work is not None:
+                self._job = Job(work, self._measured)
+                if hand:
+                    later(self._job)
+        if not hand:
+            self._finish()
+
+    def _note(self, name: str | None, hand: bool) -> None:
+        if self._history is not None and name is not None:
+            self._history.add(self.state(), name, hand=hand)
+
+    def _measured(self, job: Job, more: Any, error: Exception | None) -> None:
+        """Take in what was measured, unless the hand has moved on."""
+        with self._lock:
+            if job is not self._job:
+                return
+            try:
+                if error is not None:
+                    raise error
+                self._result = {**self._result, **more}
+                self._publish()
+            except Exception as e:
+                self._fail(e)
+
+    def _finish(self) -> None:
+        """Wait for what is measured; raise what went wrong."""
+        job = self._job
+        if job is not None:
+            job.finish()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _publish(self, *, waiting: bool = False) -> None:
+        picture, self._sentence = self.show(self._result)
+        more = " <i>measuring…</i>" if waiting else ""
+        self._view.value = f"{picture}<p>{escape(self._sentence)}{more}</p>"
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self._toolbar is not None:
+            self._toolbar.refresh()
+
+    def _fail(self, error: Exception) -> None:
+        self._result, self._error = {}, error
+        self._alert.value = (
+            f'<p role="alert" style="color: {PRUNED}; white-space: pre-wrap">'
+            f"⚠ {escape(f'{type(error).__name__}: {error}')}</p>"
+        )
+        self._refresh()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Add to the widget what remains without it: a picture, and the sentence as its text."""
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        with self._lock:
-            data["image/png"] = png(self.figure())
-            data["text/plain"] = self.sentence
-        return data, {**metadata, "image/png": {"alt": self.sentence}}
+        data["image/png"] = png(self.figure())
+        data["text/plain"] = self._sentence
+        return data, {**metadata, "image/png": {"alt": self._sentence}}
 
 
 def png(figure: Figure, dpi: int = 110) -> str:

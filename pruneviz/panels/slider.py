@@ -28,6 +28,8 @@ class Slider(widgets.FloatSlider):
     >>> slider.close()
     """
 
+    digits = 6
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # what the browser was told since a hand last moved the slider, oldest first
         self._told: deque[float] = deque(maxlen=100)
@@ -35,6 +37,12 @@ class Slider(widgets.FloatSlider):
         super().__init__(*args, **kwargs)
         self._told.append(self.value)
         self.observe(self._tell, "value")
+
+    @property
+    def at(self) -> float:
+        """The value without the browser's last digits: 0.9, not 0.9000000000000001."""
+        near = round(self.value, self.digits)
+        return near if self._near(near, self.value) else float(self.value)
 
     def _tell(self, change: dict[str, Any]) -> None:
         if not self._by_hand:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pruneviz import _check
+from pruneviz._copy import copy_of
 from pruneviz.criteria import criterion as registered
 from pruneviz.mask import mask
-from pruneviz.metrics import accuracy, predict
-from pruneviz.panels.base import Panel
+from pruneviz.metrics import accuracy, predict, ready
+from pruneviz.panels.base import Panel, Work
 from pruneviz.plots import plot_strip, svg
 from pruneviz.plots.images import strip
 from pruneviz.plots.style import figure
@@ -43,7 +44,7 @@ def panel_strip(
     labels : Tensor, int64, shape (n,)
         Their classes.
     batches : iterable of (inputs, labels)
-        What the accuracy is measured on at every move; read once.
+        What the accuracy is measured on; read once.
     classes : sequence of str, optional
         Name of each class; default: its number.
     criterion : str
@@ -93,10 +94,11 @@ class StripPanel(Panel):
         sparsity: float,
     ) -> None:
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
-        self._model, self._x, self._labels = model, x, labels.tolist()
+        self._model = copy_of(model)  # another thread runs it while the user goes on with theirs
+        self._x, self._labels = x, labels.tolist()
         self._scope = scope or registered(criterion).scope
-        self._scores = score(model, criterion)
-        self._batches = list(batches)
+        self._criterion, self._scores = criterion, score(model, criterion)
+        self._batches = ready(batches)
         self._images = strip(x.cpu().numpy(), self._labels, self._labels)
         self._uris = svg.image_uris(self._images)
         known = range(max(self._labels, default=0) + 1) if classes is None else classes
@@ -105,22 +107,28 @@ class StripPanel(Panel):
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
         self.start({"sparsity": row}, {"sparsity": slider})
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        plan = select(self._scores, sparsity=self.controls["sparsity"].value, scope=self._scope)
+    def answer(self, moved: str) -> dict[str, Any]:
+        plan = select(self._scores, sparsity=self.controls["sparsity"].at, scope=self._scope)
         pruned = mask(self._model, plan)
-        self._said = predict(pruned, self._x).tolist()
-        right = accuracy(pruned, self._batches)
-        names = [self._name(c) for c in self._said]
-        sentence = (
-            f"Sparsity {plan.sparsity:.2f}: {_count(self._said, self._labels)} of {len(names)} "
-            f"images right, accuracy {right:.0%}. The network says: {', '.join(names)}."
-        )
-        result = {
+        self._pruned, self._said = pruned, predict(pruned, self._x).tolist()
+        return {
             "sparsity": plan.sparsity,
-            "accuracy": right,
-            "predictions": names,
+            "accuracy": None,
+            "predictions": [self._name(c) for c in self._said],
             "plan": plan,
         }
+
+    def later(self, result: dict[str, Any]) -> Work:
+        pruned = self._pruned
+        return lambda go_on: {"accuracy": accuracy(pruned, go_on.through(self._batches))}
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        names, right = result["predictions"], result["accuracy"]
+        sentence = (
+            f"Sparsity {result['sparsity']:.2f}: {_count(self._said, self._labels)} of {len(names)} "
+            f"images right{'' if right is None else f', accuracy {right:.0%}'}. "
+            f"The network says: {', '.join(names)}."
+        )
         picture = svg.strip(
             self._uris,
             labels=self._labels,
@@ -128,9 +136,9 @@ class StripPanel(Panel):
             classes=self._names(),
             label=sentence,
         )
-        return result, picture, sentence
+        return picture, sentence
 
-    def figure(self) -> Figure:
+    def draw(self, result: dict[str, Any]) -> Figure:
         with figure(1.1 * len(self._uris), 1.5) as (fig, ax):
             plot_strip(
                 self._images,
@@ -140,6 +148,16 @@ class StripPanel(Panel):
                 ax=ax,
             )
         return fig
+
+    def to_python(self) -> str:
+        return (
+            "import pruneviz as pv\n\n"
+            f"scores = pv.score(model, {self._criterion!r})\n"
+            f"plan = pv.select(scores, sparsity={self.controls['sparsity'].at!r}, "
+            f"scope={self._scope!r})\n"
+            "pruned = pv.mask(model, plan)\n"
+            "print(pv.predict(pruned, x), pv.accuracy(pruned, batches))\n"
+        )
 
     def _names(self) -> list[str]:
         return [self._name(c) for c in range(max([*self._said, *self._labels]) + 1)]

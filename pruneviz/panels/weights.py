@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from pruneviz._copy import copy_of
 from pruneviz.mask import mask
-from pruneviz.metrics import accuracy
-from pruneviz.panels.base import Panel
+from pruneviz.metrics import accuracy, ready
+from pruneviz.panels.background import GoOn
+from pruneviz.panels.base import Panel, Work
 from pruneviz.plots import plot_layers, plot_weights, svg
 from pruneviz.plots.style import figure
-from pruneviz.plots.weights import pruned_bins
+from pruneviz.plots.weights import pruned_bins, summed
+from pruneviz.ranked import Ranked
 from pruneviz.score import score
 from pruneviz.select import lowest_kept, select
+from pruneviz.types import layer_name
 from pruneviz.weights import weight_histogram
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ def panel_weights(
     *,
     batches: Iterable[tuple[Any, Tensor]] | None = None,
     bins: int = 120,
+    absolute: bool = False,
+    log: bool = False,
 ) -> Panel:
     """Show how the weights are distributed, with a threshold to drag through all layers.
 
@@ -37,15 +43,18 @@ def panel_weights(
     model : nn.Module
         Not changed.
     batches : iterable of (inputs, labels), optional
-        If given, the accuracy is measured on them at every move; read once.
+        If given, the accuracy is measured on them; read once.
     bins : int
         Number of bars.
+    absolute, log : bool
+        Where the two boxes stand at first.
 
     Returns
     -------
     Panel
         ``controls``: ``"threshold"`` (weights with a smaller |w| go), ``"sparsity"`` (follows the
-        threshold, and the threshold follows it), ``"layer"`` (whose histogram is shown).
+        threshold, and the threshold follows it), ``"layer"`` (whose histogram is shown),
+        ``"absolute"`` (|w| instead of w), ``"log"`` (the numbers of weights on a logarithmic scale).
         ``result``: ``threshold``, ``sparsity``, ``layers`` (name to density), ``accuracy`` (None
         without batches), ``plan``.
 
@@ -63,113 +72,192 @@ def panel_weights(
     Plan for 100 weights in 1 layer: keeps 75, sparsity 0.250
     >>> panel.close()
     """
-    return WeightsPanel(model, batches, bins)
+    return WeightsPanel(model, batches, bins, absolute, log)
 
 
 class WeightsPanel(Panel):
     """The panel behind `panel_weights`."""
 
     def __init__(
-        self, model: nn.Module, batches: Iterable[tuple[Any, Tensor]] | None, bins: int
+        self,
+        model: nn.Module,
+        batches: Iterable[tuple[Any, Tensor]] | None,
+        bins: int,
+        absolute: bool,
+        log: bool,
     ) -> None:
-        self._model = model
-        self._batches = None if batches is None else list(batches)
-        self._scores = score(model, "magnitude")
         self._frame = weight_histogram(model, bins=bins)
+        self._model = copy_of(model)  # another thread runs it while the user goes on with theirs
+        self._batches = None if batches is None else ready(batches)
+        self._scores = score(model, "magnitude")
+        self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
+        self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._frame["right"].max())
-        self._by = ""
         super().__init__()
+        self.memory = {"by": "threshold"}  # which of the two linked sliders decides
         above, threshold = self.slider("threshold", 0.0, 0.0, top, top / 1000, digits=4)
         below, sparsity = self.slider("sparsity", 0.0, 0.0, 0.999, 0.001, digits=3)
         names = list(dict.fromkeys(self._frame["layer"]))
         layer = widgets.Dropdown(
             options=[(ALL, ALL), *((n or "(model)", n) for n in names)], description="layer"
         )
+        size, scale = (
+            widgets.Checkbox(value, description=text, indent=False, layout={"width": "auto"})
+            for value, text in ((absolute, "sizes |w| only"), (log, "logarithmic"))
+        )
         self.start(
-            {"threshold": above, "sparsity": below, "layer": layer},
-            {"threshold": threshold, "sparsity": sparsity, "layer": layer},
+            {"threshold": above, "sparsity": below, "how": self.row(layer, size, scale)},
+            {
+                "threshold": threshold,
+                "sparsity": sparsity,
+                "layer": layer,
+                "absolute": size,
+                "log": scale,
+            },
         )
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        if moved != "layer":
-            self._by = moved  # which of the two linked sliders decides
-        keep = moved == "layer" and self.result
-        result = self.result if keep else self._pruned(self._by)
-        shown = self._shown()
-        left, right = shown["left"].to_numpy(), shown["right"].to_numpy()
+    def answer(self, moved: str) -> dict[str, Any]:
+        if moved in ("threshold", "sparsity"):
+            self.memory = {"by": moved}
+        how = self._how()
+        if how == self._exact[0]:  # only the picture changes
+            self._follow(self._exact[1])
+            return self._exact[1]
+        by, value = how
+        if by == "sparsity":
+            threshold, gone = self._ranked.cut(value)
+        else:
+            threshold, gone = value, self._ranked.below(value)
+        total = {n: v.numel() for n, v in self._scores.values.items()}
+        kept = {n: max(total[n] - gone[n], min(total[n], 1)) for n in total}  # one of each stays
+        self._kept, self._total = _by_layer(kept), _by_layer(total)
+        result = {
+            "threshold": threshold,
+            "sparsity": 1 - sum(kept.values()) / sum(total.values()),
+            "layers": {n: k / self._total[n] for n, k in self._kept.items()},
+            "accuracy": None,
+            "plan": None,
+        }
+        self._follow(result)
+        return result
+
+    def later(self, result: dict[str, Any]) -> Work | None:
+        how = self._how()
+        if how == self._exact[0]:
+            return None
+        self._asked = how
+
+        def work(go_on: GoOn) -> dict[str, Any]:
+            by, value = how
+            if by == "sparsity":
+                plan = select(self._scores, sparsity=value, scope="global")
+                threshold = lowest_kept(self._scores, plan)
+            else:
+                plan, threshold = select(self._scores, threshold=value), value
+            right = None
+            if self._batches is not None:
+                right = accuracy(mask(self._model, plan), go_on.through(self._batches))
+            frame = plan.to_frame()
+            layers = dict(
+                zip(frame["layer"], (frame["kept"] / frame["total"]).tolist(), strict=True)
+            )
+            return {
+                "threshold": threshold,
+                "sparsity": plan.sparsity,
+                "layers": layers,
+                "accuracy": right,
+                "plan": plan,
+            }
+
+        return work
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        if result["plan"] is not None and self._exact[1] is not result:
+            frame = result["plan"].to_frame()
+            self._kept = dict(zip(frame["layer"], frame["kept"].tolist(), strict=True))
+            self._exact = self._asked, result
+        absolute, log = self.controls["absolute"].value, self.controls["log"].value
+        left, right, count = summed(self._shown(), absolute=absolute)
         sentence = self._say(result)
-        layers = result["plan"].to_frame()
         picture = svg.histogram(
             left,
             right,
-            shown["count"].to_numpy(),
+            count,
             pruned_bins(left, right, result["threshold"]),
             label=sentence,
             threshold=result["threshold"],
+            log=log,
+            xlabel="|weight|" if absolute else "weight",
             uid=self.uid,
         ) + svg.layers(
-            layers["layer"].tolist(),
-            layers["kept"].tolist(),
-            layers["total"].tolist(),
+            list(self._kept),
+            list(self._kept.values()),
+            list(self._total.values()),
             label=f"Kept of each layer: {_each(result)}.",
             uid=f"{self.uid}l",
         )
-        return result, picture, sentence
+        return picture, sentence
 
-    def figure(self) -> Figure:
-        if not self.result:  # after an error: the weights as they are
+    def draw(self, result: dict[str, Any]) -> Figure:
+        how = {n: self.controls[n].value for n in ("absolute", "log")}
+        if not result:  # after an error: the weights as they are
             with figure(6.4, 3.2) as (fig, ax):
-                plot_weights(self._shown(), ax=ax)
+                plot_weights(self._shown(), **how, ax=ax)
             return fig
-        layers = self.result["plan"].to_frame()
+        layers = result["plan"].to_frame()
         tall = 0.6 + 0.3 * len(layers)
         with figure(6.4, 3.3 + tall, rows=(3, tall)) as (fig, axs):
-            plot_weights(self._shown(), threshold=self.result["threshold"], ax=axs[0])
-            axs[0].set_title(self._title(), fontsize=10)
+            plot_weights(self._shown(), threshold=result["threshold"], **how, ax=axs[0])
+            axs[0].set_title(self._title(result), fontsize=10)
             plot_layers(layers, ax=axs[1])
             axs[1].legend_ = None  # the upper axes have the same one
         return fig
 
-    def _pruned(self, moved: str) -> dict[str, Any]:
-        controls = self.controls
-        if moved == "sparsity":
-            plan = select(self._scores, sparsity=controls["sparsity"].value, scope="global")
-            threshold = lowest_kept(self._scores, plan)
-            self.put("threshold", threshold)
-        else:
-            threshold = controls["threshold"].value
-            plan = select(self._scores, threshold=threshold)
-            self.put("sparsity", plan.sparsity)
-        right = None if self._batches is None else accuracy(mask(self._model, plan), self._batches)
-        frame = plan.to_frame()
-        layers = dict(zip(frame["layer"], (frame["kept"] / frame["total"]).tolist(), strict=True))
-        return {
-            "threshold": threshold,
-            "sparsity": plan.sparsity,
-            "layers": layers,
-            "accuracy": right,
-            "plan": plan,
-        }
+    def to_python(self) -> str:
+        by, value = self._how()
+        how = f'{by}={value!r}, scope="global"' if by == "sparsity" else f"{by}={value!r}"
+        judge = "" if self._batches is None else "print(pv.accuracy(pruned, batches))\n"
+        return (
+            "import pruneviz as pv\n\n"
+            'scores = pv.score(model, "magnitude")\n'
+            f"plan = pv.select(scores, {how})\n"
+            f"pruned = pv.mask(model, plan)\n{judge}"
+        )
+
+    def _how(self) -> tuple[str, float]:
+        by = self.memory["by"]
+        return by, self.controls[by].at
+
+    def _follow(self, result: dict[str, Any]) -> None:
+        """Let the other of the two linked sliders show the same."""
+        other = {"sparsity": "threshold", "threshold": "sparsity"}[self.memory["by"]]
+        self.put(other, result[other])
 
     def _shown(self) -> Any:
         layer = self.controls["layer"].value
-        if layer != ALL:
-            return self._frame[self._frame["layer"] == layer].reset_index(drop=True)
-        return self._frame.groupby(["left", "right"], as_index=False)["count"].sum()
+        return self._frame if layer == ALL else self._frame[self._frame["layer"] == layer]
 
-    def _title(self) -> str:
+    def _title(self, result: dict[str, Any]) -> str:
         layer = self.controls["layer"].value
-        return f"{layer or '(model)'}: sparsity {self.result['sparsity']:.3f}"
+        return f"{layer or '(model)'}: sparsity {result['sparsity']:.3f}"
 
     def _say(self, result: dict[str, Any]) -> str:
-        plan = result["plan"]
+        kept, total = sum(self._kept.values()), sum(self._total.values())
         text = (
-            f"Threshold {result['threshold']:.4f}: {plan.kept:,} of {plan.total:,} weights stay, "
-            f"sparsity {plan.sparsity:.3f}"
+            f"Threshold {result['threshold']:.4f}: {kept:,} of {total:,} weights stay, "
+            f"sparsity {result['sparsity']:.3f}"
         )
         if result["accuracy"] is not None:
             text += f", accuracy {result['accuracy']:.0%}"
         return text + "."
+
+
+def _by_layer(counts: dict[str, int]) -> dict[str, int]:
+    layers: dict[str, int] = {}
+    for tensor, count in counts.items():
+        layer = layer_name(tensor)
+        layers[layer] = layers.get(layer, 0) + count
+    return layers
 
 
 def _each(result: dict[str, Any]) -> str:

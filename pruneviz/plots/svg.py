@@ -28,6 +28,8 @@ def histogram(
     *,
     label: str,
     threshold: float | None = None,
+    log: bool = False,
+    xlabel: str = "weight",
     width: int = 640,
     height: int = 220,
     uid: str = "pv",
@@ -42,6 +44,10 @@ def histogram(
         What a screen reader says of the picture.
     threshold : float, optional
         Dashed lines at plus and minus this value.
+    log : bool
+        Whether the counts stand on a logarithmic scale: one weight in a bin can then be seen.
+    xlabel : str
+        What the bins are of.
     uid : str
         Makes the pattern's id unique on the page.
 
@@ -61,7 +67,8 @@ def histogram(
         return x0 + (value - left[0]) / span * (x1 - x0)
 
     def py(value: Any) -> Any:
-        return y1 - value / top * (y1 - y0)
+        share = np.log(np.maximum(value, LOW) / LOW) / np.log(top / LOW) if log else value / top
+        return y1 - share * (y1 - y0)
 
     bars = []
     for where, fill in ((~pruned, KEPT), (pruned, f"url(#{uid}-hatch)")):
@@ -74,7 +81,7 @@ def histogram(
     ]
     ticks += [
         f'<text x="{x0 - 6}" y="{py(v) + 4:.1f}" text-anchor="end">{v:,.0f}</text>'
-        for v in nice(0, top, 4)
+        for v in (powers(top) if log else nice(0, top, 4))
     ]
     lines = ""
     if threshold is not None:
@@ -89,10 +96,23 @@ def histogram(
         f"{opened(width, height, label)}{_hatch(uid)}{''.join(bars)}{lines}"
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
         f"<g {FONT}>{''.join(ticks)}"
-        f'<text x="{middle}" y="{height - 6}" text-anchor="middle">weight</text>'
+        f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(xlabel)}</text>'
         f'<text transform="translate(14 {(y0 + y1) / 2}) rotate(-90)" text-anchor="middle">'
         f"number of weights</text></g>{_key(x1 - 84, y0 + 4, uid)}</svg>"
     )
+
+
+LOW = 0.5  # where a logarithmic scale of counts begins: a bin with one weight still has a bar
+
+
+def powers(top: float) -> list[float]:
+    """Return the powers of ten up to a count, every second or third if there are many.
+
+    >>> powers(2_000), powers(3e6)
+    ([1.0, 10.0, 100.0, 1000.0], [1.0, 100.0, 10000.0, 1000000.0])
+    """
+    last = int(np.floor(np.log10(max(top, 1))))
+    return [10.0**i for i in range(0, last + 1, last // 4 + 1)]
 
 
 def layers(

@@ -8,6 +8,7 @@ import numpy as np
 
 from pruneviz import _check
 from pruneviz.plots.style import KEPT, PRUNED, axes, bare
+from pruneviz.plots.svg import LOW
 from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def plot_weights(
-    data: pd.DataFrame, *, threshold: float | None = None, ax: Axes | None = None
+    data: pd.DataFrame,
+    *,
+    threshold: float | None = None,
+    absolute: bool = False,
+    log: bool = False,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the histogram of the weights; with a threshold, what falls below it in another colour.
 
@@ -26,6 +32,10 @@ def plot_weights(
         From `weight_histogram`: columns ``left``, ``right``, ``count``. The layers are summed.
     threshold : float, optional
         Weights with |w| below it are drawn as pruned: orange and hatched.
+    absolute : bool
+        Draw |w|: the bins left of 0 upon those right of it.
+    log : bool
+        Draw the numbers of weights on a logarithmic scale.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -52,21 +62,47 @@ def plot_weights(
         raise ArgumentError(f"plot_weights got a frame without rows. Make it with {source}.")
     if threshold is not None:
         threshold = _check.number(threshold, "threshold", low=0)
-    bins = data.groupby(["left", "right"], sort=True)["count"].sum().reset_index()
+    left, right, count = summed(data, absolute=absolute)
     ax = axes(ax)
-    left, right = bins["left"].to_numpy(), bins["right"].to_numpy()
-    bars = ax.bar(left, bins["count"], right - left, align="edge", color=KEPT, label="kept")
+    bars = ax.bar(left, count, right - left, align="edge", color=KEPT, label="kept")
     if threshold is not None:
         below = pruned_bins(left, right, threshold)
         for bar, gone in zip(bars, below, strict=True):
             if gone:
                 bar.set(facecolor=PRUNED, hatch="///", edgecolor="white", linewidth=0)
-        for x in (-threshold, threshold):
+        for x in (threshold,) if absolute else (-threshold, threshold):
             ax.axvline(x, color="0.35", linewidth=1, linestyle="--")
         _legend(ax, bars, below)
-    ax.set(xlabel="weight", ylabel="number of weights", xlim=(left[0], right[-1]))
+    name = "|weight|" if absolute else "weight"
+    ax.set(xlabel=name, ylabel="number of weights", xlim=(left[0], right[-1]))
+    if log:
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=LOW)
     bare(ax)
     return ax
+
+
+def summed(
+    data: pd.DataFrame, *, absolute: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return left and right edges and counts of all layers together; three arrays of shape (bins,).
+
+    >>> import pandas as pd
+    >>> data = pd.DataFrame({"left": [-1.0, 0.0], "right": [0.0, 1.0], "count": [2, 3]})
+    >>> [a.tolist() for a in summed(data, absolute=True)]
+    [[0.0], [1.0], [5]]
+    """
+    bins = data.groupby(["left", "right"], sort=True)["count"].sum().reset_index()
+    left, right, count = (bins[c].to_numpy() for c in ("left", "right", "count"))
+    if not absolute:
+        return left, right, count
+    half = len(count) // 2
+    if len(count) % 2 or not np.allclose(left, -right[::-1]):
+        raise ArgumentError(
+            "|w| can only be drawn of bins that are the same on both sides of 0. "
+            "Make them: pv.weight_histogram(model)."
+        )
+    return left[half:], right[half:], count[half:] + count[:half][::-1]
 
 
 def pruned_bins(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:

@@ -1,0 +1,144 @@
+"""What takes longer than a hand waits: one thread does it, and only what is still wanted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from pruneviz.hooks import beside
+
+Part = TypeVar("Part")
+REST = 0.12  # seconds without a move: the hand rests
+IDLE = 5.0  # seconds without work, and the thread ends
+
+
+class Dropped(Exception):
+    """Nobody wants the answer any more."""
+
+
+class GoOn:
+    """Asked now and then by work under way: raises `Dropped` if nobody wants the answer any more."""
+
+    def __init__(self) -> None:
+        self.dropped = False
+
+    def __call__(self) -> None:
+        if self.dropped:
+            raise Dropped
+
+    def through(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield the parts of the work, as long as the answer is wanted."""
+        for part in parts:
+            self()
+            yield part
+
+
+class Job:
+    """Work that may be dropped, done by whoever takes it first: the thread, or one who cannot wait.
+
+    Parameters
+    ----------
+    work : callable
+        ``work(go_on)``, with a `GoOn`.
+    done : callable
+        ``done(job, result, error)``: told what came of it, unless it was dropped.
+
+    Examples
+    --------
+    >>> job = Job(lambda go_on: 6 * 7, lambda job, result, error: print(result))
+    >>> job.finish()
+    42
+    """
+
+    def __init__(
+        self,
+        work: Callable[[GoOn], Any],
+        done: Callable[[Job, Any, Exception | None], None],
+    ) -> None:
+        self.due = time.monotonic() + REST
+        self._work, self._done = work, done
+        self._go_on = GoOn()
+        self._over = threading.Event()
+        self._taken = threading.Lock()  # never released: only one does the work
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody still has to do it."""
+        return not (self._go_on.dropped or self._taken.locked())
+
+    def drop(self) -> None:
+        """Let it be: what is under way stops at its next step."""
+        self._go_on.dropped = True
+
+    def finish(self) -> None:
+        """Do it here, or wait for the thread that does it already."""
+        if self._go_on.dropped:
+            return
+        if not self._taken.acquire(blocking=False):
+            self._over.wait()
+            return
+        result, error = None, None
+        try:
+            result = self._work(self._go_on)
+        except Dropped:
+            self._go_on.dropped = True
+        except Exception as e:
+            error = e
+        try:
+            if not self._go_on.dropped:
+                self._done(self, result, error)
+        finally:
+            self._over.set()
+
+
+_jobs: list[Job] = []
+_bell = threading.Condition()
+_thread: threading.Thread | None = None
+
+
+def later(job: Job) -> None:
+    """Do a job in the background, once the hand rests; one after the other, whoever asks.
+
+    Where there are no threads, as in a browser's own Python, it is done at once.
+    """
+    global _thread
+    with _bell:
+        _jobs.append(job)
+        if _thread is None:
+            _thread = threading.Thread(target=_run, name="pruneviz-panels", daemon=True)
+            try:
+                _thread.start()
+            except RuntimeError:
+                _thread = None
+                _jobs.remove(job)
+        _bell.notify()
+        alone = _thread is None
+    if alone:
+        job.finish()
+
+
+def _run() -> None:
+    while (job := _next()) is not None:
+        with beside():
+            job.finish()
+
+
+def _next() -> Job | None:
+    """Wait for the next job that is due; None after a while without any."""
+    global _thread
+    with _bell:
+        while True:
+            _jobs[:] = [job for job in _jobs if job.waiting]
+            if not _jobs:
+                if _bell.wait(IDLE) or _jobs:
+                    continue
+                _thread = None
+                return None
+            job = min(_jobs, key=lambda j: j.due)
+            left = job.due - time.monotonic()
+            if left <= 0:
+                _jobs.remove(job)
+                return job
+            _bell.wait(left)

@@ -1,0 +1,99 @@
+"""The row of buttons under every panel: undo, redo, plans to come back to, the code."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from pruneviz.panels.hand import hand
+
+SAVED = "saved plans"
+ROW = {"flex_flow": "row wrap", "align_items": "center"}
+COPY = (
+    "var t=this.parentNode.querySelector('textarea');t.select();"
+    "navigator.clipboard?navigator.clipboard.writeText(t.value):document.execCommand('copy');"
+    "this.textContent='copied'"
+)
+
+
+class Toolbar(widgets.VBox):
+    """Buttons that call the panel's own methods: ``undo``, ``redo``, ``save``, ``load``."""
+
+    def __init__(self, panel: Any) -> None:
+        self._panel = panel
+        self._loading = False
+        self.undo = _button("undo", "take the last move back", panel.undo)
+        self.redo = _button("redo", "do it again", panel.redo)
+        self.name = widgets.Text(
+            placeholder="a name", description="save as", layout={"width": "210px"}
+        )
+        self.save = _button("save", "keep where the controls stand, to come back", self._save)
+        self.plans = widgets.Dropdown(
+            options=[SAVED], description="go to", layout={"width": "240px"}
+        )
+        self.code = widgets.ToggleButton(
+            False,
+            description="code",
+            tooltip="the code that does the same",
+            layout={"width": "76px"},
+        )
+        self._text = widgets.HTML()
+        row = [self.undo, self.redo, self.code, self.name, self.save, self.plans]
+        super().__init__([widgets.HBox(row, layout=ROW), self._text])
+        self.plans.observe(self._load, "value")
+        self.code.observe(lambda _: self.refresh(), "value")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Follow the panel: what can be undone, which plans there are, the code if it is shown."""
+        back, forth = self._panel.steps()
+        self.undo.disabled, self.redo.disabled = not back, not forth
+        options = (SAVED, *self._panel.saved)
+        if self.plans.options != options:
+            self._loading = True
+            try:
+                self.plans.options = options
+            finally:
+                self._loading = False
+        text = _shown(self._panel.to_python()) if self.code.value else ""
+        if self._text.value != text:
+            self._text.value = text
+
+    def _save(self) -> None:
+        self._panel.save(self.name.value.strip() or f"plan {len(self._panel.saved) + 1}")
+        self.name.value = ""
+
+    def _load(self, change: dict[str, Any]) -> None:
+        if self._loading or change["new"] == SAVED:
+            return
+        self._panel.load(change["new"])
+        self._loading = True
+        try:
+            self.plans.value = SAVED  # so that the same plan can be chosen once more
+        finally:
+            self._loading = False
+
+
+def _button(label: str, tip: str, action: Any) -> widgets.Button:
+    button = widgets.Button(description=label, tooltip=tip, layout={"width": "76px"})
+
+    def click(_: Any) -> None:
+        with hand():
+            action()
+
+    button.on_click(click)
+    return button
+
+
+def _shown(code: str) -> str:
+    """Return the code as HTML, to be read and copied; names in it stay text."""
+    lines = code.count("\n") + 1
+    return (
+        f'<div><textarea readonly rows="{lines}" cols="76" spellcheck="false" '
+        'aria-label="code that does the same" style="font-family: monospace; max-width: 100%; '
+        'box-sizing: border-box; color: inherit; background: transparent">'
+        f'{escape(code)}</textarea><br><button type="button" onclick="{COPY}">copy the code</button>'
+        "</div>"
+    )
