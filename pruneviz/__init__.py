@@ -60,7 +60,7 @@ Many at once, and pictures:
     crossover(), break_evens(frame)      from which sparsity on sparse is faster: on this machine
     plot_bytes, plot_costs, plot_crossover, plot_break_evens      what it costs: data -> Axes
     plot_weights, plot_layers, plot_mask, plot_groups, plot_tradeoff, plot_pareto, plot_sensitivity, plot_strip, plot_twins, plot_sleepers, plot_damage, plot_card, plot_agreement, plot_schedule      data -> Axes
-    panel_costs, panel_strip, panel_weights, panel_neurons, panel_twins, panel_sleepers, panel_card, panel_schedule, panel_tradeoff      widgets that answer while you drag
+    panel_costs, panel_strip, panel_weights, panel_neurons, panel_twins, panel_sleepers, panel_card, panel_schedule, panel_tradeoff, panel_whatif      widgets that answer while you drag
 
 Nouns: Card, Slice, Group, Groups, Moments, Evidence, Scores, Plan, Cost, Certificate, Comparison, Criterion, Panel, Rounds, Timing. Errors: ArgumentError, GraphError, both ValueErrors.
 """
@@ -133,6 +133,7 @@ if TYPE_CHECKING:
         panel_tradeoff,
         panel_twins,
         panel_weights,
+        panel_whatif,
     )
     from pruneviz.plots import (
         plot_agreement,
@@ -230,6 +231,7 @@ __all__ = [
     "panel_tradeoff",
     "panel_twins",
     "panel_weights",
+    "panel_whatif",
     "pareto",
     "plot_agreement",
     "plot_break_evens",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -145,25 +145,52 @@ def compared(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return the table of `costs` for models by name; the first one is what the others are held to."""
+    count = counted(ways, example_input)
+    clock = timed(ways, example_input, seconds=seconds, threads=threads, seed=seed)
+    columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",
+               "batch", "threads"]  # fmt: skip
+    return count.merge(clock, on="way")[columns]
+
+
+def counted(ways: Mapping[str, nn.Module], example_input: Any) -> pd.DataFrame:
+    """Return what can be counted of `compared`: ``way, sparsity, bytes, macs, speedup``."""
+    import pandas as pd
+
+    whole, macs = 0, 0
+    rows: list[tuple[Any, ...]] = []
+    for way, model in ways.items():
+        cost, left = measure(model, example_input), _count(model)
+        whole, macs = (whole, macs) if rows else (left, cost.macs)
+        promise = macs / cost.macs if cost.macs else float("nan")
+        rows.append((way, 1 - left / whole, cost.bytes, cost.macs, promise))
+    return pd.DataFrame(rows, columns=["way", "sparsity", "bytes", "macs", "speedup"])
+
+
+def timed(
+    ways: Mapping[str, nn.Module],
+    example_input: Any,
+    *,
+    seconds: float,
+    threads: int | None = None,
+    seed: int = 0,
+    between: Callable[[], None] | None = None,
+) -> pd.DataFrame:
+    """Return the rest of `compared`: ``way, ms, latency_speedup, low, high, batch, threads``."""
     import pandas as pd
 
     args, kwargs = arguments(example_input)
-    dense = next(iter(ways.values()))
     n = torch.get_num_threads() if threads is None else threads
     with ExitStack() as stack:
         for model in ways.values():
             stack.enter_context(evaluating(model))
         calls = [call_of(m, args, kwargs) for m in ways.values()]
-        times = in_turn(calls, seconds=seconds, threads=n, seed=seed)
-    whole, macs = _count(dense), measure(dense, example_input).macs
-    rows = []
-    for i, (way, model) in enumerate(ways.items()):
-        cost, left = measure(model, example_input), _count(model)
-        rows.append((way, 1 - left / whole, cost.bytes, cost.macs, float(np.median(times[:, i])),
-                     macs / cost.macs if cost.macs else float("nan"),
-                     *ratio(times[:, 0], times[:, i]), examples_in(example_input), n))  # fmt: skip
-    columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",
-               "batch", "threads"]  # fmt: skip
+        times = in_turn(calls, seconds=seconds, threads=n, seed=seed, between=between)
+    batch = examples_in(example_input)
+    rows = [
+        (way, float(np.median(times[:, i])), *ratio(times[:, 0], times[:, i]), batch, n)
+        for i, way in enumerate(ways)
+    ]
+    columns = ["way", "ms", "latency_speedup", "low", "high", "batch", "threads"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -56,14 +56,7 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     for name, numbers in units.items():
         there = groups.units_of(name)
         for i in _numbers(name, numbers, len(there)):
-            group, unit = there[i]
-            if all(g.frozen for g, _ in there):
-                raise GraphError(refusal(name, group))
-            if group.frozen:
-                raise GraphError(
-                    f"unit {i} of layer {name!r} cannot be cut: {group.frozen}. "
-                    "Leave it out of the plan."
-                )
+            group, unit = place(name, there, i)
             keep[group.name][unit] = False
     for name, kept in keep.items():
         if not kept.any():
@@ -73,6 +66,18 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
             )
         evenly(groups[name], ~kept)
     return Plan({name: torch.from_numpy(kept) for name, kept in keep.items()}, groups)
+
+
+def place(layer: str, there: list[tuple[Group, int]], i: int) -> tuple[Group, int]:
+    """Return the group of a layer's unit and its number there; raise if it cannot go."""
+    group, unit = there[i]
+    if all(g.frozen for g, _ in there):
+        raise GraphError(refusal(layer, group))
+    if group.frozen:
+        raise GraphError(
+            f"unit {i} of layer {layer!r} cannot be cut: {group.frozen}. Leave it out of the plan."
+        )
+    return group, unit
 
 
 def refusal(layer: str, group: Group) -> str:
@@ -106,7 +111,7 @@ def _numbers(name: str, numbers: Any, size: int) -> list[int]:
     return list(found)
 
 
-def evenly(group: Group, gone: np.ndarray) -> None:
+def evenly(group: Group, gone: np.ndarray, said: str = "named were") -> None:
     """Raise unless as many of the units that go, shape (units,), are in each part of the group."""
     if group.even is None:
         return
@@ -116,7 +121,7 @@ def evenly(group: Group, gone: np.ndarray) -> None:
         raise GraphError(
             f"group {group.name!r} cannot be cut so: name as many units from each of its "
             f"{len(parts)} parts, and leave at least one in each. The parts are units "
-            f"{_listed([_span(p) for p in parts])}; named were {_listed(named)} of them."
+            f"{_listed([_span(p) for p in parts])}; {said} {_listed(named)} of them."
         )
 
 

@@ -179,8 +179,11 @@ def in_turn(
     seconds: float,
     threads: int | None = None,
     seed: int = 0,
+    between: Callable[[], None] | None = None,
 ) -> np.ndarray:
     """Return milliseconds a call, shape (rounds, calls): each round times them all, in random order.
+
+    `between` is called before each round, and may raise to end it all.
 
     >>> in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
     (15, 3)
@@ -196,6 +199,8 @@ def in_turn(
     rounds: list[np.ndarray] = []
     end = time.perf_counter() + seconds
     while len(rounds) < LEAST or time.perf_counter() < end:
+        if between is not None:
+            between()
         row = np.empty(len(calls))
         for i in rng.permutation(len(calls)):
             row[i] = timers[i].timeit(number[i]).median  # waits for an accelerator

@@ -1,5 +1,6 @@
 """Every criterion beside the loss measured without each unit."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -332,6 +333,36 @@ def test_the_panel_follows_its_controls(card):
     assert below.collections[0].get_offsets()[:, 0].tolist() == pytest.approx(
         np.argsort(np.argsort(card.values("random", "0"), kind="stable")).tolist()
     )
+    panel.close()
+
+
+def test_the_panel_goes_back_and_says_its_code(card):
+    panel = pv.panel_card(card, criterion="l1")
+    panel.controls["group"].set_state({"index": 1 if panel.controls["group"].index == 0 else 0})
+    group = panel._result["group"]
+    assert group != WHOLE and "measuring" not in panel._view.value
+    names = {"card": card}
+    exec(panel.to_python(), names)
+    row = names["rows"].iloc[0]
+    assert row[["units", "spearman", "low", "high"]].tolist() == [
+        panel.result[n] for n in ("units", "spearman", "low", "high")
+    ]
+    assert "▸ l1" in [t.get_text() for t in names["ax"].get_yticklabels()]
+    plt.close("all")
+    panel.undo()
+    assert panel.result["group"] == WHOLE
+    panel.close()
+
+
+def test_the_panel_shows_names_as_text():
+    model = nn.Sequential()
+    for i, layer in enumerate((nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))):
+        model.add_module("<img src=x onerror=alert(1)>" if i == 0 else str(i), layer)
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    card = pv.criterion_card(model, [(x, y)], groups=pv.find_groups(model, x), criteria=["l1"],
+                             progress=False, seeds=range(3))  # fmt: skip
+    panel = pv.panel_card(card, group="<img src=x onerror=alert(1)>")
+    assert "<img src=x" not in panel._view.value
     panel.close()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from helpers import assert_untouched, mlp, refused, snapshot
 from ipywidgets.widgets.widget import _instances
 
 import pruneviz as pv
+from pruneviz.costs import timed as clock
 from pruneviz.plots.crossover import LABELS
 
 X = torch.randn(9, 1, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -44,8 +46,8 @@ def test_the_sparsity_changes_result_picture_and_sentence(panel):
         promise = panel.result["ways"][way]["speedup"]
         assert re.search(rf"{re.escape(LABELS[way][1:])}: [^()]*\(MACs promise {promise:.2f}\)",
                          panel.sentence)  # fmt: skip
-    (alt,) = re.findall(r'alt="([^"]*)"', panel._view.value)
-    assert alt == panel.sentence
+    (label,) = re.findall(r'aria-label="([^"]*)"', panel._view.value)
+    assert label == panel.sentence
 
 
 def test_the_batch_and_the_button(panel):
@@ -56,6 +58,73 @@ def test_the_batch_and_the_button(panel):
     before = panel.result
     panel.controls["again"].value = True
     assert panel.result is not before and panel.result["batch"] == 1
+
+
+def test_a_hand_gets_bytes_and_macs_at_once_and_the_clock_when_it_rests(panel):
+    counts = ("sparsity", "bytes", "macs", "speedup")
+    panel.controls["sparsity"].set_state({"value": 0.5})
+    quick = panel._result["ways"]
+    assert quick["csr_mm"]["ms"] is None and quick["csr_mm"]["low"] is None
+    assert "measuring…" in panel._view.value and " ms<" not in panel._view.value
+    assert "Dense: 1.29 kB. Dense, with zeros: 1.29 kB (MACs promise 1.00)." in panel._sentence
+    whole = panel.result["ways"]
+    assert {w: [c[n] for n in counts] for w, c in whole.items()} == {
+        w: [c[n] for n in counts] for w, c in quick.items()
+    }
+    assert all(cost["ms"] > 0 for cost in whole.values())
+    assert "measuring…" not in panel._view.value and " ms<" in panel._view.value
+
+
+def test_another_batch_makes_no_network_anew(panel, monkeypatch):
+    monkeypatch.setattr(panel._ways, "at", lambda *_: 1 / 0)
+    panel.controls["batch"].value = 1
+    assert panel.result["batch"] == 1
+    with pytest.raises(ZeroDivisionError):
+        panel.controls["sparsity"].value = 0.3
+    assert "division by zero" in panel._alert.value
+    assert "image/png" in panel._repr_mimebundle_()[0]  # it can still be shown
+    panel.undo()
+    assert panel._alert.value == "" and panel.result["sparsity"] == 0.9
+
+
+def test_undo_and_redo(panel):
+    panel.controls["sparsity"].value = 0.5
+    panel.controls["batch"].value = 1
+    panel.undo()
+    assert (panel.result["sparsity"], panel.result["batch"]) == (0.5, 9)
+    panel.redo()
+    assert (panel.result["sparsity"], panel.result["batch"]) == (0.5, 1)
+
+
+@pytest.mark.parametrize("x", [X, (X,)])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_its_code_counts_the_same(x, batch):
+    record, model = recorded(), mlp()
+    panel = pv.panel_costs(model, x, seconds=0, crossover=record, batch=batch, threads=1)
+    names = {"model": model, "x": x, "crossover": record}
+    exec(panel.to_python(), names)
+    table = names["table"].set_index("way")
+    assert set(table["batch"]) == {batch} and set(table["threads"]) == {1}
+    for way, cost in panel.result["ways"].items():
+        assert [cost[n] for n in ("bytes", "macs")] == table.loc[way, ["bytes", "macs"]].tolist()
+    panel.close()
+    plt.close("all")
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.99])
+def test_the_model_that_is_timed_is_not_the_one_that_is_counted(sparsity, monkeypatch):
+    """Two threads: the clock's models must not be hooked while they run."""
+    seen = []
+
+    def timed(ways, *args, **options):
+        seen.append(ways)
+        return clock(ways, *args, **options)
+
+    monkeypatch.setattr("pruneviz.panels.costs.timed", timed)
+    panel = pv.panel_costs(mlp(), X, seconds=0, sparsity=sparsity)
+    (ways,) = seen
+    assert all(m is not panel._ways.model for m in ways.values())
+    panel.close()
 
 
 def test_what_the_clock_cannot_tell_apart_is_said(panel, monkeypatch):

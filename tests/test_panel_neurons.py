@@ -1,6 +1,8 @@
 """The panel of lesson 03: one unit lights up wherever it lives; what is left is cut and measured."""
 
 import re
+from collections import OrderedDict
+from html import escape
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.latency import latencies
+from pruneviz.panels import background
 
 
 def net() -> nn.Module:
@@ -93,7 +96,7 @@ def test_a_unit_that_goes_is_crossed_wherever_it_lives(panel):
 
 
 def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, monkeypatch):
-    (alert,) = [w for w in panel.children if w is not panel._view and type(w) is type(panel._view)]
+    alert = panel._alert
     monkeypatch.setattr("pruneviz.panels.neurons.accuracy", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.controls["sparsity"].value = 0.5
@@ -110,7 +113,16 @@ def test_every_control_has_a_name(panel):
         return [w for child in getattr(box, "children", ()) for w in (child, *inside(child))]
 
     named = {w.description for w in inside(panel) if getattr(w, "description", "")}
-    assert named == {"layer", "unit", "sparsity", "criterion", "compared"}
+    bar = {"undo", "redo", "code", "save as", "save", "go to"}
+    assert named == bar | {
+        "layer",
+        "unit",
+        "sparsity",
+        "criterion",
+        "compared",
+        "by hand",
+        "remove",
+    }
 
 
 def test_an_output_says_why_it_stays(panel):
@@ -163,6 +175,202 @@ def test_criterion_and_scope_choose(panel, criterion, scope):
     groups = pv.find_groups(net(), X)
     plan = pv.select(pv.score(net(), criterion, groups=groups), sparsity=0.4, scope=scope)
     assert all(torch.equal(panel.result["plan"].keep[n], k) for n, k in plan.keep.items())
+
+
+EVIL = "<img src=x onerror=alert(1)>"
+RESTING = "When the hand rests, the smaller network is made"
+
+
+def test_a_hand_sees_at_once_who_goes_and_then_what_it_costs(panel, monkeypatch):
+    monkeypatch.setattr(background, "REST", 60)
+    panel.controls["sparsity"].set_state({"value": 0.5})
+    quick, view = panel._result, panel._view.value
+    assert quick["plan"].kept == 7 and quick["sparsity"] == 0.5
+    assert [quick[n] for n in ("accuracy", "macs", "speedup", "latency_ms")] == [None] * 4
+    assert "Sparsity 0.50: 7 of 14 units stay." in view
+    assert RESTING in view and "measuring…" in view
+    assert panel.result["macs"] < pv.measure(net(), X).macs  # it waits
+    assert panel.result["plan"] is quick["plan"]
+    view = panel._view.value
+    assert "7 of 14 units stay, accuracy" in view and "Measured just now" in view
+    assert RESTING not in view and "measuring…" not in view
+    panel.controls["unit"].set_state({"value": 3})  # picking measures nothing
+    assert panel._result["macs"] == panel.result["macs"]
+    assert "measuring…" not in panel._view.value
+
+
+def test_undo_and_redo_come_back_to_what_stood_there(panel):
+    panel.controls["layer"].value = "3"
+    panel.controls["unit"].value = 7
+    panel.controls["by_hand"].value = "3: 7"
+    panel.controls["layer"].value = "0"
+    panel.undo()
+    assert (panel.result["layer"], panel.result["unit"], panel.result["gone"]) == ("3", 7, True)
+    panel.undo()
+    assert (panel.result["layer"], panel.result["gone"]) == ("3", False)
+    assert panel.controls["by_hand"].value == ""
+    panel.redo()
+    assert panel.controls["by_hand"].value == "3: 7"
+    assert panel.result["gone"]
+
+
+def test_units_go_and_stay_by_hand_whatever_the_slider_says(panel):
+    panel.controls["by_hand"].value = "0: 1, 3-4; 3: -0-7"
+    for sparsity in (0.0, 0.5):
+        panel.controls["sparsity"].value = sparsity
+        r = panel.result
+        groups = pv.find_groups(net(), X)
+        plan = pv.select(pv.score(net(), "l2", groups=groups), sparsity=sparsity)
+        keep = {n: k.clone() for n, k in plan.keep.items()}
+        keep["0"][[1, 3, 4]] = False
+        keep["3"][:] = True
+        assert all(torch.equal(r["plan"].keep[n], k) for n, k in keep.items())
+        small = pv.shrink(net(), pv.Plan(keep, groups), example_input=X)
+        assert r["macs"] == pv.measure(small, X).macs
+        assert r["accuracy"] == pv.accuracy(small, [(X, Y)])
+    assert r["by_hand"] == {"0": {1: False, 3: False, 4: False}, "3": dict.fromkeys(range(8), True)}
+    assert "units stay (11 chosen by hand), accuracy" in panel.sentence
+
+
+def test_the_button_turns_the_picked_unit(panel):
+    button, line = panel.button, panel.controls["by_hand"]
+    panel.controls["layer"].value = "3"
+    panel.controls["unit"].value = 5
+    assert button.description == "remove"
+    button.click()
+    assert (line.value, button.description) == ("3: 5", "restore")
+    assert panel.result["gone"] and " It goes. " in panel.sentence
+    assert lit(panel) == [("3", "makes", 5), ("6", "reads", 5)]
+    button.click()
+    assert (line.value, button.description) == ("", "remove")
+    panel.controls["sparsity"].value = 0.5
+    first = int((~panel.result["plan"].keep["3"]).nonzero()[0])
+    panel.controls["unit"].value = first
+    assert button.description == "restore"
+    button.click()
+    assert line.value == f"3: -{first}"
+    assert not panel.result["gone"]
+    assert panel.result["plan"].kept == 8
+    panel.undo()
+    assert line.value == "" and panel.result["gone"] and button.description == "restore"
+
+
+def test_the_button_is_a_hand(panel, monkeypatch):
+    monkeypatch.setattr(background, "REST", 60)
+    panel.button.click()
+    assert panel._result["gone"] and panel._result["macs"] is None
+    assert panel.result["macs"] is not None
+
+
+def test_an_output_has_no_button(panel):
+    panel.controls["layer"].value = "6"
+    assert panel.button.disabled
+    panel.controls["layer"].value = "0"
+    assert not panel.button.disabled
+
+
+WRONG = [
+    ("3 5", pv.ArgumentError, "'3 5' names no units. Write a layer, a colon and numbers"),
+    (f"{EVIL}: 1", pv.ArgumentError, "is unknown. Known: 0, 1, 3, 6."),
+    ("0: 6", pv.ArgumentError, "layer '0' has units 0 to 5, but unit 6 was named."),
+    ("0: 0-5", pv.ArgumentError, "all 6 units of group '0' would go: at least one must stay."),
+    ("6: 0", pv.GraphError, "layer '6' cannot be shrunk: its units are the model's output."),
+]
+
+
+@pytest.mark.parametrize(("text", "error", "message"), WRONG)
+def test_a_wrong_line_is_told_in_the_panel_and_mended(panel, text, error, message):
+    alert = panel._alert
+    panel.controls["sparsity"].value = 0.5
+    panel._toolbar.code.value = True
+    with pytest.raises(error, match=re.escape(message)):
+        panel.controls["by_hand"].value = text
+    assert 'role="alert"' in alert.value and escape(message) in alert.value
+    assert "<img" not in alert.value
+    assert "by hand" not in panel.to_python()
+    panel.button.click()  # nothing to turn
+    assert panel.controls["by_hand"].value == text
+    panel.figure()
+    panel.undo()
+    assert alert.value == ""
+    assert panel.result["plan"].kept == 7
+
+
+def run(panel, **names):
+    found = dict(names)
+    exec(panel.to_python(), found)
+    return found
+
+
+@pytest.mark.parametrize("line", ["", "0: 1, 3; 3: -0-3"])
+def test_the_code_does_the_same(panel, line, capsys):
+    panel.controls["criterion"].value = "l1"
+    panel.controls["sparsity"].value = 0.37
+    panel.controls["scope"].value = "global"
+    panel.controls["by_hand"].value = line
+    assert "sparsity=0.37," in panel.to_python()
+    assert ("# by hand" in panel.to_python()) is bool(line)
+    found = run(panel, model=net(), x=X, batches=[(X, Y)])
+    r = panel.result
+    assert all(torch.equal(r["plan"].keep[n], k) for n, k in found["plan"].keep.items())
+    assert capsys.readouterr().out.startswith(f"{r['macs']} ")
+    assert pv.accuracy(found["small"], [(X, Y)]) == r["accuracy"]
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.out(x + self.attention(x, x, x, need_weights=False)[0]).mean(1)
+
+
+def test_heads_can_be_picked_and_go():
+    torch.manual_seed(0)
+    model, x = Attends().eval(), torch.randn(3, 5, 8)
+    y = torch.tensor([0, 1, 1])
+    panel = pv.panel_neurons(model, x, batches=[(x, y)], layer="attention", unit=2)
+    assert panel.sentence.startswith("Head 2 of attention lives in ")
+    assert ("attention", "makes", 2) in lit(panel)
+    assert ("attention.out_proj", "reads", 2) in lit(panel)
+    panel.button.click()
+    assert panel.controls["by_hand"].value == "attention: 2"
+    small = pv.shrink(model, pv.drop(pv.find_groups(model, x), {"attention": [2]}), example_input=x)
+    assert panel.result["macs"] == pv.measure(small, x).macs < pv.measure(model, x).macs
+    assert panel.result["accuracy"] == pv.accuracy(small, [(x, y)])
+    found = run(panel, model=model, x=x, batches=[(x, y)])
+    assert found["small"].attention.num_heads == 3
+    panel.close()
+
+
+def test_a_name_is_text():
+    model = nn.Sequential(
+        OrderedDict({EVIL: nn.Linear(4, 5), "relu": nn.ReLU(), "b": nn.Linear(5, 2)})
+    )
+    panel = pv.panel_neurons(model, torch.zeros(2, 4))
+    panel.button.click()
+    assert panel.controls["by_hand"].value == f"{EVIL}: 0"
+    assert panel.result["gone"]
+    panel._toolbar.code.value = True
+    shown = panel._view.value + panel._toolbar._text.value
+    assert "<img" not in shown and "&lt;img" in shown
+    found = run(panel, model=model, x=torch.zeros(2, 4))
+    assert found["small"][0].out_features == 4
+    panel.close()
+
+
+def test_the_panel_keeps_to_its_own_model():
+    model = net()
+    panel = pv.panel_neurons(model, X, batches=[(X, Y)])
+    with torch.no_grad():
+        model[0].weight.zero_()
+    panel.controls["sparsity"].value = 0.5
+    groups = pv.find_groups(net(), X)
+    plan = pv.select(pv.score(net(), "l2", groups=groups), sparsity=0.5)
+    assert all(torch.equal(panel.result["plan"].keep[n], k) for n, k in plan.keep.items())
+    panel.close()
 
 
 def test_no_trace_and_a_static_picture():

@@ -1,6 +1,7 @@
 """The panel of lesson 04: who sleeps, on which examples, and what it costs to let them go."""
 
 import re
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from ipywidgets.widgets.widget import _instances
 from torch import nn
 
 import pruneviz as pv
+from pruneviz.panels import background
 
 X = torch.rand(60, 4, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(60) % 3
@@ -159,12 +161,13 @@ def test_every_control_has_a_name(panel):
         return [w for child in getattr(box, "children", ()) for w in (child, *inside(child))]
 
     named = {w.description for w in inside(panel) if getattr(w, "description", "")}
-    assert named == {"layer", "seen on", "rare", "sleepers", "order"}
+    bar = {"undo", "redo", "code", "save as", "save", "go to"}
+    assert named == bar | {"layer", "seen on", "rare", "sleepers", "order"}
     assert set(panel.controls) == {"layer", "seen", "rare", "order", "repair"}
 
 
 def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, monkeypatch):
-    (alert,) = [w for w in panel.children if w is not panel._view and type(w) is type(panel._view)]
+    alert = panel._alert
     monkeypatch.setattr("pruneviz.panels.sleepers.accuracy", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.controls["repair"].value = "remove"
@@ -173,6 +176,93 @@ def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, mon
     monkeypatch.undo()
     panel.controls["repair"].value = "fold"
     assert alert.value == ""
+
+
+def test_a_hand_sees_at_once_who_sleeps_and_then_what_it_costs(panel, monkeypatch):
+    monkeypatch.setattr(background, "REST", 60)
+    panel.controls["repair"].value = "remove"
+    whole = panel.result["accuracy_before"]
+    panel.controls["rare"].set_state({"value": 0.0})
+    quick, view = panel._result, panel._view.value
+    assert quick["counts"] == {"dead": 1, "constant": 1, "rare": 0}
+    assert (quick["accuracy_before"], quick["accuracy"]) == (whole, None)
+    assert marks(panel) == {("dead", 0), ("constant", 1)}
+    assert "1 constant, 0 rare. Removed. <i>" in view
+    assert "measuring…" in view
+    r = panel.result  # it waits
+    small = pv.shrink(net(), r["plan"], example_input=X)
+    assert r["accuracy"] == pv.accuracy(small, [(X, Y)])
+    assert "Removed: accuracy" in panel._view.value and "measuring…" not in panel._view.value
+    panel.controls["order"].set_state({"index": 2})  # only the picture changes
+    assert panel._result["accuracy"] == r["accuracy"]
+    assert "measuring…" not in panel._view.value
+
+
+def test_undo_and_redo_measure_nothing_anew(panel, monkeypatch):
+    panel.controls["repair"].value = "remove"
+    panel.controls["rare"].value = 0.5
+    last = panel.result
+    monkeypatch.setattr("pruneviz.panels.sleepers.accuracy", lambda *_: 1 / 0)
+    panel.undo()
+    assert panel.controls["rare"].at == panel.result["threshold"] == 0.05
+    panel.undo()
+    assert panel.result["repair"] == "nothing"
+    panel.redo()
+    panel.redo()
+    assert {n: panel.result[n] for n in last if n != "plan"} == {
+        n: last[n] for n in last if n != "plan"
+    }
+
+
+@pytest.mark.parametrize("repair", ["nothing", "remove", "fold"])
+@pytest.mark.parametrize("seen", [-1, 2])
+def test_the_code_does_the_same(panel, seen, repair, capsys):
+    panel.controls["seen"].value = seen
+    panel.controls["repair"].value = repair
+    panel.controls["rare"].value = 0.105
+    r = panel.result
+    names = {"model": net(), "batches": iter([(X[:30], Y[:30]), (X[30:], Y[30:])])}
+    code = panel.to_python()
+    assert "rare=0.105)" in code
+    exec(code, names)
+    assert all(torch.equal(r["plan"].keep[n], k) for n, k in names["plan"].keep.items())
+    for kind in ("dead", "constant", "rare"):
+        of_kind = names["sleepers"][names["sleepers"]["kind"] == kind]
+        assert of_kind["unit"].tolist() == r[kind]
+    told = [float(t) for t in capsys.readouterr().out.split()]
+    first, last = (("accuracy_before", "accuracy_seen_before"), ("accuracy", "accuracy_seen"))
+    want = [r[n] for pair in zip(first, last, strict=True) for n in pair]
+    want = want[::2] if repair == "nothing" else want
+    assert told == (want if seen == 2 else want[: len(want) // 2])
+
+
+def test_a_name_is_text():
+    evil = "<img src=x onerror=alert(1)>"
+    model = nn.Sequential(
+        OrderedDict({evil: nn.Linear(4, 5), "relu": nn.ReLU(), "b": nn.Linear(5, 3)})
+    )
+    panel = pv.panel_sleepers(model, [(X, Y)], classes=[evil, "b", "c"], repair="remove")
+    panel.controls["seen"].value = 0
+    panel._toolbar.code.value = True
+    shown = panel._view.value + panel._toolbar._text.value
+    assert "<img" not in shown and "&lt;img" in shown
+    assert panel.result["layer"] == panel.result["seen"] == evil
+    exec(panel.to_python(), {"model": model, "batches": [(X, Y)]})
+    panel.close()
+
+
+def test_the_panel_keeps_to_its_own_model():
+    model = net()
+    panel = pv.panel_sleepers(model, [(X, Y)], layer="0")
+    whole = panel.result["accuracy_before"]
+    with torch.no_grad():
+        model[0].weight.zero_()
+    panel.controls["repair"].value = "remove"
+    assert panel.result["dead"] == [0] and panel.result["accuracy_before"] == whole
+    panel.controls["layer"].value = "2"
+    small = pv.shrink(net(), panel.result["plan"], example_input=X)
+    assert panel.result["accuracy"] == pv.accuracy(small, [(X, Y)])
+    panel.close()
 
 
 def test_no_trace_and_a_static_picture():

@@ -1,5 +1,7 @@
 """The panel of lesson 05: pairs, the threshold, and four answers to what one of them leaves."""
 
+import re
+
 import pytest
 import torch
 from helpers import assert_untouched, snapshot
@@ -98,7 +100,7 @@ def test_picking_measures_nothing_anew_and_stays_within_the_pairs(panel, monkeyp
     last = panel.controls["pair"].max
     assert last == panel.result["pairs"] - 1
     panel.controls["pair"].value = last
-    assert panel.result["accuracy"] is right and panel.result["pair"] == last
+    assert panel.result["accuracy"] == right and panel.result["pair"] == last
     monkeypatch.undo()
     panel.controls["layer"].value = "3"  # fewer units
     assert panel.controls["pair"].max < last and panel.result["pair"] < last
@@ -114,6 +116,92 @@ def test_the_images_are_the_weights(panel):
     assert view.below.startswith("the pixels it reads")
     panel.controls["layer"].value = "3"
     assert panel._view_of(panel.result).images[0].shape == (3, 3)  # eight weights, in lines
+
+
+def test_a_hand_gets_plan_and_picture_at_once_and_the_bars_when_it_rests(panel):
+    def heights():
+        return re.findall(r'viewBox="[^"]*"', panel._view.value), panel._view.value.count('"bar"')
+
+    box, _ = heights()
+    panel.controls["threshold"].set_state({"value": 0.5})
+    quick = panel._result
+    assert quick["accuracy"] is None and quick["gone"] > 1 and quick["macs"] > 0
+    assert heights() == (box, 0) and "measuring…" in panel._view.value
+    assert "whole 100.0%. Pair 0: neuron 3 is like neuron 1" in panel._sentence
+    for name in ("delete", "fold", "merge", "least squares"):  # an empty place for each
+        assert f">{name}</text>" in panel._view.value
+    whole = panel.result
+    assert list(whole["accuracy"]) == ["whole", "delete", "fold", "merge", "least squares"]
+    assert {**whole, "accuracy": None} == quick
+    assert heights() == (box, 4) and "measuring…" not in panel._view.value
+
+
+def test_what_a_dropped_try_has_measured_is_not_measured_again(panel, monkeypatch):
+    calls, stop = [], []
+
+    def slow(model, batches):
+        right = pv.accuracy(model, batches)
+        calls.append(right)
+        if len(calls) == 2:
+            stop[0].drop()
+        return right
+
+    monkeypatch.setattr("pruneviz.panels.twins.accuracy", slow)
+    with panel._lock:  # the thread has not begun
+        panel.controls["threshold"].set_state({"value": 0.5})
+        job = panel._job
+        stop.append(job)
+        job.finish()
+        assert len(calls) == 2 and panel._result["accuracy"] is None
+        panel.controls["pair"].set_state({"value": 1})
+        assert panel._result["accuracy"] is None and panel._result["pair"] == 1
+    assert list(panel.result["accuracy"].values())[1:] == calls
+    assert len(calls) == 4
+
+
+def test_undo_comes_back_to_a_pair_of_another_layer(panel):
+    last = panel.controls["pair"].max
+    panel.controls["pair"].value = last
+    panel.controls["layer"].value = "3"
+    assert panel.result["pair"] < last
+    panel.save("small")
+    panel.undo()
+    assert (panel.result["layer"], panel.result["pair"]) == ("1", last)
+    panel.redo()
+    assert panel.result["layer"] == "3"
+    panel.undo()
+    panel.load("small")
+    assert panel.result["layer"] == "3"
+
+
+@pytest.mark.parametrize("by", ["activations", "weights"])
+@pytest.mark.parametrize("layer", ["3", "all layers"])
+@pytest.mark.parametrize("given", [False, True])
+def test_its_code_gives_the_same_plan_and_accuracies(by, layer, given, capsys):
+    names = {"model": net(), "x": X[:4], "batches": batches()}
+    if given:
+        names["evidence"] = pv.collect(net(), [X], progress=False)
+    panel = pv.panel_twins(
+        names["model"], X[:4], batches=names["batches"], evidence=names.get("evidence"), by=by,
+        layer=layer, threshold=0.6,
+    )  # fmt: skip
+    exec(panel.to_python(), names)
+    assert all(torch.equal(names["plan"].keep[n], k) for n, k in panel.result["plan"].keep.items())
+    printed = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert printed == list(panel.result["accuracy"].values())[1:]
+    panel.close()
+
+
+def test_names_are_shown_as_text():
+    name = "<img src=x onerror=alert(1)>"
+    model = nn.Sequential()
+    for layer, part in zip(("0", name, "2", "3"), net()[:4], strict=True):
+        model.add_module(layer, part)
+    panel = pv.panel_twins(
+        model, X[:4], batches=[(X, pv.predict(model, X))], layer=name, threshold=0.5
+    )
+    assert "<img src=x" not in panel._view.value and name in panel.sentence
+    panel.close()
 
 
 def test_kernels_of_a_convolution():
@@ -152,7 +240,7 @@ def test_every_control_has_a_name(panel):
         return [w for child in getattr(box, "children", ()) for w in (child, *inside(child))]
 
     named = {w.description for w in inside(panel) if getattr(w, "description", "")}
-    assert named == {"threshold", "pair", "layer", "alike by"}
+    assert named >= {"threshold", "pair", "layer", "alike by"}
 
 
 def test_evidence_is_collected_once_or_not_at_all(monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,6 +17,8 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz.plots import bytes as plot
+from pruneviz.plots.costs import svg as svg_of_costs
+from pruneviz.plots.crossover import svg as svg_of_crossover
 from pruneviz.plots.style import GREY, KEPT, PRUNED
 
 SPARSITIES = (0.0, 0.4, 0.5, 0.6, 0.8, 0.9)
@@ -222,3 +227,32 @@ def test_the_data_are_left_alone():
         draw(data, ax=Figure().subplots())
         pd.testing.assert_frame_equal(data, before)
     assert torch.is_grad_enabled()
+
+
+def test_the_svg_of_costs_has_the_bars_and_an_empty_place_for_the_time():
+    frame = costs().assign(ms=1.0, latency_speedup=[1, 1, 0.5, 2, 4], low=0.9, high=1.1)
+    text = svg_of_costs(frame, label="a < b")
+    root = ET.fromstring(text)
+    assert root.get("aria-label") == "a < b"
+
+    def bars(picture, name):
+        found = [e for e in picture.iter() if e.get("class") == name]
+        return [(float(e.get("x")), float(e.get("width"))) for e in found]
+
+    macs = [w for _, w in bars(root, "MACs")]
+    assert macs[:2] == [0, 0] and macs[2] == macs[3] > 0
+    assert all(x >= 0 and x + w <= 760 for n in ("bytes", "MACs", "time") for x, w in bars(root, n))
+    unknown = dict.fromkeys(("ms", "latency_speedup", "low", "high"), float("nan"))
+    quick = ET.fromstring(svg_of_costs(frame.assign(**unknown), label="l"))
+    assert bars(quick, "time") == []
+    assert bars(quick, "MACs") == bars(root, "MACs") and quick.get("viewBox") == root.get("viewBox")
+
+
+@pytest.mark.parametrize("at", [0.0, 0.7, 0.99])
+def test_the_svg_of_the_crossover_stays_in_its_frame(at):
+    root = ET.fromstring(svg_of_crossover(grid(), width=256, batch=8, at=at, label="l"))
+    lines = [e.get("points") for e in root.iter() if e.tag.endswith("polyline")]
+    assert len(lines) == 5
+    numbers = [float(n) for line in lines for n in re.findall(r"-?[0-9.]+", line)]
+    assert all(0 <= n <= 760 for n in numbers)
+    assert "256 inputs and outputs, batch of 8, 2 threads" in "".join(root.itertext())

@@ -127,6 +127,24 @@ def test_the_panel_answers():
     panel.close()
 
 
+def test_the_panel_goes_back_and_says_its_code():
+    name = "<img src=x onerror=alert(1)>"
+    data = frame().replace({"schedule": {"cubic": name}})
+    panel = pv.panel_schedule(data)
+    for kind in ("linear", name):
+        panel.controls["schedule"].value = kind
+        names = {"data": data}
+        exec(panel.to_python(), names)
+        means = names["runs"].groupby("round")["metric"].mean()
+        assert means.iloc[-1] == panel.result["metric"] and means.iloc[0] == panel.result["before"]
+        assert [line.get_alpha() for line in names["ax"].lines].count(1) == 1
+    assert name not in panel._view.value and name in panel.sentence
+    panel.undo()
+    assert panel.result["schedule"] == panel.controls["schedule"].value == "linear"
+    panel.close()
+    plt.close("all")
+
+
 def test_one_cut_is_the_only_one():
     once = frame().query("round < 2").assign(schedule="one-shot")
     panel = pv.panel_schedule(once)

@@ -199,3 +199,46 @@ def test_the_panel_starts_where_it_is_told():
     constant = pv.panel_tradeoff(swept(bytes=7), x="bytes")
     assert constant.result["limit"] == 7
     constant.close()
+
+
+def test_the_quality_can_be_chosen():
+    data = swept(metric_untuned=0.5, metric_words="good", metric_none=float("nan"))
+    data.loc[data["target_sparsity"] == 0.9, "metric_untuned"] = 0.7
+    panel = pv.panel_tradeoff(data, y="metric_untuned")
+    assert panel.controls["y"].options == ("metric_untuned", "metric")
+    assert panel.result["point"]["metric_untuned"] == pytest.approx(0.7)
+    assert panel.result["y"] == "metric_untuned"
+    panel.controls["y"].value = "metric"
+    assert panel.result["point"]["metric"] == pytest.approx(0.91)
+    assert panel.figure().axes[0].get_ylabel() == "metric" and ">metric<" in panel._view.value
+    panel.undo()
+    assert panel.result["y"] == panel.controls["y"].value == "metric_untuned"
+    panel.redo()
+    assert panel.result["y"] == "metric"
+    panel.close()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.29, 0.58, 1.0])
+@pytest.mark.parametrize("curve", ["all curves", "l2", EVIL])
+def test_its_code_chooses_the_same_point(share, curve):
+    """A cost of 29 of 100 is within a budget of 0.29, whatever the last digit of the product is."""
+    data = pd.concat([swept(), swept(criterion=EVIL)]).replace({"macs": {50: 29}})
+    panel = pv.panel_tradeoff(data, budget=share)
+    panel.controls["curve"].value = curve
+    names = {"data": data}
+    exec(panel.to_python(), names)
+    point = panel.result["point"]
+    assert (names["point"] is None) == (point is None) == (share < 0.1)
+    if point is not None:
+        assert names["point"].to_dict() == point
+        assert point["macs"] == {0.1: 10, 0.29: 29, 0.58: 29, 1.0: 100}[share]
+    assert EVIL not in panel._view.value
+    panel.close()
+    plt.close("all")
+
+
+def test_a_hand_on_the_budget_is_answered_at_once():
+    panel = pv.panel_tradeoff(swept())
+    panel.controls["budget"].set_state({"value": 0.5})
+    assert panel._result["point"]["macs"] == 50 and "measuring" not in panel._view.value
+    panel.close()

@@ -12,6 +12,7 @@ from pruneviz.panels.strip import panel_strip
 from pruneviz.panels.tradeoff import panel_tradeoff
 from pruneviz.panels.twins import panel_twins
 from pruneviz.panels.weights import panel_weights
+from pruneviz.panels.whatif import panel_whatif
 
 __all__ = [
     "Panel",
@@ -24,4 +25,5 @@ __all__ = [
     "panel_tradeoff",
     "panel_twins",
     "panel_weights",
+    "panel_whatif",
 ]

@@ -21,12 +21,19 @@ class Dropped(Exception):
 class GoOn:
     """Asked now and then by work under way: raises `Dropped` if nobody wants the answer any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[Any], None] | None = None) -> None:
         self.dropped = False
+        self._told = told
 
     def __call__(self) -> None:
         if self.dropped:
             raise Dropped
+
+    def tell(self, part: Any) -> None:
+        """Give a part of the answer that is there already."""
+        self()
+        if self._told is not None:
+            self._told(part)
 
     def through(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield the parts of the work, as long as the answer is wanted."""
@@ -44,6 +51,8 @@ class Job:
         ``work(go_on)``, with a `GoOn`.
     done : callable
         ``done(job, result, error)``: told what came of it, unless it was dropped.
+    told : callable, optional
+        ``told(job, part)``: told of parts of the answer as they come.
 
     Examples
     --------
@@ -56,10 +65,11 @@ class Job:
         self,
         work: Callable[[GoOn], Any],
         done: Callable[[Job, Any, Exception | None], None],
+        told: Callable[[Job, Any], None] | None = None,
     ) -> None:
         self.due = time.monotonic() + REST
         self._work, self._done = work, done
-        self._go_on = GoOn()
+        self._go_on = GoOn(None if told is None else lambda part: told(self, part))
         self._over = threading.Event()
         self._taken = threading.Lock()  # never released: only one does the work
 

@@ -84,6 +84,7 @@ class Panel(widgets.VBox):
         self._links: list[Any] = []
         self._view = widgets.HTML()
         self._alert = widgets.HTML()
+        self.add_class("pv-panel")
         _register(self)
 
     def start(self, rows: dict[str, widgets.Widget], controls: dict[str, widgets.Widget]) -> None:
@@ -118,8 +119,8 @@ class Panel(widgets.VBox):
     def later(self, result: dict[str, Any]) -> Work | None:
         """Return what is not quick: ``work(go_on)`` measures, and returns what to add to the result.
 
-        Now and then it calls ``go_on()``, which raises if the hand moved again; it reads no control.
-        None: all is there.
+        Now and then it calls ``go_on()``, which raises if the hand moved again; ``go_on.tell(part)``
+        shows a part that is there. It reads no control. None: all is there.
         """
         return None
 
@@ -285,7 +286,7 @@ class Panel(widgets.VBox):
             if self._alert.value:
                 self._alert.value = ""
             if work is not None:
-                self._job = Job(work, self._measured)
+                self._job = Job(work, self._measured, self._told if hand else None)
                 if hand:
                     later(self._job)
         if not hand:
@@ -294,6 +295,13 @@ class Panel(widgets.VBox):
     def _note(self, name: str | None, hand: bool) -> None:
         if self._history is not None and name is not None:
             self._history.add(self.state(), name, hand=hand)
+
+    def _told(self, job: Job, more: dict[str, Any]) -> None:
+        """Show a part of what is measured."""
+        with self._lock:
+            if job is self._job:
+                self._result = {**self._result, **more}
+                self._publish(waiting=True)
 
     def _measured(self, job: Job, more: Any, error: Exception | None) -> None:
         """Take in what was measured, unless the hand has moved on."""

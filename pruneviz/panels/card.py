@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from pruneviz import _check
 from pruneviz.card import TRUTH, Card
-from pruneviz.panels.base import Panel, png
+from pruneviz.panels.base import Panel
+from pruneviz.panels.still import still
 from pruneviz.plots.card import plot_card, plot_ranks
 from pruneviz.plots.style import figure
 from pruneviz.spread import WHOLE
@@ -76,30 +76,39 @@ class CardPanel(Panel):
             options=list(dict.fromkeys(self._frame["group"])), value=group, description="layer"
         )
         by = widgets.Dropdown(options=names, value=chosen, description="criterion")
-        self.start({"row": widgets.HBox([where, by])}, {"group": where, "criterion": by})
+        self.start({"row": self.row(where, by)}, {"group": where, "criterion": by})
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        """Return what the card says of a criterion in a group."""
-        group, criterion = self.controls["group"].value, self.controls["criterion"].value
+    def answer(self, moved: str) -> dict[str, Any]:
+        group, criterion = self._chosen()
         rows = self._frame[self._frame["group"] == group]
         row = rows[rows["criterion"] == criterion].iloc[0]
         result: dict[str, Any] = {"group": group, "criterion": criterion, "best": self._best(group)}
-        result |= {name: row[name].item() for name in ("units", "spearman", "low", "high")}
+        return result | {n: row[n].item() for n in ("units", "spearman", "low", "high")}
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
         sentence = self._say(result)
-        image = f'<img alt="{escape(sentence)}" src="data:image/png;base64,{png(self._drawn(result))}"/>'
-        return result, image, sentence
+        return still(self.draw(result), sentence), sentence
 
-    def figure(self) -> Figure:
-        """Return a static matplotlib picture of the present state."""
-        return self._drawn(self.result)
-
-    def _drawn(self, result: dict[str, Any]) -> Figure:
-        group, criterion = result["group"], result["criterion"]
+    def draw(self, result: dict[str, Any]) -> Figure:
+        group, criterion = self._chosen()
         with figure(8.2, 6.8, (1.15, 1)) as (fig, (above, below)):
             plot_card(self._frame, group=group, mark=criterion, ax=above)
             scores, rise = (self._card.values(c, group) for c in (criterion, TRUTH))
             plot_ranks(scores, rise, criterion=criterion, ax=below)
         return fig
+
+    def to_python(self) -> str:
+        group, criterion = self._chosen()
+        return (
+            "import pruneviz as pv\n\n"
+            "frame = card.to_frame()\n"
+            f'rows = frame[(frame["group"] == {group!r}) & (frame["criterion"] == {criterion!r})]\n'
+            'print(rows[["units", "spearman", "low", "high"]])\n'
+            f"ax = pv.plot_card(frame, group={group!r}, mark={criterion!r})\n"
+        )
+
+    def _chosen(self) -> tuple[str, str]:
+        return self.controls["group"].value, self.controls["criterion"].value
 
     def _best(self, group: str) -> str:
         rows = self._frame[self._frame["group"] == group]

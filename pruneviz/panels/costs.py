@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from html import escape
+import threading
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from pruneviz import _check
-from pruneviz.costs import Ways, compared, examples_in, first
+from pruneviz._copy import copy_of
+from pruneviz.costs import Ways, counted, examples_in, first, timed
 from pruneviz.crossover import break_evens, nearest
-from pruneviz.panels.base import Panel, png
-from pruneviz.plots import plot_costs, plot_crossover
+from pruneviz.panels.background import GoOn
+from pruneviz.panels.base import Panel, Work
+from pruneviz.plots import costs as bars
+from pruneviz.plots import crossover as curves
 from pruneviz.plots.bytes import size
 from pruneviz.plots.crossover import LABELS
 from pruneviz.plots.style import figure
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BATCHES = (1, 8, 64)
+CLOCK = ("ms", "latency_speedup", "low", "high")
 
 
 def panel_costs(
@@ -37,7 +41,8 @@ def panel_costs(
 ) -> Panel:
     """Show what a model costs when as many weights are gone as zeros, in CSR, or with their units.
 
-    At every move the networks are made for real, and timed in turn, here and now. Nothing is trained.
+    At every move the networks are made for real and counted; when the hand rests, they are timed in
+    turn, here and now. Nothing is trained.
 
     Parameters
     ----------
@@ -53,7 +58,7 @@ def panel_costs(
     batch : int, optional
         Which batch is timed first: 1, 8, 64, or all of `x`; default: the largest.
     seconds : float
-        About how long to measure at every move.
+        About how long to measure when the hand rests.
     threads : int, optional
         Of torch; default: as many as it uses now.
 
@@ -62,8 +67,8 @@ def panel_costs(
     Panel
         ``controls``: ``"sparsity"``, ``"batch"``, ``"again"`` (measure anew at every change).
         ``result``: ``sparsity``, ``batch``, ``ways`` (name to ``bytes``, ``macs``, ``ms``,
-        ``speedup``, ``latency_speedup``, ``low``, ``high``), ``break_even`` (sparse way to the
-        sparsity, None if there is none; empty without `crossover`).
+        ``speedup``, ``latency_speedup``, ``low``, ``high``; None what is not measured yet),
+        ``break_even`` (sparse way to the sparsity, None if there is none; empty without `crossover`).
 
     Raises
     ------
@@ -101,7 +106,10 @@ class CostsPanel(Panel):
         sizes = sorted({b for b in BATCHES if b < most} | {most})
         if batch is not None:
             _check.choice(str(batch), "batch", map(str, sizes))
-        self._ways = Ways(model, x)
+        self._ways = Ways(copy_of(model), x)
+        self._made: tuple[float | None, dict[str, Any], Any] = (None, {}, None)
+        # the clock's own dense model, for another thread looks at it, and one clock at a time
+        self._dense, self._clock = copy_of(self._ways.model), threading.Lock()
         self._width = self._ways.width
         self._x, self._seconds, self._threads = x, seconds, threads
         self._record = crossover
@@ -111,41 +119,87 @@ class CostsPanel(Panel):
         which = widgets.Dropdown(options=sizes, value=batch or most, description="batch")
         again = widgets.ToggleButton(False, description="measure again")
         self.start(
-            {"sparsity": row, "how": widgets.HBox([which, again])},
+            {"sparsity": row, "how": self.row(which, again)},
             {"sparsity": slider, "batch": which, "again": again},
         )
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        sparsity, batch = (self.controls[n].value for n in ("sparsity", "batch"))
-        x = first(self._x, batch)
-        self._table = compared(
-            self._ways.at(sparsity), x, seconds=self._seconds, threads=self._threads
-        )
-        rows = self._table.drop(columns=["batch", "threads"]).set_index("way")
-        result = {
+    def answer(self, moved: str) -> dict[str, Any]:
+        sparsity, batch = self._chosen()
+        if sparsity != self._made[0]:
+            ways = self._ways.at(sparsity)
+            self._made = sparsity, ways, counted(ways, first(self._x, 1)).set_index("way")
+        counts = self._made[2].to_dict("index")
+        return {
             "sparsity": sparsity,
             "batch": batch,
-            "ways": rows.to_dict("index"),
+            "ways": {way: {**count, **dict.fromkeys(CLOCK)} for way, count in counts.items()},
             "break_even": self._break_even(batch),
         }
-        sentence = self._say(result)
-        self._at = sparsity, batch
-        picture = (
-            f'<img src="data:image/png;base64,{png(self.figure())}" alt="{escape(sentence)}" '
-            'style="max-width: 100%">'
-        )
-        return result, picture, sentence
 
-    def figure(self) -> Figure:
-        tall = 0.6 + 0.7 * len(self._table)
+    def later(self, result: dict[str, Any]) -> Work:
+        dense, clock = self._dense, self._clock
+        ways = {n: dense if m is self._ways.model else m for n, m in self._made[1].items()}
+        counts, x = result["ways"], first(self._x, result["batch"])
+
+        def work(go_on: GoOn) -> dict[str, Any]:
+            with clock:
+                times = timed(
+                    ways, x, seconds=self._seconds, threads=self._threads, between=go_on
+                ).set_index("way")
+            found = times[list(CLOCK)].to_dict("index")
+            return {"ways": {way: {**counts[way], **found[way]} for way in counts}}
+
+        return work
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        sentence = self._say(result)
+        picture = bars.svg(_table(result), label=sentence, uid=self.uid)
+        if self._record is not None:
+            lines = f"The record: {_wins(result) or 'no sparse way'}."
+            picture += curves.svg(self._record, **self._nearest(result), label=lines)
+        return picture, sentence
+
+    def draw(self, result: dict[str, Any]) -> Figure:
+        tall = 0.6 + 0.7 * len(result.get("ways", ()))
         rows = (tall,) if self._record is None else (tall, 3.2)
         with figure(8.2, sum(rows) + 0.4, rows=rows) as (fig, axs):
-            plot_costs(self._table, ax=axs if self._record is None else axs[0])
+            above = axs if self._record is None else axs[0]
+            if not result:  # after an error
+                return fig
+            bars.plot_costs(_table(result), ax=above)
             if self._record is not None:
-                sparsity, batch = self._at
-                width, batch = nearest(self._record, self._width, batch)
-                plot_crossover(self._record, width=width, batch=batch, at=sparsity, ax=axs[1])
+                curves.plot_crossover(self._record, **self._nearest(result), ax=axs[1])
         return fig
+
+    def to_python(self) -> str:
+        sparsity, batch = self._chosen()
+        some, more = "x", ""
+        if batch != examples_in(self._x):
+            tensor = hasattr(self._x, "shape")
+            some = f"x[:{batch}]" if tensor else f"first(x, {batch})"
+            more = "" if tensor else "from pruneviz.costs import first\n"
+        threads = "" if self._threads is None else f", threads={self._threads!r}"
+        code = (
+            f"import pruneviz as pv\n{more}\n"
+            f"table = pv.costs(model, {some}, sparsity={sparsity!r}, seconds={self._seconds!r}{threads})\n"
+            "print(table)\nax = pv.plot_costs(table)\n"
+        )
+        if self._record is not None:
+            width, size = nearest(self._record, self._width, batch)
+            code += (
+                "print(pv.break_evens(crossover))\n"
+                f"ax = pv.plot_crossover(crossover, width={width}, batch={size}, at={sparsity!r})\n"
+            )
+        return code
+
+    def _chosen(self) -> tuple[float, int]:
+        return self.controls["sparsity"].at, self.controls["batch"].value
+
+    def _nearest(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Say which curves of the record to draw."""
+        assert self._record is not None
+        width, batch = nearest(self._record, self._width, result["batch"])
+        return {"width": width, "batch": batch, "at": result["sparsity"]}
 
     def _break_even(self, batch: int) -> dict[str, float | None]:
         if self._breaks is None:
@@ -158,21 +212,34 @@ class CostsPanel(Panel):
     def _say(self, result: dict[str, Any]) -> str:
         parts = []
         for way, cost in result["ways"].items():
-            if way != "dense":
-                low, high = cost["low"], cost["high"]
-                fast = (f"{cost['latency_speedup']:.2f} times as fast" if told_apart(low, high)
-                        else "as fast as dense, for all that the clock can tell")  # fmt: skip
-                parts.append(f"{LABELS[way].replace('dense', 'Dense')}: {size(cost['bytes'])}, {fast} "
-                             f"(MACs promise {cost['speedup']:.2f})")  # fmt: skip
-        dense = result["ways"]["dense"]
-        text = (
-            f"Sparsity {result['sparsity']:.2f}, batch of {result['batch']}. Dense: "
-            f"{size(dense['bytes'])}, {dense['ms']:.3g} ms. {'. '.join(parts)}."
-        )
-        wins = [
-            f"{LABELS[way]} {'at no sparsity measured' if at is None else f'from {at:.2f} on'}"
-            for way, at in result["break_even"].items()
-        ]
-        return text + (
-            f" In a single layer of that size, recorded: {'; '.join(wins)}." if wins else ""
-        )
+            words = [size(cost["bytes"])]
+            measured = cost["ms"] is not None
+            if measured and way == "dense":
+                words.append(f"{cost['ms']:.3g} ms")
+            elif measured:
+                apart = told_apart(cost["low"], cost["high"])
+                words.append(
+                    f"{cost['latency_speedup']:.2f} times as fast"
+                    if apart
+                    else "as fast as dense, for all that the clock can tell"
+                )
+            promise = f" (MACs promise {cost['speedup']:.2f})" * (way != "dense")
+            parts.append(f"{LABELS[way].replace('dense', 'Dense')}: {', '.join(words)}{promise}")
+        text = f"Sparsity {result['sparsity']:.2f}, batch of {result['batch']}. {'. '.join(parts)}."
+        wins = _wins(result)
+        return text + (f" In a single layer of that size, recorded: {wins}." if wins else "")
+
+
+def _wins(result: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{LABELS[way]} {'at no sparsity measured' if at is None else f'from {at:.2f} on'}"
+        for way, at in result["break_even"].items()
+    )
+
+
+def _table(result: dict[str, Any]) -> pd.DataFrame:
+    """Return the frame that the plots draw; NaN where the clock has not spoken yet."""
+    import pandas as pd
+
+    rows = pd.DataFrame([{"way": way, **cost} for way, cost in result["ways"].items()])
+    return rows.astype(dict.fromkeys(CLOCK, float))

@@ -1,20 +1,27 @@
-"""The network, unit by unit: where one lives, and what is left when the lowest scores go."""
+"""The network, unit by unit: where one lives, and what is left when some of them go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from pruneviz import _check
+from pruneviz._copy import copy_of
+from pruneviz.amend import amend, changes, turned
 from pruneviz.criteria import CRITERIA
 from pruneviz.groups import find_groups
+from pruneviz.handwritten import read, write
 from pruneviz.latency import latencies
 from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, ready
-from pruneviz.panels.base import Panel
+from pruneviz.panels.background import GoOn
+from pruneviz.panels.base import Panel, Work
+from pruneviz.panels.hand import hand
+from pruneviz.panels.unit import clock, code, key, network_rows, picked, sentence
 from pruneviz.plots import network
 from pruneviz.plots.groups import row_label, rows
 from pruneviz.plots.style import figure
@@ -27,14 +34,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-    from pruneviz.group import Group
-    from pruneviz.types import Plan
-
-    Units = list[tuple[Group, int]]
+    from pruneviz.types import Plan, Scores
 
 SECONDS = 0.03  # for the clock, at every move
 KNOWN = {"weight", "generator"}  # what a criterion may need here: no data
-WORDS = {"Conv": "Channel", "Linear": "Neuron"}
+SLOW = ("accuracy", "macs", "speedup", "latency_ms", "latency_speedup")
 
 
 def panel_neurons(
@@ -50,9 +54,10 @@ def panel_neurons(
     """Show a network unit by unit: pick one and see everything that goes with it; prune, and measure.
 
     A row a layer: left what it reads, right what it makes. The picked unit lights up in every layer
-    in which it lives. Drag the sparsity, and the units with the lowest scores go: the smaller
-    network is made for real at every move (only `shrink` also compares it with the masked one), and
-    its accuracy, its multiply-accumulates and its time beside that of the whole one are measured.
+    in which it lives. Drag the sparsity, and the units with the lowest scores go; the button lets
+    the picked one go or stay whatever its score. When the hand rests, the smaller network is made for
+    real (only `shrink` also compares it with the masked one), and its accuracy, its
+    multiply-accumulates and its time beside that of the whole one are measured.
 
     Parameters
     ----------
@@ -61,7 +66,7 @@ def panel_neurons(
     x : Tensor, tuple or dict
         Example input. The time is that of one forward with all of it at once: a few examples.
     batches : iterable of (inputs, labels), optional
-        If given, the accuracy is measured on them at every move; read once.
+        If given, the accuracy is measured on them; read once.
     criterion : str
         Where the drop-down stands at first.
     sparsity : float
@@ -72,17 +77,20 @@ def panel_neurons(
     Returns
     -------
     Panel
-        ``controls``: ``"layer"``, ``"unit"``, ``"sparsity"``, ``"criterion"``, ``"scope"``.
+        ``controls``: ``"layer"``, ``"unit"``, ``"sparsity"``, ``"by_hand"`` (what goes or stays
+        whatever its score: ``"conv1: 3, 5-7; fc1: -12"``, with a minus it stays), ``"criterion"``,
+        ``"scope"``. ``button`` lets the picked unit go, or stay: it writes that into ``"by_hand"``.
         ``result``: of the picked unit ``layer``, ``unit``, ``group``, ``frozen`` (why it cannot go,
         or ``""``), ``gone``, ``producers``, ``consumers``, ``tensors``; of the smaller network
-        ``plan``, ``sparsity`` (of units), ``accuracy`` (None without batches), ``macs``, ``speedup``
-        (of MACs: whole ÷ smaller), ``latency_ms`` (whole, smaller) and ``latency_speedup``,
-        both measured just now.
+        ``plan``, ``by_hand`` (layer to number of the unit to whether it stays), ``sparsity`` (of
+        units), ``accuracy`` (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷
+        smaller), ``latency_ms`` (whole, smaller) and ``latency_speedup``, both measured just now.
 
     Raises
     ------
     ArgumentError, GraphError
-        As `find_groups`, `score` and `accuracy` do.
+        As `find_groups`, `score` and `accuracy` do; if ``"by_hand"`` names what is not there, or
+        cannot go, or leaves nothing.
 
     Examples
     --------
@@ -95,6 +103,9 @@ def panel_neurons(
     >>> panel.controls["sparsity"].value = 0.5
     >>> panel.result["macs"], panel.result["speedup"]
     (24, 2.0)
+    >>> panel.controls["by_hand"].value = "0: 0-3, -4-7"
+    >>> panel.result["plan"].keep["0"].tolist()
+    [False, False, False, False, True, True, True, True]
     >>> panel.close()
     """
     return NeuronsPanel(model, x, batches, criterion, sparsity, layer, unit)
@@ -116,17 +127,21 @@ class NeuronsPanel(Panel):
         fit = [n for n, c in CRITERIA.items() if "unit" in c.granularity and set(c.needs) <= KNOWN]
         _check.choice(criterion, "criterion", fit, what="criterion")
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.95)
-        self._model, self._x = model, x
-        self._groups = find_groups(model, x)
-        self._cut = cutter(model, x)
-        self._macs = measure(model, x).macs
+        # one to answer with, and one for the other thread
+        self._model, self._whole = (copy_of(_check.unwrapped(model)) for _ in range(2))
+        self._x = x
+        self._groups = find_groups(self._model, x)
+        self._cut = cutter(self._whole, x)
+        self._macs = measure(self._whole, x).macs
         self._batches = None if batches is None else ready(batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
         self._labels = {names[0]: row_label(names) for names in rows(self._groups.to_frame())}
         made = {n for group in self._groups for n in group.producers}
         self._makes = {n: self._groups.units_of(n) if n in made else [] for n in self._labels}
         self._reads = {n: self._groups.read_by(n) for n in self._labels}
-        self._cost: dict[str, Any] = {}
+        self._scores: dict[str, Scores] = {}
+        self._cost: tuple[Any, dict[str, Any]] = (None, {})
+        self._turn = threading.Lock()  # a dropped measurement may not be over yet
         known = [n for n in self._labels if self._makes[n]]
         if not known:
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
@@ -134,11 +149,19 @@ class NeuronsPanel(Panel):
         unit = _check.count(unit, "unit")
         last = len(self._makes[layer]) - 1
         super().__init__()
-        picked, self._unit = self.slider("unit", min(unit, last), 0, max(last, 1), 1, digits=0)
-        self._field = picked.children[0]
+        row, self._unit = self.slider("unit", min(unit, last), 0, max(last, 1), 1, digits=0)
+        self._field = row.children[0]
+        self.button = widgets.Button(description="remove", layout={"width": "90px"})
+        self.button.on_click(lambda _: self._pressed())
         below, share = self.slider("sparsity", sparsity, 0.0, 0.95, 0.01)
         which = widgets.Dropdown(
             options=[(n or "(model)", n) for n in known], value=layer, description="layer"
+        )
+        line = widgets.Text(
+            description="by hand",
+            continuous_update=False,
+            placeholder=f"{known[0] or '(model)'}: 3, 5-7, -12 (with a minus: stays)",
+            layout={"width": "604px", "max_width": "98%"},
         )
         by = widgets.Dropdown(options=fit, value=criterion, description="criterion")
         scope = widgets.Dropdown(
@@ -146,33 +169,104 @@ class NeuronsPanel(Panel):
             description="compared",
         )
         self.start(
-            {"layer": which, "unit": picked, "sparsity": below, "how": widgets.HBox([by, scope])},
+            {
+                "layer": self.row(which, self.button),
+                "unit": row,
+                "sparsity": below,
+                "by_hand": line,
+                "how": self.row(by, scope),
+            },
             {
                 "layer": which,
                 "unit": self._unit,
                 "sparsity": share,
+                "by_hand": line,
                 "criterion": by,
                 "scope": scope,
             },
         )
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        if moved == "layer":
-            self._bound()
-        if moved not in ("layer", "unit") or not self._cost:
-            self._cost = {}  # nothing old is left, should what follows fail
-            self._cost = self._smaller()
-        result = {**self._picked(self._cost["plan"]), **self._cost}
-        sentence = self._say(result)
-        picture = network.svg(self._rows(result), label=sentence)
-        return result, f"{picture}<p>{escape(self._clock(result))}</p>", sentence
+    def answer(self, moved: str) -> dict[str, Any]:
+        self._bound()
+        self._planned = self._by_score()
+        units = read(self.controls["by_hand"].value)
+        plan = amend(self._planned, units)
+        known, found = self._cost
+        return {
+            **picked(self._makes, self.controls["layer"].value, round(self._unit.value), plan),
+            "plan": plan,
+            "by_hand": units,
+            "criterion": self.controls["criterion"].value,
+            "scope": self.controls["scope"].value,
+            "sparsity": plan.sparsity,
+            **(found if known == key(plan) else dict.fromkeys(SLOW)),
+        }
 
-    def figure(self) -> Figure:
-        shown = self._rows(self.result)
-        width, height = network.size(shown)
-        with figure(width, height) as (fig, ax):
-            network.draw(shown, ax)
+    def later(self, result: dict[str, Any]) -> Work | None:
+        if result["macs"] is not None:
+            return None
+        plan = result["plan"]
+
+        def work(go_on: GoOn) -> dict[str, Any]:
+            with self._turn:
+                small = self._cut(plan)
+                go_on()
+                macs = measure(small, self._x).macs
+                right = None
+                if self._batches is not None:
+                    right = accuracy(small, go_on.through(self._batches))
+                go_on()
+                whole, left = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
+            found = {
+                "accuracy": right,
+                "macs": macs,
+                "speedup": self._macs / macs,
+                "latency_ms": (whole, left),
+                "latency_speedup": whole / left,
+            }
+            self._cost = key(plan), found
+            return found
+
+        return work
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        self.button.disabled = bool(result["frozen"])
+        self.button.description = "restore" if result["gone"] else "remove"
+        said = sentence(result, self._kinds)
+        picture = network.svg(self._rows(result), label=said)
+        return f"{picture}<p>{escape(clock(result))}</p>", said
+
+    def draw(self, result: dict[str, Any]) -> Figure:
+        drawn = self._rows(result)
+        with figure(*network.size(drawn)) as (fig, ax):
+            network.draw(drawn, ax)
         return fig
+
+    def to_python(self) -> str:
+        criterion, scope = (self.controls[n].value for n in ("criterion", "scope"))
+        try:
+            hands = changes(
+                self._planned, amend(self._planned, read(self.controls["by_hand"].value))
+            )
+        except ValueError:
+            hands = {}  # the panel says already what is wrong with it
+        return code(
+            hands,
+            criterion=criterion,
+            sparsity=self.controls["sparsity"].at,
+            scope=scope,
+            judged=self._batches is not None,
+        )
+
+    def _by_score(self) -> Plan:
+        criterion = self.controls["criterion"].value
+        if criterion not in self._scores:
+            self._scores[criterion] = score(self._model, criterion, groups=self._groups)
+        return select(
+            self._scores[criterion],
+            sparsity=self.controls["sparsity"].at,
+            scope=self.controls["scope"].value,
+        )
 
     def _bound(self) -> None:
         """Let the slider of the unit end where the layer does."""
@@ -185,97 +279,13 @@ class NeuronsPanel(Panel):
         finally:
             self._busy = before
 
-    def _smaller(self) -> dict[str, Any]:
-        """Choose, cut, and measure."""
-        controls = {name: control.value for name, control in self.controls.items()}
-        scores = score(self._model, controls["criterion"], groups=self._groups)
-        plan = select(scores, sparsity=controls["sparsity"], scope=controls["scope"])
-        small = self._cut(plan)
-        macs = measure(small, self._x).macs
-        whole, left = latencies([self._model, small], self._x, seconds=SECONDS, least=5)
-        return {
-            "plan": plan,
-            "criterion": controls["criterion"],
-            "scope": controls["scope"],
-            "sparsity": plan.sparsity,
-            "accuracy": None if self._batches is None else accuracy(small, self._batches),
-            "macs": macs,
-            "speedup": self._macs / macs,
-            "latency_ms": (whole, left),
-            "latency_speedup": whole / left,
-        }
-
-    def _picked(self, plan: Plan) -> dict[str, Any]:
-        layer = self.controls["layer"].value
-        units = self._makes[layer]
-        unit = min(round(self._unit.value), len(units) - 1)
-        group, number = units[unit]
-        return {
-            "layer": layer,
-            "unit": unit,
-            "group": group.name,
-            "frozen": group.frozen,
-            "gone": not group.frozen and not bool(plan.keep[group.name][number]),
-            "producers": group.producers,
-            "consumers": group.consumers,
-            "tensors": tuple(dict.fromkeys(s.tensor for s in group.slices)),
-        }
+    def _pressed(self) -> None:
+        """Let the picked unit go, or stay, by hand."""
+        with self._lock, hand():
+            here = self._result
+            if here:  # else what is written by hand has to be mended first
+                units = turned(self._planned, here["by_hand"], here["layer"], here["unit"])
+                self.controls["by_hand"].value = write(units)
 
     def _rows(self, result: dict[str, Any]) -> list[network.Row]:
-        """Return what there is to draw; after an error the whole network, and nothing picked."""
-        keep = {n: k.tolist() for n, k in result["plan"].keep.items()} if result else {}
-        picked = self._makes[result["layer"]][result["unit"]] if result else None
-
-        def side(units: Units) -> network.Side:
-            return network.Side(
-                len(units),
-                gone=frozenset(
-                    i for i, (g, u) in enumerate(units) if g.name in keep and not keep[g.name][u]
-                ),
-                frozen=frozenset(i for i, (g, _) in enumerate(units) if g.frozen),
-                lit=frozenset(i for i, unit in enumerate(units) if unit == picked),
-            )
-
-        return [
-            network.Row(n, label, side(self._reads[n]), side(self._makes[n]))
-            for n, label in self._labels.items()
-        ]
-
-    def _say(self, result: dict[str, Any]) -> str:
-        made, read = result["producers"], result["consumers"]
-        kind = self._kinds.get(result["layer"], "")
-        word = next((w for part, w in WORDS.items() if part in kind), "Unit")
-        text = f"{word} {result['unit']} of {result['layer'] or 'the model'}"
-        if result["frozen"]:
-            text += f" cannot go: {result['frozen']}."
-        else:
-            layers = len({*made, *read})
-            text += (
-                f" lives in {len(result['tensors'])} tensors of {layers} "
-                f"layer{'s' * (layers > 1)}: made by {_listed(made)}"
-            )
-            text += f", read by {_listed(read)}." if read else "."
-            text += " It goes." * result["gone"]
-        plan = result["plan"]
-        if plan.kept == plan.total:
-            text += f" All {plan.total:,} units stay"
-        else:
-            text += f" Sparsity {plan.sparsity:.2f}: {plan.kept:,} of {plan.total:,} units stay"
-        if result["accuracy"] is not None:
-            text += f", accuracy {result['accuracy']:.0%}"
-        if plan.kept < plan.total:
-            text += f", {1 / result['speedup']:.0%} of the MACs"
-        return text + "."
-
-    def _clock(self, result: dict[str, Any]) -> str:
-        """Say what changes from machine to machine, and is no part of the sentence."""
-        whole, left = result["latency_ms"]
-        return (
-            f"Measured just now on this machine, in turn: the whole network {whole:.2f} ms, "
-            f"this one {left:.2f} ms: {result['latency_speedup']:.1f} times as fast."
-        )
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(n or "the model" for n in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+        return network_rows(self._labels, self._reads, self._makes, result)

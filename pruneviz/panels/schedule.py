@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from pruneviz import _check
-from pruneviz.panels.base import Panel, png
+from pruneviz.panels.base import Panel
+from pruneviz.panels.still import still
 from pruneviz.plots.schedule import SOURCE, plot_schedule
 from pruneviz.plots.style import figure
 from pruneviz.targets import cuts
@@ -67,18 +67,17 @@ class SchedulePanel(Panel):
         ends = [(f"{e:.3g}", float(e)) for e in sorted(set(data["end"]))]
         schedule = widgets.Dropdown(options=kinds, description="schedule")
         end = widgets.Dropdown(options=ends, value=ends[-1][1], description="sparsity")
-        self.start({"what": widgets.HBox([schedule, end])}, {"schedule": schedule, "end": end})
+        self.start({"what": self.row(schedule, end)}, {"schedule": schedule, "end": end})
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        kind, end = (self.controls[n].value for n in ("schedule", "end"))
-        self._shown = self._data[self._data["end"] == end]
-        rows = self._shown[self._shown["schedule"] == kind].groupby("round")
+    def answer(self, moved: str) -> dict[str, Any]:
+        kind, end = self._chosen()
+        shown = self._shown()
+        rows = shown[shown["schedule"] == kind].groupby("round")
         if not len(rows):
-            sentence = f"No run of {kind} to sparsity {end:.3g} was recorded."
-            return {"schedule": kind, "end": end}, "", sentence
+            return {"schedule": kind, "end": end}
         sparsities, metric = rows["sparsity"].mean(), rows["metric"]
         last = sparsities.index[-1]
-        result = {
+        return {
             "schedule": kind,
             "end": end,
             "sparsities": sparsities.tolist()[1:],
@@ -88,23 +87,48 @@ class SchedulePanel(Panel):
             "high": float(metric.max()[last]),
             "before": float(metric.mean().iloc[0]),
         }
-        n = len(sparsities) - 1
-        cut = "the only cut" if n == 1 else f"the last of {n} cuts"
-        sentence = (
-            f"{kind} to sparsity {end:.3g}: {cut} takes {result['cuts'][-1]:.0%} of what is left; "
-            f"metric {result['before']:.3f} before, {result['metric']:.3f} in the end "
-            f"({result['low']:.3f} to {result['high']:.3f})."
-        )
-        data = png(self.figure())
-        picture = f'<img alt="{escape(sentence)}" src="data:image/png;base64,{data}">'
-        return result, picture, sentence
 
-    def figure(self) -> Figure:
-        kind = self.controls["schedule"].value
-        chosen = kind if kind in set(self._shown["schedule"]) else None
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        sentence = _say(result)
+        return still(self.draw(result), sentence), sentence
+
+    def draw(self, result: dict[str, Any]) -> Figure:
+        shown, kind = self._shown(), self._chosen()[0]
+        chosen = kind if kind in set(shown["schedule"]) else None
         with figure(7.2, 5.0, rows=(2, 3)) as (fig, axs):
             for ax, y in zip(axs, ("density", "metric"), strict=True):
-                plot_schedule(self._shown, y=y, chosen=chosen, ax=ax)
+                plot_schedule(shown, y=y, chosen=chosen, ax=ax)
             axs[1].get_legend().remove()  # the upper axes have the same one
             axs[0].set_xlabel("")
         return fig
+
+    def to_python(self) -> str:
+        kind, end = self._chosen()
+        shown = self._shown()
+        recorded = kind in set(shown["schedule"])
+        return (
+            "import pruneviz as pv\n\n"
+            f'shown = data[data["end"] == {end!r}]\n'
+            f'runs = shown[shown["schedule"] == {kind!r}]\n'
+            'print(runs.groupby("round")[["sparsity", "metric_untuned", "metric"]].mean())\n'
+            f'ax = pv.plot_schedule(shown, y="metric"{f", chosen={kind!r}" * recorded})\n'
+        )
+
+    def _chosen(self) -> tuple[str, float]:
+        return self.controls["schedule"].value, self.controls["end"].value
+
+    def _shown(self) -> pd.DataFrame:
+        return self._data[self._data["end"] == self.controls["end"].value]
+
+
+def _say(result: dict[str, Any]) -> str:
+    start = f"{result['schedule']} to sparsity {result['end']:.3g}"
+    if "cuts" not in result:
+        return f"No run of {start} was recorded."
+    n = len(result["cuts"])
+    cut = "the only cut" if n == 1 else f"the last of {n} cuts"
+    return (
+        f"{start}: {cut} takes {result['cuts'][-1]:.0%} of what is left; "
+        f"metric {result['before']:.3f} before, {result['metric']:.3f} in the end "
+        f"({result['low']:.3f} to {result['high']:.3f})."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz import _check
+from pruneviz._copy import copy_of
 from pruneviz.activations import activations, by_class, some_of_each, without
+from pruneviz.amend import named
 from pruneviz.collect import collect
 from pruneviz.evidence import Evidence
 from pruneviz.group import Groups
 from pruneviz.groups import find_groups
 from pruneviz.metrics import accuracy, ready
-from pruneviz.panels.base import Panel
+from pruneviz.panels.asleep import EVERY, code, sentence
+from pruneviz.panels.background import GoOn
+from pruneviz.panels.base import Panel, Work
 from pruneviz.plots import sleepers as plot
 from pruneviz.plots.style import figure
 from pruneviz.shrink import Shrinker
@@ -29,7 +34,12 @@ if TYPE_CHECKING:
 ALL = -1  # examples of every class
 MOST = 100  # examples in the picture
 ORDERS = {"how often awake": "active", "how strong": "mean", "number": "unit"}
-REPAIRS = ("nothing", "remove", "fold")
+REPAIRS = {
+    "nothing": "nothing: all stay",
+    "remove": "remove them",
+    "fold": "remove and fold the mean",
+}
+FOUND = ("accuracy_before", "accuracy", "accuracy_seen_before", "accuracy_seen")
 
 
 def panel_sleepers(
@@ -46,8 +56,8 @@ def panel_sleepers(
 
     A row is a unit, a column an example, blue where the unit is active. Marked are the units that
     were never active (dead), always the same (constant), or active at most as often as the slider
-    says (rare): on all examples, or on those of one class. Let them go, and the smaller network is
-    made for real at every move, and its accuracy measured.
+    says (rare): on all examples, or on those of one class. Let them go, and when the hand rests the
+    smaller network is made for real, and its accuracy measured.
 
     Parameters
     ----------
@@ -115,13 +125,14 @@ class SleepersPanel(Panel):
         rare = _check.number(rare, "rare", low=0, high=0.5)
         _check.choice(order, "order", plot.ORDERS)
         _check.choice(repair, "repair", REPAIRS)
-        self._model = model
+        # one to answer with, and one for the other thread
+        self._model, self._whole = (copy_of(_check.unwrapped(model)) for _ in range(2))
         self._batches = ready(batches)
         self._classes = None if classes is None else [str(c) for c in classes]
         self._look()
         x = self._shown[0]
-        self._shrinker = Shrinker(model, x)
-        self._groups = find_groups(model, x)
+        self._shrinker = Shrinker(self._whole, x)
+        self._groups = find_groups(self._model, x)
         # where as many units must go from each part, sleepers alone cannot
         self._known = {g.name: Groups((g,)) for g in self._groups if not g.frozen and g.even is None
                        and any(c in self._evidence[ALL].inputs for c in g.consumers)}  # fmt: skip
@@ -130,7 +141,9 @@ class SleepersPanel(Panel):
         first = self._sleepiest() if layer is None else layer
         _check.choice(first, "layer", self._known, what="layer")
         self._heat: dict[str, Any] = {}
-        self._measured: dict[Any, Any] = {}
+        self._drawn: tuple[Any, Any] = (None, None)
+        self._shares: dict[Any, float] = {((), ALL): accuracy(self._whole, self._batches)}
+        self._turn = threading.Lock()  # a dropped measurement may not be over yet
         super().__init__()
         seldom, slider = self.slider("rare", rare, 0.0, 0.5, 0.005, digits=3)
         which = widgets.Dropdown(
@@ -141,33 +154,25 @@ class SleepersPanel(Panel):
         )
         by = widgets.Dropdown(options=list(ORDERS.items()), value=order, description="order")
         what = widgets.Dropdown(
-            options=[
-                ("nothing: all stay", "nothing"),
-                ("remove them", "remove"),
-                ("remove and fold the mean", "fold"),
-            ],
+            options=[(text, value) for value, text in REPAIRS.items()],
             value=repair,
             description="sleepers",
         )
         self.start(
-            {
-                "where": widgets.HBox([which, seen]),
-                "rare": seldom,
-                "how": widgets.HBox([what, by]),
-            },
+            {"where": self.row(which, seen), "rare": seldom, "how": self.row(what, by)},
             {"layer": which, "seen": seen, "rare": slider, "order": by, "repair": what},
         )
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        layer, seen, rare, order, repair = (
-            self.controls[n].value for n in ("layer", "seen", "rare", "order", "repair")
+    def answer(self, moved: str) -> dict[str, Any]:
+        layer, seen, order, repair = (
+            self.controls[n].value for n in ("layer", "seen", "order", "repair")
         )
+        rare = self.controls["rare"].at
         frame = self._sleepers(layer, seen, rare)
         units = {kind: frame["unit"][frame["kind"] == kind].tolist() for kind in KINDS}
         plan = without(self._groups, layer, [u for kind in KINDS for u in units[kind]])
-        before, seen_before = self._accuracies(None, "nothing", seen)
-        after, seen_after = self._accuracies(plan, repair, seen)
-        result = {
+        self._asked = (layer, seen, rare, order), self._shares_of(plan, repair, seen), plan
+        return {
             "layer": layer,
             "seen": self._name(seen),
             "units": self._groups[layer].size,
@@ -176,20 +181,50 @@ class SleepersPanel(Panel):
             "threshold": rare,
             "repair": repair,
             "plan": plan,
-            "accuracy_before": before,
-            "accuracy": after,
-            "accuracy_seen_before": seen_before,
-            "accuracy_seen": seen_after,
+            **{name: self._shares.get(share) for name, share in self._asked[1].items()},
         }
-        sentence = self._say(result)
-        self._drawn = self._picture(layer, seen, rare, order)
-        return result, plot.svg(self._drawn, label=sentence), sentence
 
-    def figure(self) -> Figure:
-        p = self._drawn
+    def later(self, result: dict[str, Any]) -> Work | None:
+        (_, seen, _, _), shares, plan = self._asked
+        repair = result["repair"]
+        known = {s: self._shares[s] for s in shares.values() if s in self._shares}
+        missing = {s for s in shares.values() if s not in known}
+        if not missing:
+            return None
+
+        def work(go_on: GoOn) -> dict[str, Any]:
+            with self._turn:
+                nets = {
+                    gone: self._smaller(plan, repair, seen) if gone else self._whole
+                    for gone in {gone for gone, _ in missing}
+                }
+                found = {
+                    (gone, where): accuracy(nets[gone], go_on.through(self._parts[where]))
+                    for gone, where in missing
+                }
+            before = self._shares if len(self._shares) < 1000 else {}
+            self._shares = {**before, **found}
+            return {name: {**known, **found}[share] for name, share in shares.items()}
+
+        return work
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        said, what = sentence(result), self._asked[0]
+        if self._drawn[0] != what:
+            self._drawn = what, self._picture(*what)
+        return plot.svg(self._drawn[1], label=said), said
+
+    def draw(self, result: dict[str, Any]) -> Figure:
+        p = self._drawn[1]  # after an error what was drawn last
         with figure(*plot.size(p)) as (fig, ax):
             plot.draw(p, ax)
         return fig
+
+    def to_python(self) -> str:
+        (layer, seen, rare, _), _, plan = self._asked
+        where = None if seen == ALL else seen
+        repair = self.controls["repair"].value
+        return code(named(plan), group=layer, seen=where, rare=rare, repair=repair)
 
     def _look(self) -> None:
         """Collect what the units do: class by class, and of all together."""
@@ -209,24 +244,16 @@ class SleepersPanel(Panel):
     def _sleepers(self, layer: str, seen: int, rare: float) -> Any:
         return find_sleepers(self._evidence[seen], groups=self._known[layer], rare=rare)
 
-    def _accuracies(self, plan: Any, repair: str, seen: int) -> tuple[float, float]:
-        """Measure a network on all examples and on those on which was looked; each once."""
+    def _shares_of(self, plan: Any, repair: str, seen: int) -> dict[str, tuple[Any, int]]:
+        """Return what each accuracy is of: which units go and how, and on which examples."""
         idle = repair == "nothing" or plan.kept == plan.total
         gone = () if idle else tuple(tuple(k.tolist()) for k in plan.keep.values())
         # what is folded in depends on where was looked
         key = (gone, repair, seen if repair == "fold" else ALL) if gone else ()
-        network: Any = None
-        for where in (ALL, seen):
-            if (*key, where) not in self._measured:
-                network = network or self._smaller(plan if gone else None, repair, seen)
-                if len(self._measured) > 999:
-                    self._measured.clear()
-                self._measured[(*key, where)] = accuracy(network, self._parts[where])
-        return self._measured[(*key, ALL)], self._measured[(*key, seen)]
+        what = (((), ALL), (key, ALL), ((), seen), (key, seen))
+        return dict(zip(FOUND, what, strict=True))
 
     def _smaller(self, plan: Any, repair: str, seen: int) -> nn.Module:
-        if plan is None:
-            return self._model
         small = self._shrinker.quick(plan)
         if repair == "fold":
             self._shrinker.repair(small, plan, "fold", self._evidence[seen], None)
@@ -248,23 +275,6 @@ class SleepersPanel(Panel):
 
     def _name(self, c: int) -> str:
         if c == ALL:
-            return "all examples"
+            return EVERY
         named = self._classes is not None and 0 <= c < len(self._classes)
         return self._classes[c] if named and self._classes else f"class {c}"
-
-    def _say(self, result: dict[str, Any]) -> str:
-        counts = ", ".join(f"{n:,} {kind}" for kind, n in result["counts"].items())
-        some = result["seen"]
-        text = (
-            f"Rare {result['threshold']:.3f}: of the {result['units']:,} units of "
-            f"{result['layer'] or 'the model'}, seen on {some}, {counts}. "
-        )
-        after, before = result["accuracy"], result["accuracy_before"]
-        if result["repair"] == "nothing":
-            return f"{text}All stay: accuracy {after:.1%}."
-        done = {"remove": "Removed", "fold": "Removed, their means folded in"}[result["repair"]]
-        text += f"{done}: accuracy {after:.1%} (before: {before:.1%})"
-        if some != self._name(ALL):
-            here, was = result["accuracy_seen"], result["accuracy_seen_before"]
-            text += f", on {some} {here:.1%} (before: {was:.1%})"
-        return f"{text}."

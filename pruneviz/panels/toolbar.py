@@ -9,8 +9,14 @@ import ipywidgets as widgets
 
 from pruneviz.panels.hand import hand
 
-SAVED = "saved plans"
+SAVED = "saved"
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
+# JupyterLab would take the arrow keys of a drop-down and the letters typed beside it for its own
+# shortcuts (dd deletes a cell): inside a panel they belong to the panel
+KEYS = (
+    """<style onload="this.closest('.pv-panel')"""
+    """?.setAttribute('data-lm-suppress-shortcuts', 'true')"></style>"""
+)
 COPY = (
     "var t=this.parentNode.querySelector('textarea');t.select();"
     "navigator.clipboard?navigator.clipboard.writeText(t.value):document.execCommand('copy');"
@@ -41,7 +47,8 @@ class Toolbar(widgets.VBox):
         )
         self._text = widgets.HTML()
         row = [self.undo, self.redo, self.code, self.name, self.save, self.plans]
-        super().__init__([widgets.HBox(row, layout=ROW), self._text])
+        keys = widgets.HTML(KEYS, layout={"display": "none"})
+        super().__init__([widgets.HBox(row, layout=ROW), self._text, keys])
         self.plans.observe(self._load, "value")
         self.code.observe(lambda _: self.refresh(), "value")
         self.refresh()
@@ -91,8 +98,8 @@ def _shown(code: str) -> str:
     """Return the code as HTML, to be read and copied; names in it stay text."""
     lines = code.count("\n") + 1
     return (
-        f'<div><textarea readonly rows="{lines}" cols="76" spellcheck="false" '
-        'aria-label="code that does the same" style="font-family: monospace; max-width: 100%; '
+        f'<div><textarea readonly rows="{lines}" wrap="off" spellcheck="false" '
+        'aria-label="code that does the same" style="font-family: monospace; width: 100%; max-width: 640px; '
         'box-sizing: border-box; color: inherit; background: transparent">'
         f'{escape(code)}</textarea><br><button type="button" onclick="{COPY}">copy the code</button>'
         "</div>"

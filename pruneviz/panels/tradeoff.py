@@ -49,7 +49,8 @@ def panel_tradeoff(
         Cost that is shown first; default: the first of macs, bytes, params, nonzero, latency_ms that
         the frame has and that varies.
     y : str
-        Column of the quality: more is better.
+        Quality that is shown first, a column: more is better. The others to choose from are the columns
+        whose names begin with ``metric``, such as ``metric_untuned``.
     by : str or sequence of str, optional
         Columns that name a curve, as for `pareto`.
     budget : float
@@ -58,10 +59,11 @@ def panel_tradeoff(
     Returns
     -------
     Panel
-        ``controls``: ``"x"``, ``"curve"`` (one of them, or ``"all curves"``), ``"budget"`` (share of
-        the highest cost), ``"log"``. ``result``: ``x``, ``budget`` (share), ``limit`` (in the units
-        of `x`), ``point`` (dict: the row of `pareto`; None if nothing is that cheap), ``each`` (curve
-        to its best `y` within the budget, or None), ``not_beaten`` (number of points on the front).
+        ``controls``: ``"x"``, ``"y"``, ``"curve"`` (one of them, or ``"all curves"``), ``"budget"``
+        (share of the highest cost), ``"log"``. ``result``: ``x``, ``y``, ``budget`` (share), ``limit``
+        (in the units of `x`), ``point`` (dict: the row of `pareto`; None if nothing is that cheap),
+        ``each`` (curve to its best `y` within the budget, or None), ``not_beaten`` (number of points
+        on the front).
 
     Raises
     ------
@@ -106,59 +108,104 @@ class TradeoffPanel(Panel):
                 f"{', '.join(COSTS)}; make it with pv.sweep(model, …)."
             )
         by = by or curve_columns(data)
-        self._y = y
-        self._points = {c: pareto(data, x=c, y=y, by=by) for c in costs}
+        self._by = by if isinstance(by, str) else list(by)
+        self._data = data.copy()
+        self._known: dict[tuple[str, str], pd.DataFrame] = {}
+        curves = dict.fromkeys(name for c in costs for name in self._points(c, y)["curve"])
+        qualities = [y, *(c for c in data if c != y and _quality(data, c, costs))]
         super().__init__()
-        curves = list(dict.fromkeys(self._points[costs[0]]["curve"]))
         row, slider = self.slider("budget", budget, 0.01, 1.0, 0.01)
         cost = widgets.Dropdown(
             options=[(COSTS.get(c, c), c) for c in costs], value=x or costs[0], description="cost"
         )
+        quality = widgets.Dropdown(options=qualities, value=y, description="quality")
         curve = widgets.Dropdown(options=[ALL, *curves], value=ALL, description="curve")
-        log = widgets.Checkbox(False, description="logarithmic", indent=False)
+        log = widgets.Checkbox(
+            False, description="logarithmic", indent=False, layout={"width": "auto"}
+        )
         self.start(
-            {"what": widgets.HBox([cost, curve, log]), "budget": row},
-            {"x": cost, "curve": curve, "budget": slider, "log": log},
+            {"what": self.row(cost, quality, curve, log), "budget": row},
+            {"x": cost, "y": quality, "curve": curve, "budget": slider, "log": log},
         )
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        x, curve, share, log = (self.controls[n].value for n in ("x", "curve", "budget", "log"))
-        points = self._points[x]
-        log = log and points[x].min() > 0
-        limit = share * points[x].max()
+    def answer(self, moved: str) -> dict[str, Any]:
+        x, y, curve = (self.controls[n].value for n in ("x", "y", "curve"))
+        share, points = self.controls["budget"].at, self._points(x, y)
+        limit = self._limit()
         each = {
-            name: self._best(part, x, limit) for name, part in points.groupby("curve", sort=False)
+            name: _best(part, x, y, limit) for name, part in points.groupby("curve", sort=False)
         }
-        best = self._best(points if curve == ALL else points[points["curve"] == curve], x, limit)
-        result = {
+        best = _best(points, x, y, limit) if curve == ALL else each.get(curve)
+        return {
             "x": x,
+            "y": y,
             "budget": share,
-            "limit": float(limit),
+            "limit": limit,
             "point": None if best is None else best.to_dict(),
-            "each": {n: None if p is None else float(p[self._y]) for n, p in each.items()},
+            "each": {n: None if p is None else float(p[y]) for n, p in each.items()},
             "not_beaten": int(points["pareto"].sum()),
         }
-        self._drawn = (points, x, float(limit), log, best)
-        sentence = self._say(result)
-        picture = plot.svg(
-            points, x=x, y=self._y, budget=float(limit), log=log, chosen=best, label=sentence
-        )
-        return result, picture, sentence
 
-    def figure(self) -> Figure:
-        points, x, limit, log, best = self._drawn
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        sentence = self._say(result)
+        how, chosen = self._how(), result["point"]
+        points = self._points(how["x"], how["y"])
+        return plot.svg(points, **how, chosen=chosen, label=sentence), sentence
+
+    def draw(self, result: dict[str, Any]) -> Figure:
+        how, best = self._how(), result.get("point")
         with figure(7.6, 3.8) as (fig, ax):
-            plot.plot_pareto(points, x=x, y=self._y, budget=limit, log=log, ax=ax)
+            plot.plot_pareto(self._points(how["x"], how["y"]), **how, ax=ax)
             if best is not None:
-                plot.ring(ax, best[x], best[self._y])
+                plot.ring(ax, best[how["x"]], best[how["y"]])
         return fig
 
-    def _best(self, points: Any, x: str, limit: float) -> Any:
-        cheap = points[points[x] <= limit * (1 + 1e-12)]
-        return None if cheap.empty else choose(cheap, best=self._y)
+    def to_python(self) -> str:
+        how, curve = self._how(), self.controls["curve"].value
+        x, y, limit, log = how["x"], how["y"], how["budget"], how["log"]
+        points, among = self._points(x, y), "points"
+        if curve != ALL:
+            points, among = (
+                points[points["curve"] == curve],
+                f'points[points["curve"] == {curve!r}]',
+            )
+        best = _best(points, x, y, limit)
+        if best is None:
+            chosen = "point = None  # nothing is that cheap"
+        else:
+            name = " ".join(best["curve"].split())  # it stands in one line
+            chosen = (
+                f"point = pv.choose({among}, at_most={{{x!r}: {limit!r}}}, best={y!r})\n"
+                f"# {name}, target sparsity {best['target_sparsity']:.3g}: {y} {best[y]:.3f}"
+            )
+        return (
+            "import pruneviz as pv\n\n"
+            f"points = pv.pareto(data, x={x!r}, y={y!r}, by={self._by!r})\n"
+            f"{chosen}\n"
+            f"ax = pv.plot_pareto(points, x={x!r}, y={y!r}, budget={limit!r}, log={log})\n"
+        )
+
+    def _points(self, x: str, y: str) -> pd.DataFrame:
+        """Return the points over these axes; averaged once."""
+        if (x, y) not in self._known:
+            self._known[x, y] = pareto(self._data, x=x, y=y, by=self._by)
+        return self._known[x, y]
+
+    def _how(self) -> dict[str, Any]:
+        """Return what the picture needs besides its points."""
+        x, y, log = (self.controls[n].value for n in ("x", "y", "log"))
+        positive = bool(self._points(x, y)[x].min() > 0)
+        return {"x": x, "y": y, "budget": self._limit(), "log": log and positive}
+
+    def _limit(self) -> float:
+        """Return the budget in the units of the cost; a point at the very line is within it."""
+        x = self.controls["x"].value
+        costs = self._points(x, self.controls["y"].value)[x]
+        limit = self.controls["budget"].at * costs.max()
+        return float(max(limit, costs[costs <= limit * (1 + 1e-12)].max()))
 
     def _say(self, result: dict[str, Any]) -> str:
-        cost, point = COSTS.get(result["x"], result["x"]), result["point"]
+        cost, y, point = COSTS.get(result["x"], result["x"]), result["y"], result["point"]
         limit = result["limit"]
         most = f"{limit:,.0f}" if limit >= 100 else f"{limit:.3g}"
         start = f"At most {result['budget']:.0%} of the {cost} ({most}): "
@@ -166,6 +213,18 @@ class TradeoffPanel(Panel):
             return f"{start}no point is that cheap."
         return (
             f"{start}{point['curve']} at target sparsity {point['target_sparsity']:.3g}, "
-            f"{self._y} {point[self._y]:.3f} ({point['low']:.3f} to {point['high']:.3f}), "
+            f"{y} {point[y]:.3f} ({point['low']:.3f} to {point['high']:.3f}), "
             f"{'not beaten' if point['pareto'] else 'beaten by another'}."
         )
+
+
+def _best(points: Any, x: str, y: str, limit: float) -> Any:
+    cheap = points[points[x] <= limit]
+    return None if cheap.empty else choose(cheap, best=y)
+
+
+def _quality(data: pd.DataFrame, column: Any, costs: list[str]) -> bool:
+    """Tell whether a column holds some metric, which can stand over each of the costs."""
+    if not str(column).startswith("metric") or data[column].dtype.kind not in "fiu":
+        return False
+    return all(len(data[[cost, column]].dropna()) for cost in costs)

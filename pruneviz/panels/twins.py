@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from pruneviz import _check
+from pruneviz._copy import copy_of
 from pruneviz.collect import collect
 from pruneviz.evidence import Evidence
 from pruneviz.groups import find_groups
 from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, ready
 from pruneviz.pairs import one_of_each
-from pruneviz.panels.base import Panel
+from pruneviz.panels.background import GoOn
+from pruneviz.panels.base import Panel, Work
+from pruneviz.panels.pair import Reading, told
 from pruneviz.plots import twins as plots
 from pruneviz.shrink import Shrinker
 from pruneviz.twins import find_twins
-from pruneviz.types import ArgumentError
+from pruneviz.types import ArgumentError, Plan
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-    from pruneviz.group import Group
-
 MOST = 100_000  # pairs that are looked at
 RUNGS = {"delete": "none", "fold": "fold", "merge": "merge", "least squares": "lstsq"}
 BY = {"what they do": "activations", "their weights": "weights"}
-WORDS = {"Conv": "channel", "Linear": "neuron"}
 ALL = "all layers"
 
 
@@ -49,9 +50,9 @@ def panel_twins(
 
     Each unit is a point: how similar it is to the larger unit that is most like it, and how large
     beside that one. Drag the threshold: of each pair that reaches it one goes, if its twin stays (see
-    `one_of_each`). The smaller network is made for real four times, with each rung of the repair
-    ladder (see `shrink`), and the four accuracies stand side by side. Pick a pair, and see the
-    weights with which its two units read.
+    `one_of_each`). The smaller network is made for real; when the hand rests, it is repaired by each
+    rung of the ladder (see `shrink`), and the four accuracies stand side by side. Pick a pair, and
+    see the weights with which its two units read.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def panel_twins(
     x : Tensor, tuple or dict
         Example input: a few examples.
     batches : iterable of (inputs, labels)
-        What the accuracy is measured on, four times at every move; read once.
+        What the accuracy is measured on, four times for every plan; read once.
     evidence : Evidence, optional
         From `collect` on this model: what the repairs learn from, and who is alike. Default: it is
         collected from `batches`, without their labels.
@@ -78,10 +79,10 @@ def panel_twins(
     Panel
         ``controls``: ``"threshold"``, ``"pair"``, ``"layer"``, ``"by"``. ``result``: ``plan``;
         ``gone`` and ``total`` (units of the layer), ``accuracy`` (a dict: ``"whole"``,
-        ``"delete"``, ``"fold"``, ``"merge"``, ``"least squares"``), ``macs`` and ``speedup`` (of
-        MACs: whole ÷ smaller) of the smaller network; ``pairs`` (how many points there are); of the
-        picked pair ``group``, ``kept``, ``removed``, ``similarity``, ``scale`` and ``goes`` (None if
-        there is no pair).
+        ``"delete"``, ``"fold"``, ``"merge"``, ``"least squares"``; None while it is measured),
+        ``macs`` and ``speedup`` (of MACs: whole ÷ smaller) of the smaller network; ``pairs`` (how
+        many points there are); of the picked pair ``group``, ``kept``, ``removed``, ``similarity``,
+        ``scale`` and ``goes`` (None if there is no pair).
 
     Raises
     ------
@@ -121,23 +122,26 @@ class TwinsPanel(Panel):
         _check.choice(by, "by", BY.values())
         threshold = _check.number(threshold, "threshold", low=0, high=1)
         pair = _check.count(pair, "pair")
-        self._model, self._x = model, x
-        self._groups = find_groups(model, x)
+        # another thread runs it while the user goes on with theirs
+        self._model, self._x = copy_of(model), x
+        self._groups = find_groups(self._model, x)
         names = [g.name for g in self._groups if not g.frozen]
         if not names:
             raise ArgumentError("`model` has no units that can be cut: nothing in it can repeat.")
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else _check.choice(layer, "layer", names, what="layer")
-        self._shrinker = Shrinker(model, x)
+        self._shrinker = Shrinker(self._model, x)
         self._batches = ready(batches)
+        self._given = evidence is not None
         if evidence is None:
-            evidence = collect(model, [inputs for inputs, _ in self._batches], progress=False)
+            evidence = collect(self._model, [inputs for inputs, _ in self._batches], progress=False)
         self._evidence = _check.kind(evidence, "evidence", Evidence, "Make it: pv.collect(…).")
-        self._macs, self._whole = measure(model, x).macs, accuracy(model, self._batches)
+        self._macs = measure(self._model, x).macs
+        self._whole = accuracy(self._model, self._batches)
         self._judged = sum(len(labels) for _, labels in self._batches)
-        self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
+        self._reading = Reading(self._model, self._groups, x)
         self._frames: dict[str, pd.DataFrame] = {}
-        self._cut: dict[str, Any] = {}
+        self._plan: Cut | None = None
         super().__init__()
         limit, self._threshold = self.slider("threshold", threshold, 0.0, 1.0, 0.01)
         picked, self._pair = self.slider("pair", pair, 0, max(pair, 1), 1, digits=0)
@@ -145,69 +149,101 @@ class TwinsPanel(Panel):
         which = widgets.Dropdown(options=names, value=layer, description="layer")
         alike = widgets.Dropdown(options=list(BY.items()), value=by, description="alike by")
         self.start(
-            {"threshold": limit, "pair": picked, "which": widgets.HBox([which, alike])},
+            {"threshold": limit, "pair": picked, "which": self.row(which, alike)},
             {"threshold": self._threshold, "pair": self._pair, "layer": which, "by": alike},
         )
 
-    def answer(self, moved: str) -> tuple[dict[str, Any], str, str]:
-        if moved != "pair" or not self._cut:
-            self._cut = {}  # nothing old is left, should what follows fail
-            frame = self._frame()
-            self._cut = self._smaller(frame)
-            self._points = self._nearest(frame, self._cut["plan"])
-            self._bound(len(self._points) - 1)
-        result = {**self._cut, "pairs": len(self._points), **self._picked()}
+    def answer(self, moved: str) -> dict[str, Any]:
+        how = self._how()
+        if self._plan is None or self._plan.how != how:
+            self._plan = None  # nothing old is left, should what follows fail
+            self._plan = self._cut(how)
+            self._bound(len(self._plan.points) - 1)
+        cut = self._plan
+        return {
+            "plan": cut.plan,
+            "threshold": how[0],
+            "by": how[2],
+            "layer": how[1],
+            "gone": cut.plan.total - cut.plan.kept,
+            "total": cut.plan.total if how[1] == ALL else self._groups[how[1]].size,
+            "accuracy": self._accuracy(cut.right),
+            "macs": cut.macs,
+            "speedup": self._macs / cut.macs,
+            "pairs": len(cut.points),
+            **told(cut.points, round(self._pair.value)),
+        }
+
+    def later(self, result: dict[str, Any]) -> Work | None:
+        cut = self._plan
+        if cut is None or result["accuracy"] is not None:
+            return None
+
+        def work(go_on: GoOn) -> dict[str, Any]:
+            for name, rung in RUNGS.items():
+                if name not in cut.right:  # else an earlier try, dropped since, came so far
+                    small = copy_of(cut.small)
+                    if rung != "none":
+                        self._shrinker.repair(small, cut.plan, rung, self._evidence, None)
+                    cut.right[name] = accuracy(small, go_on.through(self._batches))
+            return {"accuracy": self._accuracy(cut.right)}
+
+        return work
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
         sentence = self._say(result)
-        return result, plots.svg(self._view_of(result), label=sentence, uid=self.uid), sentence
+        return plots.svg(self._view_of(result), label=sentence, uid=self.uid), sentence
 
-    def figure(self) -> Figure:
-        if self.result:
-            return plots.static(self._view_of(self.result))
-        empty = plots.View(self._points[:0], self._threshold.value, None, [], [], "")
-        return plots.static(empty)  # after an error
+    def draw(self, result: dict[str, Any]) -> Figure:
+        if result:
+            return plots.static(self._view_of(result))
+        none = next(iter(self._frames.values()))[:0].assign(goes=False)
+        return plots.static(plots.View(none, self._threshold.at, None, [], [], ""))
 
-    def _frame(self) -> pd.DataFrame:
-        """Return all pairs of the layer; found once for each way to compare."""
-        by, layer = self.controls["by"].value, self.controls["layer"].value
-        if by not in self._frames:
+    def to_python(self) -> str:
+        threshold, layer, by = self._how()
+        collected = "evidence = pv.collect(model, [inputs for inputs, _ in batches])\n"
+        seen = "evidence=evidence, " * (by == "activations")
+        some = "" if layer == ALL else f'[pairs["group"] == {layer!r}]'
+        return (
+            "import pruneviz as pv\nfrom pruneviz.pairs import one_of_each\n\n"
+            f"batches = list(batches)\n{'' if self._given else collected}"
+            "groups = pv.find_groups(model, x)\n"
+            f"pairs = pv.find_twins(model, groups=groups, {seen}threshold={threshold!r}, top={MOST})\n"
+            f"plan = one_of_each(pairs{some}, groups)\n"
+            f"for repair in {tuple(RUNGS.values())}:\n"
+            "    small = pv.shrink(model, plan, example_input=x, repair=repair, evidence=evidence)\n"
+            "    print(repair, pv.accuracy(small, batches))\n"
+        )
+
+    def _how(self) -> tuple[float, str, str]:
+        """Return all that the plan depends on."""
+        return self._threshold.at, self.controls["layer"].value, self.controls["by"].value
+
+    def _cut(self, how: tuple[float, str, str]) -> Cut:
+        """Choose, and cut."""
+        threshold, layer, by = how
+        if by not in self._frames:  # found once for each way to compare
             seen = self._evidence if by == "activations" else None
             self._frames[by] = find_twins(
                 self._model, groups=self._groups, evidence=seen, top=MOST, threshold=0
             )
         frame = self._frames[by]
-        return frame if layer == ALL else frame[frame["group"] == layer]
-
-    def _smaller(self, frame: pd.DataFrame) -> dict[str, Any]:
-        """Choose, cut, repair in four ways, and measure."""
-        alike = frame[frame["similarity"] >= self._threshold.value]
-        plan = one_of_each(alike, self._groups)
-        right = {"whole": self._whole}
-        for name, rung in RUNGS.items():
-            small = self._shrinker.quick(plan)
-            if rung != "none":
-                self._shrinker.repair(small, plan, rung, self._evidence, None)
-            right[name] = accuracy(small, self._batches)
-        layer = self.controls["layer"].value
-        total = plan.total if layer == ALL else self._groups[layer].size
-        macs = measure(small, self._x).macs
-        return {
-            "plan": plan,
-            "threshold": self._threshold.value,
-            "by": self.controls["by"].value,
-            "layer": layer,
-            "gone": plan.total - plan.kept,
-            "total": total,
-            "accuracy": right,
-            "macs": macs,
-            "speedup": self._macs / macs,
-        }
-
-    def _nearest(self, frame: pd.DataFrame, plan: Any) -> pd.DataFrame:
-        """Return for each unit the larger one that is most like it."""
+        frame = frame if layer == ALL else frame[frame["group"] == layer]
+        plan = one_of_each(frame[frame["similarity"] >= threshold], self._groups)
         keep = {n: k.tolist() for n, k in plan.keep.items()}
+        # of each unit the larger one that is most like it
         best = frame.drop_duplicates(["group", "removed"]).reset_index(drop=True)
         pairs = zip(best["group"], best["removed"], strict=True)
-        return best.assign(goes=[not keep[g][u] for g, u in pairs])
+        points = best.assign(goes=[not keep[g][u] for g, u in pairs])
+        small = self._shrinker.quick(plan)
+        return Cut(how, plan, points, small, measure(small, self._x).macs)
+
+    def _accuracy(self, right: dict[str, float]) -> dict[str, float] | None:
+        """Return all accuracies in their order; None if one is missing."""
+        if len(right) < len(RUNGS):
+            return None
+        return {"whole": self._whole, **{name: right[name] for name in RUNGS}}
 
     def _bound(self, last: int) -> None:
         """Let the slider of the pair end where the pairs do."""
@@ -219,85 +255,30 @@ class TwinsPanel(Panel):
         finally:
             self._busy = before
 
-    def _picked(self) -> dict[str, Any]:
-        """Tell of the picked pair."""
-        if not len(self._points):
-            return dict.fromkeys(
-                ("pair", "group", "kept", "removed", "similarity", "scale", "goes")
-            )
-        pair = min(round(self._pair.value), len(self._points) - 1)
-        row = self._points.iloc[pair]
-        return {
-            "pair": pair,
-            "group": str(row["group"]),
-            "kept": int(row["kept"]),
-            "removed": int(row["removed"]),
-            "similarity": float(row["similarity"]),
-            "scale": float(row["scale"]),
-            "goes": bool(row["goes"]),
-        }
-
     def _view_of(self, result: dict[str, Any]) -> plots.View:
-        images, titles, below = [], [], ""
+        assert self._plan is not None
+        pair: tuple[list[Any], list[str], str] = [], [], ""
         if result["pair"] is not None:
             group = self._groups[result["group"]]
-            for unit in (result["kept"], result["removed"]):
-                image, below = self._image(group, unit)
-                if image is not None:
-                    stays = bool(result["plan"].keep[group.name][unit])
-                    images.append(image)
-                    titles.append(f"{self._word(group)} {unit} {'stays' if stays else 'goes'}")
-        bars = {n: result["accuracy"][n] for n in RUNGS}
-        return plots.View(
-            self._points, result["threshold"], result["pair"], images, titles, below, bars,
-            result["accuracy"]["whole"],
-        )  # fmt: skip
-
-    def _image(self, group: Group, unit: int) -> tuple[Any, str]:
-        """Return the weights with which a unit reads, as an image, and what is seen there."""
-        layer = group.producers[0]
-        tensors = dict(self._model.named_parameters())
-        for s in group.slices:
-            if s.layer != layer or s.role != "out" or s.tensor not in tensors:
-                continue
-            weight = tensors[s.tensor].detach().cpu()
-            if weight.ndim < 2:
-                continue
-            rows = weight.transpose(0, s.dim)[s.index[unit].tolist()]
-            if rows.ndim == 4:
-                kernels = rows.flatten(0, 1).numpy()
-                n = len(kernels)
-                many = f"{n} kernels, one for each channel it reads" if n > 1 else "its kernel"
-                return plots.sheet(kernels), f"{many}: {GREYS}"
-            pixels = self._pixels(layer, rows)
-            what = "the pixels it reads" if pixels else f"its {rows.numel():,} weights in lines"
-            return plots.sheet(rows.flatten().numpy(), pixels), f"{what}: {GREYS}"
-        return None, ""
-
-    def _pixels(self, layer: str, rows: Tensor) -> tuple[int, int] | None:
-        """Return height and width of the input if it is what the layer reads, number by number."""
-        shape: tuple[int, ...] = tuple(getattr(self._x, "shape", ()))
-        if len(shape) != 4 or shape[1] != 1 or self._groups.read_by(layer):
-            return None
-        height, width = int(shape[2]), int(shape[3])
-        return (height, width) if rows.numel() == height * width else None
-
-    def _word(self, group: Group) -> str:
-        kind = self._kinds.get(group.producers[0], "")
-        return next((w for part, w in WORDS.items() if part in kind), "unit")
+            units = result["kept"], result["removed"]
+            pair = self._reading.images(group, units, result["plan"].keep[group.name])
+        right = result["accuracy"] or {}
+        bars = {n: right.get(n) for n in RUNGS}
+        points, at = self._plan.points, result["threshold"]
+        return plots.View(points, at, result["pair"], *pair, bars, self._whole)
 
     def _say(self, result: dict[str, Any]) -> str:
-        right = {n: f"{a:.1%}" for n, a in result["accuracy"].items()}
         layer = result["layer"]
-        what = "units" if layer == ALL else f"{self._word(self._groups[layer])}s"
+        what = "units" if layer == ALL else f"{self._reading.word(self._groups[layer])}s"
         text = f"Threshold {result['threshold']:.2f}: "
         text += f"{result['gone']:,} of {result['total']:,} {what} of {layer or 'the model'} go, "
         text += f"{1 / result['speedup']:.0%} of the MACs stay. Accuracy "
-        text += f"(on {self._judged:,} examples): whole {right['whole']}, "
-        text += ", ".join(f"{n} {right[n]}" for n in RUNGS) + "."
+        text += f"(on {self._judged:,} examples): "
+        right = result["accuracy"] or {"whole": self._whole}
+        text += ", ".join(f"{n} {a:.1%}" for n, a in right.items()) + "."
         if result["pair"] is None:
             return f"{text} No two units are alike."
-        word = self._word(self._groups[result["group"]])
+        word = self._reading.word(self._groups[result["group"]])
         where = f" of {result['group']}" * (layer == ALL)
         return (
             f"{text} Pair {result['pair']}: {word} {result['removed']}{where} is like {word} "
@@ -305,4 +286,13 @@ class TwinsPanel(Panel):
         )
 
 
-GREYS = "white adds, black takes away, grey ignores"
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What follows from the threshold, the layer and the comparison."""
+
+    how: tuple[float, str, str]
+    plan: Plan
+    points: pd.DataFrame  # of each unit the larger one that is most like it
+    small: nn.Module
+    macs: int
+    right: dict[str, float] = field(default_factory=dict)  # filled as it is measured

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pruneviz import _check
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, PRUNED, axes, bare
+from pruneviz.plots.svg import FONT, opened
+from pruneviz.plots.tradeoff import _mark, _points, _tens
 from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
@@ -94,6 +97,85 @@ def plot_crossover(
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     bare(ax)
     return ax
+
+
+WIDTH, HEIGHT, BOX = 760, 270, (58, 26, 500, 222)  # of the SVG, and left, top, right, bottom
+
+
+def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) -> str:
+    """Return the picture of `plot_crossover` as SVG text.
+
+    Examples
+    --------
+    >>> import pruneviz as pv
+    >>> data = pv.crossover(widths=[32], batches=[1], sparsities=[0.5, 0.9], seconds=0, progress=False)
+    >>> svg(data, width=32, batch=1, at=0.7, label="one layer").count("<polyline")
+    5
+    """
+    data = data[(data["width"] == width) & (data["batch"] == batch)].sort_values("sparsity")
+    x0, y0, x1, y1 = BOX
+    ends = _stretched(data["sparsity"].to_numpy(float)[[0, -1]])
+    room = 0.04 * (ends[1] - ends[0]) or 0.1
+    ends = ends[0] - room, ends[1] + room
+    bottom, top = data["low"].min() / 1.15, max(data["speedup"].max(), data["high"].max()) * 1.15
+
+    def px(v: Any) -> Any:
+        return x0 + (_stretched(v) - ends[0]) / (ends[1] - ends[0]) * (x1 - x0)
+
+    def py(v: Any) -> Any:
+        return y1 - np.log(np.asarray(v, float) / bottom) / np.log(top / bottom) * (y1 - y0)
+
+    parts: list[str] = []
+    key: list[str] = []
+
+    def named(text: str, sign: str) -> None:
+        y = y0 + 10 + 20 * len(key)
+        key.append(f'<g transform="translate({x1 + 24} {y})">{sign}</g>'
+                   f'<text x="{x1 + 42}" y="{y + 4}">{escape(text)}</text>')  # fmt: skip
+
+    for way, part in data.groupby("way", sort=False):
+        if way not in COLOURS:
+            continue
+        colour, sign = COLOURS[str(way)], MARKERS.index(SIGNS[str(way)])
+        xs, ys = px(part["sparsity"]), py(part["latency_speedup"])
+        band = [*zip(xs, py(part["high"]), strict=True)]
+        band += [*zip(xs, py(part["low"]), strict=True)][::-1]
+        parts.append(
+            f'<polygon points="{_points(band)}" fill="{colour}" fill-opacity="0.18"/>'
+            f'<polyline points="{_points(zip(xs, ys, strict=True))}" fill="none" stroke="{colour}" '
+            f'stroke-width="2"/>'
+            + "".join(_mark(sign, *p, colour) for p in zip(xs, ys, strict=True))
+        )
+        named(LABELS[str(way)], _mark(sign, 0, 0, colour))
+    sparse = data[data["way"] == "csr_mm"] if (data["way"] == "csr_mm").any() else data
+    promise = sparse.groupby("sparsity")["speedup"].max()
+    dots = _points(zip(px(promise.index), py(promise), strict=True))
+    parts.append(f'<polyline points="{dots}" fill="none" stroke="{GREY}" stroke-width="2" '
+                 f'stroke-dasharray="2 4"/><path d="M{x0} {py(1):.1f}H{x1}" stroke="{GREY}" '
+                 'stroke-width="2"/>')  # fmt: skip
+    named("dense", f'<path d="M-10 0h20" stroke="{GREY}" stroke-width="2"/>')
+    named("what the MACs promise",
+          f'<path d="M-10 0h20" stroke="{GREY}" stroke-width="2" stroke-dasharray="2 4"/>')  # fmt: skip
+    named("your sparsity", '<path d="M0-8v16" stroke="currentColor" stroke-dasharray="5 4"/>')
+    line = float(np.clip(px(at), x0, x1))
+    ticks, last = [], -99.0
+    for v in sorted(set(data["sparsity"])):
+        if px(v) - last > 30:
+            last = px(v)
+            ticks.append(f'<text x="{last:.1f}" y="{y1 + 17}" text-anchor="middle">{v:g}</text>')
+    ticks += [f'<text x="{x0 - 7}" y="{py(v) + 4:.1f}" text-anchor="end">{v:g}</text>'
+              for v in _tens(bottom, top)]  # fmt: skip
+    threads = f", {_threads(data)}" if "threads" in data else ""
+    return (
+        f"{opened(WIDTH, HEIGHT, label)}{''.join(parts)}"
+        f'<path d="M{line:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="5 4"/>'
+        f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/><g {FONT}>'
+        f'<text x="{(x0 + x1) / 2}" y="14" text-anchor="middle">{width} inputs and outputs, batch of '
+        f'{batch}{threads}</text><text x="{(x0 + x1) / 2}" y="{HEIGHT - 10}" text-anchor="middle">'
+        f'sparsity (share of weights gone)</text><text transform="translate(14 {(y0 + y1) / 2}) '
+        f'rotate(-90)" text-anchor="middle">times as fast as dense</text>{"".join(ticks)}'
+        f"{''.join(key)}</g></svg>"
+    )
 
 
 def plot_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

@@ -74,7 +74,7 @@ def plot_pareto(
     ax.step(front[x], front[y], where="post", color=GREY, lw=4, alpha=0.45, zorder=1,
             label="not beaten")  # fmt: skip
     if budget is not None:
-        ax.axvline(budget, color=GREY, ls="--", lw=1.2)
+        ax.axvline(budget, color=GREY, ls="--", lw=1.2, label="budget")
     if log:
         ax.set_xscale("log")
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
@@ -139,7 +139,9 @@ def svg(
         stairs += [(a, stairs[-1][1]), (a, b)] if stairs else [(a, b)]
     at = y0 + 8 + 20 * points["curve"].nunique()
     key.append(f'<path d="M{x1 + 12} {at}h16" stroke="{GREY}" stroke-width="5" opacity="0.5"/>'
-               f'<text x="{x1 + 32}" y="{at + 4}">not beaten</text>')  # fmt: skip
+               f'<text x="{x1 + 32}" y="{at + 4}">not beaten</text>'
+               f'<path d="M{x1 + 20} {at + 12}v16" stroke="currentColor" stroke-dasharray="5 4"/>'
+               f'<text x="{x1 + 32}" y="{at + 24}">budget</text>')  # fmt: skip
     line = float(px(min(max(budget, left), right)))
     ring = "" if chosen is None else (
         f'<circle cx="{float(px(chosen[x])):.1f}" cy="{float(py(chosen[y])):.1f}" r="9" '

@@ -177,8 +177,8 @@ class View:
         What stands above each image.
     below : str
         What stands below them.
-    bars : mapping of str to float
-        The accuracy on each rung.
+    bars : mapping of str to float or None
+        The accuracy on each rung; None while it is measured.
     whole : float
         That of the whole network.
     """
@@ -189,7 +189,7 @@ class View:
     images: Sequence[np.ndarray]
     titles: Sequence[str]
     below: str
-    bars: Mapping[str, float] = field(default_factory=dict)
+    bars: Mapping[str, float | None] = field(default_factory=dict)
     whole: float = 0.0
 
 
@@ -239,16 +239,15 @@ def static(view: View) -> Figure:
     ax = fig.add_subplot(grid[1, 1:])
     names = list(view.bars)
     rows = np.arange(len(names))
-    values = np.array([view.bars[n] for n in names])
+    values = np.array([view.bars[n] for n in names], dtype=float)
     ax.barh(rows, values, height=0.62, color=KEPT, label="right")
     lost = ax.barh(rows, np.maximum(view.whole - values, 0), left=values, height=0.62,
                    color=PRUNED, hatch="///", label="lost")  # fmt: skip
     for bar in lost:
         bar.set(edgecolor="white", linewidth=0)
     for y, value in zip(rows.tolist(), values.tolist(), strict=True):
-        ax.text(
-            1.02, y, f"{value:.1%}", va="center", fontsize=9, transform=ax.get_yaxis_transform()
-        )
+        known = "" if np.isnan(value) else f"{value:.1%}"
+        ax.text(1.02, y, known, va="center", fontsize=9, transform=ax.get_yaxis_transform())
     ax.set(yticks=rows, yticklabels=names, xlim=(0, 1), xticks=[])
     ax.set_title(f"accuracy (whole network: {view.whole:.1%})", fontsize=9)
     ax.tick_params(labelsize=9, length=0)
@@ -348,14 +347,17 @@ def _bars(view: View, uid: str) -> str:
         f'<text x="{x0}" y="{y0 - 10}" {FONT}>accuracy (whole network: {view.whole:.1%})</text>'
     ]
     for i, (name, value) in enumerate(view.bars.items()):
-        y, end = y0 + i * row, x0 + (x1 - x0) * value
-        lost = max(view.whole - value, 0) * (x1 - x0)
+        y = y0 + i * row
+        parts.append(
+            f'<text x="{x0 - 8}" y="{y + 12}" text-anchor="end" {FONT}>{escape(name)}</text>'
+        )
+        if value is None:
+            continue
+        end, lost = x0 + (x1 - x0) * value, max(view.whole - value, 0) * (x1 - x0)
         parts.append(
             f'<rect class="bar" x="{x0}" y="{y}" width="{end - x0:.1f}" height="{row - 7}" '
             f'fill="{KEPT}"/><rect x="{end:.1f}" y="{y}" width="{lost:.1f}" height="{row - 7}" '
-            f'fill="url(#{uid}-lost)"/><g {FONT}>'
-            f'<text x="{x0 - 8}" y="{y + 12}" text-anchor="end">{escape(name)}</text>'
-            f'<text x="{x1 + 8}" y="{y + 12}">{value:.1%}</text></g>'
+            f'fill="url(#{uid}-lost)"/><text x="{x1 + 8}" y="{y + 12}" {FONT}>{value:.1%}</text>'
         )
     y = y0 + len(view.bars) * row + 6
     key = (

@@ -1,0 +1,355 @@
+"""What if: any model, pruned this way and that, and the smaller one to take home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from pruneviz import _check
+from pruneviz.panels.background import GoOn
+from pruneviz.panels.base import Panel, Work
+from pruneviz.plots import svg
+from pruneviz.plots import whatif as plot
+from pruneviz.plots.bytes import size
+from pruneviz.plots.images import plot_strip
+from pruneviz.plots.style import figure
+from pruneviz.repair import RUNGS
+from pruneviz.timing import told_apart
+from pruneviz.types import layer_name
+from pruneviz.whatif import WhatIf
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+    from pruneviz.types import Plan
+
+OWN = "its own"
+FLIPS = 8  # flipped examples that are shown
+SECONDS = 0.3  # for the clock
+LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
+          "lstsq": "least squares"}  # fmt: skip
+
+
+def panel_whatif(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    example_input: Any = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    learn: Iterable[Any] | None = None,
+    classes: Sequence[str] | None = None,
+    criterion: str = "l2",
+    sparsity: float = 0.0,
+    repair: str = "none",
+) -> Panel:
+    """Play with your own model: what can go, at what price; then take the smaller one home.
+
+    Units are removed for real, and the smaller model is compared with the masked one; single weights
+    are set to zero. While the slider moves, the layers follow; when it rests, accuracy, flipped
+    examples and the clock are measured, one after the other.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed. If its units cannot be found, its weights can be pruned all the same.
+    batches : iterable of (inputs, labels)
+        What it is judged on; read once, and run through at every move: a few hundred examples, or
+        a few thousand.
+    example_input : Tensor, tuple or dict, optional
+        Arguments of the forward; default: the inputs of the first batch.
+    evaluate : callable, optional
+        ``evaluate(model)`` gives a number, more is better. Then `batches` need no labels, and no
+        example can flip. Default: the accuracy of a model that gives logits.
+    learn : iterable, optional
+        As the `batches` of `collect`: what criteria and repairs learn from. Default: the inputs of
+        the first 500 examples of `batches`, without their labels.
+    classes : sequence of str, optional
+        Name of each class; default: its number.
+    criterion, sparsity, repair
+        Where the controls stand at first.
+
+    Returns
+    -------
+    Panel
+        ``controls``: ``"criterion"`` (granularity and name, such as ``"unit l2"``), ``"scope"``,
+        ``"sparsity"``, ``"repair"``, ``"protect"`` (layers that stay whole).
+        ``result``: ``plan``, ``sparsity``, ``model`` (the smaller one; a new one), ``metric``,
+        ``metric_before``, ``comparison`` (a `Comparison`; None with `evaluate`), ``worse`` and
+        ``better`` (indices of flipped examples), ``params``, ``bytes``, ``macs``, each also
+        ``…_before``, ``encoding`` (of the bytes), ``speedup`` (of MACs), ``timing`` (a `Timing`),
+        ``frozen`` (group to why it cannot be cut).
+
+    Raises
+    ------
+    ArgumentError, GraphError
+        As `find_groups`, `score`, `select`, `shrink` and `accuracy` do.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> panel = pv.panel_whatif(model, [(torch.randn(20, 4), torch.arange(20) % 2)])
+    >>> panel.controls["sparsity"].value = 0.5
+    >>> panel.result["model"][0], panel.result["speedup"]
+    (Linear(in_features=4, out_features=4, bias=True), 2.0)
+    >>> panel.close()
+    """
+    start = (criterion, sparsity, repair)
+    return WhatIfPanel(model, batches, example_input, evaluate, learn, classes, *start)
+
+
+class WhatIfPanel(Panel):
+    """The panel behind `panel_whatif`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        example_input: Any,
+        evaluate: Callable[[nn.Module], float] | None,
+        learn: Iterable[Any] | None,
+        classes: Sequence[str] | None,
+        criterion: str,
+        sparsity: float,
+        repair: str,
+    ) -> None:
+        sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
+        _check.choice(repair, "repair", RUNGS)
+        self._what = what = WhatIf(
+            model, batches, example_input=example_input, evaluate=evaluate, learn=learn
+        )
+        self._given = (example_input is not None, learn is not None)
+        names = {f"{g} {c}": f"{g}s by {c}" for g, c in what.criteria}
+        found = [n for n in names if criterion in (n, n.split(" ", 1)[1])]
+        if not found:
+            _check.choice(criterion, "criterion", names, what="criterion")
+        self._classes = None if classes is None else [str(c) for c in classes]
+        super().__init__()
+        row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
+        by = widgets.Dropdown(
+            options=[(text, n) for n, text in names.items()], value=found[0], description="prune"
+        )
+        scope = widgets.Dropdown(
+            options=[("as the criterion wants", OWN), ("within each layer", "layer"),
+                     ("over all layers", "global")], description="compared",
+        )  # fmt: skip
+        mend = widgets.Dropdown(
+            options=[(LADDER[r], r) for r in RUNGS], value=repair, description="repair"
+        )
+        protect = widgets.SelectMultiple(
+            options=[(n or "(model)", n) for n in what.layers],
+            rows=min(len(what.layers), 4),
+            description="protect",
+        )
+        self.start(
+            {"how": self.row(by, scope), "more": self.row(mend, protect), "sparsity": row},
+            {
+                "criterion": by,
+                "scope": scope,
+                "sparsity": slider,
+                "repair": mend,
+                "protect": protect,
+            },
+        )
+
+    def answer(self, moved: str) -> dict[str, Any]:
+        how = self._how()
+        plan = self._what.plan(*how[0], **how[1]) if self._what.ready(*how[0][:2]) else None
+        result: dict[str, Any] = {
+            "plan": plan,
+            "sparsity": None if plan is None else plan.sparsity,
+            "model": None,
+            "metric": None,
+            "metric_before": self._what.before,
+            "comparison": None,
+            "worse": None,
+            "better": None,
+            "timing": None,
+            "frozen": self._what.frozen,
+        }
+        return result | ((None if plan is None else self._what.glance(plan)) or {})
+
+    def later(self, result: dict[str, Any]) -> Work:
+        what, how, plan = self._what, self._how(), result["plan"]
+        repair = self.controls["repair"].value
+
+        def work(go_on: GoOn) -> dict[str, Any]:
+            chosen = what.plan(*how[0], **how[1]) if plan is None else plan
+            go_on.tell({"plan": chosen, "sparsity": chosen.sparsity})
+            new = what.pruned(chosen, repair)
+            found = {"plan": chosen, "sparsity": chosen.sparsity, "model": new}
+            found |= what.costs(new, chosen)
+            go_on.tell(found)
+            found |= what.judged(new, go_on.through)
+            if found["comparison"] is not None:
+                found |= {side: getattr(found["comparison"], side) for side in ("worse", "better")}
+            go_on.tell(found)
+            return {**found, "timing": what.timed(new, seconds=SECONDS)}
+
+        return work
+
+    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+        sentence = self._say(result)
+        picture = plot.bars(self._bars(result), label=sentence)
+        layers = self._layers(result["plan"])
+        if layers:
+            stay = ", ".join(f"{r.name or '(model)'} {r.kept} of {r.total}" for r in layers)
+            picture += plot.layers(layers, label=f"Stay: {stay}.", uid=self.uid)
+        flips = self._flips(result)
+        if flips is not None:
+            shown, labels, said, names = flips
+            n = len(labels)
+            text = f"The first {n} that were right and are wrong now, and what they are taken for:"
+            picture += f"<p>{text}</p>" + svg.strip(
+                svg.image_uris(shown), labels=labels, predictions=said, classes=names, label=text
+            )
+        return picture + f"<p>{escape(self._notes())}</p>", sentence
+
+    def draw(self, result: dict[str, Any]) -> Figure:
+        layers = self._layers(result.get("plan"))
+        flips = self._flips(result) if result else None
+        tall = 0.3 + 0.26 * min(len(layers), plot.MOST)
+        rows = [1.5, *([tall] if layers else []), *([1.4] if flips else [])]
+        with figure(7.6, sum(rows) + 0.3, rows=tuple(rows)) as (fig, axs):
+            each = list(axs) if len(rows) > 1 else [axs]
+            plot.draw_bars(self._bars(result) if result else [], each.pop(0))
+            if layers:
+                plot.draw_layers(layers, each.pop(0))
+            if flips is not None:
+                shown, labels, said, names = flips
+                plot_strip(shown, labels=labels, predictions=said, classes=names, ax=each.pop(0))
+        return fig
+
+    def to_python(self) -> str:
+        (granularity, criterion, sparsity), more = self._how()
+        repair = self.controls["repair"].value
+        needs = self._what.needs(granularity, criterion, repair)
+        lines = ["import pruneviz as pv", ""]
+        lines += ["batches = list(batches)"]
+        lines += [f"x = {'example_input' if self._given[0] else 'batches[0][0]'}"]
+        evidence = ", evidence=evidence" if needs else ""
+        if needs or repair != "none":
+            lines[0:1] = ["import torch", "import pruneviz as pv"]
+            lines += [] if self._given[1] else [f"learn = {self._what.how_to_learn}"]
+        if needs:
+            loss = ", loss=torch.nn.functional.cross_entropy" if needs == "gradients" else ""
+            lines += [f"evidence = pv.collect(model, learn{loss})"]
+        groups = ""
+        if granularity == "unit":
+            lines += ["groups = pv.find_groups(model, x)"]
+            groups = ", groups=groups"
+        seen = evidence if self._what.needs(granularity, criterion, "none") else ""
+        lines += [f"scores = pv.score(model, {criterion!r}{groups}{seen})"]
+        how = [f"sparsity={sparsity!r}"]
+        how += [f"scope={more['scope']!r}"] if more["scope"] else []
+        how += [f"protect={list(more['protect'])!r}"] if more["protect"] else []
+        lines += [f"plan = pv.select(scores, {', '.join(how)})"]
+        mend = "" if repair == "none" else f", repair={repair!r}, batches=learn"
+        if granularity == "unit":
+            lines += [f"small = pv.shrink(model, plan, example_input=x{mend})"]
+        else:
+            mend = "" if repair == "none" else f", repair={repair!r}{evidence}"
+            lines += [f"small = pv.bake(pv.mask(model, plan{mend}))"]
+        lines += ['pv.save(small, "small.safetensors")']
+        return "\n".join(lines) + "\n"
+
+    def _how(self) -> tuple[tuple[str, str, float], dict[str, Any]]:
+        granularity, criterion = self.controls["criterion"].value.split(" ", 1)
+        scope = self.controls["scope"].value
+        protect = self.controls["protect"].value
+        more = {"scope": None if scope == OWN else scope, "protect": protect}
+        return (granularity, criterion, self.controls["sparsity"].at), more
+
+    def _bars(self, result: dict[str, Any]) -> list[plot.Bar]:
+        metric, before = result["metric"], result["metric_before"]
+        right = self._what.evaluate is None
+        name = "accuracy" if right else "metric"
+        if metric is None:
+            rows = [plot.Bar(name, f"… (before: {before:.3f})", None, before if right else None)]
+        else:
+            between = result["comparison"].interval_after if right else (None, None)
+            text = f"{metric:.3f} (before: {before:.3f})"
+            share = metric if right else None
+            rows = [plot.Bar(name, text, share, before if right else None, *between)]
+        for key, unit in (("macs", "MACs"), ("bytes", "bytes")):
+            if key not in result:
+                rows.append(plot.Bar(unit, "…"))
+                continue
+            now, whole = result[key], result[f"{key}_before"]
+            text = f"{now:,} of {whole:,}" if key == "macs" else f"{size(now)} of {size(whole)}"
+            if key == "bytes" and result["encoding"] not in ("dense", "dense_fp32"):
+                text += f" ({result['encoding']})"
+            rows.append(plot.Bar(unit, text, now / whole if whole else 0.0))
+        timing = result["timing"]
+        if timing is None:
+            return [*rows, plot.Bar("time", "…")]
+        text = f"{timing.after_ms:.2f} of {timing.before_ms:.2f} ms"
+        text += (f", {timing.latency_speedup:.2f} times as fast" if told_apart(timing.low, timing.high)
+                 else ", the clock cannot tell them apart")  # fmt: skip
+        of = [1 / v for v in (timing.latency_speedup, timing.high, timing.low)]
+        return [*rows, plot.Bar("time", text, of[0], 1.0, of[1], of[2])]
+
+    def _layers(self, plan: Plan | None) -> list[plot.Layer]:
+        if plan is None:
+            return []
+        if plan.groups is None:
+            frame = plan.to_frame()
+            counts = zip(
+                frame["layer"], frame["kept"].tolist(), frame["total"].tolist(), strict=True
+            )
+            return [plot.Layer(n, k, t) for n, k, t in counts]
+        return [
+            plot.Layer(layer_name(g.name) or g.name, g.size, g.size, g.frozen)
+            if g.frozen
+            else plot.Layer(g.name, int(plan.keep[g.name].sum()), g.size)
+            for g in plan.groups
+        ]
+
+    def _flips(self, result: dict[str, Any]) -> Any:
+        """Return images that were right and are wrong, their classes, what is said now, and names."""
+        worse = result["worse"]
+        if worse is None or not len(worse):
+            return None
+        shown = self._what.images(worse[:FLIPS])
+        if shown is None:
+            return None
+        labels = self._what.labels[worse[:FLIPS]].tolist()
+        said = result["comparison"].said_after[worse[:FLIPS]].tolist()
+        known = self._classes or []
+        names = [known[c] if c < len(known) else str(c) for c in range(max(labels + said) + 1)]
+        return shown, labels, said, names
+
+    def _notes(self) -> str:
+        """Say what does not change with the controls."""
+        text = f"Criteria and repairs learn from {self._what.learned}."
+        if self._what.refusal:
+            return f"{text} Units cannot be removed here: {self._what.refusal}"
+        return text
+
+    def _say(self, result: dict[str, Any]) -> str:
+        (granularity, criterion, sparsity), more = self._how()
+        repair, plan = self.controls["repair"].value, result["plan"]
+        text = f"{granularity.capitalize()}s by {criterion}, "
+        text += {None: "", "layer": "within each layer, ", "global": "over all layers, "}[
+            more["scope"]
+        ]
+        text += f"target sparsity {sparsity:.2f}, repair: {LADDER[repair]}"
+        if more["protect"]:
+            text += f", protected: {', '.join(n or '(model)' for n in more['protect'])}"
+        if plan is None:
+            return f"{text}."
+        text += f": {plan.kept:,} of {plan.total:,} {granularity}s stay."
+        name = "accuracy" if self._what.evaluate is None else "metric"
+        if result["metric"] is not None:
+            text += f" {name.capitalize()} {result['metric']:.3f} (before: {result['metric_before']:.3f})"
+            if result["comparison"] is not None:
+                text += f", {len(result['worse']):,} examples got worse, {len(result['better']):,} better"
+            text += "."
+        if "macs" in result:
+            text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
+            text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
+        return text

@@ -1,0 +1,160 @@
+"""What a pruned model costs beside the whole one, and what of each layer stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from pruneviz.plots.style import GREY, KEPT, PRUNED, bare
+from pruneviz.plots.svg import FONT, _hatch, opened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST = 24  # layers that are drawn
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One number beside that of the whole model.
+
+    Parameters
+    ----------
+    name, text : str
+        What it is, and the number in words.
+    share : float or None
+        Length of the bar, of a whole; None: not measured yet.
+    mark : float or None
+        Where the whole model stands.
+    low, high : float or None
+        An interval around `share`.
+    """
+
+    name: str
+    text: str
+    share: float | None = None
+    mark: float | None = 1.0
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How many of a layer stay; `frozen`: why none of them can go."""
+
+    name: str
+    kept: int
+    total: int
+    frozen: str = ""
+
+
+def bars(rows: Sequence[Bar], *, label: str, width: int = 680) -> str:
+    """Draw one bar a number, with a tick where the whole model stands.
+
+    Examples
+    --------
+    >>> "half of the MACs" in bars([Bar("MACs", "half of the MACs", 0.5)], label="x")
+    True
+    """
+    row, x0, x1 = 26, 84, 372
+    parts = []
+    for i, b in enumerate(rows):
+        y = 4 + i * row
+        parts.append(
+            f'<text x="{x0 - 8}" y="{y + 14}" text-anchor="end" {FONT}>{escape(b.name)}</text>'
+            f'<rect x="{x0}" y="{y + 1}" width="{x1 - x0}" height="16" fill="currentColor" '
+            'fill-opacity="0.08"/>'
+        )
+        if b.share is not None:
+            wide = (x1 - x0) * min(max(b.share, 0), 1)
+            parts.append(
+                f'<rect x="{x0}" y="{y + 1}" width="{wide:.1f}" height="16" fill="{KEPT}"/>'
+            )
+        if b.low is not None and b.high is not None:
+            left, right = (x0 + (x1 - x0) * min(max(v, 0), 1.1) for v in (b.low, b.high))
+            parts.append(
+                f'<path d="M{left:.1f} {y + 5}v8m0 -4H{right:.1f}m0 -4v8" fill="none" '
+                'stroke="currentColor" stroke-width="1.5"/>'
+            )
+        if b.mark is not None:
+            x = x0 + (x1 - x0) * min(max(b.mark, 0), 1)
+            parts.append(
+                f'<path d="M{x:.1f} {y - 1}v20" stroke="{PRUNED}" stroke-width="2" '
+                'stroke-dasharray="4 2"/>'
+            )
+        parts.append(f'<text x="{x1 + 12}" y="{y + 14}" {FONT}>{escape(b.text)}</text>')
+    return f"{opened(width, 6 + row * len(rows), label)}{''.join(parts)}</svg>"
+
+
+def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> str:
+    """Draw a bar a layer: blue for what stays, orange and hatched for what goes, grey for frozen.
+
+    Examples
+    --------
+    >>> text = layers([Layer("<fc>", 1, 4), Layer("out", 9, 9, "the output")], label="x", uid="u")
+    >>> "1 of 4 stay" in text, "frozen: the output" in text, "&lt;fc&gt;" in text
+    (True, True, True)
+    """
+    row, x0, x1 = 20, 150, 372
+    shown = rows[:MOST]
+    parts = []
+    for i, r in enumerate(shown):
+        y = 4 + i * row
+        short = r.name if len(r.name) <= 20 else "…" + r.name[-19:]
+        cut = x0 + (x1 - x0) * r.kept / max(r.total, 1)
+        text = f"{r.kept:,} of {r.total:,} stay"
+        if r.frozen:
+            why = f"frozen: {r.frozen}"
+            text = why if len(why) <= 46 else why[:45] + "…"
+        fill = GREY if r.frozen else KEPT
+        parts.append(
+            f"<g><title>{escape(f'{r.name}: {r.frozen}' if r.frozen else r.name)}</title>"
+            f'<rect x="{x0}" y="{y}" width="{cut - x0:.1f}" height="{row - 6}" fill="{fill}"/>'
+            f'<rect x="{cut:.1f}" y="{y}" width="{x1 - cut:.1f}" height="{row - 6}" '
+            f'fill="url(#{uid}-hatch)"/><g {FONT}>'
+            f'<text x="{x0 - 6}" y="{y + 11}" text-anchor="end">{escape(short or "(model)")}</text>'
+            f'<text x="{x1 + 12}" y="{y + 11}">{escape(text)}</text></g></g>'
+        )
+    if len(rows) > MOST:
+        y = 4 + MOST * row
+        parts.append(f'<text x="{x0}" y="{y + 11}" {FONT}>and {len(rows) - MOST} more</text>')
+    height = 8 + row * (len(shown) + (len(rows) > MOST))
+    return f"{opened(width, height, label)}{_hatch(uid)}{''.join(parts)}</svg>"
+
+
+def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
+    """Draw the same with matplotlib."""
+    for i, b in enumerate(rows):
+        ax.barh(i, 1, color=GREY, alpha=0.15, height=0.6)
+        if b.share is not None:
+            ax.barh(i, b.share, color=KEPT, height=0.6)
+        if b.mark is not None:
+            ax.plot([b.mark] * 2, [i - 0.42, i + 0.42], color=PRUNED, linestyle="--", linewidth=1.6)
+        if b.low is not None and b.high is not None:
+            ax.plot([b.low, b.high], [i, i], color="black", linewidth=1.2)
+        ax.text(1.03, i, b.text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
+    _rows(ax, [b.name for b in rows], 1.0)
+
+
+def draw_layers(rows: Sequence[Layer], ax: Axes) -> None:
+    """Draw the same with matplotlib."""
+    shown = rows[:MOST]
+    for i, r in enumerate(shown):
+        share = r.kept / max(r.total, 1)
+        ax.barh(i, share, color=GREY if r.frozen else KEPT, height=0.7)
+        gone = ax.barh(i, 1 - share, left=share, color=PRUNED, height=0.7, hatch="///")
+        gone[0].set(edgecolor="white", linewidth=0)
+        text = "frozen" if r.frozen else f"{r.kept:,} of {r.total:,} stay"
+        ax.text(1.03, i, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
+    _rows(ax, [r.name or "(model)" for r in shown], 1.0)
+
+
+def _rows(ax: Axes, names: list[str], end: float) -> None:
+    ax.set(yticks=range(len(names)), xlim=(0, end))
+    ax.set_yticklabels(names, fontsize=8)
+    ax.set_xticks([])
+    ax.invert_yaxis()
+    bare(ax)
+    ax.spines["bottom"].set_visible(False)

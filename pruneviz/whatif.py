@@ -1,0 +1,318 @@
+"""What if: one model, pruned this way and that, each time measured; what is costly is done once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruneviz import _check
+from pruneviz._copy import copy_of
+from pruneviz.collect import collect, listed, nothing_to, parts
+from pruneviz.costs import examples_in, first
+from pruneviz.criteria import CRITERIA, GRANULARITIES
+from pruneviz.encodings import encodings
+from pruneviz.evidence import Evidence
+from pruneviz.groups import find_groups
+from pruneviz.hooks import evaluating
+from pruneviz.mask import bake, mask
+from pruneviz.metrics import _classes, ready
+from pruneviz.paired import Comparison
+from pruneviz.score import score
+from pruneviz.select import select
+from pruneviz.timing import Timing, compare_latency
+from pruneviz.types import ArgumentError, GraphError, Plan, Scores, layer_name
+from pruneviz.variants import Variants
+
+if TYPE_CHECKING:
+    from pruneviz.group import Groups
+
+QUICK = 0.05  # seconds that a slider may wait
+PART = 100
+LEARN = 500  # examples that repairs learn from, if nobody says otherwise
+GRADIENTS = {"grad_sq", "fisher", "model"}
+ENCODINGS = ("dense_fp32", "csr_int64", "csr_int32", "csr_int16", "bitmap", "relative")
+
+
+class WhatIf:
+    """One model, traced once and scored once by each criterion, to be pruned again and again.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Copied: not changed, and what happens to it later is not seen.
+    batches : iterable of (inputs, labels)
+        What it is judged on; read once.
+    example_input : Tensor, tuple or dict, optional
+        Arguments of the forward; default: the inputs of the first batch.
+    evaluate : callable, optional
+        ``evaluate(model)`` gives a number, more is better; default: accuracy.
+    learn : iterable, optional
+        As `batches` of `collect`: what criteria and repairs learn from. Default: the inputs of the
+        first 500 examples of `batches`, without their labels.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> what = WhatIf(model, [(torch.randn(20, 4), torch.arange(20) % 2)])
+    >>> plan = what.plan("unit", "l2", 0.5)
+    >>> what.pruned(plan)[0]
+    Linear(in_features=4, out_features=4, bias=True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        *,
+        example_input: Any = None,
+        evaluate: Callable[[nn.Module], float] | None = None,
+        learn: Iterable[Any] | None = None,
+    ) -> None:
+        self.lock = threading.RLock()  # a slider asks while another thread is still at work
+        model = _check.unwrapped(model)
+        self.training = {name: m.training for name, m in model.named_modules()}
+        self.model = copy_of(model).eval()
+        self._idle: nn.Module | None = None
+        given = list(parts(batches))
+        if not given:
+            raise nothing_to("judge by")
+        if evaluate is None and any(y is None for _, y in given):
+            raise ArgumentError(
+                "`batches` must be pairs (inputs, labels) here, but a batch without labels was passed. "
+                "Pass `evaluate`, a function from a model to a number, to judge by something else."
+            )
+        self.batches = ready(given) if evaluate is None else given
+        self.evaluate = evaluate
+        inputs = [x for x, _ in given]
+        self.example_input = inputs[0] if example_input is None else example_input
+        self.learn = _few(inputs) if learn is None else listed(learn, "learn from")
+        tensors = all(isinstance(x, Tensor) for x in inputs)
+        self.how_to_learn = (
+            f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
+            if tensors
+            else f"[x for x, _ in batches][:{len(self.learn)}]"
+        )
+        n = sum(examples_in(x) for x in self.learn)
+        self.learned = f"{n:,} examples" if learn is not None else (
+            f"the inputs of the first {n:,} examples, not their labels"
+        )  # fmt: skip
+        self.variants = Variants(self.model, self.example_input)
+        self.whole = self.variants.dense
+        self.refusal = ""
+        self.groups: Groups | None = None
+        try:
+            self.groups = find_groups(self.model, self.example_input)
+            if all(g.frozen for g in self.groups):
+                self.refusal = "none of its units can go"
+        except GraphError as e:  # its weights can be pruned all the same
+            self.refusal = str(e)
+        self.labels, self.said = (np.zeros(0, int), np.zeros(0, int))
+        if evaluate is None:
+            self.labels = np.concatenate([y.cpu().numpy() for _, y in self.batches])
+            self.said = self._answers(self.model, self.batches)
+            self.before = Comparison(self.labels, self.said, self.said).accuracy_before
+        else:
+            self.before = float(evaluate(self.model))
+        self._scores: dict[tuple[str, str], Scores] = {}
+        self._evidence: dict[bool, Evidence] = {}
+        self._made: tuple[Any, nn.Module | None] = (None, None)
+        self.seconds = 0.0  # that the last look at the cost of a plan took
+
+    @cached_property
+    def criteria(self) -> list[tuple[str, str]]:
+        """Pairs (granularity, criterion) that the model can be pruned by."""
+        units = [] if self.refusal else [("unit", n) for n, c in CRITERIA.items()
+                                         if "unit" in c.granularity]  # fmt: skip
+        return units + [("weight", n) for n, c in CRITERIA.items() if "weight" in c.granularity]
+
+    @cached_property
+    def frozen(self) -> dict[str, str]:
+        """Groups that cannot be cut, and why."""
+        return {g.name: g.frozen for g in self.groups or () if g.frozen}
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Layers that one may want to protect."""
+        scores = self.scores("weight", "magnitude")
+        return list(dict.fromkeys(map(layer_name, scores.values)))
+
+    def scores(self, granularity: str, criterion: str) -> Scores:
+        """Score by a criterion; once, evidence included."""
+        key = (_check.choice(granularity, "granularity", GRANULARITIES), criterion)
+        with self.lock:
+            if key in self._scores:
+                return self._scores[key]
+            needs = CRITERIA[criterion].evidence
+            evidence = self.evidence(gradients=bool(GRADIENTS & set(needs))) if needs else None
+            groups = self.groups if granularity == "unit" else None
+            self._scores[key] = score(self.model, criterion, groups=groups, evidence=evidence)
+            return self._scores[key]
+
+    def ready(self, granularity: str, criterion: str) -> bool:
+        """Tell whether scores are there, or nothing has to be collected for them."""
+        return (granularity, criterion) in self._scores or not CRITERIA[criterion].evidence
+
+    def glance(self, plan: Plan) -> dict[str, Any] | None:
+        """Return the costs of the smaller model without proof or repair, if that is quick now."""
+        if plan.groups is None or self.seconds > QUICK or not self.lock.acquire(blocking=False):
+            self.seconds *= 0.8  # that one look was slow does not mean that all are
+            return None
+        try:
+            start = time.perf_counter()
+            found = self.costs(self.variants.smaller(plan, proved=False), plan)
+            self.seconds = time.perf_counter() - start
+            return found
+        except GraphError:  # the proof will say it in words
+            return None
+        finally:
+            self.lock.release()
+
+    def needs(self, granularity: str, criterion: str, repair: str) -> str:
+        """Tell what has to be collected: ``"gradients"``, ``"moments"`` or nothing."""
+        needs = set(CRITERIA[criterion].evidence)
+        if GRADIENTS & needs:
+            return "gradients"
+        return "moments" if needs or (granularity == "weight" and repair != "none") else ""
+
+    def images(self, which: np.ndarray) -> np.ndarray | None:
+        """Return examples as grey images, shape (n, height, width); None if they are no images."""
+        x = [x for x, _ in self.batches]
+        if not all(isinstance(b, Tensor) and b.ndim == 4 and b.shape[1] in (1, 3) for b in x):
+            return None
+        ends = np.cumsum([len(b) for b in x])
+        found = []
+        for i in which.tolist():
+            part = int(np.searchsorted(ends, i, side="right"))
+            found.append(x[part][i - int(ends[part])].float().mean(0).cpu().numpy())
+        return np.stack(found)
+
+    def evidence(self, *, gradients: bool = False) -> Evidence:
+        """Collect what criteria and repairs learn from; once."""
+        if gradients not in self._evidence:
+            loss = F.cross_entropy if gradients else None
+            self._evidence[gradients] = collect(self.model, self.learn, loss=loss, progress=False)
+        return self._evidence[gradients]
+
+    def plan(
+        self,
+        granularity: str,
+        criterion: str,
+        sparsity: float,
+        *,
+        scope: str | None = None,
+        protect: Sequence[str] = (),
+    ) -> Plan:
+        """Choose what goes; ``protect``: names of layers that stay whole."""
+        scores = self.scores(granularity, criterion)
+        return select(scores, sparsity=sparsity, scope=scope, protect=self._known(scores, protect))
+
+    def pruned(self, plan: Plan, repair: str = "none") -> nn.Module:
+        """Return the smaller model, compared with the masked one; or that with zeros for weights.
+
+        Asked for the same once more, it is not made again.
+        """
+        key = (repair, {n: k.numpy().tobytes() for n, k in plan.keep.items()})
+        with self.lock:
+            if self._made[0] != key or self._made[1] is None:
+                self._made = key, self._make(plan, repair)
+            new = self._made[1]
+        assert new is not None
+        return new
+
+    def _make(self, plan: Plan, repair: str) -> nn.Module:
+        if plan.kept == plan.total:
+            new = copy_of(self.model)
+        elif plan.groups is not None:
+            new = self.variants.shrinker.proved(plan)
+            if repair != "none":
+                source = (None, self.learn) if repair == "lstsq" else (self.evidence(), None)
+                self.variants.shrinker.repair(new, plan, repair, *source)
+        else:
+            evidence = None if repair == "none" else self.evidence()
+            new = bake(mask(self.model, plan, repair=repair, evidence=evidence))
+        for name, module in new.named_modules():
+            module.training = self.training.get(name, new.training)
+        return new
+
+    def costs(self, new: nn.Module, plan: Plan) -> dict[str, Any]:
+        """Return bytes, parameters and MACs, before and after; weights in their smallest encoding."""
+        cost = self.variants.cost(new, same=plan.groups is None)
+        size, encoding = cost.bytes, "dense"
+        if plan.groups is None:
+            from pandas import NA
+
+            whole = encodings(new, gzip=False).set_index("tensor").loc["whole"]
+            sizes = {name: int(str(whole[name])) for name in ENCODINGS if whole[name] is not NA}
+            encoding = min(sizes, key=lambda name: sizes[name])
+            size = sizes[encoding]
+        return {
+            "params": cost.params,
+            "params_before": self.whole.params,
+            "bytes": size,
+            "bytes_before": self.whole.bytes,
+            "encoding": encoding,
+            "macs": cost.macs,
+            "macs_before": self.whole.macs,
+            "speedup": self.whole.macs / cost.macs if cost.macs else float("nan"),
+        }
+
+    def judged(
+        self, new: nn.Module, through: Callable[[Iterable[Any]], Iterable[Any]] = iter
+    ) -> dict[str, Any]:
+        """Return how good a pruned model is, and which examples flipped.
+
+        ``through`` may stop the batches on their way.
+        """
+        if self.evaluate is not None:
+            return {"metric": float(self.evaluate(new)), "comparison": None}
+        said = self._answers(new, through(self.batches))
+        comparison = Comparison(self.labels, self.said, said)
+        return {"metric": comparison.accuracy_after, "comparison": comparison}
+
+    def timed(self, new: nn.Module, *, seconds: float, most: int = 32) -> Timing:
+        """Time the model and a pruned one in turn, on at most so many examples at once."""
+        try:
+            x = first(self.example_input, most)
+        except (ArgumentError, TypeError, IndexError):
+            x = self.example_input
+        if self._idle is None:
+            with self.lock:
+                self._idle = copy_of(self.model)  # that nobody else runs meanwhile
+        return compare_latency(self._idle, new, x, seconds=seconds)
+
+    def _answers(self, model: nn.Module, batches: Iterable[Any]) -> np.ndarray:
+        with evaluating(model):
+            return np.concatenate([_classes(model, x).numpy() for x, _ in batches])
+
+    def _known(self, scores: Scores, protect: Sequence[str]) -> list[str]:
+        """Leave out the layers whose units are in no group: nothing of them could go."""
+        if scores.groups is None:
+            return list(protect)
+        made = {n for g in scores.groups for n in g.producers}
+        return [n for n in protect if n in made]
+
+
+def _few(inputs: list[Any]) -> list[Any]:
+    """Return the first examples of batches of inputs, as many as are enough to learn from.
+
+    >>> [len(x) for x in _few([torch.zeros(300, 2), torch.zeros(300, 2)])]
+    [100, 100, 100, 100, 100]
+    """
+    if all(isinstance(x, Tensor) and x.ndim for x in inputs):
+        few, left = [], LEARN
+        for x in inputs:
+            few.append(x[:left])
+            left -= len(few[-1])
+            if not left:
+                break
+        return list(torch.cat(few).split(PART))
+    ends = np.cumsum([examples_in(x) for x in inputs])
+    return inputs[: int(np.searchsorted(ends, LEARN)) + 1]

@@ -1,0 +1,383 @@
+"""A hand gets the quick part at once and the rest when it rests; code gets everything."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+
+import ipywidgets as widgets
+import numpy as np
+import pytest
+import torch
+from helpers import batches, inputs, labels, mlp, snapshot
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pruneviz as pv
+from pruneviz.panels import background
+from pruneviz.panels.base import Panel
+from pruneviz.panels.history import History
+from pruneviz.ranked import Ranked
+
+
+class Slow(Panel):
+    """Doubles quickly, squares slowly: only when the gate is open."""
+
+    def __init__(self, gate=None):
+        self.gate = gate or threading.Event()
+        self.worked = []
+        super().__init__()
+        row, slider = self.slider("n", 1, 0, 10, 1, digits=0)
+        if gate is None:
+            self.gate.set()
+        self.start({"n": row}, {"n": slider})
+
+    def answer(self, moved):
+        return {"double": 2 * self.controls["n"].at, "square": None}
+
+    def later(self, result):
+        n = self.controls["n"].at
+
+        def work(go_on):
+            self.worked.append(n)
+            if n == 7:
+                raise ValueError("seven <b>")
+            for _ in go_on.through(range(400)):
+                if self.gate.wait(0.005):
+                    break
+            return {"square": n * n}
+
+        return work
+
+    def show(self, result):
+        return "<svg></svg>", f"{result['double']:.0f}, {result['square']}".removesuffix(".0")
+
+    def draw(self, result):
+        from pruneviz.plots.style import figure
+
+        with figure(1, 1) as (fig, _):
+            return fig
+
+    def to_python(self):
+        return f"n = {self.controls['n'].at}"
+
+
+@pytest.fixture
+def panel():
+    gate = threading.Event()
+    gate.set()
+    panel = Slow(gate)
+    gate.clear()
+    yield panel
+    gate.set()
+    panel.close()
+
+
+def hand(panel, value, name="n"):
+    panel.controls[name].set_state({"value": value})
+
+
+def html(panel):
+    return next(w for w in panel.children if isinstance(w, widgets.HTML)).value
+
+
+def eventually(check, seconds=10):
+    end = time.monotonic() + seconds
+    while not check() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert check()
+
+
+def test_code_waits_for_everything():
+    panel = Slow()
+    panel.controls["n"].value = 3
+    assert panel._result == {"double": 6, "square": 9}
+    assert "measuring" not in html(panel)
+    panel.close()
+
+
+def test_a_hand_gets_the_quick_part_at_once_and_then_the_rest(panel):
+    hand(panel, 3)
+    assert panel._result == {"double": 6, "square": None}
+    assert "6, None <i>measuring…</i>" in html(panel)
+    panel.gate.set()
+    eventually(lambda: panel._result == {"double": 6, "square": 9})
+    assert "<p>6, 9</p>" in html(panel)
+
+
+def test_the_result_waits_for_what_is_measured(panel):
+    hand(panel, 4)
+    threading.Timer(0.3, panel.gate.set).start()
+    assert panel.result == {"double": 8, "square": 16}
+    assert panel.sentence == "8, 16"
+
+
+def test_only_the_last_of_many_moves_is_measured(panel):
+    before = len(panel.worked)
+    for n in (2, 3, 4, 5, 6):
+        hand(panel, n)
+    panel.gate.set()
+    assert panel.result["square"] == 36
+    assert panel.worked[before:] == [6]
+
+
+def test_what_is_under_way_is_dropped_when_the_hand_moves_again(panel):
+    hand(panel, 2)
+    eventually(lambda: panel.worked[-1] == 2)  # it runs now, and waits at the gate
+    hand(panel, 5)
+    panel.gate.set()
+    assert panel.result["square"] == 25
+    assert panel.worked[-2:] == [2, 5]
+
+
+def test_an_error_while_measuring_is_shown_and_raised(panel):
+    panel.gate.set()
+    hand(panel, 7)
+    with pytest.raises(ValueError, match="seven"):
+        panel.result  # noqa: B018
+    alert = [w for w in panel.children if isinstance(w, widgets.HTML)][1].value
+    assert 'role="alert"' in alert
+    assert "seven &lt;b&gt;" in alert
+    hand(panel, 2)
+    assert panel.result["square"] == 4
+    assert [w for w in panel.children if isinstance(w, widgets.HTML)][1].value == ""
+    with pytest.raises(ValueError, match="seven"):
+        panel.controls["n"].value = 7
+
+
+def test_a_closed_panel_measures_no_more(panel):
+    hand(panel, 9)
+    panel.close()
+    panel.gate.set()
+    time.sleep(2 * background.REST)
+    assert panel._result["square"] is None
+
+
+def test_the_thread_ends_when_there_is_nothing_to_do(panel, monkeypatch):
+    monkeypatch.setattr(background, "IDLE", 0.05)
+    panel.gate.set()
+    hand(panel, 3)
+    assert panel.result["square"] == 9
+    eventually(lambda: background._thread is None)
+    hand(panel, 4)
+    eventually(lambda: panel._result["square"] == 16)
+
+
+def test_without_threads_a_hand_waits(panel, monkeypatch):
+    def never(self):
+        raise RuntimeError("can't start new thread")
+
+    eventually(lambda: not background._jobs)
+    monkeypatch.setattr(background, "_thread", None)
+    monkeypatch.setattr(threading.Thread, "start", never)
+    panel.gate.set()
+    hand(panel, 3)
+    assert panel._result["square"] == 9
+
+
+def test_undo_and_redo_go_through_the_moves():
+    panel = Slow()
+    assert panel.steps() == (False, False)
+    for n in (3, 5):
+        panel.controls["n"].value = n
+    panel.undo()
+    assert panel.result["square"] == 9
+    assert panel.steps() == (True, True)
+    panel.undo()
+    panel.undo()  # there is nothing more
+    assert panel.result["square"] == 1
+    panel.redo()
+    assert panel.controls["n"].value == 3
+    panel.controls["n"].value = 8  # what was undone is forgotten
+    panel.redo()
+    assert panel.result["square"] == 64
+    assert panel.steps() == (True, False)
+    panel.close()
+
+
+def test_a_drag_is_one_move():
+    panel = Slow()
+    for n in (2, 3, 4, 5):
+        hand(panel, n)
+    panel.undo()
+    assert panel.controls["n"].value == 1
+    panel.close()
+
+
+def test_moves_between_which_a_hand_rests_are_several(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pruneviz.panels.history.time.monotonic", lambda: now[0])
+    history = History({"n": 0})
+    for n in (1, 2, 3):
+        now[0] += 1
+        history.add({"n": n}, "n", hand=True)
+    assert history.step(-1) == {"n": 2}
+
+
+def test_a_panel_remembers_not_more_than_two_hundred_moves():
+    history = History({"n": -1})
+    for n in range(500):
+        history.add({"n": n}, "n")
+    steps = 0
+    while history.step(-1):
+        steps += 1
+    assert steps == 199
+
+
+def test_plans_are_kept_by_name():
+    panel = Slow()
+    panel.controls["n"].value = 6
+    panel.save("six")
+    panel.controls["n"].value = 2
+    panel.load("six")
+    assert panel.result["square"] == 36
+    panel.undo()
+    assert panel.result["square"] == 4
+    with pytest.raises(pv.ArgumentError, match="plan 'sicks' is unknown"):
+        panel.load("sicks")
+    with pytest.raises(pv.ArgumentError, match="`name` must be"):
+        panel.save(6)
+    panel.close()
+
+
+def test_the_buttons_do_it():
+    panel = Slow()
+    bar = panel._toolbar
+    assert bar.undo.disabled and bar.redo.disabled
+    panel.controls["n"].value = 6
+    assert not bar.undo.disabled
+    bar.name.value = "<b>six</b>"
+    bar.save.click()
+    assert panel.saved == {"<b>six</b>": {"n": 6}}
+    bar.undo.click()
+    assert panel.result["square"] == 1
+    assert not bar.redo.disabled
+    bar.plans.value = "<b>six</b>"
+    assert panel.result["square"] == 36
+    assert bar.plans.value == "saved"  # and can be chosen again
+    bar.save.click()
+    assert list(panel.saved) == ["<b>six</b>", "plan 2"]
+    assert "n = 6" not in bar.children[1].value
+    bar.code.value = True
+    assert "n = 6" in bar.children[1].value
+    panel.controls["n"].value = 3
+    assert "n = 3" in bar.children[1].value
+    panel.close()
+
+
+def test_undo_restores_which_of_two_linked_sliders_decided():
+    panel = pv.panel_weights(mlp())
+    panel.controls["sparsity"].value = 0.9
+    exact = panel.result
+    panel.controls["threshold"].value = 0.0
+    panel.undo()
+    assert panel.result["sparsity"] == exact["sparsity"]
+    assert panel.result["plan"].kept == exact["plan"].kept
+    assert "sparsity=0.9" in panel.to_python()
+    panel.close()
+
+
+@pytest.mark.parametrize("move", [("sparsity", 0.7), ("threshold", 0.05)])
+def test_the_code_does_what_the_panel_does(move):
+    model = mlp()
+    for panel in (
+        pv.panel_weights(model, batches=batches()),
+        pv.panel_strip(model, inputs(4), labels(4), batches=batches(), criterion="lamp"),
+    ):
+        name, value = move
+        if name in panel.controls:
+            panel.controls[name].set_state({"value": value})
+            space = {"model": model, "batches": batches(), "x": inputs(4)}
+            exec(panel.to_python(), space)
+            for tensor, keep in panel.result["plan"].keep.items():
+                assert torch.equal(space["plan"].keep[tensor], keep)
+            assert pv.accuracy(space["pruned"], batches()) == panel.result["accuracy"]
+        panel.close()
+
+
+def test_the_quick_part_of_a_histogram_is_the_exact_one(monkeypatch):
+    monkeypatch.setattr(background, "REST", 60)
+    panel = pv.panel_weights(mlp())
+    for name, value in (("sparsity", 0.3), ("threshold", 0.07), ("sparsity", 0.95)):
+        panel.controls[name].set_state({"value": value})
+        quick, text = panel._result, panel._sentence
+        assert quick["plan"] is None
+        exact = panel.result
+        for key in ("threshold", "sparsity", "layers"):
+            assert quick[key] == exact[key]
+        assert panel.sentence == text
+        layers = exact["plan"].to_frame()
+        assert list(exact["layers"].values()) == pytest.approx(1 - layers["sparsity"])
+    panel.close()
+
+
+def test_sizes_only_and_a_logarithmic_scale():
+    panel = pv.panel_weights(mlp(), bins=10)
+    signed = html(panel)
+    panel.controls["absolute"].value = True
+    assert ">|weight|</text>" in html(panel)
+    assert panel.figure().axes[0].get_xlabel() == "|weight|"
+    panel.controls["log"].value = True
+    assert panel.figure().axes[0].get_yscale() == "log"
+    bars = re.findall(r'<path d="(M[^"]+Z)', html(panel))
+    assert sum(b.count("Z") for b in bars) == 5
+    assert "NaN" not in html(panel) and "inf" not in html(panel)
+    panel.undo()
+    panel.undo()
+    assert html(panel) == signed
+    panel.close()
+
+
+def test_a_panel_measures_a_model_of_its_own():
+    model = mlp()
+    before = snapshot(model)
+    panel = pv.panel_weights(model, batches=batches())
+    hand(panel, 0.5, "sparsity")
+    first = panel.result["accuracy"]
+    assert snapshot(model).keys() == before.keys()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    hand(panel, 0.0, "sparsity")
+    hand(panel, 0.5, "sparsity")
+    assert panel.result["accuracy"] == first
+    panel.close()
+
+
+def test_the_thread_leaves_the_random_numbers_alone():
+    panel = pv.panel_weights(mlp(), batches=batches() * 200)
+    torch.manual_seed(0)
+    want = torch.rand(300)
+    torch.manual_seed(0)
+    got = []
+    for i in range(300):
+        if i % 20 == 0:
+            hand(panel, 0.1 + i / 1000, "sparsity")
+            time.sleep(0.02)
+        got.append(torch.rand(1))
+    assert torch.equal(torch.cat(got), want)
+    panel.close()
+
+
+numbers = st.lists(
+    st.lists(st.floats(0, 4, width=32) | st.sampled_from([0.0, 1.0]), min_size=1, max_size=30),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(numbers, st.floats(0, 0.999))
+def test_a_cut_is_where_a_sort_puts_it(lists, sparsity):
+    arrays = {str(i): np.array(v, np.float32) for i, v in enumerate(lists)}
+    ranked = Ranked(arrays)
+    values = np.sort(np.concatenate(list(arrays.values())))
+    k = min(round(sparsity * values.size), values.size - 1)
+    threshold, gone = ranked.cut(sparsity)
+    assert threshold == values[k]
+    assert sum(gone.values()) == k
+    scores = pv.Scores({n: torch.from_numpy(a) for n, a in arrays.items()}, "magnitude")
+    plan = pv.select(scores, sparsity=sparsity, scope="global", min_keep=0)
+    if round(sparsity * values.size) < values.size:
+        assert gone == {n: int((~keep).sum()) for n, keep in plan.keep.items()}
+    assert ranked.below(threshold) == {n: int((a < threshold).sum()) for n, a in arrays.items()}

@@ -1,0 +1,294 @@
+"""What if: any model, pruned this way and that."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import snapshot
+from torch import nn
+
+import pruneviz as pv
+from pruneviz.panels import background
+from pruneviz.whatif import WhatIf
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+class Net(nn.Module):
+    """A small network that reads images; one layer has a wicked name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.add_module(EVIL.replace(".", ""), nn.Linear(8 * 36, 12))
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x))).flatten(1)
+        return self.out(torch.relu(getattr(self, EVIL)(x)))
+
+
+def net():
+    torch.manual_seed(0)
+    model = Net()
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(20, 1, 6, 6))
+        x = torch.randn(60, 1, 6, 6)
+        model.out.bias -= model.eval()(x).mean(0)  # so that all classes are given
+    return model.train()
+
+
+MODEL = net()
+
+
+def data(n=3, size=20):
+    g = torch.Generator().manual_seed(1)
+    x = [torch.randn(size, 1, 6, 6, generator=g) for _ in range(n)]
+    return [(b, pv.predict(MODEL, b)) for b in x]  # all of them right
+
+
+@pytest.fixture
+def panel():
+    panel = pv.panel_whatif(net(), data(), classes=["a", "b", EVIL])
+    yield panel
+    panel.close()
+
+
+def html(panel):
+    return panel._view.value
+
+
+def test_units_are_removed_and_measured(panel):
+    model = net()
+    panel.controls["sparsity"].value = 0.5
+    got = panel.result
+    groups = pv.find_groups(model, data()[0][0])
+    plan = pv.select(pv.score(model, "l2", groups=groups), sparsity=0.5)
+    for name, keep in plan.keep.items():
+        assert torch.equal(got["plan"].keep[name], keep)
+    small = pv.shrink(model, plan, example_input=data()[0][0])
+    assert got["model"].conv.out_channels == 4
+    assert got["metric"] == pv.accuracy(small, data())
+    assert got["metric_before"] == pv.accuracy(model, data())
+    cost, whole = (pv.measure(m, data()[0][0]) for m in (small, model))
+    assert (got["macs"], got["macs_before"]) == (cost.macs, whole.macs)
+    assert (got["bytes"], got["bytes_before"]) == (cost.bytes, whole.bytes)
+    want = pv.compare_accuracy(model, small, data())
+    assert got["worse"].tolist() == want.worse.tolist()
+    assert got["better"].tolist() == want.better.tolist()
+    assert got["timing"].speedup == pytest.approx(got["speedup"])
+    assert list(got["frozen"]) == ["out"]
+    assert "of 20 units stay" in panel.sentence
+    assert f"{len(want.worse)} examples got worse" in panel.sentence
+
+
+def test_the_model_goes_home_in_the_mode_it_came(panel):
+    panel.controls["sparsity"].value = 0.5
+    assert all(m.training for m in panel.result["model"].modules())
+    model = net().eval()
+    other = pv.panel_whatif(model, data())
+    for sparsity in (0.0, 0.5):
+        other.controls["sparsity"].value = sparsity
+        assert not any(m.training for m in other.result["model"].modules())
+    other.close()
+
+
+def test_the_users_model_is_not_touched():
+    model = net()
+    before = snapshot(model)
+    state = torch.random.get_rng_state()
+    panel = pv.panel_whatif(model, data(), repair="lstsq")
+    panel.controls["sparsity"].value = 0.5
+    panel.controls["criterion"].value = "unit obs"
+    panel.close()
+    after = snapshot(model)
+    assert repr(after) == repr(before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("repair", ["none", "fold", "merge", "lstsq"])
+@pytest.mark.parametrize("criterion", ["unit l2", "unit obs", "unit apoz", "unit taylor"])
+def test_the_code_does_the_same(panel, criterion, repair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    panel.controls["criterion"].value = criterion
+    panel.controls["repair"].value = repair
+    panel.controls["protect"].value = ("conv",)
+    panel.controls["scope"].value = "global"
+    panel.controls["sparsity"].value = 0.4
+    same(panel)
+
+
+@pytest.mark.parametrize("repair", ["none", "lstsq"])
+@pytest.mark.parametrize("criterion", ["weight magnitude", "weight lamp", "weight wanda"])
+def test_the_code_for_weights_does_the_same(panel, criterion, repair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    panel.controls["criterion"].value = criterion
+    panel.controls["repair"].value = repair
+    panel.controls["sparsity"].value = 0.8
+    same(panel)
+    assert panel.result["encoding"] in ("bitmap", "csr_int16", "relative")
+    assert panel.result["bytes"] < 0.6 * panel.result["bytes_before"]
+    assert panel.result["speedup"] == 1  # zeros are multiplied like any other number
+
+
+def same(panel):
+    space = {"model": net(), "batches": data()}
+    exec(panel.to_python(), space)
+    got = panel.result
+    for name, keep in got["plan"].keep.items():
+        assert torch.equal(space["plan"].keep[name], keep)
+    x = data()[0][0]
+    one, other = space["small"].eval(), got["model"].eval()
+    torch.testing.assert_close(one(x), other(x), rtol=1e-3, atol=1e-4)
+
+
+def test_protected_layers_stay_whole(panel):
+    panel.controls["sparsity"].value = 0.5
+    panel.controls["protect"].value = ("conv",)
+    assert bool(panel.result["plan"].keep["conv"].all())
+    assert "protected: conv" in panel.sentence
+    panel.controls["protect"].value = ("out",)  # nothing of it could go
+    assert not bool(panel.result["plan"].keep["conv"].all())
+
+
+def test_names_are_text(panel):
+    panel.controls["sparsity"].value = 0.9
+    assert "<img src=x" not in html(panel)
+    assert "&lt;img src=x" in html(panel)
+    panel._toolbar.code.value = True
+    panel.controls["protect"].value = (EVIL,)
+    assert "<img src=x" not in html(panel) + panel._toolbar.children[1].value
+
+
+def test_flipped_images_are_shown(panel):
+    panel.controls["sparsity"].value = 0.95
+    worse = panel.result["worse"]
+    assert len(worse)
+    assert html(panel).count("<image ") == min(len(worse), 8)
+    assert "that were right and are wrong now" in html(panel)
+    assert len(panel.figure().axes) == 3
+    panel.controls["sparsity"].value = 0.0
+    assert "<image " not in html(panel)
+    assert len(panel.result["worse"]) == 0
+
+
+def test_a_hand_sees_the_layers_at_once(panel, monkeypatch):
+    monkeypatch.setattr(background, "REST", 60)
+    panel._what.seconds = 0.0  # as on a machine that is not busy
+    panel.controls["sparsity"].set_state({"value": 0.5})
+    quick = panel._result
+    assert quick["plan"].kept == 10
+    assert quick["macs"] < quick["macs_before"]
+    assert quick["metric"] is None
+    assert "measuring" in html(panel)
+    assert panel.result["metric"] is not None
+    assert "measuring" not in html(panel)
+
+
+def test_what_must_be_collected_first_does_not_hold_up_the_hand(panel, monkeypatch):
+    monkeypatch.setattr(background, "REST", 60)
+    names = [value for _, value in panel.controls["criterion"].options]
+    panel.controls["criterion"].set_state({"index": names.index("unit obs")})
+    assert panel._result["plan"] is None
+    assert panel.result["plan"].kept == 20
+
+
+def test_another_measure_than_accuracy():
+    seen = []
+
+    def loss(model):
+        seen.append(model)
+        with torch.no_grad():
+            return -float(model(torch.ones(4, 6)).square().mean())
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    panel = pv.panel_whatif(model, [torch.randn(10, 6)], evaluate=loss, repair="lstsq")
+    panel.controls["sparsity"].value = 0.5
+    assert panel.result["metric"] == loss(panel.result["model"].eval())
+    assert panel.result["comparison"] is None
+    assert "Metric" in panel.sentence
+    assert "batches[0]" in panel.to_python()
+    panel.close()
+
+
+def test_a_model_whose_units_cannot_go_can_lose_weights():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc(x) if x.sum() > -1e9 else self.fc(-x)
+
+    panel = pv.panel_whatif(
+        Odd(), [(torch.randn(9, 6), torch.arange(9) % 3)], criterion="magnitude"
+    )
+    panel.controls["sparsity"].value = 0.5
+    assert panel.result["plan"].kept == 9
+    assert "Units cannot be removed here" in html(panel)
+    assert all(value.startswith("weight ") for _, value in panel.controls["criterion"].options)
+    panel.close()
+
+
+def test_inputs_in_a_dict():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x, shift):
+            return self.b(torch.relu(self.a(x))) + shift
+
+    batches = [({"x": torch.randn(7, 4), "shift": torch.zeros(7, 1)}, torch.zeros(7).long())]
+    panel = pv.panel_whatif(
+        Two(), batches, evaluate=lambda m: float(m(**batches[0][0]).detach().mean()), repair="fold"
+    )
+    panel.controls["sparsity"].value = 0.5
+    assert panel.result["model"].a.out_features == 4
+    panel.close()
+
+
+WRONG = [
+    (lambda: pv.panel_whatif(net(), []), "`batches` is empty: there is nothing to judge by"),
+    (lambda: pv.panel_whatif(net(), [b for b, _ in data()]), "`batches` must be pairs"),
+    (lambda: pv.panel_whatif(net(), data(), criterion="l3"), "criterion 'l3' is unknown"),
+    (lambda: pv.panel_whatif(net(), data(), sparsity=50), "`sparsity` must be"),
+    (lambda: pv.panel_whatif(net(), data(), repair="glue"), "`repair` 'glue' is unknown"),
+    (lambda: pv.panel_whatif("net", data()), "`model` must be"),
+]
+
+
+@pytest.mark.parametrize(("call", "says"), WRONG)
+def test_what_is_wrong_is_said(call, says):
+    with pytest.raises(pv.ArgumentError) as e:
+        call()
+    assert says in str(e.value)
+
+
+def test_a_repair_that_weights_do_not_have_is_an_error_in_words(panel):
+    panel.controls["repair"].value = "fold"
+    panel.controls["sparsity"].value = 0.5
+    with pytest.raises(pv.ArgumentError):
+        panel.controls["criterion"].value = "weight magnitude"
+    assert 'role="alert"' in panel._alert.value
+    panel.undo()
+    assert panel._alert.value == ""
+    assert panel.result["metric"] is not None
+
+
+def test_nothing_is_traced_or_scored_twice(monkeypatch):
+    what = WhatIf(net(), data())
+    calls = []
+    monkeypatch.setattr(
+        "pruneviz.whatif.score", lambda *a, **k: calls.append(1) or pv.score(*a, **k)
+    )
+    for sparsity in (0.2, 0.5, 0.7):
+        plan = what.plan("unit", "l2", sparsity)
+        assert what.pruned(plan) is what.pruned(plan)
+    assert len(calls) == 1
+    assert what.images(np.array([0, 25, 59])).shape == (3, 6, 6)
+    assert np.allclose(what.images(np.array([25]))[0], data()[1][0][5, 0])
