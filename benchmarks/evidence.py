@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import platform
 import statistics
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,28 +87,71 @@ def stored(model: nn.Module, batches: list[Any]) -> None:
         rows.mean((0, 2)), (rows == 0).sum((0, 2)), rows.std((0, 2))
 
 
+def cases() -> dict[str, Callable[[], tuple[nn.Module, list[Any]]]]:
+    """Return what makes each network and its batches, by name."""
+
+    def images(n: int, size: int) -> list[Any]:
+        return list(lessons.fashion_mnist().train[:n].x.split(size))
+
+    return {
+        "lenet-300-100, batches of 500": lambda: (lessons.load("lenet-300-100"), images(4000, 500)),
+        "lenet-300-100, batches of 100": lambda: (lessons.load("lenet-300-100"), images(4000, 100)),
+        "lenet-5, batches of 100": lambda: (lessons.load("lenet-5"), images(1000, 100)),
+        "batchnorm-cnn, batches of 100": lambda: (lessons.load("batchnorm-cnn"), images(1000, 100)),
+        "ResNet-18, 8 images of 224 × 224": lambda: (resnet18(), [torch.randn(8, 3, 224, 224)]),
+        "size of MiniLM, 32 × 64 tokens": minilm,
+    }
+
+
+def peak(name: str, way: str, times: int) -> None:
+    """Run over the batches so many times; print the most memory that this process held, in MB."""
+    model, batches = cases()[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = batches * times
+        plainly(model, batches[:1])
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of reading the data (Linux)
+        if way == "plain":
+            plainly(model, run)
+        else:
+            pv.collect(model, run, comoment=False, progress=False)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(int(n.split()[1]) for n in lines if n.startswith("VmHWM")) / 1024)
+
+
+def memory() -> None:
+    """Print how much more memory `collect` needs than a plain forward: a process of its own for each."""
+    print("\n| MB more than a plain forward | once over the batches | eight times |")
+    print("|---|---|---|")
+    for name in cases():
+        found = {
+            (way, times): statistics.median(
+                float(
+                    subprocess.run(
+                        [sys.executable, __file__, "--peak", name, way, str(times)],
+                        capture_output=True, text=True, check=True,
+                    ).stdout
+                )
+                for _ in range(3)
+            )
+            for way in ("plain", "cheap") for times in (1, 8)
+        }  # fmt: skip
+        more = [f"{found['cheap', t] - found['plain', t]:.0f}" for t in (1, 8)]
+        print(f"| {name} | {' | '.join(more)} |", flush=True)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
+    if sys.argv[1:2] == ["--peak"]:
+        peak(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        return
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    images = lessons.fashion_mnist().train[:4000].x
-    bert, tokens = minilm()
-    cases: list[tuple[str, nn.Module, list[Any]]] = [
-        ("lenet-300-100, batches of 500", lessons.load("lenet-300-100"), list(images.split(500))),
-        ("lenet-300-100, batches of 100", lessons.load("lenet-300-100"), list(images.split(100))),
-        ("lenet-5, batches of 100", lessons.load("lenet-5"), list(images[:1000].split(100))),
-        (
-            "batchnorm-cnn, batches of 100",
-            lessons.load("batchnorm-cnn"),
-            list(images[:1000].split(100)),
-        ),
-        ("ResNet-18, 8 images of 224 × 224", resnet18(), [torch.randn(8, 3, 224, 224)]),
-        ("size of MiniLM, 32 × 64 tokens", bert, tokens),
-    ]
     print(
         "| ÷ plain forward | forward, ms | without co-moments | with | gradients, too | all stored |"
     )
     print("|---|---|---|---|---|---|")
-    for name, model, batches in cases:
+    for name, make in cases().items():
+        model, batches = make()
         ways: dict[str, Callable[[], object]] = {
             "plain": lambda m=model, b=batches: plainly(m, b),
             "cheap": lambda m=model, b=batches: pv.collect(m, b, comoment=False, progress=False),
@@ -131,6 +178,7 @@ def main() -> None:
             for w in ("cheap", "whole", "loss", "stored")
         ]
         print(f"| {name} | {ms['plain']:.0f} | {' | '.join(cells)} |", flush=True)
+    memory()
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ class Ways:
         self._weights = score(self.model, "magnitude")
         self._units = score(self.model, "l2", groups=build(walk, approximate=False))
         self._total = _count(self.model)
+        self._left: dict[float, int] = {}  # share of the units that go to weights that are left
 
     @property
     def width(self) -> float:
@@ -122,15 +123,12 @@ class Ways:
         if most >= self._total:
             return self.model
         low, high = 0.0, 1 - 2**-STEPS
-        best = self._cut(high)
         for _ in range(STEPS):
             middle = (low + high) / 2
-            small = self._cut(middle)
-            if _count(small) <= most:
-                high, best = middle, small
-            else:
-                low = middle
-        return best
+            if middle not in self._left:  # the first steps are the same for every sparsity
+                self._left[middle] = _count(self._cut(middle))
+            low, high = (low, middle) if self._left[middle] <= most else (middle, high)
+        return self._cut(high)
 
     def _cut(self, share: float) -> nn.Module:
         return self._shrinker.quick(select(self._units, sparsity=share, scope="layer"))

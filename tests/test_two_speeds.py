@@ -146,6 +146,21 @@ def test_an_error_while_measuring_is_shown_and_raised(panel):
         panel.controls["n"].value = 7
 
 
+def test_what_was_dropped_and_what_comes_next_do_not_run_at_once(panel):
+    hand(panel, 2)
+    eventually(lambda: panel.worked[-1] == 2)  # it runs in the thread, and waits at the gate
+    panel.gate.clear()
+    running = []
+    work = panel.later
+    panel.later = lambda result: lambda go_on: (
+        running.append(background._at_work._is_owned()) or work(result)(go_on)
+    )
+    threading.Timer(0.2, panel.gate.set).start()
+    panel.controls["n"].value = 5  # code waits until the thread is done
+    assert panel.result["square"] == 25
+    assert running == [True]
+
+
 def test_a_closed_panel_measures_no_more(panel):
     hand(panel, 9)
     panel.close()
@@ -234,6 +249,8 @@ def test_plans_are_kept_by_name():
     assert panel.result["square"] == 36
     panel.undo()
     assert panel.result["square"] == 4
+    panel.redo()
+    assert panel.result["square"] == 36
     with pytest.raises(pv.ArgumentError, match="plan 'sicks' is unknown"):
         panel.load("sicks")
     with pytest.raises(pv.ArgumentError, match="`name` must be"):

@@ -14,6 +14,10 @@ REST = 0.12  # seconds without a move: the hand rests
 IDLE = 5.0  # seconds without work, and the thread ends
 
 
+# what was dropped may still be under way in the thread, with the panel's own models
+_at_work = threading.RLock()
+
+
 class Dropped(Exception):
     """Nobody wants the answer any more."""
 
@@ -91,7 +95,9 @@ class Job:
             return
         result, error = None, None
         try:
-            result = self._work(self._go_on)
+            with _at_work:
+                self._go_on()
+                result = self._work(self._go_on)
         except Dropped:
             self._go_on.dropped = True
         except Exception as e:

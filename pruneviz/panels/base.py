@@ -200,7 +200,7 @@ class Panel(widgets.VBox):
                 self._set(state, None)
 
     def _set(self, state: State, moved: str | None) -> None:
-        """Set all controls and answer once."""
+        """Set all controls and answer once; `moved` None: leave no step in the history."""
         for _ in range(2):  # the end of one slider may depend on another control
             if self.state() != state:
                 before, self._busy = self._busy, True
@@ -210,7 +210,9 @@ class Panel(widgets.VBox):
                         control.value = state[name]
                 finally:
                     self._busy = before
-                self._moved(moved)
+                self._moved(None)
+        self._note(moved, False)
+        self._refresh()
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""
