@@ -37,6 +37,7 @@ def prune_iteratively(
     scope: str | None = None,
     groups: Groups | None = None,
     evidence: Callable[[nn.Module], Evidence] | None = None,
+    repair: str = "none",
     epochs: int = 1,
     lr: float = 1e-3,
     tune: Callable[[nn.Module], nn.Module] | None = None,
@@ -80,6 +81,10 @@ def prune_iteratively(
     evidence : callable, optional
         ``evidence(model)``, called anew in each round, for criteria that need it, such as
         ``lambda m: pv.collect(m, images)``.
+    repair : str
+        ``"lstsq"``: after each cut the weights that stay are re-fitted by least squares on `batches`,
+        layer by layer, before the tuning (see `mask`). With ``epochs=0`` that is all, and nothing is
+        trained: since each round ranks the re-fitted weights, many small cuts lose less than one.
     epochs, lr : int, float
         Of the default `tune`, in each round: `fit` with the seed ``seed + round``.
     tune : callable, optional
@@ -141,6 +146,12 @@ def prune_iteratively(
         raise ArgumentError(
             "there is nothing to tune with: pass `batches`, or a `tune` of your own."
         )
+    _check.choice(repair, "repair", ("none", "lstsq"))
+    if repair != "none" and (batches is None or rewind is not None):
+        raise ArgumentError(
+            "`repair` fits the weights to what `batches` show; it needs `batches`, and no `rewind`, "
+            "which would undo it."
+        )
     data = () if batches is None else batches
     if scope is not None:
         _check.choice(scope, "scope", SCOPES)
@@ -159,6 +170,7 @@ def prune_iteratively(
         "lr": lr,
         "seed": seed,
         "units": groups is not None,
+        "repair": repair,
     }
     done = None if path is None else read(Path(path), model, key)
     if done is None:
@@ -174,7 +186,12 @@ def prune_iteratively(
             scores = scored(now, evidence=None if evidence is None else evidence(now))
             kept = done.plan.keep if done.plans else have
             plan = planned(scores, targets[i - 1], scope, kept)
-            cut = mask(now if earlier is None else earlier, plan)
+            cut = mask(
+                now if earlier is None else earlier,
+                plan,
+                repair=repair,
+                batches=None if repair == "none" else batches,
+            )
             row = {"round": i, "target_sparsity": total(targets[i - 1], plan)}
             row |= {"sparsity": plan.sparsity} | _judged(evaluate, cut, "metric_untuned")
             if tune is not None:

@@ -306,7 +306,30 @@ def revive(cut):
     return pv.fit(pv.bake(cut), batches(), lr=0.1, progress=False)
 
 
+def test_rounds_without_training_rank_what_they_re_fitted():
+    model, data = mlp(), batches()
+    ends = [0.5, 0.8]
+    result = run(model, sparsity=..., rounds=..., schedule=ends, repair="lstsq", epochs=0)
+    now = model
+    for end in ends:
+        plan = pv.select(pv.score(now, "magnitude"), sparsity=end)
+        now = pv.mask(now, plan, repair="lstsq", batches=data)
+    assert result.plan.sparsity == plan.sparsity
+    x = inputs(4)
+    torch.testing.assert_close(result.model.eval()(x), now.eval()(x))
+    plain = run(model, sparsity=..., rounds=..., schedule=ends, epochs=0)
+    assert off(result.model, model, data) < off(plain.model, model, data)
+
+
+def off(new, model, data):
+    """Mean square of what changes in the output."""
+    with torch.no_grad():
+        return sum(float((new.eval()(x) - model.eval()(x)).square().mean()) for x, _ in data)
+
+
 BAD_CALLS = [
+    ({"repair": "fold"}, "`repair` 'fold' is unknown. Known: lstsq, none."),
+    ({"repair": "lstsq", "rewind": mlp()}, "`repair` fits the weights to what `batches` show; it needs `batches`, and no `rewind`, which would undo it."),
     ({"sparsity": ...}, "`sparsity` is missing: where shall the rounds arrive? Such as sparsity=0.9; or name the sparsity of each round, schedule=[0.5, 0.8, 0.9]."),
     ({"sparsity": 80}, "`sparsity` must be a fraction in [0, 1), but 80 was passed. Did you mean 0.8? Fractions, never percentages."),
     ({"schedule": "cubik"}, "schedule 'cubik' is unknown. Did you mean 'cubic'? Known: cubic, geometric, linear, one-shot."),
