@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from pruneviz.costs import examples_in, first
 from pruneviz.criteria import CRITERIA, GRANULARITIES
 from pruneviz.encodings import encodings
 from pruneviz.evidence import Evidence
+from pruneviz.examples import PART, few
 from pruneviz.groups import find_groups
 from pruneviz.hooks import evaluating
 from pruneviz.mask import bake, mask
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pruneviz.group import Groups
 
 QUICK = 0.05  # seconds that a slider may wait
-PART = 100
 LEARN = 500  # examples that repairs learn from, if nobody says otherwise
 GRADIENTS = {"grad_sq", "fisher", "model"}
 ENCODINGS = ("dense_fp32", "csr_int64", "csr_int32", "csr_int16", "bitmap", "relative")
@@ -93,7 +92,7 @@ class WhatIf:
         self.evaluate = evaluate
         inputs = [x for x, _ in given]
         self.example_input = inputs[0] if example_input is None else example_input
-        self.learn = _few(inputs) if learn is None else listed(learn, "learn from")
+        self.learn = few(inputs, LEARN) if learn is None else listed(learn, "learn from")
         tensors = all(isinstance(x, Tensor) for x in inputs)
         self.how_to_learn = (
             f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
@@ -181,18 +180,6 @@ class WhatIf:
         if GRADIENTS & needs:
             return "gradients"
         return "moments" if needs or (granularity == "weight" and repair != "none") else ""
-
-    def images(self, which: np.ndarray) -> np.ndarray | None:
-        """Return examples as grey images, shape (n, height, width); None if they are no images."""
-        x = [x for x, _ in self.batches]
-        if not all(isinstance(b, Tensor) and b.ndim == 4 and b.shape[1] in (1, 3) for b in x):
-            return None
-        ends = np.cumsum([len(b) for b in x])
-        found = []
-        for i in which.tolist():
-            part = int(np.searchsorted(ends, i, side="right"))
-            found.append(x[part][i - int(ends[part])].float().mean(0).cpu().numpy())
-        return np.stack(found)
 
     def evidence(self, *, gradients: bool = False) -> Evidence:
         """Collect what criteria and repairs learn from; once."""
@@ -298,21 +285,3 @@ class WhatIf:
             return list(protect)
         made = {n for g in scores.groups for n in g.producers}
         return [n for n in protect if n in made]
-
-
-def _few(inputs: list[Any]) -> list[Any]:
-    """Return the first examples of batches of inputs, as many as are enough to learn from.
-
-    >>> [len(x) for x in _few([torch.zeros(300, 2), torch.zeros(300, 2)])]
-    [100, 100, 100, 100, 100]
-    """
-    if all(isinstance(x, Tensor) and x.ndim for x in inputs):
-        few, left = [], LEARN
-        for x in inputs:
-            few.append(x[:left])
-            left -= len(few[-1])
-            if not left:
-                break
-        return list(torch.cat(few).split(PART))
-    ends = np.cumsum([examples_in(x) for x in inputs])
-    return inputs[: int(np.searchsorted(ends, LEARN)) + 1]

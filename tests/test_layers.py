@@ -91,6 +91,7 @@ LAYERS = [
     {"targets", "rounds", "ticket"},
     {"prune", "store", "free", "certificate", "spread", "card", "variants", "encodings"},
     {"iterate", "question", "sweep", "sensitivity", "allocate", "tradeoff", "costs", "crossover"},
+    {"examples"},
     {"whatif"},
     {
         *("plots", "plots.style", "plots.weights", "plots.images", "plots.curves", "plots.svg"),
@@ -112,7 +113,7 @@ LAYERS = [
     },
     {
         *("panels.schedule", "panels.whatif", "panels.background", "panels.hand"),
-        *("panels.history", "panels.toolbar"),
+        *("panels.history", "panels.toolbar", "panels.cells", "panels.choice"),
         *(
             "panels.slider",
             *("panels.base", "panels.still"),

@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.panels import base
+from pruneviz.panels import base, cells
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -564,9 +564,9 @@ def test_moves_wait_for_each_other(monkeypatch):
 @pytest.fixture
 def cell(monkeypatch):
     """Return a function that says which notebook cell is running, and in which run."""
-    monkeypatch.setattr(base, "_by_cell", {})
+    monkeypatch.setattr(cells, "_by_cell", {})
     running = {"now": ("", "")}
-    monkeypatch.setattr(base, "_cell", lambda: running["now"])
+    monkeypatch.setattr(cells, "_cell", lambda: running["now"])
     return lambda *now: running.update(now=now)
 
 
@@ -595,11 +595,11 @@ def test_outside_a_notebook_panels_stay(cell):
     second = weights()
     assert is_open(first)
     assert is_open(second)
-    assert base._by_cell == {}
+    assert cells._by_cell == {}
 
 
 def test_outside_ipython_there_is_no_cell():
-    assert base._cell() == ("", "")
+    assert cells._cell() == ("", "")
 
 
 def test_the_running_cell_is_read_from_the_kernel(monkeypatch):
@@ -608,7 +608,7 @@ def test_the_running_cell_is_read_from_the_kernel(monkeypatch):
             return {"metadata": {"cellId": "a1"}, "header": {"msg_id": "m1"}}
 
     monkeypatch.setattr("IPython.get_ipython", Kernel)
-    assert base._cell() == ("a1", "m1")
+    assert cells._cell() == ("a1", "m1")
 
 
 def test_what_cannot_be_shown_is_refused():

@@ -9,6 +9,7 @@ from helpers import snapshot
 from torch import nn
 
 import pruneviz as pv
+from pruneviz.examples import grey_images
 from pruneviz.panels import background
 from pruneviz.whatif import WhatIf
 
@@ -290,5 +291,6 @@ def test_nothing_is_traced_or_scored_twice(monkeypatch):
         plan = what.plan("unit", "l2", sparsity)
         assert what.pruned(plan) is what.pruned(plan)
     assert len(calls) == 1
-    assert what.images(np.array([0, 25, 59])).shape == (3, 6, 6)
-    assert np.allclose(what.images(np.array([25]))[0], data()[1][0][5, 0])
+    x = [x for x, _ in what.batches]
+    assert grey_images(x, np.array([0, 25, 59])).shape == (3, 6, 6)
+    assert np.allclose(grey_images(x, np.array([25]))[0], data()[1][0][5, 0])

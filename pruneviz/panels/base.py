@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import threading
 from collections.abc import Callable
 from html import escape
@@ -13,11 +11,13 @@ import ipywidgets as widgets
 
 from pruneviz import _check
 from pruneviz.panels.background import GoOn, Job, later
+from pruneviz.panels.cells import inside, register
 from pruneviz.panels.hand import by_hand, moved_by_hand
 from pruneviz.panels.history import History, State
-from pruneviz.panels.slider import Slider
+from pruneviz.panels.slider import Slider, labelled
+from pruneviz.panels.still import png
 from pruneviz.panels.toolbar import Toolbar
-from pruneviz.plots.style import PRUNED, readable
+from pruneviz.plots.style import PRUNED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,13 +85,13 @@ class Panel(widgets.VBox):
         self._view = widgets.HTML()
         self._alert = widgets.HTML()
         self.add_class("pv-panel")
-        _register(self)
+        register(self)
 
     def start(self, rows: dict[str, widgets.Widget], controls: dict[str, widgets.Widget]) -> None:
         """Show the rows above the picture, listen to the controls, and answer for the first time."""
         self.controls = controls
         self.children = (*rows.values(), self._view, self._alert)
-        for widget in _inside(self):
+        for widget in inside(self):
             by_hand(widget)
         for name, control in controls.items():
             control.observe(lambda change, name=name: self._moved(name), "value")
@@ -99,7 +99,7 @@ class Panel(widgets.VBox):
             self._moved("")
             self._history = History(self.state())
             self._toolbar = Toolbar(self)
-            for widget in _inside(self._toolbar):
+            for widget in inside(self._toolbar):
                 by_hand(widget)
             self.children = (*self.children, self._toolbar)
         except BaseException:
@@ -223,7 +223,7 @@ class Panel(widgets.VBox):
         links = self.__dict__.get("_links", [])
         while links:
             links.pop().unlink()
-        for widget in _inside(self):
+        for widget in inside(self):
             if widget is not self:
                 widget.close()
         super().close()
@@ -235,26 +235,13 @@ class Panel(widgets.VBox):
 
         The handle of a slider has no name that a screen reader could say; the field has.
         """
-        slider = Slider(
-            value, min=low, max=high, step=step, readout=False, layout={"width": "420px"}
-        )
-        slider.digits = digits
-        field = widgets.BoundedFloatText(
-            slider.value, min=low, max=high, step=step, description=label, layout={"width": "180px"}
-        )
-        # linked here and not in the browser, which would show 0.47000000000000003
-        link = widgets.dlink((slider, "value"), (field, "value"), lambda v: round(v, digits))
-        field.observe(lambda change: self._typed(slider, change["new"], digits), "value")
+        field, slider, link = labelled(label, value, low, high, step, digits)
         self._links.append(link)
         return self.row(field, slider), slider
 
     def row(self, *parts: widgets.Widget) -> widgets.HBox:
         """Return a row that wraps on a narrow page."""
         return widgets.HBox(parts, layout=WRAP)
-
-    def _typed(self, slider: Slider, value: float, digits: int) -> None:
-        if value != round(slider.value, digits):
-            slider.value = value
 
     def put(self, name: str, value: float) -> None:
         """Set another slider, to the nearest of its steps, without answering to it."""
@@ -352,45 +339,3 @@ class Panel(widgets.VBox):
         data["image/png"] = png(self.figure())
         data["text/plain"] = self._sentence
         return data, {**metadata, "image/png": {"alt": self._sentence}}
-
-
-def png(figure: Figure, dpi: int = 110) -> str:
-    """Return a figure as a PNG in base64, to be read on light and on dark pages."""
-    file = io.BytesIO()
-    readable(figure).savefig(file, format="png", dpi=dpi, transparent=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _inside(widget: widgets.Widget) -> list[widgets.Widget]:
-    """Return a widget with all that belongs to it: children, layouts, styles."""
-    found = [widget, getattr(widget, "layout", None), getattr(widget, "style", None)]
-    for child in getattr(widget, "children", None) or ():
-        found += _inside(child)
-    return [w for w in found if isinstance(w, widgets.Widget)]
-
-
-# panels by notebook cell: running a cell again closes what its last run had shown
-_by_cell: dict[str, tuple[str, list[Panel]]] = {}
-
-
-def _register(panel: Panel) -> None:
-    cell, run = _cell()
-    if not cell:
-        return
-    last, panels = _by_cell.get(cell, ("", []))
-    if last != run:
-        for old in panels:
-            old.close()
-        panels = []
-    _by_cell[cell] = (run, [*panels, panel])
-
-
-def _cell() -> tuple[str, str]:
-    """Return the id of the running notebook cell and of this run of it; ("", "") elsewhere."""
-    try:
-        from IPython import get_ipython
-
-        parent = get_ipython().get_parent()
-        return parent["metadata"]["cellId"], parent["header"]["msg_id"]
-    except (ImportError, AttributeError, KeyError, TypeError):
-        return "", ""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 8, 64)
 CLOCK = ("ms", "latency_speedup", "low", "high")
+# a way a line, so that nothing below moves when the clock's words come
+LINES = "<style>.pv-costs .widget-html-content > p { white-space: pre-line }</style>"
 
 
 def panel_costs(
@@ -115,6 +117,7 @@ class CostsPanel(Panel):
         self._record = crossover
         self._breaks = None if crossover is None else break_evens(crossover)
         super().__init__()
+        self.add_class("pv-costs")
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
         which = widgets.Dropdown(options=sizes, value=batch or most, description="batch")
         again = widgets.ToggleButton(False, description="measure again")
@@ -153,9 +156,9 @@ class CostsPanel(Panel):
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         sentence = self._say(result)
-        picture = bars.svg(_table(result), label=sentence, uid=self.uid)
+        picture = LINES + bars.svg(_table(result), label=sentence, uid=self.uid)
         if self._record is not None:
-            lines = f"The record: {_wins(result) or 'no sparse way'}."
+            lines = self._wins(result) or "The record has no sparse way."
             picture += curves.svg(self._record, **self._nearest(result), label=lines)
         return picture, sentence
 
@@ -210,31 +213,34 @@ class CostsPanel(Panel):
         return {str(way): (None if at != at else float(at)) for way, at in known.items()}
 
     def _say(self, result: dict[str, Any]) -> str:
-        parts = []
+        wins = self._wins(result)
+        lines = [
+            f"Sparsity {result['sparsity']:.2f}, batch of {result['batch']}.{wins and ' '}{wins}"
+        ]
         for way, cost in result["ways"].items():
-            words = [size(cost["bytes"])]
+            name, words = LABELS[way].replace("dense", "Dense"), size(cost["bytes"])
             measured = cost["ms"] is not None
-            if measured and way == "dense":
-                words.append(f"{cost['ms']:.3g} ms")
-            elif measured:
-                apart = told_apart(cost["low"], cost["high"])
-                words.append(
-                    f"{cost['latency_speedup']:.2f} times as fast"
-                    if apart
-                    else "as fast as dense, for all that the clock can tell"
+            if way == "dense":
+                lines.append(
+                    f"{name}: {words}, {format(cost['ms'], '.3g') if measured else '…'} ms."
                 )
-            promise = f" (MACs promise {cost['speedup']:.2f})" * (way != "dense")
-            parts.append(f"{LABELS[way].replace('dense', 'Dense')}: {', '.join(words)}{promise}")
-        text = f"Sparsity {result['sparsity']:.2f}, batch of {result['batch']}. {'. '.join(parts)}."
-        wins = _wins(result)
-        return text + (f" In a single layer of that size, recorded: {wins}." if wins else "")
+                continue
+            clock = f"{cost['latency_speedup']:.2f}" if measured else "…"
+            clock += " times as fast"
+            if measured and not told_apart(cost["low"], cost["high"]):
+                clock = "as fast, for all the clock can tell"
+            lines.append(f"{name}: {words}, {clock} (MACs promise {cost['speedup']:.2f}).")
+        return "\n".join(lines)
 
-
-def _wins(result: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{LABELS[way]} {'at no sparsity measured' if at is None else f'from {at:.2f} on'}"
-        for way, at in result["break_even"].items()
-    )
+    def _wins(self, result: dict[str, Any]) -> str:
+        if not result["break_even"]:
+            return ""
+        width = self._nearest(result)["width"]
+        wins = "; ".join(
+            f"{LABELS[way]} {'at no sparsity measured' if at is None else f'from {at:.2f} on'}"
+            for way, at in result["break_even"].items()
+        )
+        return f"Recorded, in a {width} × {width} layer, faster than dense: {wins}."
 
 
 def _table(result: dict[str, Any]) -> pd.DataFrame:

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def panel_schedule(data: pd.DataFrame) -> Panel:
+def panel_schedule(runs: pd.DataFrame, *, name: str = "metric") -> Panel:
     """Show recorded runs of iterative pruning: choose a schedule, and where it ends.
 
-    Above: the share of weights that stay, on a logarithmic axis, where a cut is as long as the share
-    of the rest that it takes. Below: the metric, straight down at each cut, then up by tuning.
+    Above: the share of weights that stay, on a logarithmic axis, where cuts that take the same
+    share of the rest are equally long. Below: the metric, straight down at each cut, then up by tuning.
 
     Parameters
     ----------
-    data : DataFrame
+    runs : DataFrame
         Frames of `prune_iteratively` in one, with the columns ``schedule`` (its name), ``end`` (the
         sparsity where it arrives) and, if there are several, ``seed``. Nothing is run.
+    name : str
+        What the metric is called in the picture and in the sentence, such as ``"accuracy"``.
 
     Returns
     -------
@@ -45,26 +47,26 @@ def panel_schedule(data: pd.DataFrame) -> Panel:
     Examples
     --------
     >>> import pandas as pd, pruneviz as pv
-    >>> data = pd.DataFrame({"schedule": "cubic", "end": 0.9, "round": [0, 1, 2],
+    >>> runs = pd.DataFrame({"schedule": "cubic", "end": 0.9, "round": [0, 1, 2],
     ...     "sparsity": [0, 0.8, 0.9], "metric_untuned": [0.9, 0.7, 0.8], "metric": [0.9, 0.9, 0.88]})
-    >>> panel = pv.panel_schedule(data)
+    >>> panel = pv.panel_schedule(runs)
     >>> panel.result["cuts"], panel.result["metric"]
     ([0.8, 0.5], 0.88)
     >>> panel.close()
     """
-    return SchedulePanel(data)
+    return SchedulePanel(runs, name)
 
 
 class SchedulePanel(Panel):
     """The panel behind `panel_schedule`."""
 
-    def __init__(self, data: pd.DataFrame) -> None:
+    def __init__(self, runs: pd.DataFrame, name: str) -> None:
         needed = ("schedule", "end", "round", "sparsity", "metric_untuned", "metric")
-        _check.columns(data, dict.fromkeys(needed, SOURCE), "panel_schedule")
-        self._data = data
+        _check.columns(runs, dict.fromkeys(needed, SOURCE), "panel_schedule")
+        self._runs, self._name = runs, name
         super().__init__()
-        kinds = list(dict.fromkeys(data["schedule"]))
-        ends = [(f"{e:.3g}", float(e)) for e in sorted(set(data["end"]))]
+        kinds = list(dict.fromkeys(runs["schedule"]))
+        ends = [(f"{e:.3g}", float(e)) for e in sorted(set(runs["end"]))]
         schedule = widgets.Dropdown(options=kinds, description="schedule")
         end = widgets.Dropdown(options=ends, value=ends[-1][1], description="sparsity")
         self.start({"what": self.row(schedule, end)}, {"schedule": schedule, "end": end})
@@ -89,7 +91,7 @@ class SchedulePanel(Panel):
         }
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
-        sentence = _say(result)
+        sentence = _say(result, self._name)
         return still(self.draw(result), sentence), sentence
 
     def draw(self, result: dict[str, Any]) -> Figure:
@@ -100,6 +102,7 @@ class SchedulePanel(Panel):
                 plot_schedule(shown, y=y, chosen=chosen, ax=ax)
             axs[1].get_legend().remove()  # the upper axes have the same one
             axs[0].set_xlabel("")
+            axs[1].set_ylabel(self._name)
         return fig
 
     def to_python(self) -> str:
@@ -108,9 +111,9 @@ class SchedulePanel(Panel):
         recorded = kind in set(shown["schedule"])
         return (
             "import pruneviz as pv\n\n"
-            f'shown = data[data["end"] == {end!r}]\n'
-            f'runs = shown[shown["schedule"] == {kind!r}]\n'
-            'print(runs.groupby("round")[["sparsity", "metric_untuned", "metric"]].mean())\n'
+            f'shown = runs[runs["end"] == {end!r}]\n'
+            f'chosen = shown[shown["schedule"] == {kind!r}]\n'
+            'print(chosen.groupby("round")[["sparsity", "metric_untuned", "metric"]].mean())\n'
             f'ax = pv.plot_schedule(shown, y="metric"{f", chosen={kind!r}" * recorded})\n'
         )
 
@@ -118,17 +121,17 @@ class SchedulePanel(Panel):
         return self.controls["schedule"].value, self.controls["end"].value
 
     def _shown(self) -> pd.DataFrame:
-        return self._data[self._data["end"] == self.controls["end"].value]
+        return self._runs[self._runs["end"] == self.controls["end"].value]
 
 
-def _say(result: dict[str, Any]) -> str:
+def _say(result: dict[str, Any], name: str) -> str:
     start = f"{result['schedule']} to sparsity {result['end']:.3g}"
     if "cuts" not in result:
         return f"No run of {start} was recorded."
     n = len(result["cuts"])
     cut = "the only cut" if n == 1 else f"the last of {n} cuts"
     return (
-        f"{start}: {cut} takes {result['cuts'][-1]:.0%} of what is left; "
-        f"metric {result['before']:.3f} before, {result['metric']:.3f} in the end "
+        f"{start}: {cut} took {result['cuts'][-1]:.0%} of what was left; "
+        f"{name} {result['before']:.3f} before, {result['metric']:.3f} in the end "
         f"({result['low']:.3f} to {result['high']:.3f})."
     )

@@ -77,3 +77,26 @@ class Slider(widgets.FloatSlider):
                     self._told.popleft()
                 return True
         return False
+
+
+def labelled(
+    label: str, value: float, low: float, high: float, step: float, digits: int
+) -> tuple[widgets.BoundedFloatText, Slider, Any]:
+    """Return a number field with a label, a slider that follows it and that it follows, their link.
+
+    The handle of a slider has no name that a screen reader could say; the field has.
+    """
+    slider = Slider(value, min=low, max=high, step=step, readout=False, layout={"width": "420px"})
+    slider.digits = digits
+    field = widgets.BoundedFloatText(
+        slider.value, min=low, max=high, step=step, description=label, layout={"width": "180px"}
+    )
+    # linked here and not in the browser, which would show 0.47000000000000003
+    link = widgets.dlink((slider, "value"), (field, "value"), lambda v: round(v, digits))
+
+    def typed(change: dict[str, Any]) -> None:
+        if change["new"] != round(slider.value, digits):
+            slider.value = change["new"]
+
+    field.observe(typed, "value")
+    return field, slider, link

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from pruneviz.panels.base import png
+from pruneviz.plots.style import readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,3 +26,10 @@ def still(figure: Figure, sentence: str) -> str:
         f'<img alt="{escape(sentence)}" src="data:image/png;base64,{png(figure)}" '
         'style="max-width: 100%">'
     )
+
+
+def png(figure: Figure, dpi: int = 110) -> str:
+    """Return a figure as a PNG in base64, to be read on light and on dark pages."""
+    file = io.BytesIO()
+    readable(figure).savefig(file, format="png", dpi=dpi, transparent=True)
+    return base64.b64encode(file.getvalue()).decode()

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz import _check
+from pruneviz.examples import grey_images
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
+from pruneviz.panels.choice import LADDER, Choice, bars, code, say
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
-from pruneviz.plots.bytes import size
 from pruneviz.plots.images import plot_strip
 from pruneviz.plots.style import figure
 from pruneviz.repair import RUNGS
-from pruneviz.timing import told_apart
 from pruneviz.types import layer_name
 from pruneviz.whatif import WhatIf
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 OWN = "its own"
 FLIPS = 8  # flipped examples that are shown
 SECONDS = 0.3  # for the clock
-LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
-          "lstsq": "least squares"}  # fmt: skip
 
 
 def panel_whatif(
@@ -157,8 +155,9 @@ class WhatIfPanel(Panel):
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
-        how = self._how()
-        plan = self._what.plan(*how[0], **how[1]) if self._what.ready(*how[0][:2]) else None
+        choice = self._choice()
+        ready = self._what.ready(choice.granularity, choice.criterion)
+        plan = self._plan(choice) if ready else None
         result: dict[str, Any] = {
             "plan": plan,
             "sparsity": None if plan is None else plan.sparsity,
@@ -174,13 +173,12 @@ class WhatIfPanel(Panel):
         return result | ((None if plan is None else self._what.glance(plan)) or {})
 
     def later(self, result: dict[str, Any]) -> Work:
-        what, how, plan = self._what, self._how(), result["plan"]
-        repair = self.controls["repair"].value
+        what, choice, plan = self._what, self._choice(), result["plan"]
 
         def work(go_on: GoOn) -> dict[str, Any]:
-            chosen = what.plan(*how[0], **how[1]) if plan is None else plan
+            chosen = self._plan(choice) if plan is None else plan
             go_on.tell({"plan": chosen, "sparsity": chosen.sparsity})
-            new = what.pruned(chosen, repair)
+            new = what.pruned(chosen, choice.repair)
             found = {"plan": chosen, "sparsity": chosen.sparsity, "model": new}
             found |= what.costs(new, chosen)
             go_on.tell(found)
@@ -193,8 +191,8 @@ class WhatIfPanel(Panel):
         return work
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
-        sentence = self._say(result)
-        picture = plot.bars(self._bars(result), label=sentence)
+        sentence = say(self._choice(), self._what, result)
+        picture = plot.bars(bars(self._what, result), label=sentence)
         layers = self._layers(result["plan"])
         if layers:
             stay = ", ".join(f"{r.name or '(model)'} {r.kept} of {r.total}" for r in layers)
@@ -216,7 +214,7 @@ class WhatIfPanel(Panel):
         rows = [1.5, *([tall] if layers else []), *([1.4] if flips else [])]
         with figure(7.6, sum(rows) + 0.3, rows=tuple(rows)) as (fig, axs):
             each = list(axs) if len(rows) > 1 else [axs]
-            plot.draw_bars(self._bars(result) if result else [], each.pop(0))
+            plot.draw_bars(bars(self._what, result) if result else [], each.pop(0))
             if layers:
                 plot.draw_layers(layers, each.pop(0))
             if flips is not None:
@@ -225,73 +223,29 @@ class WhatIfPanel(Panel):
         return fig
 
     def to_python(self) -> str:
-        (granularity, criterion, sparsity), more = self._how()
-        repair = self.controls["repair"].value
-        needs = self._what.needs(granularity, criterion, repair)
-        lines = ["import pruneviz as pv", ""]
-        lines += ["batches = list(batches)"]
-        lines += [f"x = {'example_input' if self._given[0] else 'batches[0][0]'}"]
-        evidence = ", evidence=evidence" if needs else ""
-        if needs or repair != "none":
-            lines[0:1] = ["import torch", "import pruneviz as pv"]
-            lines += [] if self._given[1] else [f"learn = {self._what.how_to_learn}"]
-        if needs:
-            loss = ", loss=torch.nn.functional.cross_entropy" if needs == "gradients" else ""
-            lines += [f"evidence = pv.collect(model, learn{loss})"]
-        groups = ""
-        if granularity == "unit":
-            lines += ["groups = pv.find_groups(model, x)"]
-            groups = ", groups=groups"
-        seen = evidence if self._what.needs(granularity, criterion, "none") else ""
-        lines += [f"scores = pv.score(model, {criterion!r}{groups}{seen})"]
-        how = [f"sparsity={sparsity!r}"]
-        how += [f"scope={more['scope']!r}"] if more["scope"] else []
-        how += [f"protect={list(more['protect'])!r}"] if more["protect"] else []
-        lines += [f"plan = pv.select(scores, {', '.join(how)})"]
-        mend = "" if repair == "none" else f", repair={repair!r}, batches=learn"
-        if granularity == "unit":
-            lines += [f"small = pv.shrink(model, plan, example_input=x{mend})"]
-        else:
-            mend = "" if repair == "none" else f", repair={repair!r}{evidence}"
-            lines += [f"small = pv.bake(pv.mask(model, plan{mend}))"]
-        lines += ['pv.save(small, "small.safetensors")']
-        return "\n".join(lines) + "\n"
+        example, learn = self._given
+        return code(self._choice(), self._what, example=example, learn=learn)
 
-    def _how(self) -> tuple[tuple[str, str, float], dict[str, Any]]:
+    def _choice(self) -> Choice:
         granularity, criterion = self.controls["criterion"].value.split(" ", 1)
-        scope = self.controls["scope"].value
-        protect = self.controls["protect"].value
-        more = {"scope": None if scope == OWN else scope, "protect": protect}
-        return (granularity, criterion, self.controls["sparsity"].at), more
+        scope, sparsity = self.controls["scope"].value, self.controls["sparsity"].at
+        return Choice(
+            granularity,
+            criterion,
+            sparsity,
+            None if scope == OWN else scope,
+            tuple(self.controls["protect"].value),
+            self.controls["repair"].value,
+        )
 
-    def _bars(self, result: dict[str, Any]) -> list[plot.Bar]:
-        metric, before = result["metric"], result["metric_before"]
-        right = self._what.evaluate is None
-        name = "accuracy" if right else "metric"
-        if metric is None:
-            rows = [plot.Bar(name, f"… (before: {before:.3f})", None, before if right else None)]
-        else:
-            between = result["comparison"].interval_after if right else (None, None)
-            text = f"{metric:.3f} (before: {before:.3f})"
-            share = metric if right else None
-            rows = [plot.Bar(name, text, share, before if right else None, *between)]
-        for key, unit in (("macs", "MACs"), ("bytes", "bytes")):
-            if key not in result:
-                rows.append(plot.Bar(unit, "…"))
-                continue
-            now, whole = result[key], result[f"{key}_before"]
-            text = f"{now:,} of {whole:,}" if key == "macs" else f"{size(now)} of {size(whole)}"
-            if key == "bytes" and result["encoding"] not in ("dense", "dense_fp32"):
-                text += f" ({result['encoding']})"
-            rows.append(plot.Bar(unit, text, now / whole if whole else 0.0))
-        timing = result["timing"]
-        if timing is None:
-            return [*rows, plot.Bar("time", "…")]
-        text = f"{timing.after_ms:.2f} of {timing.before_ms:.2f} ms"
-        text += (f", {timing.latency_speedup:.2f} times as fast" if told_apart(timing.low, timing.high)
-                 else ", the clock cannot tell them apart")  # fmt: skip
-        of = [1 / v for v in (timing.latency_speedup, timing.high, timing.low)]
-        return [*rows, plot.Bar("time", text, of[0], 1.0, of[1], of[2])]
+    def _plan(self, choice: Choice) -> Plan:
+        return self._what.plan(
+            choice.granularity,
+            choice.criterion,
+            choice.sparsity,
+            scope=choice.scope,
+            protect=choice.protect,
+        )
 
     def _layers(self, plan: Plan | None) -> list[plot.Layer]:
         if plan is None:
@@ -314,7 +268,7 @@ class WhatIfPanel(Panel):
         worse = result["worse"]
         if worse is None or not len(worse):
             return None
-        shown = self._what.images(worse[:FLIPS])
+        shown = grey_images([x for x, _ in self._what.batches], worse[:FLIPS])
         if shown is None:
             return None
         labels = self._what.labels[worse[:FLIPS]].tolist()
@@ -328,28 +282,4 @@ class WhatIfPanel(Panel):
         text = f"Criteria and repairs learn from {self._what.learned}."
         if self._what.refusal:
             return f"{text} Units cannot be removed here: {self._what.refusal}"
-        return text
-
-    def _say(self, result: dict[str, Any]) -> str:
-        (granularity, criterion, sparsity), more = self._how()
-        repair, plan = self.controls["repair"].value, result["plan"]
-        text = f"{granularity.capitalize()}s by {criterion}, "
-        text += {None: "", "layer": "within each layer, ", "global": "over all layers, "}[
-            more["scope"]
-        ]
-        text += f"target sparsity {sparsity:.2f}, repair: {LADDER[repair]}"
-        if more["protect"]:
-            text += f", protected: {', '.join(n or '(model)' for n in more['protect'])}"
-        if plan is None:
-            return f"{text}."
-        text += f": {plan.kept:,} of {plan.total:,} {granularity}s stay."
-        name = "accuracy" if self._what.evaluate is None else "metric"
-        if result["metric"] is not None:
-            text += f" {name.capitalize()} {result['metric']:.3f} (before: {result['metric_before']:.3f})"
-            if result["comparison"] is not None:
-                text += f", {len(result['worse']):,} examples got worse, {len(result['better']):,} better"
-            text += "."
-        if "macs" in result:
-            text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
-            text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
         return text

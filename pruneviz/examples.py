@@ -1,0 +1,49 @@
+"""Single examples out of batches: the first ones, or those that somebody wants to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruneviz.costs import examples_in
+
+PART = 100
+
+
+def few(inputs: Sequence[Any], most: int) -> list[Any]:
+    """Return the first examples of batches of inputs; what is no tensor, by whole batches.
+
+    >>> [len(x) for x in few([torch.zeros(300, 2), torch.zeros(300, 2)], 250)]
+    [100, 100, 50]
+    """
+    if all(isinstance(x, Tensor) and x.ndim for x in inputs):
+        some, left = [], most
+        for x in inputs:
+            some.append(x[:left])
+            left -= len(some[-1])
+            if not left:
+                break
+        return list(torch.cat(some).split(PART))
+    ends = np.cumsum([examples_in(x) for x in inputs])
+    return list(inputs[: int(np.searchsorted(ends, most)) + 1])
+
+
+def grey_images(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
+    """Return examples by their numbers as grey images, (n, height, width); None if they are none.
+
+    >>> grey_images([torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)], np.array([4]))
+    array([[[1., 1.],
+            [1., 1.]]], dtype=float32)
+    """
+    if not all(isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] in (1, 3) for x in inputs):
+        return None
+    ends = np.cumsum([len(x) for x in inputs])
+    found = []
+    for i in which.tolist():
+        part = int(np.searchsorted(ends, i, side="right"))
+        found.append(inputs[part][i - int(ends[part])].float().mean(0).cpu().numpy())
+    return np.stack(found)

@@ -1,0 +1,117 @@
+"""What the panel of the what-if says of a choice: in bars, in words, and in code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pruneviz.plots.bytes import size
+from pruneviz.plots.whatif import Bar
+from pruneviz.timing import told_apart
+from pruneviz.whatif import WhatIf
+
+LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
+          "lstsq": "least squares"}  # fmt: skip
+SCOPES = {None: "", "layer": "within each layer, ", "global": "over all layers, "}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where the controls stand."""
+
+    granularity: str
+    criterion: str
+    sparsity: float
+    scope: str | None = None
+    protect: tuple[str, ...] = ()
+    repair: str = "none"
+
+
+def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
+    """Return accuracy, MACs, bytes and time beside those of the whole model, as far as measured."""
+    metric, before = result["metric"], result["metric_before"]
+    right = what.evaluate is None
+    name, mark = ("accuracy", before) if right else ("metric", None)
+    rows = [Bar(name, f"… (before: {before:.3f})", None, mark)]
+    if metric is not None:
+        between = result["comparison"].interval_after if right else (None, None)
+        text = f"{metric:.3f} (before: {before:.3f})"
+        rows = [Bar(name, text, metric if right else None, mark, *between)]
+    for key, unit in (("macs", "MACs"), ("bytes", "bytes")):
+        if key not in result:
+            rows.append(Bar(unit, "…"))
+            continue
+        now, whole = result[key], result[f"{key}_before"]
+        text = f"{now:,} of {whole:,}" if key == "macs" else f"{size(now)} of {size(whole)}"
+        if key == "bytes" and result["encoding"] not in ("dense", "dense_fp32"):
+            text += f" ({result['encoding']})"
+        rows.append(Bar(unit, text, now / whole if whole else 0.0))
+    timing = result["timing"]
+    if timing is None:
+        return [*rows, Bar("time", "…")]
+    text = f"{timing.after_ms:.2f} of {timing.before_ms:.2f} ms"
+    if told_apart(timing.low, timing.high):
+        text += f", {timing.latency_speedup:.2f} times as fast"
+    else:
+        text += ", the clock cannot tell them apart"
+    share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
+    return [*rows, Bar("time", text, share, 1.0, low, high)]
+
+
+def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
+    """Say what was chosen, and what came of it, as far as measured."""
+    plan = result["plan"]
+    text = (
+        f"{choice.granularity.capitalize()}s by {choice.criterion}, {SCOPES[choice.scope]}"
+        f"target sparsity {choice.sparsity:.2f}, repair: {LADDER[choice.repair]}"
+    )
+    if choice.protect:
+        text += f", protected: {', '.join(n or '(model)' for n in choice.protect)}"
+    if plan is None:
+        return f"{text}."
+    text += f": {plan.kept:,} of {plan.total:,} {choice.granularity}s stay."
+    if result["metric"] is not None:
+        name = "Accuracy" if what.evaluate is None else "Metric"
+        text += f" {name} {result['metric']:.3f} (before: {result['metric_before']:.3f})"
+        if result["comparison"] is not None:
+            text += (
+                f", {len(result['worse']):,} examples got worse, {len(result['better']):,} better"
+            )
+        text += "."
+    if "macs" in result:
+        text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
+        text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
+    return text
+
+
+def code(choice: Choice, what: WhatIf, *, example: bool, learn: bool) -> str:
+    """Return code that makes the same model; `example`, `learn`: whether the caller passed them."""
+    needs = what.needs(choice.granularity, choice.criterion, choice.repair)
+    mends, units = choice.repair != "none", choice.granularity == "unit"
+    evidence = ", evidence=evidence" if needs else ""
+    lines = ["import torch"] if (needs or mends) and not learn else []
+    loss = ""
+    if needs == "gradients":
+        lines, loss = ["import torch"], ", loss=torch.nn.functional.cross_entropy"
+    lines += ["import pruneviz as pv", "", "batches = list(batches)"]
+    lines += [f"x = {'example_input' if example else 'batches[0][0]'}"]
+    if (needs or mends) and not learn:
+        lines += [f"learn = {what.how_to_learn}"]
+    if needs:
+        lines += [f"evidence = pv.collect(model, learn{loss})"]
+    if units:
+        lines += ["groups = pv.find_groups(model, x)"]
+    seen = evidence if what.needs(choice.granularity, choice.criterion, "none") else ""
+    groups = ", groups=groups" if units else ""
+    lines += [f"scores = pv.score(model, {choice.criterion!r}{groups}{seen})"]
+    how = [f"sparsity={choice.sparsity!r}"]
+    how += [f"scope={choice.scope!r}"] if choice.scope else []
+    how += [f"protect={list(choice.protect)!r}"] if choice.protect else []
+    lines += [f"plan = pv.select(scores, {', '.join(how)})"]
+    if units:
+        mend = f", repair={choice.repair!r}, batches=learn" if mends else ""
+        lines += [f"small = pv.shrink(model, plan, example_input=x{mend})"]
+    else:
+        mend = f", repair={choice.repair!r}{evidence}" if mends else ""
+        lines += [f"small = pv.bake(pv.mask(model, plan{mend}))"]
+    return "\n".join([*lines, 'pv.save(small, "small.safetensors")', ""])
