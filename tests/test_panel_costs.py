@@ -41,13 +41,22 @@ def test_the_sparsity_changes_result_picture_and_sentence(panel):
         assert panel.result["ways"][way]["bytes"] == frame.loc[way, "bytes"]
         assert panel.result["ways"][way]["macs"] == frame.loc[way, "macs"]
     assert panel._view.value != picture
-    assert panel.sentence.startswith("Sparsity 0.50, batch of 9. Dense: 1.29 kB, ")
+    assert panel.sentence.startswith("Sparsity 0.50, batch of 9.\nDense: 1.29 kB, ")
     for way in WAYS[1:]:
         promise = panel.result["ways"][way]["speedup"]
         assert re.search(rf"{re.escape(LABELS[way][1:])}: [^()]*\(MACs promise {promise:.2f}\)",
                          panel.sentence)  # fmt: skip
     (label,) = re.findall(r'aria-label="([^"]*)"', panel._view.value)
     assert label == panel.sentence
+
+
+def test_the_clocks_words_make_no_line_more(panel):
+    panel.controls["sparsity"].set_state({"value": 0.5})
+    quick = panel._sentence.splitlines()
+    whole = panel.sentence.splitlines()
+    assert len(quick) == len(whole) == 1 + len(WAYS) and quick[0] == whole[0]
+    assert max(map(len, (quick + whole)[1:])) < 85  # a line of a narrow page
+    assert ".pv-costs" in panel._view.value and "pre-line" in panel._view.value
 
 
 def test_the_batch_and_the_button(panel):
@@ -66,7 +75,10 @@ def test_a_hand_gets_bytes_and_macs_at_once_and_the_clock_when_it_rests(panel):
     quick = panel._result["ways"]
     assert quick["csr_mm"]["ms"] is None and quick["csr_mm"]["low"] is None
     assert "measuring…" in panel._view.value and " ms<" not in panel._view.value
-    assert "Dense: 1.29 kB. Dense, with zeros: 1.29 kB (MACs promise 1.00)." in panel._sentence
+    assert (
+        "Dense: 1.29 kB, … ms.\nDense, with zeros: 1.29 kB, … times as fast (MACs promise 1.00).\n"
+        in (panel._sentence)
+    )
     whole = panel.result["ways"]
     assert {w: [c[n] for n in counts] for w, c in whole.items()} == {
         w: [c[n] for n in counts] for w, c in quick.items()
@@ -132,7 +144,7 @@ def test_what_the_clock_cannot_tell_apart_is_said(panel, monkeypatch):
     ways["zeros"] |= {"low": 0.98, "high": 1.03}
     ways["csr_mm"] |= {"latency_speedup": 2.0, "low": 1.9, "high": 2.1}
     said = panel._say(panel.result)
-    assert "Dense, with zeros: 1.29 kB, as fast as dense, for all that the clock can tell" in said
+    assert "Dense, with zeros: 1.29 kB, as fast, for all the clock can tell (MACs promise" in said
     assert "torch.mm(csr, x.T): " in said and "2.00 times as fast" in said
 
 
@@ -143,7 +155,9 @@ def test_with_a_record_it_shows_where_csr_breaks_even():
     rows = table[(table["width"] == 16) & (table["batch"] == 1)].set_index("way")["break_even"]
     for way, at in panel.result["break_even"].items():
         assert at is None if rows[way] != rows[way] else at == rows[way]
-    assert "In a single layer of that size, recorded: CSR, F.linear(x, csr) " in panel.sentence
+    assert (
+        "Recorded, in a 16 × 16 layer, faster than dense: CSR, F.linear(x, csr) " in panel.sentence
+    )
     fig = panel.figure()
     assert len(fig.axes) == 2
     assert fig.axes[1].get_title().startswith("16 inputs and outputs, batch of 1,")

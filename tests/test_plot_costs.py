@@ -18,6 +18,7 @@ from torch import nn
 import pruneviz as pv
 from pruneviz.plots import bytes as plot
 from pruneviz.plots.costs import svg as svg_of_costs
+from pruneviz.plots.crossover import COLOURS
 from pruneviz.plots.crossover import svg as svg_of_crossover
 from pruneviz.plots.style import GREY, KEPT, PRUNED
 
@@ -98,7 +99,7 @@ def test_bytes_of_several_models_are_lines_with_rings_where_they_cross():
     for encoding in ("csr_int64", "csr_int32", "csr_int16"):
         want = pv.break_even((30, 40), encoding)
         assert min(abs(r - want) for r in rings) < 1 / 1200
-    np.testing.assert_allclose(ax.get_ylim()[0], 0)
+    assert ax.get_yscale() == "log"
 
 
 def test_bytes_of_one_tensor():
@@ -128,6 +129,8 @@ def test_crossover_shows_ratios_intervals_and_what_macs_promise():
     assert ax.get_yscale() == "log"
     left, middle, right = ax.transData.transform([(s, 1) for s in (0.5, 0.75, 0.875)])[:, 0]
     assert middle - left == pytest.approx(right - middle)  # half of what is left is as far
+    ax = pv.plot_crossover(data, at=0.2)
+    assert ax.get_xlim()[0] <= 0 < 0.2  # the dashed line stands in the picture
     assert pv.plot_crossover(data).get_title().startswith("256 inputs and outputs, batch of 1,")
     assert "thread" not in pv.plot_crossover(data.drop(columns="threads")).get_title()
 
@@ -175,7 +178,11 @@ def test_costs_are_three_bars_a_way():
     assert legend(ax) == ["bytes", "MACs", "time"]
     assert texts(ax)[:2] == ["1.29 kB", "1.29 kB"] and "312 MACs" in texts(ax)
     assert ax.get_yticklabels()[0].get_text() == "dense"
-    assert len({b.get_hatch() for b in ax.patches}) == 3  # a second sign beside colour
+    assert len({b.get_hatch() for b in ax.patches}) == 3  # which of the three
+    for bar, way in zip(
+        ax.patches[5:10], data["way"], strict=True
+    ):  # the same colour as in the curves
+        assert same_color(bar.get_facecolor(), COLOURS.get(way, GREY))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +255,26 @@ def test_the_svg_of_costs_has_the_bars_and_an_empty_place_for_the_time():
     assert bars(quick, "MACs") == bars(root, "MACs") and quick.get("viewBox") == root.get("viewBox")
 
 
+def test_the_axis_of_costs_stays_and_all_words_have_room():
+    frame = costs().assign(ms=1.0, latency_speedup=[1, 1, 1e-4, 0.02, 1e5])
+    frame = frame.assign(low=frame["latency_speedup"] / 1.1, high=frame["latency_speedup"] * 1.1)
+    root = ET.fromstring(svg_of_costs(frame, label="l"))
+    numbers = [
+        (float(e.get("x")), float(e.get("width") or 0), e.text) for e in root.iter() if e.get("x")
+    ]
+    assert all(x >= 0 and x + w <= 760 for x, w, _ in numbers)
+    times = [x for x, _, text in numbers if text == "1 ms"]
+    assert all(168 + 60 < x < 744 - 60 for x in times) and len(times) == 5
+
+    def ticks(picture):
+        return [(e.get("x"), e.text) for e in picture.iter() if e.text in ("0.001", "1", "100")]
+
+    plain = ET.fromstring(svg_of_costs(costs(), label="l"))
+    assert ticks(plain) == ticks(root) and len(ticks(root)) == 3
+    ax = pv.plot_costs(costs())
+    assert ax.get_xlim() == (1e-3, 1e2)
+
+
 @pytest.mark.parametrize("at", [0.0, 0.7, 0.99])
 def test_the_svg_of_the_crossover_stays_in_its_frame(at):
     root = ET.fromstring(svg_of_crossover(grid(), width=256, batch=8, at=at, label="l"))
@@ -255,4 +282,11 @@ def test_the_svg_of_the_crossover_stays_in_its_frame(at):
     assert len(lines) == 5
     numbers = [float(n) for line in lines for n in re.findall(r"-?[0-9.]+", line)]
     assert all(0 <= n <= 760 for n in numbers)
+    (dashed,) = [e.get("d") for e in root.iter() if e.get("d", "").startswith("M") and "V" in e.get("d")
+                 and e.get("stroke-dasharray") == "5 4" and "-" not in e.get("d")]  # fmt: skip
+    left, right = 58, 500
+    share = np.log(1 - at) / np.log(0.01)  # the axis is from 0 to 0.99, whatever was measured
+    assert float(dashed[1:].split()[0]) == pytest.approx(
+        left + (right - left) * (0.04 + share) / 1.08, abs=0.1
+    )
     assert "256 inputs and outputs, batch of 8, 2 threads" in "".join(root.itertext())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import refused
@@ -55,6 +56,16 @@ def test_density_is_drawn_on_a_logarithmic_axis(ax):
     pv.plot_schedule(WAYS, y="density", ax=ax)
     assert ax.get_yscale() == "log"
     assert lines(ax)["linear"] == pytest.approx([1, 0.55, 0.1])
+    ax.figure.canvas.draw()
+    low, high = ax.get_ylim()
+    ticks = [t for t in ax.get_yticks() if low <= t <= high]
+    assert ticks == pytest.approx([0.1, 0.2, 0.5, 1])
+    assert not len(ax.get_yticks(minor=True))
+
+
+def test_a_cut_is_upright_and_tuning_is_level(ax):
+    pv.plot_schedule(WAYS, ax=ax)
+    assert {line.get_drawstyle() for line in ax.lines} == {"steps-pre"}
 
 
 def test_the_metric_falls_at_a_cut_and_rises_in_tuning(ax):
@@ -65,12 +76,15 @@ def test_the_metric_falls_at_a_cut_and_rises_in_tuning(ax):
     assert line.get_markevery() == [0, 2, 4]
     (low, high) = ax.collections[0].get_segments()[2]
     assert (low[1], high[1]) == pytest.approx((0.8, 0.81))
+    hollow = ax.collections[1]
+    assert hollow.get_offsets().tolist() == pytest.approx(np.array([[0, 0.605], [1, 0.505]]))
+    assert not len(hollow.get_facecolor())
 
 
 def test_one_stands_out(ax):
     pv.plot_schedule(WAYS, chosen="cubic", ax=ax)
     faint, loud = ax.lines
-    assert (faint.get_alpha(), loud.get_alpha()) == (0.35, 1)
+    assert (faint.get_alpha(), loud.get_alpha()) == (0.7, 1)
     assert faint.get_color() != loud.get_color()
 
 
@@ -102,7 +116,7 @@ def test_a_bad_call_is_refused(ax, data, options, message):
 
 def test_the_panel_answers():
     more = pd.concat([frame(), frame().query("schedule == 'cubic'").assign(end=0.98)])
-    panel = pv.panel_schedule(more)
+    panel = pv.panel_schedule(more, name="accuracy")
     assert (panel.controls["schedule"].value, panel.controls["end"].value) == ("linear", 0.98)
     assert panel.sentence == "No run of linear to sparsity 0.98 was recorded."
     assert panel.figure() is not None
@@ -112,7 +126,7 @@ def test_the_panel_answers():
     got = [panel.result[k] for k in ("before", "metric", "low", "high")]
     assert got == pytest.approx([0.905, 0.805, 0.8, 0.81])
     assert panel.sentence == (
-        "linear to sparsity 0.9: the last of 2 cuts takes 82% of what is left; metric 0.905 before, "
+        "linear to sparsity 0.9: the last of 2 cuts took 82% of what was left; accuracy 0.905 before, "
         "0.805 in the end (0.800 to 0.810)."
     )
     (view, _) = [w for w in panel.children if isinstance(w, widgets.HTML)]
@@ -120,8 +134,9 @@ def test_the_panel_answers():
     before = view.value
     panel.controls["schedule"].value = "cubic"
     assert view.value != before
+    assert panel.figure().axes[1].get_ylabel() == "accuracy"
     assert panel.result["cuts"][1] == pytest.approx(1 - 0.1 / 0.2125, abs=1e-6)
-    assert [line.get_alpha() for line in panel.figure().axes[0].lines] == [0.35, 1]
+    assert [line.get_alpha() for line in panel.figure().axes[0].lines] == [0.7, 1]
     bundle, metadata = panel._repr_mimebundle_()
     assert bundle["text/plain"] == panel.sentence == metadata["image/png"]["alt"]
     panel.close()
@@ -129,13 +144,13 @@ def test_the_panel_answers():
 
 def test_the_panel_goes_back_and_says_its_code():
     name = "<img src=x onerror=alert(1)>"
-    data = frame().replace({"schedule": {"cubic": name}})
-    panel = pv.panel_schedule(data)
+    runs = frame().replace({"schedule": {"cubic": name}})
+    panel = pv.panel_schedule(runs)
     for kind in ("linear", name):
         panel.controls["schedule"].value = kind
-        names = {"data": data}
+        names = {"runs": runs}
         exec(panel.to_python(), names)
-        means = names["runs"].groupby("round")["metric"].mean()
+        means = names["chosen"].groupby("round")["metric"].mean()
         assert means.iloc[-1] == panel.result["metric"] and means.iloc[0] == panel.result["before"]
         assert [line.get_alpha() for line in names["ax"].lines].count(1) == 1
     assert name not in panel._view.value and name in panel.sentence
@@ -148,7 +163,7 @@ def test_the_panel_goes_back_and_says_its_code():
 def test_one_cut_is_the_only_one():
     once = frame().query("round < 2").assign(schedule="one-shot")
     panel = pv.panel_schedule(once)
-    assert panel.sentence.startswith("one-shot to sparsity 0.9: the only cut takes ")
+    assert panel.sentence.startswith("one-shot to sparsity 0.9: the only cut took ")
     panel.close()
 
 

@@ -436,6 +436,25 @@ def test_a_picture_can_be_read_on_light_and_on_dark_pages():
     assert same_color(ax.lines[0].get_color(), KEPT)
 
 
+@pytest.mark.parametrize("draw_first", [False, True])
+def test_ticks_can_be_read_on_dark_pages_minor_ones_too(draw_first):
+    with figure(4, 3) as (fig, ax):
+        ax.plot([1, 5], [2, 8])
+        ax.set_yscale("log")
+    if draw_first:
+        fig.draw_without_rendering()
+    readable(fig).draw_without_rendering()
+    ticks = [
+        t
+        for a in (ax.xaxis, ax.yaxis)
+        for m in (False, True)
+        for t in a.get_major_ticks() + a.get_minor_ticks()
+    ]
+    assert len(ax.yaxis.get_minor_ticks()) > 3
+    assert {t.tick1line.get_markeredgecolor() for t in ticks} == {GREY}
+    assert {t.label1.get_color() for t in ticks} == {GREY}
+
+
 # pictures as SVG text
 
 

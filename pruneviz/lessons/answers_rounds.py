@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
-
+from pruneviz import _check
+from pruneviz.iterate import prune_iteratively
 from pruneviz.lessons.checkpoints import load
 from pruneviz.lessons.data import fashion_mnist
-from pruneviz.lessons.exercises import NOTHING, exercise
+from pruneviz.lessons.exercises import NOTHING, Right, exercise
 from pruneviz.metrics import accuracy
 from pruneviz.schedules import schedule
-from pruneviz.weights import named_weights
+from pruneviz.targets import targets_of
 
-POINT = 0.01
+END, EPOCHS, LOST = 0.98, 5, 0.035
 
 
 @exercise(
@@ -52,40 +52,47 @@ def steps(answer: Any) -> str:
 
 
 @exercise(
-    "07-twelve",
+    "07-spend",
     hints=(
-        'which weights go matters first: the criterion is "magnitude" with the same share for each '
-        "layer unless you say otherwise. Lesson 02 knew a better one.",
-        'criterion="lamp", and two rounds of two epochs each: schedule=[0.7, 11 / 12], epochs=2.',
+        "one epoch is not enough to mend a cut of nine tenths. So let the long cuts come early, and keep "
+        "epochs for the time after the last one.",
+        "the sparsity need not rise in every round: schedule=[0.9, 0.97, 0.98, 0.98, 0.98] has three "
+        "cuts, and then two rounds that only tune. The settings: dict(schedule=..., epochs=1).",
     ),
-    solution="""\
-answer = pv.prune_iteratively(
-    model, train, schedule=[0.7, 11 / 12], criterion="lamp", epochs=2, progress=False
+    solution="answer = dict(schedule=[0.9, 0.97, 0.98, 0.98, 0.98], epochs=1)\n",
 )
-""",
-)
-def twelve(answer: Any) -> str:
-    """Check a network with a twelfth of LeNet-300-100's weights and nearly its accuracy."""
-    model = getattr(answer, "model", answer)
-    if not isinstance(model, nn.Module):
-        return "The answer is what pv.prune_iteratively returns, or a network."
-    dense = {n: w.shape for n, w in named_weights(load("lenet-300-100")).items()}
-    weights = named_weights(model)
-    if {n: w.shape for n, w in weights.items()} != dense:
-        return "That is another network: start from model, LeNet-300-100."
-    total = sum(s.numel() for s in dense.values())
-    left = sum(int((w != 0).sum()) for w in weights.values())
-    if 12 * left > total:
-        return f"It keeps {left:,} of {total:,} weights; a twelfth are {total // 12:,}."
-    right, whole = accuracy(model, fashion_mnist().validation.batches(500)), _whole()
-    if right < whole - POINT:
+def spend(answer: Any) -> str:
+    """Check settings of `prune_iteratively` that end at 98 % after five epochs, by running them."""
+    if not isinstance(answer, dict):
         return (
-            f"Small enough, but it is right on {right:.1%} of the images, the whole network on "
-            f"{whole:.1%}: that is more than one point."
+            "The answer is a dict of settings, such as dict(schedule=..., rounds=..., epochs=...)."
         )
-    return ""
+    answer = {k: v for k, v in answer.items() if v is not ...}
+    other = [k for k in answer if k not in ("schedule", "rounds", "epochs")]
+    if other:
+        return f"{other[0]!r} is given: choose schedule, rounds and epochs only."
+    if answer.get("schedule") is None:
+        return 'The schedule is missing: a name such as "linear", or a list of sparsities.'
+    named = isinstance(answer["schedule"], str)
+    targets = targets_of(END if named else None, answer["schedule"], answer.get("rounds"), {})
+    ways = [s for s in targets if isinstance(s, float)]
+    rounds, epochs = len(ways), _check.count(answer.get("epochs", 1), "epochs", low=1)
+    if abs(ways[-1] - END) > 1e-6:
+        return f"It ends at sparsity {ways[-1]:g}, not at {END:g}."
+    if rounds * epochs > EPOCHS:
+        return (
+            f"{_times(rounds, 'round')} of {_times(epochs, 'epoch')} are {rounds * epochs} epochs."
+        )
+    model, data = load("lenet-300-100"), fashion_mnist()
+    judge = partial(accuracy, batches=data.validation.batches(500))
+    settings = {**({"sparsity": END} if named else {}), **answer, "criterion": "lamp"}
+    result = prune_iteratively(model, data.train.batches(100, shuffle=True), **settings)
+    right, whole = judge(result.model), judge(model)
+    said = f"{right:.1%} of the images are right, {whole:.1%} by the whole network"
+    if whole - right > LOST:
+        return f"{said}: that is {100 * (whole - right):.1f} points less."
+    return Right(f"{said}.")
 
 
-@cache
-def _whole() -> float:
-    return accuracy(load("lenet-300-100"), fashion_mnist().validation.batches(500))
+def _times(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

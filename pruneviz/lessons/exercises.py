@@ -14,6 +14,10 @@ NOTHING = "Not answered yet. Fill in the cell above, run it, then run this one."
 ANSWERS_OFF = "PRUNEVIZ_ANSWERS"  # set to "off" in a class room
 
 
+class Right(str):
+    """What a check says of a right answer that is worth a sentence."""
+
+
 @dataclass
 class Exercise:
     """One exercise of a lesson.
@@ -23,8 +27,8 @@ class Exercise:
     name : str
         The lesson and a word: ``"00-cliff"``.
     check : callable
-        ``check(answer)``: the empty string if the answer is right, else one sentence that says what is
-        wrong without giving the answer away.
+        ``check(answer)``: the empty string if the answer is right (or `Right`, with something to say
+        about it), else one sentence that says what is wrong without giving the answer away.
     hints : tuple of str
         Shown one at a time.
     solution : str
@@ -67,7 +71,7 @@ def check(name: str, answer: Any) -> None:
     Not answered yet. Fill in the cell above, run it, then run this one.
     >>> check("02-magnitude", lambda weight: -weight.abs())
     ✗ Not yet. A weight of -3 must score higher than one of 1: its sign does not matter, its size does.
-    Need a hint? hint('02-magnitude')
+    Need a hint? lessons.hint('02-magnitude')
     """
     task = _find(name)
     if answer is None:
@@ -79,10 +83,10 @@ def check(name: str, answer: Any) -> None:
         wrong = f"Your answer raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
     if wrong == NOTHING:
         print(NOTHING)
-    elif not wrong:
-        print("✓ Right.")
+    elif not wrong or isinstance(wrong, Right):
+        print(f"✓ Right. {wrong}".rstrip())
     else:
-        print(f"✗ Not yet. {wrong}\nNeed a hint? hint({name!r})")
+        print(f"✗ Not yet. {wrong}\nNeed a hint? lessons.hint({name!r})")
 
 
 def hint(name: str) -> None:
@@ -105,7 +109,7 @@ def solution(name: str) -> None:
     Examples
     --------
     >>> solution("02-magnitude")
-    Sure? Try a hint first: hint('02-magnitude'). Ask again to see the solution.
+    Sure? Try a hint first: lessons.hint('02-magnitude'). Ask again to see the solution.
     """
     task = _find(name)
     if os.environ.get(ANSWERS_OFF) == "off":
@@ -113,7 +117,7 @@ def solution(name: str) -> None:
         return
     task.asked["solution"] += 1
     if task.asked["solution"] < 2:
-        first = "" if task.asked["hint"] else f"Try a hint first: hint({name!r}). "
+        first = "" if task.asked["hint"] else f"Try a hint first: lessons.hint({name!r}). "
         print(f"Sure? {first}Ask again to see the solution.")
     else:
         print(task.solution)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pruneviz.panels.base import png
+from pruneviz.panels.still import png
 from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:

@@ -233,7 +233,7 @@ class Panel(widgets.VBox):
     ) -> tuple[widgets.HBox, Slider]:
         """Return a row with a labelled number field and a slider that follow each other; the slider.
 
-        The handle of a slider has no name that a screen reader could say; the field has.
+        A screen reader says the name of the field, and of the handle what `Toolbar` gives it.
         """
         field, slider, link = labelled(label, value, low, high, step, digits)
         self._links.append(link)

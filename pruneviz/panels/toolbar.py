@@ -12,10 +12,16 @@ from pruneviz.panels.hand import hand
 SAVED = "saved"
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
 # JupyterLab would take the arrow keys of a drop-down and the letters typed beside it for its own
-# shortcuts (dd deletes a cell): inside a panel they belong to the panel
+# shortcuts (dd deletes a cell): inside a panel they belong to the panel. And the handle of a slider has
+# no name that a screen reader could say: it gets that of the number field beside it.
 KEYS = (
-    """<style onload="this.closest('.pv-panel')"""
-    """?.setAttribute('data-lm-suppress-shortcuts', 'true')"></style>"""
+    """<style onload="var p=this.closest('.pv-panel');"""
+    """if(p&&!p.hasAttribute('data-lm-suppress-shortcuts')){"""
+    """p.setAttribute('data-lm-suppress-shortcuts','true');"""
+    """var name=function(){p.querySelectorAll('.noUi-handle:not([aria-label])').forEach(function(h){"""
+    """var l=h.closest('.widget-hbox')?.querySelector('.widget-label')?.textContent;"""
+    """if(l)h.setAttribute('aria-label',l)})};"""
+    """name();new MutationObserver(name).observe(p,{childList:true,subtree:true})}"></style>"""
 )
 COPY = (
     "var t=this.parentNode.querySelector('textarea');t.select();"
@@ -49,6 +55,7 @@ class Toolbar(widgets.VBox):
         row = [self.undo, self.redo, self.code, self.name, self.save, self.plans]
         keys = widgets.HTML(KEYS, layout={"display": "none"})
         super().__init__([widgets.HBox(row, layout=ROW), self._text, keys])
+        self.add_class("pv-toolbar")
         self.plans.observe(self._load, "value")
         self.code.observe(lambda _: self.refresh(), "value")
         self.refresh()

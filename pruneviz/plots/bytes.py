@@ -43,8 +43,8 @@ def plot_bytes(data: pd.DataFrame, *, tensor: str = "whole", ax: Axes | None = N
     -------
     Axes
         Of one model a bar an encoding, blue where it is smaller than dense float32, which is the
-        dashed line. Of several, a line an encoding over the sparsity; a ring where it crosses the
-        dense one. What does not fit is left out.
+        dashed line. Of several, a line an encoding over the sparsity, on a logarithmic scale; a ring
+        where it crosses the dense one. What does not fit is left out.
 
     Raises
     ------
@@ -116,8 +116,9 @@ def _curves(ax: Axes, x: np.ndarray, sizes: dict[str, np.ndarray]) -> None:
             at = x[k] + (x[k + 1] - x[k]) * a / (a + b)
             ax.plot([at], [np.interp(at, x, dense)], "o", ms=11, mfc="none", mec=colour, mew=1.8)
     ax.set(xlabel="sparsity (share of weights that are zero)", ylabel="bytes")
-    ax.set_ylim(bottom=0)
+    ax.set_yscale("log")
     ax.yaxis.set_major_formatter(lambda v, _: size(v))
+    ax.yaxis.set_minor_formatter("")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 

@@ -25,6 +25,7 @@ LABELS = {
     "smaller": "dense and smaller",
 }
 COLOURS = {"zeros": PALETTE[1], "csr_linear": PRUNED, "csr_mm": PALETTE[3], "smaller": PALETTE[0]}
+SOFT = 'stroke="currentColor" stroke-opacity="0.55"'  # grey that both themes can read
 SIGNS = {"zeros": "s", "csr_linear": "v", "csr_mm": "^", "smaller": "o"}
 
 
@@ -45,7 +46,7 @@ def plot_crossover(
     width, batch : int, optional
         Which layer and batch; default: the widest, and the smallest batch.
     at : float, optional
-        A dashed line at this sparsity.
+        A dashed line at this sparsity; the axis then begins at 0.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -86,7 +87,7 @@ def plot_crossover(
     ax.plot(promise.index, promise, color=GREY, ls=":", lw=2, label="what the MACs promise")
     if at is not None:
         ax.axvline(at, color=GREY, ls="--", lw=1.2)
-    across(ax, data["sparsity"])
+    across(ax, data["sparsity"] if at is None else [0, *data["sparsity"]])
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.set(xlabel="sparsity (share of weights gone)", ylabel="times as fast as dense")
@@ -114,7 +115,10 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
     """
     data = data[(data["width"] == width) & (data["batch"] == batch)].sort_values("sparsity")
     x0, y0, x1, y1 = BOX
-    ends = _stretched(data["sparsity"].to_numpy(float)[[0, -1]])
+    ends = _stretched(data["sparsity"].to_numpy(float)[[0, -1]]) * (
+        0,
+        1,
+    )  # `at` may lie before the first
     room = 0.04 * (ends[1] - ends[0]) or 0.1
     ends = ends[0] - room, ends[1] + room
     bottom, top = data["low"].min() / 1.15, max(data["speedup"].max(), data["high"].max()) * 1.15
@@ -150,16 +154,15 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
     sparse = data[data["way"] == "csr_mm"] if (data["way"] == "csr_mm").any() else data
     promise = sparse.groupby("sparsity")["speedup"].max()
     dots = _points(zip(px(promise.index), py(promise), strict=True))
-    parts.append(f'<polyline points="{dots}" fill="none" stroke="{GREY}" stroke-width="2" '
-                 f'stroke-dasharray="2 4"/><path d="M{x0} {py(1):.1f}H{x1}" stroke="{GREY}" '
-                 'stroke-width="2"/>')  # fmt: skip
-    named("dense", f'<path d="M-10 0h20" stroke="{GREY}" stroke-width="2"/>')
+    parts.append(f'<polyline points="{dots}" fill="none" {SOFT} stroke-width="2" '
+                 f'stroke-dasharray="2 4"/><path d="M{x0} {py(1):.1f}H{x1}" {SOFT} stroke-width="2"/>')  # fmt: skip
+    named("dense", f'<path d="M-10 0h20" {SOFT} stroke-width="2"/>')
     named("what the MACs promise",
-          f'<path d="M-10 0h20" stroke="{GREY}" stroke-width="2" stroke-dasharray="2 4"/>')  # fmt: skip
+          f'<path d="M-10 0h20" {SOFT} stroke-width="2" stroke-dasharray="2 4"/>')  # fmt: skip
     named("your sparsity", '<path d="M0-8v16" stroke="currentColor" stroke-dasharray="5 4"/>')
     line = float(np.clip(px(at), x0, x1))
     ticks, last = [], -99.0
-    for v in sorted(set(data["sparsity"])):
+    for v in sorted({0.0, *data["sparsity"]}):
         if px(v) - last > 30:
             last = px(v)
             ticks.append(f'<text x="{last:.1f}" y="{y1 + 17}" text-anchor="middle">{v:g}</text>')

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LABELS = {
     "sparsity": "sparsity",
     "density": "share that stays",
-    "metric": "metric: down at a cut, up in tuning",
+    "metric": "metric",
 }
 SOURCE = "pv.prune_iteratively(model, …).frame"
 
@@ -38,9 +38,10 @@ def plot_schedule(
         the sparsity of each round, as from `schedule`; or several of those by name. Rows with the
         same round and `hue` are seeds: drawn is their mean, and a bar from the lowest to the highest.
     y : str
-        ``"sparsity"``; ``"density"``: the share that stays, on a logarithmic axis, where each cut is
-        as long as the share of the rest that it takes; ``"metric"``: straight down from one round's
-        ``metric`` to the next one's ``metric_untuned``, then up by tuning.
+        ``"sparsity"``: up at each cut, level while tuning; ``"density"``: the share that stays, on a
+        logarithmic axis, where cuts that take the same share of the rest are equally long;
+        ``"metric"``: straight down from one round's ``metric`` to the next one's ``metric_untuned``
+        (hollow), then up by tuning (filled).
     hue : str
         Column that names the schedules.
     chosen : str, optional
@@ -65,6 +66,8 @@ def plot_schedule(
     >>> ax.lines[0].get_ydata().round(3).tolist(), len(ax.lines)
     ([0.0, 0.225, 0.45, 0.675, 0.9], 2)
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     _check.choice(y, "y", LABELS)
     parts = _parts(data, y, hue)
     if chosen is not None:
@@ -75,17 +78,22 @@ def plot_schedule(
         look: dict[str, Any] = {
             "color": GREY if faint else PALETTE[i % len(PALETTE)],
             "marker": MARKERS[i % len(MARKERS)],
-            "alpha": 0.35 if faint else 1,
+            "alpha": 0.7 if faint else 1,
+            "lw": 1 if faint else 2,
+            "ms": 3 if faint else 6,
             "zorder": 2 if faint else 3,
         }
         if y == "metric":
-            _sawtooth(ax, rows, name, look)
+            _sawtooth(ax, rows, name, look, hollow=not faint)
         else:
             high = rows["sparsity"]["mean"]
-            ax.plot(rows.index, high if y == "sparsity" else 1 - high, label=name, **look)
+            height = high if y == "sparsity" else 1 - high
+            ax.plot(rows.index, height, label=name, drawstyle="steps-pre", **look)
     if y == "density":
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="round", ylabel=LABELS[y])
     ax.locator_params(axis="x", integer=True)
     ax.grid(alpha=0.25)
@@ -95,8 +103,10 @@ def plot_schedule(
     return ax
 
 
-def _sawtooth(ax: Axes, rows: pd.DataFrame, name: str, look: dict[str, Any]) -> None:
-    """Draw one schedule's metric: at each round two points above each other, markers where tuned."""
+def _sawtooth(
+    ax: Axes, rows: pd.DataFrame, name: str, look: dict[str, Any], *, hollow: bool
+) -> None:
+    """Draw one schedule's metric: at each round two points above each other, filled where tuned."""
     tuned, cut = rows["metric"]["mean"].to_numpy(), rows["metric_untuned"]["mean"].to_numpy()
     at = rows.index.to_numpy()
     x, height, marked = [at[0]], [tuned[0]], [0]
@@ -107,6 +117,9 @@ def _sawtooth(ax: Axes, rows: pd.DataFrame, name: str, look: dict[str, Any]) -> 
     (line,) = ax.plot(x, height, label=name, markevery=marked, **look)
     low, high = rows["metric"]["min"], rows["metric"]["max"]
     ax.vlines(at, low, high, color=line.get_color(), alpha=line.get_alpha(), lw=3)
+    if hollow:
+        look = {"marker": look["marker"], "edgecolors": look["color"], "zorder": look["zorder"]}
+        ax.scatter(at[:-1], cut[1:], facecolors="none", **look)
 
 
 def _parts(

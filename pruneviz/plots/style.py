@@ -52,6 +52,9 @@ def readable(fig: Figure) -> Figure:
     from matplotlib.spines import Spine
     from matplotlib.text import Text
 
+    for ax in fig.axes:  # not the ticks themselves: a logarithmic axis makes them when it is drawn
+        ax.tick_params(which="both", color=GREY)
+        ax.tick_params(which="minor", labelcolor=GREY)
     for spine in fig.findobj(Spine):
         spine.set(edgecolor=GREY)
     texts: list[Any] = [*fig.findobj(Text), *fig.findobj(Line2D)]

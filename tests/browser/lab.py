@@ -1,20 +1,23 @@
-"""JupyterLab on 127.0.0.1 and headless Chromium, for the browser tests; both end with the block."""
+"""JupyterLab or Voila on 127.0.0.1 and headless Chromium; all of it ends with its block."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
+from playwright.sync_api import sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 QUIET = [  # no sandbox as root; nothing that looks for other hosts
@@ -26,22 +29,96 @@ SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
 }
+needs_a_browser = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        shutil.which(CHROMIUM) is None and not os.environ.get("CI"),
+        reason=f"needs a browser at {CHROMIUM} (Debian: apt-get install chromium), or $CHROMIUM",
+    ),
+]
 STATUS = (
     "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel?.status"
 )
+ASK = """async code => {
+    const kernel = jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
+    const asked = kernel.requestExecute({code, store_history: false, stop_on_error: false});
+    const out = {text: ''};
+    asked.onIOPub = m => {
+        if (m.header.msg_type === 'stream') out.text += m.content.text;
+        if (m.header.msg_type === 'error') out.error = m.content.ename + ': ' + m.content.evalue;
+    };
+    await asked.done;
+    return out; }"""
 
 
 @contextmanager
-def lab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
-    """Serve a folder; give (address, token). Settings and runtime files go to `home`."""
-    for name, value in SETTINGS.items():
+def lab(
+    folder: Path, home: Path, *, subshells: bool = True, theme: str = "Light"
+) -> Iterator[tuple[str, str]]:
+    """Serve a folder; give (address, token). Settings and runtime files go to `home`.
+
+    Without subshells widgets' callbacks run in the kernel's main thread, as before ipykernel 7.
+    """
+    settings = SETTINGS | {
+        "@jupyterlab/apputils-extension/kernels-settings": {
+            "commsOverSubshells": "perCommTarget" if subshells else "disabled"
+        },
+        "@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {theme}"},
+    }
+    for name, value in settings.items():
         file = home / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(value))
+    token = secrets.token_hex(16)
+    options = [
+        *("--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0"),
+        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
+        *("--LabApp.expose_app_in_browser=True", "--LabApp.news_url="),
+    ]
+    with _served("jupyterlab", options, "--ServerApp.port", home) as address:
+        yield address, token
+
+
+@contextmanager
+def voila(notebook: Path, home: Path) -> Iterator[str]:
+    """Serve one notebook as an app; give the address."""
+    options = [str(notebook), "--no-browser", "--Voila.ip=127.0.0.1", "--Voila.port_retries=0"]
+    with _served("voila", options, "--Voila.port", home) as address:
+        yield address
+
+
+@contextmanager
+def chromium(home: Path, width: int = 1280, height: int = 1000, **how: Any) -> Iterator[Any]:
+    """A headless browser with a profile of its own in `home`."""
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(home / "chrome"),
+            executable_path=CHROMIUM,
+            args=QUIET,
+            viewport={"width": width, "height": height},
+            **how,
+        )
+        try:
+            yield context
+        finally:
+            context.close()
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Insist that the block ends every process that it starts."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = {p for p in psutil.Process().children(recursive=True) if p.is_running()} - before
+    assert not left, "a process that the test started is still there"
+
+
+@contextmanager
+def _served(module: str, options: list[str], port_option: str, home: Path) -> Iterator[str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    token, address = secrets.token_hex(16), f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{port}"
     env = os.environ | {
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
@@ -49,18 +126,13 @@ def lab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
     }
-    command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
-        *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
-        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
-        *("--LabApp.expose_app_in_browser=True", "--LabApp.news_url="),
-    ]
-    log = home / "lab.log"
+    command = [sys.executable, "-m", module, *options, f"{port_option}={port}"]
+    log = home / f"{module}.log"
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
     try:
-        _wait(address, token, server, log)
-        yield address, token
+        _wait(port, server, log)
+        yield address
     finally:
         family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
         for stop in ("terminate", "kill"):
@@ -72,34 +144,38 @@ def lab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
         server.wait(5)
 
 
-def _wait(address: str, token: str, server: subprocess.Popen, log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _wait(port: int, server: subprocess.Popen, log: Path) -> None:
     end = time.monotonic() + 90
     while time.monotonic() < end and server.poll() is None:
         try:
-            opener.open(f"{address}/api/status?token={token}", timeout=3).close()
+            socket.create_connection(("127.0.0.1", port), timeout=3).close()
             return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"JupyterLab did not answer:\n{log.read_text()[-3000:]}")
+    raise RuntimeError(f"{server.args[2]} did not answer:\n{log.read_text()[-3000:]}")
 
 
 class Page:
     """One notebook, open in one page."""
 
-    def __init__(self, context, address: str, token: str) -> None:
-        self.address = address
+    def __init__(self, context: Any, address: str, token: str = "") -> None:
+        self.address, self.token = address, token
         self.page = context.new_page()
         self.console: list[str] = []
         self.elsewhere: list[str] = []
         self.page.on("console", lambda m: m.type == "error" and self.console.append(m.text))
         self.page.on("pageerror", lambda e: self.console.append(str(e)))
+        self.dialogs: list[str] = []
         self.page.on("request", lambda r: self._asked(r.url))
-        self.token = token
+        self.page.on("dialog", self._warned)
 
     def _asked(self, url: str) -> None:
         if not url.startswith((self.address, "data:", "blob:", "about:")):
             self.elsewhere.append(url)
+
+    def _warned(self, dialog: Any) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
 
     def open(self, name: str) -> None:
         """Open a notebook and wait for its kernel."""
@@ -120,10 +196,23 @@ class Page:
         self.page.wait_for_function("() => window.__ran", timeout=180_000)
         self.wait_idle()
 
-    def wait_idle(self) -> None:
-        """Wait until the kernel has nothing to do."""
+    def wait_idle(self, more: int = 300) -> None:
+        """Wait until the kernel has nothing to do, and some milliseconds more."""
         self.page.wait_for_function(f"() => ({STATUS})() === 'idle'", timeout=60_000)
-        self.page.wait_for_timeout(300)
+        self.page.wait_for_timeout(more)
+
+    def ask(self, code: str) -> str:
+        """Run code in the kernel, in no cell; return what it printed."""
+        done = self.page.evaluate(ASK, code)
+        assert "error" not in done, done["error"]
+        return done["text"]
+
+    def until(self, look: Callable[[], Any], old: Any, seconds: float = 20) -> Any:
+        """Look until it is not the old value any more, at most so long; return what is seen."""
+        end = time.monotonic() + seconds
+        while (now := look()) == old and time.monotonic() < end:
+            time.sleep(0.02)
+        return now
 
     def errors(self) -> list[str]:
         """Error outputs of cells, panels' alerts, and widgets that did not render."""

@@ -1,14 +1,11 @@
 """What a newcomer sees: JupyterLab, lesson 00 run to its end, the slider moved by the keyboard."""
 
-import os
 import re
-import shutil
 from pathlib import Path
 
-import psutil
 import pytest
-from lab import CHROMIUM, QUIET, Page, lab
-from playwright.sync_api import expect, sync_playwright
+from lab import Page, chromium, lab, needs_a_browser, nothing_left
+from playwright.sync_api import expect
 
 from pruneviz.lessons import notebooks
 
@@ -28,32 +25,15 @@ LOWEST = {"budget": "0.01"}  # of the others 0
 DRAWN = r"""e => e.outerHTML.replace(/(aria-label|alt)="[^"]*"/, '')"""  # without what it says
 
 expect.set_options(timeout=20_000)  # a busy machine may take its time
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        shutil.which(CHROMIUM) is None and not os.environ.get("CI"),
-        reason=f"needs a browser at {CHROMIUM} (Debian: apt-get install chromium), or $CHROMIUM",
-    ),
-]
+pytestmark = needs_a_browser
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     notebooks.working_copy(ROOT / "notebooks", home / "work")
-    before = set(psutil.Process().children(recursive=True))
-    with lab(home / "work", home) as (address, token), sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(home / "chrome"),
-            executable_path=CHROMIUM,
-            args=QUIET,
-            viewport={"width": 1280, "height": 1000},
-        )
-        yield context, address, token
-        context.close()
-    left = {p for p in psutil.Process().children(recursive=True) if p.is_running()} - before
-    assert not left, "a process that the test started is still there"
+    with nothing_left(), lab(home / "work", home) as served, chromium(home) as context:
+        yield context, *served
 
 
 @pytest.mark.parametrize(("name", "slider", "says"), [(n, *v) for n, v in LESSONS.items()])
