@@ -50,6 +50,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/first_light.py
 	$(BIN)/python benchmarks/groups.py
 	$(BIN)/python benchmarks/curves.py
+	$(ONE) $(BIN)/python benchmarks/panels.py
 	$(ONE) $(BIN)/python benchmarks/evidence.py
 	$(ONE) $(BIN)/python benchmarks/twins.py
 	$(ONE) $(BIN)/python benchmarks/weights.py

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pruneviz.group import Groups
 
 QUICK = 0.05  # seconds that a slider may wait
+SOME = 16  # examples that every smaller model is compared on
 LEARN = 500  # examples that repairs learn from, if nobody says otherwise
 GRADIENTS = {"grad_sq", "fisher", "model"}
 ENCODINGS = ("dense_fp32", "csr_int64", "csr_int32", "csr_int16", "bitmap", "relative")
@@ -50,7 +51,7 @@ class WhatIf:
     batches : iterable of (inputs, labels)
         What it is judged on; read once.
     example_input : Tensor, tuple or dict, optional
-        Arguments of the forward; default: the inputs of the first batch.
+        Arguments of the forward; default: the first inputs of the first batch.
     evaluate : callable, optional
         ``evaluate(model)`` gives a number, more is better; default: accuracy.
     learn : iterable, optional
@@ -59,6 +60,7 @@ class WhatIf:
 
     Examples
     --------
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> what = WhatIf(model, [(torch.randn(20, 4), torch.arange(20) % 2)])
     >>> plan = what.plan("unit", "l2", 0.5)
@@ -91,9 +93,11 @@ class WhatIf:
         self.batches = ready(given) if evaluate is None else given
         self.evaluate = evaluate
         inputs = [x for x, _ in given]
-        self.example_input = inputs[0] if example_input is None else example_input
+        self._clock = inputs[0] if example_input is None else example_input
+        self.example_input = _some(inputs[0]) if example_input is None else example_input
         self.learn = few(inputs, LEARN) if learn is None else listed(learn, "learn from")
         tensors = all(isinstance(x, Tensor) for x in inputs)
+        self.how_to_trace = f"batches[0][0][:{SOME}]" if tensors else "batches[0][0]"
         self.how_to_learn = (
             f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
             if tensors
@@ -267,9 +271,9 @@ class WhatIf:
     def timed(self, new: nn.Module, *, seconds: float, most: int = 32) -> Timing:
         """Time the model and a pruned one in turn, on at most so many examples at once."""
         try:
-            x = first(self.example_input, most)
+            x = first(self._clock, most)
         except (ArgumentError, TypeError, IndexError):
-            x = self.example_input
+            x = self._clock
         if self._idle is None:
             with self.lock:
                 self._idle = copy_of(self.model)  # that nobody else runs meanwhile
@@ -285,3 +289,7 @@ class WhatIf:
             return list(protect)
         made = {n for g in scores.groups for n in g.producers}
         return [n for n in protect if n in made]
+
+
+def _some(inputs: Any) -> Any:
+    return inputs[:SOME] if isinstance(inputs, Tensor) and inputs.ndim else inputs

@@ -152,8 +152,8 @@ def test_what_was_dropped_and_what_comes_next_do_not_run_at_once(panel):
     panel.gate.clear()
     running = []
     work = panel.later
-    panel.later = lambda result: lambda go_on: (
-        running.append(background._at_work._is_owned()) or work(result)(go_on)
+    panel.later = lambda result: (
+        lambda go_on: running.append(background._at_work._is_owned()) or work(result)(go_on)
     )
     threading.Timer(0.2, panel.gate.set).start()
     panel.controls["n"].value = 5  # code waits until the thread is done

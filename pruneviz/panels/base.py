@@ -75,6 +75,9 @@ class Panel(widgets.VBox):
         self._lock = threading.RLock()
         self._busy = False
         self.memory: State = {}
+        self.lazy = (
+            False  # whether nothing of `later` is seen: then it is done when it is asked for
+        )
         self._result: dict[str, Any] = {}
         self._sentence = ""
         self._error: Exception | None = None
@@ -148,12 +151,14 @@ class Panel(widgets.VBox):
     @property
     def sentence(self) -> str:
         """The same in one sentence: what a screen reader says of the picture."""
-        self._finish()
+        if not self.lazy:
+            self._finish()
         return self._sentence
 
     def figure(self) -> Figure:
         """Return a static matplotlib picture of the present state; pyplot does not know of it."""
-        self._finish()
+        if not self.lazy:
+            self._finish()
         with self._lock:
             return self.draw(self._result)
 
@@ -265,8 +270,8 @@ class Panel(widgets.VBox):
                 self._result = self.answer(name or "")
                 work = self.later(self._result)
                 self._note(name, hand)
-                if work is None or hand:
-                    self._publish(waiting=work is not None)
+                if work is None or hand or self.lazy:
+                    self._publish(waiting=work is not None and not self.lazy)
             except Exception as e:
                 self._note(name, hand)
                 self._fail(e)
@@ -276,9 +281,9 @@ class Panel(widgets.VBox):
                 self._alert.value = ""
             if work is not None:
                 self._job = Job(work, self._measured, self._told if hand else None)
-                if hand:
+                if hand and not self.lazy:
                     later(self._job)
-        if not hand:
+        if not hand and not self.lazy:
             self._finish()
 
     def _note(self, name: str | None, hand: bool) -> None:

@@ -94,7 +94,7 @@ def code(choice: Choice, what: WhatIf, *, example: bool, learn: bool) -> str:
     if needs == "gradients":
         lines, loss = ["import torch"], ", loss=torch.nn.functional.cross_entropy"
     lines += ["import pruneviz as pv", "", "batches = list(batches)"]
-    lines += [f"x = {'example_input' if example else 'batches[0][0]'}"]
+    lines += [f"x = {'example_input' if example else what.how_to_trace}"]
     if (needs or mends) and not learn:
         lines += [f"learn = {what.how_to_learn}"]
     if needs:

@@ -11,18 +11,29 @@ from pruneviz.panels.hand import hand
 
 SAVED = "saved"
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
-# JupyterLab would take the arrow keys of a drop-down and the letters typed beside it for its own
-# shortcuts (dd deletes a cell): inside a panel they belong to the panel. And the handle of a slider has
-# no name that a screen reader could say: it gets that of the number field beside it.
-KEYS = (
-    """<style onload="var p=this.closest('.pv-panel');"""
-    """if(p&&!p.hasAttribute('data-lm-suppress-shortcuts')){"""
-    """p.setAttribute('data-lm-suppress-shortcuts','true');"""
-    """var name=function(){p.querySelectorAll('.noUi-handle:not([aria-label])').forEach(function(h){"""
-    """var l=h.closest('.widget-hbox')?.querySelector('.widget-label')?.textContent;"""
-    """if(l)h.setAttribute('aria-label',l)})};"""
-    """name();new MutationObserver(name).observe(p,{childList:true,subtree:true})}"></style>"""
-)
+# JupyterLab takes letters and arrow keys for its own shortcuts (dd deletes a cell), also from a
+# drop-down that has the focus: inside a panel they belong to the panel, but not Ctrl+S and its like.
+# The attribute must stand on what has the focus; on a parent it comes too late.
+KEYS = """
+if (!window.pvKeys) {
+  window.pvKeys = true;
+  window.addEventListener('keydown', e => {
+    if (e.target.closest?.('.pv-panel'))
+      e.target.toggleAttribute('data-lm-suppress-shortcuts', !(e.ctrlKey || e.metaKey || e.altKey));
+  }, true);
+}"""
+# the handle of a slider has no name that a screen reader could say: it gets that of the field beside it
+NAMES = """
+const panel = this.closest('.pv-panel');
+if (panel && !panel.pvNames) {
+  panel.pvNames = () => panel.querySelectorAll('.noUi-handle:not([aria-label])').forEach(e => {
+    const label = e.closest('.widget-hbox')?.querySelector('.widget-label')?.textContent;
+    if (label) e.setAttribute('aria-label', label);
+  });
+  panel.pvNames();
+  new MutationObserver(panel.pvNames).observe(panel, {childList: true, subtree: true});
+}"""
+ONLOAD = f'<style onload="{escape(KEYS + NAMES)}"></style>'  # a <script> would not run
 COPY = (
     "var t=this.parentNode.querySelector('textarea');t.select();"
     "navigator.clipboard?navigator.clipboard.writeText(t.value):document.execCommand('copy');"
@@ -39,7 +50,10 @@ class Toolbar(widgets.VBox):
         self.undo = _button("undo", "take the last move back", panel.undo)
         self.redo = _button("redo", "do it again", panel.redo)
         self.name = widgets.Text(
-            placeholder="a name", description="save as", layout={"width": "210px"}
+            placeholder="a name",
+            description="save as",
+            continuous_update=False,  # else "save" may be pressed before the last letters arrive
+            layout={"width": "210px"},
         )
         self.save = _button("save", "keep where the controls stand, to come back", self._save)
         self.plans = widgets.Dropdown(
@@ -53,7 +67,7 @@ class Toolbar(widgets.VBox):
         )
         self._text = widgets.HTML()
         row = [self.undo, self.redo, self.code, self.name, self.save, self.plans]
-        keys = widgets.HTML(KEYS, layout={"display": "none"})
+        keys = widgets.HTML(ONLOAD, layout={"display": "none"})
         super().__init__([widgets.HBox(row, layout=ROW), self._text, keys])
         self.add_class("pv-toolbar")
         self.plans.observe(self._load, "value")

@@ -87,13 +87,17 @@ class WeightsPanel(Panel):
         log: bool,
     ) -> None:
         self._frame = weight_histogram(model, bins=bins)
-        self._model = copy_of(model)  # another thread runs it while the user goes on with theirs
         self._batches = None if batches is None else ready(batches)
+        if batches is not None:
+            self._model = copy_of(
+                model
+            )  # another thread runs it while the user goes on with theirs
         self._scores = score(model, "magnitude")
         self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._frame["right"].max())
         super().__init__()
+        self.lazy = batches is None  # a plan of ten million weights is made when somebody wants it
         self.memory = {"by": "threshold"}  # which of the two linked sliders decides
         above, threshold = self.slider("threshold", 0.0, 0.0, top, top / 1000, digits=4)
         below, sparsity = self.slider("sparsity", 0.0, 0.0, 0.999, 0.001, digits=3)
@@ -199,12 +203,19 @@ class WeightsPanel(Panel):
         return picture, sentence
 
     def draw(self, result: dict[str, Any]) -> Figure:
+        import pandas as pd
+
         how = {n: self.controls[n].value for n in ("absolute", "log")}
         if not result:  # after an error: the weights as they are
             with figure(6.4, 3.2) as (fig, ax):
                 plot_weights(self._shown(), **how, ax=ax)
             return fig
-        layers = result["plan"].to_frame()
+        counts = {
+            "layer": list(self._kept),
+            "kept": self._kept.values(),
+            "total": self._total.values(),
+        }
+        layers = pd.DataFrame(counts)
         tall = 0.6 + 0.3 * len(layers)
         with figure(6.4, 3.3 + tall, rows=(3, tall)) as (fig, axs):
             plot_weights(self._shown(), threshold=result["threshold"], **how, ax=axs[0])

@@ -58,7 +58,7 @@ def panel_whatif(
         What it is judged on; read once, and run through at every move: a few hundred examples, or
         a few thousand.
     example_input : Tensor, tuple or dict, optional
-        Arguments of the forward; default: the inputs of the first batch.
+        Arguments of the forward; default: the first inputs of the first batch.
     evaluate : callable, optional
         ``evaluate(model)`` gives a number, more is better. Then `batches` need no labels, and no
         example can flip. Default: the accuracy of a model that gives logits.

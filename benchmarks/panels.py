@@ -1,0 +1,223 @@
+"""What a hand waits for: panels in JupyterLab under Chromium, beside the usual way, in one run."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
+from lab import Page, chromium, lab
+from record import processor
+
+PRESSES = 24
+CELLS = {
+    "setup": """
+import gc, time
+import matplotlib.pyplot as plt
+import numpy as np
+import psutil, torch, ipywidgets as widgets
+from torch import nn
+import pruneviz as pv
+from pruneviz import lessons
+%matplotlib inline
+torch.manual_seed(0)
+big = nn.Sequential(nn.Linear(3162, 1581), nn.ReLU(), nn.Linear(1581, 3162))  # 1e7 weights
+numbers = np.concatenate([w.numpy().ravel() for w in pv.named_weights(big).values()])
+""",
+    "weights": """
+start = time.perf_counter()
+weights = pv.panel_weights(big)
+prepared = time.perf_counter() - start
+weights
+""",
+    "naive": """
+top = float(np.abs(numbers).max())
+def histogram(threshold):
+    fig, ax = plt.subplots(figsize=(6.4, 2.6))
+    ax.hist(numbers, 120)
+    ax.axvline(threshold, color="k", ls="--")
+    ax.set_title(f"sparsity {np.mean(np.abs(numbers) < threshold):.3f}")
+    plt.show()
+slow = widgets.FloatSlider(0, min=0, max=top, step=top / 1000)
+widgets.VBox([slow, widgets.interactive_output(histogram, {"threshold": slow})])
+""",
+    "binned": """
+counts, edges = np.histogram(numbers, 120)
+def bars(threshold):
+    fig, ax = plt.subplots(figsize=(6.4, 2.6))
+    ax.stairs(counts, edges, fill=True)
+    ax.axvline(threshold, color="k", ls="--")
+    ax.set_title(f"sparsity {np.mean(np.abs(numbers) < threshold):.3f}")
+    plt.show()
+quick = widgets.FloatSlider(0, min=0, max=top, step=top / 1000)
+widgets.VBox([quick, widgets.interactive_output(bars, {"threshold": quick})])
+""",
+    "whatif": """
+data = lessons.fashion_mnist()
+whatif = pv.panel_whatif(lessons.load("batchnorm-cnn"), list(data.validation.batches(500))[:4],
+                         classes=data.test.classes, sparsity=0.3)
+whatif
+""",
+}
+# from the key to the first frame in which another picture stands
+WATCH = """([box, what]) => {
+    const old = window.__watch; if (old) { old[0].disconnect();
+        document.removeEventListener('keydown', old[1], true); }
+    window.__took = []; let down = null, before = null;
+    const picture = () => box.querySelector(what)?.outerHTML;
+    const pressed = () => { down = performance.now(); before = picture(); };
+    document.addEventListener('keydown', pressed, true);
+    const seen = new MutationObserver(() => { const now = picture();
+        if (down === null || !now || now === before) return;
+        const since = down; down = null;
+        requestAnimationFrame(() => window.__took.push(performance.now() - since)); });
+    seen.observe(box, {childList: true, subtree: true, attributes: true});
+    window.__watch = [seen, pressed]; }"""
+# from the key until the row of the accuracy, which was "…", has a number
+RESTED = """box => { window.__took = []; let down = null, gone = false;
+    document.addEventListener('keydown', () => { down = performance.now(); gone = false; }, true);
+    new MutationObserver(() => { if (down === null) return;
+        const text = box.querySelector('svg[role=img]').textContent;
+        if (text.includes('… (before')) gone = true;
+        else if (gone) { window.__took.push(performance.now() - down); down = null; } })
+    .observe(box, {childList: true, subtree: true}); }"""
+DRAG = """box => { window.__drag = {frames: 0, blank: 0, pictures: 0, on: true}; let last = '';
+    const look = () => { const d = window.__drag; if (!d.on) return; d.frames++;
+        const now = box.querySelector('svg[role=img]')?.outerHTML ?? '';
+        if (!now) d.blank++; else if (now !== last) { d.pictures++; last = now; }
+        requestAnimationFrame(look); };
+    requestAnimationFrame(look); }"""
+MEMORY = """
+def _rss():
+    gc.collect()
+    return psutil.Process().memory_info().rss / 2**20
+def _moves(panel, n, high):
+    slider = panel.controls["sparsity"]
+    for i in range(n):
+        slider.set_state({"value": round((i * 7 % 100) / 100 * high, 3)})
+    panel.result
+_moves({panel}, 50, {high}); _before = _rss()
+_moves({panel}, {n}, {high}); print(_rss() - _before, len(plt.get_fignums()))
+"""
+
+
+def presses(page: Page, cell: Any, picture: str, n: int = PRESSES) -> float:
+    """Return the median of milliseconds from a key press to the changed picture."""
+    page.page.evaluate(WATCH, [cell.element_handle(), picture])
+    handle = cell.locator(".noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    for i in range(n):
+        page.page.keyboard.press("PageUp" if i < 3 else "ArrowRight")
+        page.page.wait_for_function("n => window.__took.length > n", arg=i, timeout=60_000)
+        page.wait_idle(150)
+    return statistics.median(page.page.evaluate("() => window.__took"))
+
+
+def dragged(page: Page, cell: Any, seconds: float = 4.0) -> tuple[float, float, int, int]:
+    """Drag the first slider; return pictures a second, frames a second, blank frames, moves."""
+    cell.locator(".noUi-handle").first.scroll_into_view_if_needed()
+    box = cell.locator(".noUi-connects").first.bounding_box()
+    handle = cell.locator(".noUi-handle").first.bounding_box()
+    y = handle["y"] + handle["height"] / 2
+    mouse = page.page.mouse
+    mouse.move(handle["x"] + handle["width"] / 2, y)
+    mouse.down()
+    page.page.evaluate(DRAG, cell.element_handle())
+    start, moves = time.monotonic(), 0
+    while (now := time.monotonic() - start) < seconds:
+        mouse.move(box["x"] + box["width"] * (0.05 + 0.5 * now / seconds), y)
+        moves += 1
+        time.sleep(0.01)
+    found = page.page.evaluate("() => { window.__drag.on = false; return window.__drag; }")
+    took = time.monotonic() - start
+    mouse.up()
+    return found["pictures"] / took, found["frames"] / took, found["blank"], moves
+
+
+def rested(page: Page, cell: Any, n: int = 5) -> float:
+    """Return the median of seconds from a key press to the new accuracy."""
+    page.page.evaluate(RESTED, cell.element_handle())
+    handle = cell.locator(".noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    for i in range(n):
+        page.page.keyboard.press("ArrowRight")
+        page.page.wait_for_function("n => window.__took.length > n", arg=i, timeout=60_000)
+        page.page.wait_for_function("() => !document.body.innerText.includes('measuring…')")
+        page.wait_idle(300)
+    return statistics.median(page.page.evaluate("() => window.__took")) / 1000
+
+
+def rows(page: Page) -> list[tuple[str, str]]:
+    """Measure everything."""
+    cells = {name: page.page.locator(".jp-Cell").nth(i) for i, name in enumerate(CELLS)}
+    found = [("panel_weights, 1e7 weights: prepared, s", page.ask("print(f'{prepared:.2f}')"))]
+    panel = presses(page, cells["weights"], "svg[role=img]")
+    naive = presses(page, cells["naive"], ".jp-OutputArea-output img", 8)
+    binned = presses(page, cells["binned"], ".jp-OutputArea-output img", 8)
+    found += [
+        ("panel_weights: key press to changed picture, ms (median)", f"{panel:.0f}"),
+        ("ax.hist in an inline callback, ms", f"{naive:.0f} ({naive / panel:.1f} times)"),
+        ("the same, binned once, ms", f"{binned:.0f} ({binned / panel:.1f} times)"),
+    ]
+    pictures, frames, blank, moves = dragged(page, cells["weights"])
+    found += [
+        ("while dragging: new pictures a second", f"{pictures:.0f} (of {frames:.0f} frames)"),
+        ("blank frames meanwhile", f"{blank} (moves of the mouse: {moves})"),
+    ]
+    page.ask("whatif.controls['repair'].value = 'none'")
+    plain = rested(page, cells["whatif"])
+    page.ask("whatif.controls['repair'].value = 'lstsq'")
+    mended = rested(page, cells["whatif"])
+    found += [
+        ("panel_whatif, BatchNorm CNN, 2,000 images: key press to new accuracy, s", f"{plain:.2f}"),
+        ("the same with least squares, s", f"{mended:.2f}"),
+    ]
+    for name, n, high in (("weights", 500, 0.99), ("whatif", 100, 0.9)):
+        code = MEMORY.replace("{panel}", name).replace("{n}", str(n)).replace("{high}", str(high))
+        grown, figures = page.ask(code).split()
+        text = f"{float(grown):.1f} MB, {figures} figures open"
+        found.append((f"panel_{name}: {n} moves, the kernel's memory grows by", text))
+    count = "from ipywidgets.widgets.widget import _instances; print(len(_instances))"
+    before = int(page.ask(count))
+    code = f"get_ipython().run_cell({CELLS['whatif']!r}.replace('whatif\\n', 'None\\n')); whatif.close()"
+    page.ask(code)
+    found.append(
+        ("widgets left behind by a panel that was closed", str(int(page.ask(count)) - before))
+    )
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"{platform.platform()}, {processor()}, {torch.get_num_threads()} threads, torch "
+          f"{torch.__version__}\n")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "work").mkdir()
+        book = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(c.strip()) for c in CELLS.values()]
+        )
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+        nbformat.write(book, home / "work" / "panels.ipynb")
+        with lab(home / "work", home) as served, chromium(home) as context:
+            page = Page(context, *served)
+            page.open("panels.ipynb")
+            page.run_all()
+            assert page.errors() == [], page.errors()
+            print("| what | |\n|---|---|")
+            for what, value in rows(page):
+                print(f"| {what} | {value.strip()} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
