@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from typing import Any
 
 import torch
@@ -119,6 +120,28 @@ class _After(nn.Module):
         return self.prefix.run(self.i, self.variant)
 
 
+class _Tracer(fx.Tracer):
+    """Traces in its own thread only: fx patches what every thread runs, for as long as it traces."""
+
+    alone = threading.Lock()  # two patches at a time would be taken off in the wrong order
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Take down a step; in another thread just do it."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Stand in for a parameter; in another thread give it as it is."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
 class _Steps:
     """The steps of a forward, in their order."""
 
@@ -126,8 +149,8 @@ class _Steps:
         self.twin = twin = copy_of(model)  # a forward may write into its model, and so does fx
         given = list(inspect.signature(twin.forward).parameters.values())[1:]
         defaults = {p.name: p.default for p in given if p.default is not p.empty}
-        with evaluating(twin):
-            nodes = list(fx.Tracer().trace(twin, defaults or None).nodes)
+        with evaluating(twin), _Tracer.alone:
+            nodes = list(_Tracer().trace(twin, defaults or None).nodes)
         self.x = next(n for n in nodes if n.op == "placeholder")
         self.nodes = [n for n in nodes if n.op not in ("placeholder", "output")]
         self.output = next(n for n in nodes if n.op == "output")

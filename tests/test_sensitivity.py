@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pandas as pd
 import pytest
@@ -329,3 +330,28 @@ def test_odd_forwards_fail_with_the_name_of_the_row():
         pv.ArgumentError, match=r"in the row of layer 'net\.1', .* RuntimeError: boom"
     ):
         sensitivity(Broken())
+
+
+def test_other_threads_run_while_one_traces():
+    stop, errors = threading.Event(), []
+
+    def forward():
+        model, x = cnn().eval(), inputs(2)
+        want = model(x)
+        while not stop.is_set():
+            try:
+                assert torch.equal(model(x), want)
+            except Exception as e:
+                errors.append(e)
+                return
+
+    with torch.no_grad():
+        thread = threading.Thread(target=forward)
+        thread.start()
+        try:
+            for _ in range(30):
+                Prefix(cnn().eval(), [inputs(2)])
+        finally:
+            stop.set()
+            thread.join()
+    assert errors == []

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # the first slider, and what the panel says after the lesson's own move of it
 LESSONS = {
     "00_start_here.ipynb": ("sparsity", "Sparsity 0.99: 1 of 10 images right"),
-    "01_weights_or_neurons.ipynb": ("sparsity", "Sparsity 0.50, batch of 64"),
+    "01_weights_or_neurons.ipynb": ("sparsity", "Sparsity 0.90, batch of 64"),
     "03_neurons_by_norm.ipynb": ("unit", "Sparsity 0.30: 208 of 296 units stay"),
     "04_neurons_that_sleep.ipynb": ("rare", "Rare 0.010: of the 500 units of fc1"),
     "05_neurons_that_repeat.ipynb": ("threshold", "Threshold 0.50: 163 of 300 neurons of fc1 go"),
