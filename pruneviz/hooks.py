@@ -109,8 +109,11 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         for m, training in flags:
             m.training = training
         for m, kept in held:
-            m._buffers.clear()
-            m._buffers.update(kept)
+            # only where the forward replaced one: another thread may be copying the model
+            now = m._buffers
+            if list(now) != list(kept) or any(now[n] is not t for n, t in kept.items()):
+                m._buffers.clear()
+                m._buffers.update(kept)
         with torch.no_grad():
             for t, old in zip(watched, before, strict=True):
                 if not torch.equal(t, old):

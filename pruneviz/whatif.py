@@ -22,9 +22,10 @@ from pruneviz.evidence import Evidence
 from pruneviz.examples import PART, few
 from pruneviz.groups import find_groups
 from pruneviz.hooks import evaluating
+from pruneviz.judge import metric
 from pruneviz.mask import bake, mask
 from pruneviz.metrics import _classes, ready
-from pruneviz.paired import Comparison
+from pruneviz.paired import Comparison, _numbers
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.timing import Timing, compare_latency
@@ -119,11 +120,12 @@ class WhatIf:
             self.refusal = str(e)
         self.labels, self.said = (np.zeros(0, int), np.zeros(0, int))
         if evaluate is None:
-            self.labels = np.concatenate([y.cpu().numpy() for _, y in self.batches])
-            self.said = self._answers(self.model, self.batches)
+            said = [self._answers(self.model, [batch]) for batch in self.batches]
+            labels = [_numbers(y, s.shape) for (_, y), s in zip(self.batches, said, strict=True)]
+            self.said, self.labels = np.concatenate(said), np.concatenate(labels)
             self.before = Comparison(self.labels, self.said, self.said).accuracy_before
         else:
-            self.before = float(evaluate(self.model))
+            self.before = metric(evaluate(self.model))
         self._scores: dict[tuple[str, str], Scores] = {}
         self._evidence: dict[bool, Evidence] = {}
         self._made: tuple[Any, nn.Module | None] = (None, None)
@@ -187,6 +189,8 @@ class WhatIf:
 
     def evidence(self, *, gradients: bool = False) -> Evidence:
         """Collect what criteria and repairs learn from; once."""
+        if not gradients and True in self._evidence:
+            return self._evidence[True]  # which has the moments, too
         if gradients not in self._evidence:
             loss = F.cross_entropy if gradients else None
             self._evidence[gradients] = collect(self.model, self.learn, loss=loss, progress=False)
@@ -263,7 +267,7 @@ class WhatIf:
         ``through`` may stop the batches on their way.
         """
         if self.evaluate is not None:
-            return {"metric": float(self.evaluate(new)), "comparison": None}
+            return {"metric": metric(self.evaluate(new)), "comparison": None}
         said = self._answers(new, through(self.batches))
         comparison = Comparison(self.labels, self.said, said)
         return {"metric": comparison.accuracy_after, "comparison": comparison}

@@ -113,7 +113,8 @@ def test_the_result_waits_for_what_is_measured(panel):
     assert panel.sentence == "8, 16"
 
 
-def test_only_the_last_of_many_moves_is_measured(panel):
+def test_only_the_last_of_many_moves_is_measured(panel, monkeypatch):
+    monkeypatch.setattr(background, "REST", 60)
     before = len(panel.worked)
     for n in (2, 3, 4, 5, 6):
         hand(panel, n)
@@ -211,7 +212,8 @@ def test_undo_and_redo_go_through_the_moves():
     panel.close()
 
 
-def test_a_drag_is_one_move():
+def test_a_drag_is_one_move(monkeypatch):
+    monkeypatch.setattr("pruneviz.panels.history.REST", 60)
     panel = Slow()
     for n in (2, 3, 4, 5):
         hand(panel, n)
@@ -362,19 +364,25 @@ def test_a_panel_measures_a_model_of_its_own():
     panel.close()
 
 
-def test_the_thread_leaves_the_random_numbers_alone():
-    panel = pv.panel_weights(mlp(), batches=batches() * 200)
+def test_the_thread_leaves_the_random_numbers_alone(panel):
+    running, model = threading.Event(), mlp()
+
+    def work(go_on):
+        with pv.evaluating(model):  # which puts the random state back when it is done
+            running.set()
+            panel.gate.wait(10)
+        return {"square": 0}
+
+    panel.later = lambda result: work
     torch.manual_seed(0)
-    want = torch.rand(300)
+    want = torch.rand(4)
     torch.manual_seed(0)
-    got = []
-    for i in range(300):
-        if i % 20 == 0:
-            hand(panel, 0.1 + i / 1000, "sparsity")
-            time.sleep(0.02)
-        got.append(torch.rand(1))
-    assert torch.equal(torch.cat(got), want)
-    panel.close()
+    hand(panel, 3)
+    assert running.wait(10)
+    got = [torch.rand(2)]
+    panel.gate.set()
+    assert panel.result["square"] == 0
+    assert torch.equal(torch.cat([*got, torch.rand(2)]), want)
 
 
 numbers = st.lists(

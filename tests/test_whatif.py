@@ -165,6 +165,28 @@ def test_names_are_text(panel):
     assert "<img src=x" not in html(panel) + panel._toolbar.children[1].value
 
 
+def test_who_trains_the_smaller_model_does_not_change_what_is_measured(panel):
+    panel.controls["sparsity"].value = 0.5
+    first = panel.result
+    with torch.no_grad():
+        for p in first["model"].parameters():
+            p.zero_()
+    panel.controls["scope"].value = "layer"  # the same plan once more
+    assert panel.result["metric"] == first["metric"]
+    assert bool(panel.result["model"].conv.weight.any())
+
+
+def test_what_is_collected_with_gradients_serves_repairs_too(monkeypatch):
+    what, calls = WhatIf(net(), data()), []
+    real = pv.collect
+    monkeypatch.setattr(
+        "pruneviz.whatif.collect", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
+    )
+    what.scores("unit", "obs")
+    assert what.evidence() is what.evidence(gradients=True)
+    assert len(calls) == 1
+
+
 def test_flipped_images_are_shown(panel):
     panel.controls["sparsity"].value = 0.95
     worse = panel.result["worse"]
@@ -260,6 +282,14 @@ WRONG = [
     (lambda: pv.panel_whatif(net(), data(), sparsity=50), "`sparsity` must be"),
     (lambda: pv.panel_whatif(net(), data(), repair="glue"), "`repair` 'glue' is unknown"),
     (lambda: pv.panel_whatif("net", data()), "`model` must be"),
+    (
+        lambda: pv.panel_whatif(net(), [(x, torch.eye(3)[y]) for x, y in data()]),
+        "One-hot labels: labels.argmax(1)",
+    ),
+    (
+        lambda: pv.panel_whatif(net(), data(), evaluate=lambda m: float("nan")),
+        "`evaluate` must return a finite number",
+    ),
 ]
 
 

@@ -75,9 +75,8 @@ class Panel(widgets.VBox):
         self._lock = threading.RLock()
         self._busy = False
         self.memory: State = {}
-        self.lazy = (
-            False  # whether nothing of `later` is seen: then it is done when it is asked for
-        )
+        # whether nothing of what `later` gives is seen: then it is done when somebody asks for it
+        self.lazy = False
         self._result: dict[str, Any] = {}
         self._sentence = ""
         self._error: Exception | None = None

@@ -49,11 +49,11 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     timing = result["timing"]
     if timing is None:
         return [*rows, Bar("time", "…")]
-    text = f"{timing.after_ms:.2f} of {timing.before_ms:.2f} ms"
-    if told_apart(timing.low, timing.high):
-        text += f", {timing.latency_speedup:.2f} times as fast"
-    else:
-        text += ", the clock cannot tell them apart"
+    # not its milliseconds, too: their quotient is another number than the median of the quotients
+    text = f"{timing.latency_speedup:.2f} times as fast ({timing.low:.2f} to {timing.high:.2f})"
+    if not told_apart(timing.low, timing.high):
+        text = "the clock cannot tell them apart"
+    text += f"; whole {timing.before_ms:.3g} ms"
     share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
     return [*rows, Bar("time", text, share, 1.0, low, high)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -110,8 +109,7 @@ class CostsPanel(Panel):
             _check.choice(str(batch), "batch", map(str, sizes))
         self._ways = Ways(copy_of(model), x)
         self._made: tuple[float | None, dict[str, Any], Any] = (None, {}, None)
-        # the clock's own dense model, for another thread looks at it, and one clock at a time
-        self._dense, self._clock = copy_of(self._ways.model), threading.Lock()
+        self._dense = copy_of(self._ways.model)  # the clock's own: another thread looks at it
         self._width = self._ways.width
         self._x, self._seconds, self._threads = x, seconds, threads
         self._record = crossover
@@ -140,15 +138,13 @@ class CostsPanel(Panel):
         }
 
     def later(self, result: dict[str, Any]) -> Work:
-        dense, clock = self._dense, self._clock
-        ways = {n: dense if m is self._ways.model else m for n, m in self._made[1].items()}
+        ways = {n: self._dense if m is self._ways.model else m for n, m in self._made[1].items()}
         counts, x = result["ways"], first(self._x, result["batch"])
 
         def work(go_on: GoOn) -> dict[str, Any]:
-            with clock:
-                times = timed(
-                    ways, x, seconds=self._seconds, threads=self._threads, between=go_on
-                ).set_index("way")
+            times = timed(
+                ways, x, seconds=self._seconds, threads=self._threads, between=go_on
+            ).set_index("way")
             found = times[list(CLOCK)].to_dict("index")
             return {"ways": {way: {**counts[way], **found[way]} for way in counts}}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -141,7 +140,6 @@ class NeuronsPanel(Panel):
         self._reads = {n: self._groups.read_by(n) for n in self._labels}
         self._scores: dict[str, Scores] = {}
         self._cost: tuple[Any, dict[str, Any]] = (None, {})
-        self._turn = threading.Lock()  # a dropped measurement may not be over yet
         known = [n for n in self._labels if self._makes[n]]
         if not known:
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
@@ -208,15 +206,14 @@ class NeuronsPanel(Panel):
         plan = result["plan"]
 
         def work(go_on: GoOn) -> dict[str, Any]:
-            with self._turn:
-                small = self._cut(plan)
-                go_on()
-                macs = measure(small, self._x).macs
-                right = None
-                if self._batches is not None:
-                    right = accuracy(small, go_on.through(self._batches))
-                go_on()
-                whole, left = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
+            small = self._cut(plan)
+            go_on()
+            macs = measure(small, self._x).macs
+            right = None
+            if self._batches is not None:
+                right = accuracy(small, go_on.through(self._batches))
+            go_on()
+            whole, left = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
             found = {
                 "accuracy": right,
                 "macs": macs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -143,7 +142,6 @@ class SleepersPanel(Panel):
         self._heat: dict[str, Any] = {}
         self._drawn: tuple[Any, Any] = (None, None)
         self._shares: dict[Any, float] = {((), ALL): accuracy(self._whole, self._batches)}
-        self._turn = threading.Lock()  # a dropped measurement may not be over yet
         super().__init__()
         seldom, slider = self.slider("rare", rare, 0.0, 0.5, 0.005, digits=3)
         which = widgets.Dropdown(
@@ -193,15 +191,14 @@ class SleepersPanel(Panel):
             return None
 
         def work(go_on: GoOn) -> dict[str, Any]:
-            with self._turn:
-                nets = {
-                    gone: self._smaller(plan, repair, seen) if gone else self._whole
-                    for gone in {gone for gone, _ in missing}
-                }
-                found = {
-                    (gone, where): accuracy(nets[gone], go_on.through(self._parts[where]))
-                    for gone, where in missing
-                }
+            nets = {
+                gone: self._smaller(plan, repair, seen) if gone else self._whole
+                for gone in {gone for gone, _ in missing}
+            }
+            found = {
+                (gone, where): accuracy(nets[gone], go_on.through(self._parts[where]))
+                for gone, where in missing
+            }
             before = self._shares if len(self._shares) < 1000 else {}
             self._shares = {**before, **found}
             return {name: {**known, **found}[share] for name, share in shares.items()}

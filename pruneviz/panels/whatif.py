@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz import _check
+from pruneviz._copy import copy_of
 from pruneviz.examples import grey_images
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
@@ -179,14 +180,16 @@ class WhatIfPanel(Panel):
             chosen = self._plan(choice) if plan is None else plan
             go_on.tell({"plan": chosen, "sparsity": chosen.sparsity})
             new = what.pruned(chosen, choice.repair)
-            found = {"plan": chosen, "sparsity": chosen.sparsity, "model": new}
+            found: dict[str, Any] = {"plan": chosen, "sparsity": chosen.sparsity}
             found |= what.costs(new, chosen)
             go_on.tell(found)
             found |= what.judged(new, go_on.through)
             if found["comparison"] is not None:
                 found |= {side: getattr(found["comparison"], side) for side in ("worse", "better")}
             go_on.tell(found)
-            return {**found, "timing": what.timed(new, seconds=SECONDS)}
+            timing = what.timed(new, seconds=SECONDS)
+            # whoever takes the model home may train it: what is measured next is another one
+            return {**found, "timing": timing, "model": copy_of(new)}
 
         return work
 
