@@ -57,6 +57,7 @@ bench: $(VENV)/.test
 	$(ONE) $(BIN)/python -W ignore benchmarks/repair.py
 	$(ONE) $(BIN)/python benchmarks/crossover.py
 	$(ONE) $(BIN)/python benchmarks/judge.py
+	$(ONE) $(BIN)/python benchmarks/choices.py
 	$(ONE) $(BIN)/python benchmarks/han.py
 	$(ONE) $(BIN)/python benchmarks/lottery.py
 

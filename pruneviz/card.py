@@ -80,10 +80,14 @@ class Card:
         return column(self.scores[criterion], None if group == WHOLE else group)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the correlations, and beside them ``notices``: what `plot_card` draws."""
+        """Return what `plot_card` draws: the correlations, and of the rescaling ``notices``, ``rescaled``.
+
+        ``rescaled`` is the rank correlation of the scores before and after.
+        """
         if self.rescaling.empty:
             return self.correlation.copy()
-        return self.correlation.merge(self.rescaling[["criterion", "notices"]], on="criterion")
+        found = self.rescaling.rename(columns={"spearman": "rescaled"})
+        return self.correlation.merge(found, on="criterion")
 
     def __repr__(self) -> str:
         whole = self.correlation[self.correlation["group"] == WHOLE]

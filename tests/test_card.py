@@ -93,7 +93,7 @@ def test_the_agreement_is_square_and_symmetric():
     assert a.index.tolist() == a.columns.tolist() == list(card.scores)
     assert np.allclose(a, a.T, equal_nan=True)
     assert np.allclose(np.diag(a)[~np.isnan(np.diag(a))], 1)
-    assert set(card.to_frame().columns) == {*card.correlation.columns, "notices"}
+    assert set(card.to_frame().columns) == {*card.correlation.columns, "notices", "rescaled"}
 
 
 def test_who_notices_that_the_network_was_rescaled():
@@ -268,12 +268,37 @@ def test_the_plot_of_the_card():
     assert pv.plot_card(frame().drop(columns="notices"), ax=again) is again and not again.texts
 
 
+def test_the_plot_of_the_card_with_numbers_a_ceiling_and_random_chosen():
+    data = frame().assign(rescaled=[1.0, 1.0, -0.3, np.nan, 0.94])
+    ax = pv.plot_card(data, mark="random", ceiling=0.8)
+    assert [t.get_text() for t in ax.texts[1:]] == [
+        *("✗ other order", "✗ other order, -0.30", "✗ other order, 0.94", "✓ same order"),
+    ]
+    said = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert said == ["▸ random scores", "a perfect criterion (estimate)"]
+    assert list(ax.lines[-1].get_xdata()) == [0.8, 0.8]
+    only = pv.plot_card(data[data["criterion"] != "random"], ceiling=float("nan"))
+    assert only.get_legend() is None
+
+
+def test_the_points_have_a_colour_a_layer_unless_there_are_too_many():
+    points = pv.plots.card.plot_ranks
+    ax = points([3, 1, 2], [0.1, 0.2, 0.3], layers=["a", "b", "a"])
+    assert [c.get_label() for c in ax.collections] == ["a", "b"]
+    assert ax.collections[0].get_offsets().tolist() == [[2, 0.1], [1, 0.3]]
+    many = [str(i) for i in range(8)]
+    for layers in ([], ["a"] * 8, many):
+        assert len(points(range(8), range(8), layers=layers).collections) == 1
+
+
 def test_the_plot_of_the_agreement():
     data = pd.DataFrame(
         [[1.0, -0.9, np.nan], [-0.9, 1, 0], [np.nan, 0, 1]], list("abc"), list("abc")
     )
     ax = pv.plot_agreement(data)
     assert [t.get_text() for t in ax.texts] == ["1.0", "-0.9", "-0.9", "1.0", "0.0", "0.0", "1.0"]
+    white, black = "#FFFFFF", "#101010"  # white only on the full blue
+    assert [t.get_color() for t in ax.texts] == [white, black, black, white, black, black, white]
     assert ax.images[0].get_array().tolist()[0] == [1.0, -0.9, None]
     again = ax.figure.subplots()
     assert pv.plot_agreement(data, ax=again) is again
@@ -363,6 +388,21 @@ def test_the_panel_shows_names_as_text():
                              progress=False, seeds=range(3))  # fmt: skip
     panel = pv.panel_card(card, group="<img src=x onerror=alert(1)>")
     assert "<img src=x" not in panel._view.value
+    panel.close()
+
+
+def test_the_panel_shows_the_layers_of_the_whole_network_and_gives_no_surprise_away():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    card = pv.criterion_card(model, [(x, y)], groups=pv.find_groups(model, x), criteria=["l1"],
+                             progress=False, seeds=range(3))  # fmt: skip
+    panel = pv.panel_card(card)
+    above, below = panel.figure().axes
+    assert [c.get_label() for c in below.collections] == ["0", "2"]
+    assert [len(c.get_offsets()) for c in below.collections] == [5, 6]
+    assert not above.texts  # what a rescaling does stands in plot_card only
+    panel.controls["group"].value = "2"
+    assert len(panel.figure().axes[1].collections) == 1
     panel.close()
 
 

@@ -210,8 +210,10 @@ WRONG = {
         lambda a, b: a + b,
         lambda a, b: 3,
         lambda a, b: torch.ones(4),
+        lambda a, b: torch.ones(len(a)),
         lambda a, b: b * 1.0,
         lambda a, b: a * b**2,
+        lambda a, b: a * b / 0 * 0,
     ],
     "06-invent": [
         lambda w, i: 3,
@@ -219,6 +221,7 @@ WRONG = {
         lambda w, i: torch.ones(len(w)),
         lambda w, i: w.abs().sum(1),
         lambda w, i: -(w**2 * i).sum(1),
+        lambda w, i: (w**2 * i).sum(1) / 0 * 0,
     ],
     "08-noise": [
         lambda worse, better: "yes",
@@ -303,8 +306,8 @@ def test_a_wrong_answer_gets_a_hint_and_no_stack_trace(name, answer, capsys):
                 *("nobody does the work", "without a scale", "upside down", "would be another one"),
             ],
         ),
-        ("06-quiet", ["one score a neuron", "it does not grow", "it should stay"]),
-        ("06-invent", ["one score a row", "the same score", "; lamp has"]),
+        ("06-quiet", ["one score a neuron", "does not grow", "it should stay", "no finite"]),
+        ("06-invent", ["one score a row", "the same score", "; lamp has", "no finite"]),
         (
             "07-spend",
             [
@@ -366,6 +369,35 @@ def test_guesses():
     assert guess("q", 0.9).against(0.5).endswith("less than you thought.")
     assert guess("q", "many").value is None  # a typing error does not stop the lesson
     assert guess("q", True).value is None
+    assert "→ 'many' is no number." in repr(guess("q", "many"))
+
+
+def test_a_guess_that_is_none_says_why():
+    one = guess("q", "fifth", options=("first", "second", "third"))
+    assert one.against("first") == "You did not guess. It is first."
+    assert repr(one).endswith(
+        "→ I do not know 'fifth'; choose 'first', 'second' or 'third', then run the cell again."
+    )
+    assert "choose 'a', then" in repr(guess("q", torch.ones(2), options=("a",)))
+    assert "→ 60 does not lie between 0 and 1; 60 % is 0.6. Change" in repr(
+        guess("q", 60, fraction=True)
+    )
+    assert "→ -1 does not lie between 0 and 1. Change" in repr(guess("q", -1, fraction=True))
+    assert guess("q", 1, fraction=True).value == 1 and guess("q", 60).value == 60
+    assert guess("q", float("nan")).value is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda a, b: a * b, "compares the layers no better"),
+        (lambda a, b: a.log() + b.log(), "compares the layers no better"),
+        (lambda a, b: a * b / (a * b).sum(), "compares the layers better"),
+    ],
+)
+def test_a_score_is_judged_by_its_order(answer, said, capsys):
+    exercises.check("06-quiet", answer)
+    assert said in capsys.readouterr().out
 
 
 def test_the_working_copy_shows_no_answers_and_is_never_overwritten(tmp_path):

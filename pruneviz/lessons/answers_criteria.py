@@ -17,12 +17,14 @@ from pruneviz.group import Groups
 from pruneviz.groups import find_groups
 from pruneviz.lessons.checkpoints import load
 from pruneviz.lessons.data import fashion_mnist
-from pruneviz.lessons.exercises import NOTHING, exercise
+from pruneviz.lessons.exercises import NOTHING, Right, exercise
 from pruneviz.score import score
 from pruneviz.spread import column, rho
 from pruneviz.types import Scores
 
 TRIAL = "an answer that is being checked"
+NO_NUMBER = "Some of the scores are no finite numbers: a neuron without a number has no place."
+CHANCE = 0.06  # about the half width of an interval of the card
 
 
 @exercise(
@@ -39,25 +41,60 @@ def quiet(incoming, outgoing):
 )
 def quiet(answer: Callable[[Tensor, Tensor], Any]) -> str:
     """Check a score from two norms that does not notice a rescaling."""
-    incoming, outgoing = torch.tensor([3.0, 1.0, 2.0, 0.5]), torch.tensor([1.0, 5.0, 0.5, 0.25])
+    incoming = torch.tensor([3.0, 1.0, 2.0, 0.5, 4.0, 0.8])
+    outgoing = torch.tensor([1.0, 5.0, 0.5, 0.25, 3.0, 0.9])
     got = answer(incoming.clone(), outgoing.clone())
     if got is None or got is ...:
         return NOTHING
     if not isinstance(got, Tensor) or got.shape != incoming.shape:
         return "It must return a tensor with one score a neuron, of the shape of `incoming`."
-    for name, a, b in (("incoming", 2.0, 1.0), ("outgoing", 1.0, 2.0)):
-        if not bool((answer(a * incoming, b * outgoing) > got).all()):
-            return f"The larger the {name} weights, the higher the score: here it does not grow."
-    for u in range(4):
-        factor = torch.ones(4)
-        factor[u] = 10.0
-        loud = answer(incoming * factor, outgoing / factor)
-        if not torch.allclose(loud, got, rtol=1e-4):
-            return (
-                f"Neuron {u} becomes ten times as loud and is listened to a tenth as much, and its "
-                f"score changes from {float(got[u]):.3g} to {float(loud[u]):.3g}: it should stay."
-            )
-    return ""
+    if not bool(got.isfinite().all()):
+        return NO_NUMBER
+    places = _places(got)
+    for u in range(len(incoming)):
+        large = torch.ones_like(incoming)
+        large[u] = 1000.0
+        for name, a, b in (("incoming", large, 1.0), ("outgoing", 1.0, large)):
+            scores = answer(a * incoming, b * outgoing)
+            if not bool(scores[u] > scores[torch.arange(len(incoming)) != u].max()):
+                return (
+                    f"The larger the {name} weights, the higher the score. With {name} weights a "
+                    f"thousand times as large neuron {u} should come first, but it does not grow enough."
+                )
+    for u in range(len(incoming)):
+        for times in (10.0, 1000.0):
+            factor = torch.ones_like(incoming)
+            factor[u] = times
+            loud = answer(incoming * factor, outgoing / factor)
+            now = _places(loud)
+            if now != places:
+                return (
+                    f"Neuron {u} becomes {times:g} times as loud and is listened to that much less, and "
+                    f"it moves from place {places[u] + 1} to {now[u] + 1}: it should stay."
+                )
+    return _in_the_network(answer)
+
+
+def _places(scores: Tensor) -> list[int]:
+    """Return the place of each score, the smallest first."""
+    return [int(p) for p in scores.argsort(stable=True).argsort()]
+
+
+def _in_the_network(answer: Callable[[Tensor, Tensor], Any]) -> str:
+    """Say how well the score foretells the loss without each neuron."""
+    groups, _, truth = _truth()
+    model = load("lenet-300-100")
+    layers = [model.state_dict()[f"{name}.weight"] for name in ("fc1", "fc2", "fc3")]
+    norms = zip([w.norm(dim=1) for w in layers], [w.norm(dim=0) for w in layers[1:]], strict=False)
+    both = torch.cat([answer(incoming, outgoing) for incoming, outgoing in norms])
+    l2 = score(model, "l2", groups=groups)
+    reached, limit = (rho(c, column(truth)) for c in (both.numpy(), column(l2)))
+    said = (
+        f"In LeNet, over both layers, its rank correlation with the truth is {reached:.2f}; l2 has "
+    )
+    if reached > limit + CHANCE:
+        return Right(f"{said}{limit:.2f}. It is immune, and it compares the layers better.")
+    return Right(f"{said}{limit:.2f}. It is immune, but it compares the layers no better.")
 
 
 @exercise(
@@ -65,9 +102,11 @@ def quiet(answer: Callable[[Tensor, Tensor], Any]) -> str:
     hints=(
         "a large weight that multiplies nothing does nothing: weights and what they multiply belong "
         "together.",
-        "(matrix**2 * input_sq).sum(1) is the power that a neuron takes in, or gives out.",
+        "take the power of each product, weight squared times the mean square of what it multiplies, "
+        "and make one number of each row.",
     ),
     solution="""\
+# wanda of the list, squared: before the mean over incoming and outgoing weights
 def mine(matrix, input_sq):
     return (matrix**2 * input_sq).sum(1)
 """,
@@ -85,6 +124,8 @@ def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
     def trial(matrix: Tensor, input_sq: Tensor) -> Tensor:
         return answer(matrix, input_sq)
 
+    if not bool(got.isfinite().all()):
+        return NO_NUMBER
     needs = ("weight", "input_sq")
     try:
         register(TRIAL, source="", formula="", needs=needs, granularity="unit")(trial)
@@ -93,11 +134,15 @@ def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
         CRITERIA.pop(TRIAL, None)
     lamp = score(model, "lamp", groups=groups)
     reached, limit = (rho(column(s), column(truth)) for s in (scores, lamp))
+    if not all(bool(v.isfinite().all()) for v in scores.values.values()):
+        return NO_NUMBER
     if reached != reached:
         return "All neurons get the same score: that is no order."
+    said = f"Its rank correlation with the truth is {reached:.2f}; lamp has {limit:.2f}."
     if reached <= limit:
-        return f"Its rank correlation with the truth is {reached:.2f}; lamp has {limit:.2f}."
-    return ""
+        return said
+    close = " So small a lead may be chance: other images could turn it over."
+    return Right(said + (close if reached - limit < CHANCE else ""))
 
 
 @cache

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def panel_card(card: Card, *, group: str = WHOLE, criterion: str | None = None) -> Panel:
     """Show the card of criteria for the whole network or one layer, and the units behind one bar.
 
-    Above, the bars of `plot_card`. Below, a point a unit: how important the chosen criterion thinks
-    it is, and what the loss says.
+    Above, the bars of `plot_card`, without what a rescaling does. Below, a point a unit: how important
+    the chosen criterion thinks it is, and what the loss says; of the whole network a colour a layer.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class CardPanel(Panel):
     def __init__(self, card: Card, group: str, criterion: str | None) -> None:
         hint = "Make it: pv.criterion_card(model, batches, groups=groups)."
         _check.kind(card, "card", Card, hint)
-        self._card, self._frame = card, card.to_frame()
+        self._card, self._frame = card, card.correlation
         names = [c for c in card.scores if c != TRUTH]
         _check.choice(group, "group", self._frame["group"].unique(), what="group")
         chosen = self._best(WHOLE) if criterion is None else criterion
@@ -91,17 +91,21 @@ class CardPanel(Panel):
 
     def draw(self, result: dict[str, Any]) -> Figure:
         group, criterion = self._chosen()
-        with figure(8.2, 6.8, (1.15, 1)) as (fig, (above, below)):
-            plot_card(self._frame, group=group, mark=criterion, ax=above)
+        bars, whole = 0.9 + 0.2 * (len(self._card.scores) - 2), group == WHOLE
+        with figure(8.2, bars + 2.5, (bars, 2.5)) as (fig, (above, below)):
+            ceiling = self._card.ceiling if whole else None
+            plot_card(self._frame, group=group, mark=criterion, ceiling=ceiling, ax=above)
             scores, rise = (self._card.values(c, group) for c in (criterion, TRUTH))
-            plot_ranks(scores, rise, criterion=criterion, ax=below)
+            units = self._card.truth.values.items() if whole else ()
+            layers = [name for name, values in units for _ in values]
+            plot_ranks(scores, rise, criterion=criterion, layers=layers, ax=below)
         return fig
 
     def to_python(self) -> str:
         group, criterion = self._chosen()
         return (
             "import pruneviz as pv\n\n"
-            "frame = card.to_frame()\n"
+            "frame = card.correlation\n"
             f'rows = frame[(frame["group"] == {group!r}) & (frame["criterion"] == {criterion!r})]\n'
             'print(rows[["units", "spearman", "low", "high"]])\n'
             f"ax = pv.plot_card(frame, group={group!r}, mark={criterion!r})\n"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pruneviz import _check
-from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, bare
+from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, bare
 from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ SOURCE = "pv.criterion_card(model, batches, groups=groups).to_frame()"
 
 
 def plot_card(
-    data: pd.DataFrame, *, group: str = WHOLE, mark: str = "", ax: Axes | None = None
+    data: pd.DataFrame,
+    *,
+    group: str = WHOLE,
+    mark: str = "",
+    ceiling: float | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the rank correlation of each criterion with the loss measured without each unit.
 
@@ -32,11 +38,15 @@ def plot_card(
     ----------
     data : DataFrame
         From ``criterion_card(...).to_frame()``. If it has the column ``notices``, what each criterion
-        makes of a rescaled network is written beside it.
+        makes of a rescaled network is written beside it, and with ``rescaled`` the rank correlation
+        of its order there with its order before. ``criterion_card(...).correlation`` is the same
+        without them.
     group : str
         Name of a group; default: the whole network.
     mark : str
         A criterion to point out, by a triangle before its name.
+    ceiling : float, optional
+        ``criterion_card(...).ceiling``, for the whole network: drawn as a dashed line.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -59,6 +69,9 @@ def plot_card(
     >>> [t.get_text() for t in ax.get_yticklabels()], float(ax.patches[0].get_width())
     (['l2'], 0.6)
     """
+    from matplotlib.colors import to_rgb
+    from matplotlib.patheffects import Normal, Stroke
+
     needed = ("criterion", "group", "spearman", "low", "high")
     _check.columns(data, dict.fromkeys(needed, SOURCE), "plot_card")
     _check.choice(group, "group", map(str, data["group"].unique()), what="group")
@@ -72,18 +85,23 @@ def plot_card(
     bars = ax.barh(places, np.nan_to_num(rho), color=np.where(rho < 0, PRUNED, KEPT), height=0.7)
     if len(chance):
         low, high = float(chance["low"].iloc[0]), float(chance["high"].iloc[0])
-        ax.axvspan(low, high, color=GREY, alpha=0.3, lw=0, zorder=0, label="random scores")
+        band = "▸ random scores" if mark == RANDOM else "random scores"
+        ax.axvspan(low, high, fc=(*to_rgb(GREY), 0.3), ec=GREY, lw=1, zorder=0, label=band)
         for bar, value in zip(bars, rho, strict=True):
             if low <= value <= high:
                 bar.set(facecolor="none", edgecolor=GREY, hatch="////", linewidth=1)
-    ax.hlines(places, rows["low"], rows["high"], color=GREY, lw=2)
+    edge = [Stroke(linewidth=4, foreground=LIGHT), Normal()]  # seen on bars, on light, on dark
+    ax.hlines(places, rows["low"], rows["high"], color=DARK, lw=1.6, path_effects=edge)
     ax.axvline(0, color=GREY, lw=0.8)
+    if ceiling is not None and np.isfinite(ceiling):
+        label = "a perfect criterion (estimate)"
+        ax.axvline(ceiling, ymin=0.3, color=GREY, ls="--", lw=1.4, label=label)  # not on the legend
     names = [f"▸ {c}" if c == mark else str(c) for c in rows["criterion"]]
     ax.set_yticks(places, names)
     if "notices" in rows:
-        _beside(ax, places, rows["notices"])
+        _beside(ax, places, rows)
     ax.set(xlabel="rank correlation with the loss measured without each unit", xlim=_limits(rows))
-    if len(chance):
+    if ax.get_legend_handles_labels()[1]:
         ax.legend(frameon=False, loc="lower right", fontsize=9)
     bare(ax)
     return ax
@@ -117,7 +135,7 @@ def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> [t.get_text() for t in ax.texts]
     ['1.0', '0.3', '0.3', '1.0']
     """
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     source = "pv.criterion_card(model, batches, groups=groups).agreement"
     if not hasattr(data, "columns") or list(data.index) != list(data.columns):
@@ -133,7 +151,7 @@ def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         for j, value in enumerate(row):
             if np.isfinite(value):
                 text = f"{round(value, 1) + 0.0:.1f}"
-                ink = LIGHT if abs(value) > 0.65 else DARK
+                ink = _ink(colours(Normalize(-1, 1)(value)))
                 ax.text(j, i, text, ha="center", va="center", fontsize=9, color=ink)
     names = [str(n) for n in data.columns]
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -144,7 +162,13 @@ def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_ranks(
-    scores: Any, rise: Any, *, criterion: str = "", group: str = "", ax: Axes | None = None
+    scores: Any,
+    rise: Any,
+    *,
+    criterion: str = "",
+    group: str = "",
+    layers: Sequence[str] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the units of a network: their place by a criterion against the loss measured without them.
 
@@ -154,13 +178,15 @@ def plot_ranks(
         What a criterion gives each unit, and how much the loss rises without it.
     criterion, group : str
         Their names, for the axes.
+    layers : sequence of str, length units
+        Where each unit stands: a colour and a marker for each of them, unless there are too many.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
     Returns
     -------
     Axes
-        With one collection of points.
+        With one collection of points, or one a layer.
 
     Examples
     --------
@@ -173,7 +199,14 @@ def plot_ranks(
     place = np.empty(len(a))
     place[np.argsort(a, kind="stable")] = np.arange(len(a))
     ax = axes(ax, (6.4, 3.4))
-    ax.scatter(place, b, s=14, color=KEPT, alpha=0.8, lw=0)
+    names = list(dict.fromkeys(layers))
+    if 1 < len(names) <= len(PALETTE):
+        for name, colour, marker in zip(names, PALETTE, MARKERS, strict=False):
+            here = np.asarray(layers) == name
+            ax.scatter(place[here], b[here], s=14, color=colour, marker=marker, lw=0, label=name)
+        ax.legend(frameon=False, loc="upper left", fontsize=9)
+    else:
+        ax.scatter(place, b, s=14, color=KEPT, lw=0)
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set(
         xlabel=f"place by {criterion or 'the criterion'}: the least important first",
@@ -184,12 +217,61 @@ def plot_ranks(
     return ax
 
 
-def _beside(ax: Axes, places: np.ndarray, notices: Any) -> None:
+def plot_choices(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw what is left after one pruning, chosen by many criteria and again with other images.
+
+    Parameters
+    ----------
+    data : DataFrame
+        A row a pruning: ``criterion``, ``metric``, ``repair`` ("none", or how it was repaired).
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one collection of points for each repair; the criterion with the worst mean without
+        repair below.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"criterion": ["l2", "obs"], "metric": [0.8, 0.9], "repair": "none"})
+    >>> ax = pv.plots.card.plot_choices(data)
+    >>> [t.get_text() for t in ax.get_yticklabels()]
+    ['l2', 'obs']
+    """
+    first = data[data["repair"] == "none"]
+    names = list(first.groupby("criterion")["metric"].mean().sort_values().index)
+    ax = axes(ax, (7.4, 1.0 + 0.4 * len(names)))
+    rows = data["criterion"].map(names.index)
+    for repair, part in data.groupby("repair", sort=False):
+        bare_, label = repair == "none", "not repaired" if repair == "none" else "repaired"
+        ax.scatter(part["metric"], rows[part.index] + (0.13 if bare_ else -0.13), s=26, lw=1,
+                   marker="o" if bare_ else "D", fc="none" if bare_ else KEPT,
+                   ec=PRUNED if bare_ else KEPT, label=label)  # fmt: skip
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="accuracy")
+    ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    bare(ax)
+    return ax
+
+
+def _ink(colour: tuple[float, float, float, float]) -> str:
+    """Return black or white, whichever has the greater contrast (WCAG 2, relative luminance)."""
+    c = np.array(colour[:3])
+    c = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return LIGHT if c @ (0.2126, 0.7152, 0.0722) < 0.19 else DARK
+
+
+def _beside(ax: Axes, places: np.ndarray, rows: pd.DataFrame) -> None:
     right = ax.get_yaxis_transform()
     ax.text(1.02, places[-1] + 1 if len(places) else 0, "rescaled:", transform=right, fontsize=9,
             va="center")  # fmt: skip
-    for y, noticed in zip(places, notices, strict=True):
+    numbers = rows["rescaled"] if "rescaled" in rows else [np.nan] * len(rows)
+    for y, noticed, kept in zip(places, rows["notices"], numbers, strict=True):
         words, colour = ("✗ other order", PRUNED) if noticed else ("✓ same order", GREY)
+        words += f", {kept:.2f}" if noticed and np.isfinite(kept) else ""
         ax.text(1.02, y, words, transform=right, va="center", fontsize=9, color=colour)
 
 
