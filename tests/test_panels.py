@@ -644,3 +644,17 @@ def test_a_slider_ignores_what_the_browser_only_repeats():
     )  # nothing told before a hand's move comes after it
     assert slider.value == 0.2000000000000001
     panel.close()
+
+
+def test_the_field_beside_a_linked_slider_says_what_the_sentence_says():
+    panel = pv.panel_weights(nn.Linear(10, 10))
+    panel.controls["sparsity"].value = 0.37
+    slider, threshold = panel.controls["threshold"], panel.result["threshold"]
+    assert slider.field.value == round(threshold, 4)
+    assert f"Threshold {slider.field.value:.4f}:" in panel.sentence
+    steps = (slider.value - slider.min) / slider.step
+    assert steps == pytest.approx(round(steps))  # else the browser would round it, and send it back
+    assert panel.to_python().count("sparsity=0.37") == 1  # the field did not move the slider
+    slider.field.value = 0.1
+    assert panel.result["threshold"] == slider.value == 0.1
+    panel.close()

@@ -538,7 +538,8 @@ def test_svg_strip_carries_the_answers():
         uris, labels=[0, 1, 1], predictions=[0, 2, 0], classes=["a&b", "c", EVIL], label="it's <b>"
     )
     root, texts = parsed(text)
-    assert texts == ["✓ a&b", f"✗ {EVIL}", "✗ a&b"]
+    # a name too long for its place is cut, and whole where the pointer rests
+    assert texts == ["✓ a&b", f"{EVIL}✗ {EVIL[:10].rstrip()}…", "✗ a&b"]
     assert "<img" not in text
     assert "<b>" not in text
     assert root.get("aria-label") == "it's <b>"

@@ -406,3 +406,16 @@ def test_a_cut_is_where_a_sort_puts_it(lists, sparsity):
     if round(sparsity * values.size) < values.size:
         assert gone == {n: int((~keep).sum()) for n, keep in plan.keep.items()}
     assert ranked.below(threshold) == {n: int((a < threshold).sum()) for n, a in arrays.items()}
+
+
+def test_what_was_freed_is_given_back_where_the_c_library_can(monkeypatch):
+    given = threading.Event()
+
+    class Library:
+        malloc_trim = staticmethod(lambda pad: given.set())
+
+    monkeypatch.setattr(background, "_libc", Library())
+    background.later(background.Job(lambda go_on: 1, lambda job, result, error: None))
+    assert given.wait(10)
+    monkeypatch.setattr(background, "_libc", None)  # elsewhere
+    background.give_back()

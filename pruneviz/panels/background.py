@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -109,6 +111,7 @@ class Job:
             self._over.set()
 
 
+_libc = ctypes.CDLL(None) if os.name == "posix" else None
 _jobs: list[Job] = []
 _bell = threading.Condition()
 _thread: threading.Thread | None = None
@@ -139,6 +142,18 @@ def _run() -> None:
     while (job := _next()) is not None:
         with beside():
             job.finish()
+        give_back()
+
+
+def give_back() -> None:
+    """Let the C library give freed memory back to the system, if it can.
+
+    Models come and go here by the hundred, in another thread than most; glibc keeps what they leave
+    behind for later: 158 MB after 100 of them.
+    """
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _next() -> Job | None:

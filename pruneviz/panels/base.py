@@ -78,7 +78,7 @@ class Panel(widgets.VBox):
         # whether nothing of what `later` gives is seen: then it is done when somebody asks for it
         self.lazy = False
         self._result: dict[str, Any] = {}
-        self._sentence = ""
+        self._sentence = self._drawn_html = ""
         self._error: Exception | None = None
         self._job: Job | None = None
         self._history: History | None = None
@@ -248,11 +248,11 @@ class Panel(widgets.VBox):
         return widgets.HBox(parts, layout=WRAP)
 
     def put(self, name: str, value: float) -> None:
-        """Set another slider, to the nearest of its steps, without answering to it."""
+        """Set another slider, to the nearest of its steps, and its field, without answering to it."""
         slider = self.controls[name]
         before, self._busy = self._busy, True
         try:
-            slider.value = slider.min + round((value - slider.min) / slider.step) * slider.step
+            slider.put(value)
         finally:
             self._busy = before
 
@@ -321,7 +321,8 @@ class Panel(widgets.VBox):
     def _publish(self, *, waiting: bool = False) -> None:
         picture, self._sentence = self.show(self._result)
         more = " <i>measuring…</i>" if waiting else ""
-        self._view.value = f"{picture}<p>{escape(self._sentence)}{more}</p>"
+        self._drawn_html = f"{picture}<p>{escape(self._sentence)}{more}</p>"
+        self._view.value = self._drawn_html
         self._refresh()
 
     def _refresh(self) -> None:
@@ -330,6 +331,8 @@ class Panel(widgets.VBox):
 
     def _fail(self, error: Exception) -> None:
         self._result, self._error = {}, error
+        # the picture of before stays, pale, so that the page does not jump
+        self._view.value = f'<div style="opacity: 0.3">{self._drawn_html}</div>'
         self._alert.value = (
             f'<p role="alert" style="color: {PRUNED}; white-space: pre-wrap">'
             f"⚠ {escape(f'{type(error).__name__}: {error}')}</p>"

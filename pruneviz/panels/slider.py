@@ -34,6 +34,8 @@ class Slider(widgets.FloatSlider):
         # what the browser was told since a hand last moved the slider, oldest first
         self._told: deque[float] = deque(maxlen=100)
         self._by_hand = False
+        self.field: widgets.BoundedFloatText | None = None  # that stands beside it
+        self._exact = False  # whether the field is being told what lies between two steps
         super().__init__(*args, **kwargs)
         self._told.append(self.value)
         self.observe(self._tell, "value")
@@ -43,6 +45,21 @@ class Slider(widgets.FloatSlider):
         """The value without the browser's last digits: 0.9, not 0.9000000000000001."""
         near = round(self.value, self.digits)
         return near if self._near(near, self.value) else float(self.value)
+
+    def put(self, value: float) -> None:
+        """Move to the nearest of the steps; the field beside it says the value itself."""
+        self.value = self.min + round((value - self.min) / self.step) * self.step
+        if self.field is not None:
+            self._exact = True
+            try:
+                self.field.value = round(value, self.digits)
+            finally:
+                self._exact = False
+
+    def typed(self, change: dict[str, Any]) -> None:
+        """Follow the field beside it."""
+        if not self._exact and change["new"] != round(self.value, self.digits):
+            self.value = change["new"]
 
     def _tell(self, change: dict[str, Any]) -> None:
         if not self._by_hand:
@@ -93,10 +110,6 @@ def labelled(
     )
     # linked here and not in the browser, which would show 0.47000000000000003
     link = widgets.dlink((slider, "value"), (field, "value"), lambda v: round(v, digits))
-
-    def typed(change: dict[str, Any]) -> None:
-        if change["new"] != round(slider.value, digits):
-            slider.value = change["new"]
-
-    field.observe(typed, "value")
+    slider.field = field
+    field.observe(slider.typed, "value")
     return field, slider, link

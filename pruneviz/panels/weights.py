@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ALL = "all layers"
+BOX = {"width": "auto", "margin": "2px 20px 2px 2px"}
 
 
 def panel_weights(
@@ -106,7 +107,7 @@ class WeightsPanel(Panel):
             options=[(ALL, ALL), *((n or "(model)", n) for n in names)], description="layer"
         )
         size, scale = (
-            widgets.Checkbox(value, description=text, indent=False, layout={"width": "auto"})
+            widgets.Checkbox(value, description=text, indent=False, layout=BOX)
             for value, text in ((absolute, "sizes |w| only"), (log, "logarithmic"))
         )
         self.start(

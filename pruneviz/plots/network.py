@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.plots.groups import MAKES, READS
 from pruneviz.plots.style import GREY, PRUNED
-from pruneviz.plots.svg import FONT, opened
+from pruneviz.plots.svg import LARGE, opened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ MOST = 64  # units drawn of a layer; how many more there are stands beside them
 LINE = 32  # of them in a line
 CELL, STEP = 8, 10.4  # pixels from unit to unit, and from line to line
 LIT = "#F0E442"  # Okabe & Ito's yellow
-READ_AT, MAKE_AT, COUNT_AT, WIDTH = 178, 480, 798, 892
+READ_AT, MAKE_AT, COUNT_AT, WIDTH = 178, 480, 798, 904
 SIDES = {"reads": READ_AT, "makes": MAKE_AT}
 
 
@@ -123,7 +123,7 @@ def svg(rows: Sequence[Row], *, label: str) -> str:
         f'font-weight="{_WEIGHT[bold]}">{escape(text)}</text>'
         for x, y, text, anchor, bold in p.texts
     )
-    return f"{opened(WIDTH, p.height, label)}{lit}{cells}<g {FONT}>{texts}</g><g>{key}</g></svg>"
+    return f"{opened(WIDTH, p.height, label)}{lit}{cells}<g {LARGE}>{texts}</g><g>{key}</g></svg>"
 
 
 def draw(rows: Sequence[Row], ax: Axes) -> None:
@@ -146,7 +146,7 @@ def size(rows: Sequence[Row]) -> tuple[float, float]:
     """Return width and height of a static picture in inches.
 
     >>> size([])[0]
-    8.92
+    9.04
     """
     return WIDTH / 100, picture(rows).height / 100
 

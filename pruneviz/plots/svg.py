@@ -18,6 +18,7 @@ from pruneviz.plots.images import strip as checked
 from pruneviz.plots.style import KEPT, PRUNED
 
 FONT = 'font-family="system-ui, sans-serif" font-size="12" fill="currentColor"'
+LARGE = FONT.replace("12", "14")  # in wide pictures, which a narrow page makes smaller
 
 
 def histogram(
@@ -179,14 +180,18 @@ def strip(
     for i, (uri, true, said) in enumerate(zip(uris, labels, predictions, strict=True)):
         right = true == said
         colour, sign = (KEPT, "✓") if right else (PRUNED, "✗")
-        x = i * step + 4
+        x, name = i * step + 4, classes[said]
+        short = (
+            name if len(name) <= 11 else f"{name[:10].rstrip()}…"
+        )  # else it reaches into the next
+        title = f"<title>{escape(name)}</title>" * (short != name)
         parts.append(
             f'<image href="{uri}" x="{x}" y="4" width="{size}" height="{size}" '
             'style="image-rendering: pixelated"/>'
             f'<rect x="{x}" y="4" width="{size}" height="{size}" fill="none" '
             f'stroke="{colour}" stroke-width="3"{"" if right else _DASHES}/>'
             f'<text x="{x + size / 2}" y="{size + 22}" text-anchor="middle" {FONT}>'
-            f"{sign} {escape(classes[said])}</text>"
+            f"{title}{sign} {escape(short)}</text>"
         )
     return f"{opened(step * len(uris) + 4, size + 32, label)}{''.join(parts)}</svg>"
 

@@ -138,7 +138,7 @@ def svg(
     for a, b in zip(px(front[x]), py(front[y]), strict=True):
         stairs += [(a, stairs[-1][1]), (a, b)] if stairs else [(a, b)]
     at = y0 + 8 + 20 * points["curve"].nunique()
-    key.append(f'<path d="M{x1 + 12} {at}h16" stroke="{GREY}" stroke-width="5" opacity="0.5"/>'
+    key.append(f'<path d="M{x1 + 12} {at}h16" stroke="{GREY}" stroke-width="5" opacity="0.8"/>'
                f'<text x="{x1 + 32}" y="{at + 4}">not beaten</text>'
                f'<path d="M{x1 + 20} {at + 12}v16" stroke="currentColor" stroke-dasharray="5 4"/>'
                f'<text x="{x1 + 32}" y="{at + 24}">budget</text>')  # fmt: skip
@@ -150,7 +150,7 @@ def svg(
     return (
         f"{opened(WIDTH, HEIGHT, label)}"
         f'<polyline points="{_points(stairs)}" fill="none" stroke="{GREY}" stroke-width="5" '
-        f'opacity="0.5"/>{"".join(parts)}{ring}'
+        f'opacity="0.8"/>{"".join(parts)}{ring}'
         f'<path d="M{line:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="5 4"/>'
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
         f"<g {FONT}>{_ticks(left, right, low, high, log, px, py)}{''.join(key)}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from pruneviz import _check
 from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, bare
-from pruneviz.plots.svg import FONT, nice, opened
+from pruneviz.plots.svg import LARGE, nice, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,11 +301,11 @@ def _scatter(view: View) -> str:
     y = HEIGHT - 9
     key = (
         f'<path d="M{x0 + 30} {y - 4}a3 3 0 1 0 6 0a3 3 0 1 0-6 0" fill="{KEPT}"/>'
-        f'<text x="{x0 + 42}" y="{y}" {FONT}>stays</text>'
+        f'<text x="{x0 + 42}" y="{y}" {LARGE}>stays</text>'
         f'<path d="M{x0 + 122} {y - 7}l6 6m0-6l-6 6" stroke="{PRUNED}" stroke-width="1.8"/>'
-        f'<text x="{x0 + 134}" y="{y}" {FONT}>goes</text>'
+        f'<text x="{x0 + 134}" y="{y}" {LARGE}>goes</text>'
         f'<rect x="{x0 + 212}" y="{y - 11}" width="14" height="14" rx="3" fill="{LIT}" '
-        f'stroke="currentColor"/><text x="{x0 + 232}" y="{y}" {FONT}>the picked pair</text>'
+        f'stroke="currentColor"/><text x="{x0 + 232}" y="{y}" {LARGE}>the picked pair</text>'
     )
     return (
         f'{lit}<path class="both" d="{dots}" fill="{KEPT}"/>'
@@ -314,7 +314,7 @@ def _scatter(view: View) -> str:
         'stroke-dasharray="4 3"/>'
         f'<path d="M{x0} {py(0.0):.1f}H{x1}" stroke="currentColor" stroke-opacity="0.3"/>'
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
-        f"<g {FONT}>{''.join(texts)}</g>{key}"
+        f"<g {LARGE}>{''.join(texts)}</g>{key}"
     )
 
 
@@ -330,12 +330,12 @@ def _pair(view: View) -> str:
             f'<image href="{_uri(image, bound)}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" '
             f'height="{h:.1f}" preserveAspectRatio="none" style="image-rendering: pixelated"/>'
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}" fill="none" '
-            f'stroke="{GREY}"/><text x="{x + SIDE / 2}" y="22" text-anchor="middle" {FONT}>'
+            f'stroke="{GREY}"/><text x="{x + SIDE / 2}" y="22" text-anchor="middle" {LARGE}>'
             f"{escape(title)}</text>"
         )
     centre = (IMAGES_AT[0] + IMAGES_AT[1] + SIDE) / 2
     parts.append(
-        f'<text x="{centre}" y="{32 + SIDE + 20}" text-anchor="middle" {FONT}>'
+        f'<text x="{centre}" y="{32 + SIDE + 20}" text-anchor="middle" {LARGE}>'
         f"{escape(view.below)}</text>"
     )
     return "".join(parts)
@@ -344,12 +344,12 @@ def _pair(view: View) -> str:
 def _bars(view: View, uid: str) -> str:
     x0, y0, x1, row = BARS
     parts = [
-        f'<text x="{x0}" y="{y0 - 10}" {FONT}>accuracy (whole network: {view.whole:.1%})</text>'
+        f'<text x="{x0}" y="{y0 - 10}" {LARGE}>accuracy (whole network: {view.whole:.1%})</text>'
     ]
     for i, (name, value) in enumerate(view.bars.items()):
         y = y0 + i * row
         parts.append(
-            f'<text x="{x0 - 8}" y="{y + 12}" text-anchor="end" {FONT}>{escape(name)}</text>'
+            f'<text x="{x0 - 8}" y="{y + 12}" text-anchor="end" {LARGE}>{escape(name)}</text>'
         )
         if value is None:
             continue
@@ -357,14 +357,14 @@ def _bars(view: View, uid: str) -> str:
         parts.append(
             f'<rect class="bar" x="{x0}" y="{y}" width="{end - x0:.1f}" height="{row - 7}" '
             f'fill="{KEPT}"/><rect x="{end:.1f}" y="{y}" width="{lost:.1f}" height="{row - 7}" '
-            f'fill="url(#{uid}-lost)"/><text x="{x1 + 8}" y="{y + 12}" {FONT}>{value:.1%}</text>'
+            f'fill="url(#{uid}-lost)"/><text x="{x1 + 8}" y="{y + 12}" {LARGE}>{value:.1%}</text>'
         )
     y = y0 + len(view.bars) * row + 6
     key = (
         f'<rect x="{x0}" y="{y}" width="14" height="12" fill="{KEPT}"/>'
-        f'<text x="{x0 + 20}" y="{y + 11}" {FONT}>right</text>'
+        f'<text x="{x0 + 20}" y="{y + 11}" {LARGE}>right</text>'
         f'<rect x="{x0 + 74}" y="{y}" width="14" height="12" fill="url(#{uid}-lost)"/>'
-        f'<text x="{x0 + 94}" y="{y + 11}" {FONT}>lost</text>'
+        f'<text x="{x0 + 94}" y="{y + 11}" {LARGE}>lost</text>'
     )
     return "".join(parts) + key * bool(view.bars)
 
