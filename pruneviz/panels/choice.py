@@ -53,7 +53,6 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     text = f"{timing.latency_speedup:.2f} times as fast ({timing.low:.2f} to {timing.high:.2f})"
     if not told_apart(timing.low, timing.high):
         text = "the clock cannot tell them apart"
-    text += f"; whole {timing.before_ms:.3g} ms"
     share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
     return [*rows, Bar("time", text, share, 1.0, low, high)]
 
@@ -81,6 +80,8 @@ def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
     if "macs" in result:
         text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
         text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
+    if result["timing"] is not None:
+        text += f" The whole model takes {result['timing'].before_ms:.3g} ms."
     return text
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCHES = (1, 8, 64)
 CLOCK = ("ms", "latency_speedup", "low", "high")
 # a way a line, so that nothing below moves when the clock's words come
-LINES = "<style>.pv-costs .widget-html-content > p { white-space: pre-line }</style>"
+LINES = "<style>.pv-costs .widget-html-content p { white-space: pre-line }</style>"
 
 
 def panel_costs(

@@ -18,7 +18,7 @@ MOST = 64  # units drawn of a layer; how many more there are stands beside them
 LINE = 32  # of them in a line
 CELL, STEP = 8, 10.4  # pixels from unit to unit, and from line to line
 LIT = "#F0E442"  # Okabe & Ito's yellow
-READ_AT, MAKE_AT, COUNT_AT, WIDTH = 178, 480, 798, 904
+READ_AT, MAKE_AT, COUNT_AT, WIDTH = 178, 496, 814, 920
 SIDES = {"reads": READ_AT, "makes": MAKE_AT}
 
 
@@ -146,7 +146,7 @@ def size(rows: Sequence[Row]) -> tuple[float, float]:
     """Return width and height of a static picture in inches.
 
     >>> size([])[0]
-    9.04
+    9.2
     """
     return WIDTH / 100, picture(rows).height / 100
 
@@ -172,10 +172,10 @@ def picture(rows: Sequence[Row]) -> Picture:
     y += 4
     for x, kind, text in (
         (READ_AT, "reads", "read by it"),
-        (READ_AT + 90, "makes", "made by it"),
-        (READ_AT + 186, "makes, gone", "gone"),
-        (READ_AT + 248, "makes, frozen", "cannot go"),
-        (READ_AT + 340, "lit", "the picked one, wherever it lives"),
+        (READ_AT + 98, "makes", "made by it"),
+        (READ_AT + 206, "makes, gone", "gone"),
+        (READ_AT + 274, "makes, frozen", "cannot go"),
+        (READ_AT + 372, "lit", "the picked one, wherever it lives"),
     ):
         p.key.append((x + 3, y, kind))
         p.texts.append((x + 14, y, text, "start", False))

@@ -13,7 +13,7 @@ import numpy as np
 
 from pruneviz import _check
 from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, bare
-from pruneviz.plots.svg import LARGE, nice, opened
+from pruneviz.plots.svg import FONT, LARGE, nice, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -335,7 +335,7 @@ def _pair(view: View) -> str:
         )
     centre = (IMAGES_AT[0] + IMAGES_AT[1] + SIDE) / 2
     parts.append(
-        f'<text x="{centre}" y="{32 + SIDE + 20}" text-anchor="middle" {LARGE}>'
+        f'<text x="{centre}" y="{32 + SIDE + 20}" text-anchor="middle" {FONT}>'
         f"{escape(view.below)}</text>"
     )
     return "".join(parts)
