@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,31 +178,25 @@ def rested(page: Page, cell: Any, n: int = 5) -> float:
     return statistics.median(took) / 1000
 
 
-def rows(page: Page) -> list[tuple[str, str]]:
-    """Measure everything."""
+def rows(page: Page) -> Iterator[tuple[str, str]]:
+    """Measure everything; what is said comes as soon as it is known."""
     cells = {name: page.page.locator(".jp-Cell").nth(i) for i, name in enumerate(CELLS)}
-    found = [("panel_weights, 1e7 weights: prepared, s", page.ask("print(f'{prepared:.2f}')"))]
+    yield "panel_weights, 1e7 weights: prepared, s", page.ask("print(f'{prepared:.2f}')")
     panel = presses(page, cells["weights"], "svg[role=img]")
     naive = presses(page, cells["naive"], ".jp-OutputArea-output img", 8)
     binned = presses(page, cells["binned"], ".jp-OutputArea-output img", 8)
-    found += [
-        ("panel_weights: key press to changed picture, ms (median)", f"{panel:.0f}"),
-        ("ax.hist in an inline callback, ms", f"{naive:.0f} ({naive / panel:.1f} times)"),
-        ("the same, binned once, ms", f"{binned:.0f} ({binned / panel:.1f} times)"),
-    ]
+    yield "panel_weights: key press to changed picture, ms (median)", f"{panel:.0f}"
+    yield "ax.hist in an inline callback, ms", f"{naive:.0f} ({naive / panel:.1f} times)"
+    yield "the same, binned once, ms", f"{binned:.0f} ({binned / panel:.1f} times)"
     pictures, frames, blank, moves = dragged(page, cells["weights"])
-    found += [
-        ("while dragging: new pictures a second", f"{pictures:.0f} (of {frames:.0f} frames)"),
-        ("blank frames meanwhile", f"{blank} (moves of the mouse: {moves})"),
-    ]
+    yield "while dragging: new pictures a second", f"{pictures:.0f} (of {frames:.0f} frames)"
+    yield "blank frames meanwhile", f"{blank} (moves of the mouse: {moves})"
     page.ask("whatif.controls['repair'].value = 'none'")
     plain = rested(page, cells["whatif"])
     page.ask("whatif.controls['repair'].value = 'lstsq'")
     mended = rested(page, cells["whatif"])
-    found += [
-        ("panel_whatif, BatchNorm CNN, 2,000 images: key press to new accuracy, s", f"{plain:.2f}"),
-        ("the same with least squares, s", f"{mended:.2f}"),
-    ]
+    yield "panel_whatif, BatchNorm CNN, 2,000 images: key press to new accuracy, s", f"{plain:.2f}"
+    yield "the same with least squares, s", f"{mended:.2f}"
     # of the second all is measured at every move, repaired by least squares, at 100 sparsities; of
     # each new one torch keeps its compiled convolutions (oneDNN, of the last 1,024)
     for name, n, high, values, waits in (
@@ -219,7 +214,7 @@ def rows(page: Page) -> list[tuple[str, str]]:
             code = code.replace(f"{{{word}}}", str(value))
         grown, figures = page.ask(code).split()
         text = f"{float(grown):.1f} MB, {figures} figures open"
-        found.append((f"panel_{name}: {n} moves, the kernel's memory grows by", text))
+        yield f"panel_{name}: {n} moves, the kernel's memory grows by", text
     before = int(page.ask(COUNT))
     page.page.evaluate(AGAIN, list(CELLS).index("whatif"))
     page.wait_idle()
@@ -230,10 +225,7 @@ def rows(page: Page) -> list[tuple[str, str]]:
         "pv.panel_whatif(lessons.load('batchnorm-cnn'), list(data.validation.batches(500))[:1]).close()"
     )
     left = int(page.ask(COUNT)) - bare
-    found.append(
-        ("widgets left behind: cell run again; a panel made and closed", f"{again}, {left}")
-    )
-    return found
+    yield "widgets left behind: cell run again; a panel made and closed", f"{again}, {left}"
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ Choose:
     select(scores, sparsity=0.9)         a plan: which weights stay
     drop(groups, {"fc1": [3, 5]})        a plan by hand: these units go
     free(model, x)                       a plan of what can go for nothing
+    one_of_each(twins, groups)           a plan in which of each pair of twins one goes
     pareto(frame), choose(frame, at_most={"bytes": 100_000})       points of a sweep that nothing beats; one of them
     schedule(kind, sparsity, rounds=5)   how sparsity rises over rounds
     register(name, ...)                  a criterion of one's own; all of them: CRITERIA
@@ -98,6 +99,7 @@ from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, predict
 from pruneviz.moments import Moments
 from pruneviz.paired import Comparison, compare_accuracy
+from pruneviz.pairs import one_of_each
 from pruneviz.prune import prune
 from pruneviz.recalibrate import recalibrate
 from pruneviz.rescale import rescaled
@@ -222,6 +224,7 @@ __all__ = [
     "mask",
     "measure",
     "named_weights",
+    "one_of_each",
     "panel_card",
     "panel_costs",
     "panel_neurons",

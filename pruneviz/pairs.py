@@ -49,7 +49,7 @@ def one_of_each(twins: pd.DataFrame, groups: Groups) -> Plan:
     >>> units = np.arange(4)[:, None]
     >>> groups = pv.Groups((pv.Group("fc1", 4, (pv.Slice("fc1.weight", 0, units, "out"),)),))
     >>> twins = pd.DataFrame({"group": "fc1", "kept": [0, 1, 3], "removed": [1, 2, 0]})
-    >>> one_of_each(twins, groups).keep["fc1"]  # 2 is like 1, which has gone; 1 relies on 0
+    >>> pv.one_of_each(twins, groups).keep["fc1"]  # 2 is like 1, which has gone; 1 relies on 0
     tensor([ True, False,  True,  True])
     """
     _check.columns(twins, dict.fromkeys(("group", "kept", "removed"), SOURCE), "one_of_each")

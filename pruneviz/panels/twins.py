@@ -206,11 +206,11 @@ class TwinsPanel(Panel):
         seen = "evidence=evidence, " * (by == "activations")
         some = "" if layer == ALL else f'[pairs["group"] == {layer!r}]'
         return (
-            "import pruneviz as pv\nfrom pruneviz.pairs import one_of_each\n\n"
+            "import pruneviz as pv\n\n"
             f"batches = list(batches)\n{'' if self._given else collected}"
             "groups = pv.find_groups(model, x)\n"
             f"pairs = pv.find_twins(model, groups=groups, {seen}threshold={threshold!r}, top={MOST})\n"
-            f"plan = one_of_each(pairs{some}, groups)\n"
+            f"plan = pv.one_of_each(pairs{some}, groups)\n"
             f"for repair in {tuple(RUNGS.values())}:\n"
             "    small = pv.shrink(model, plan, example_input=x, repair=repair, evidence=evidence)\n"
             "    print(repair, pv.accuracy(small, batches))\n"
