@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -591,3 +593,16 @@ def test_gradients_on_or_off():
     with torch.no_grad():
         first = pv.find_groups(model, inputs())
     assert first.to_frame().equals(pv.find_groups(model, inputs()).to_frame())
+
+
+def test_two_threads_find_groups_at_once():
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(2, 4)
+    start = threading.Barrier(2)
+
+    def work(_: int) -> list[str]:
+        start.wait(10)
+        return [repr(pv.find_groups(model, x)) for _ in range(8)]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [text for texts in pool.map(work, range(2)) for text in texts]
+    assert set(found) == {repr(pv.find_groups(model, x))}

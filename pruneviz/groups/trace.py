@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import threading
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from pruneviz.groups.forward import check_runs, outputs_of, plain, quiet
 from pruneviz.hooks import evaluating, seeded
 from pruneviz.types import GraphError, layer_name
 
+# export keeps what it is at in variables of the process, and a panel may trace in its own thread
+_exporting = threading.RLock()
 INSIDE = "model."  # where the wrapper below keeps the model
 
 
@@ -122,7 +125,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
         try:
             # of a copy: caches that a forward fills would hold fake tensors afterwards; and where
             # export gives up it prints the whole graph
-            with seeded(0), redirect_stderr(io.StringIO()):
+            with _exporting, seeded(0), redirect_stderr(io.StringIO()):
                 exported = _exported(copy_of(twin), args, kwargs, program)
         except Exception as e:
             check_runs(model, example_input)  # is it the model, or the example?
