@@ -324,3 +324,22 @@ def test_nothing_is_traced_or_scored_twice(monkeypatch):
     x = [x for x, _ in what.batches]
     assert grey_images(x, np.array([0, 25, 59])).shape == (3, 6, 6)
     assert np.allclose(grey_images(x, np.array([25]))[0], data()[1][0][5, 0])
+
+
+def test_the_sentence_says_whether_the_flips_are_more_than_luck(panel):
+    assert "no difference" in panel.sentence  # nothing is pruned yet
+    for sparsity in (0.1, 0.25, 0.9):
+        panel.controls["sparsity"].value = sparsity
+        c = panel.result["comparison"]
+        assert f"{len(c.better)} better: " in panel.sentence
+        none = not len(c.worse) + len(c.better)
+        says = "no difference" if none else ("more than noise", "inside the noise")[c.inside_noise]
+        assert says in panel.sentence
+    assert panel.draw(panel.result).axes[-1].get_title() == "right before; now taken for"
+
+
+def test_what_is_judged_on_what_it_learned_from_is_said():
+    for learn, said in ((None, True), ([x for x, _ in data()], False)):
+        panel = pv.panel_whatif(net(), data(), learn=learn)
+        assert ("looks better than it is" in html(panel)) == said
+        panel.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pruneviz.paired import Comparison
 from pruneviz.plots.bytes import size
 from pruneviz.plots.whatif import Bar
 from pruneviz.timing import told_apart
@@ -75,14 +76,25 @@ def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
         if result["comparison"] is not None:
             text += (
                 f", {len(result['worse']):,} examples got worse, {len(result['better']):,} better"
+                f": {_verdict(result['comparison'])}"
             )
         text += "."
     if "macs" in result:
         text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
         text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
     if result["timing"] is not None:
-        text += f" The whole model takes {result['timing'].before_ms:.3g} ms."
+        timing = result["timing"]
+        text += f" Before, {timing.examples:,} at once took {timing.before_ms:.3g} ms."
     return text
+
+
+def _verdict(comparison: Comparison) -> str:
+    """Say whether so many flips, so unevenly, are more than luck."""
+    if not len(comparison.worse) + len(comparison.better):
+        return "no difference"
+    p = comparison.p_value
+    sure = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{'inside the' if comparison.inside_noise else 'more than'} noise ({sure})"
 
 
 def code(choice: Choice, what: WhatIf, *, example: bool, learn: bool) -> str:

@@ -65,7 +65,8 @@ def panel_whatif(
         example can flip. Default: the accuracy of a model that gives logits.
     learn : iterable, optional
         As the `batches` of `collect`: what criteria and repairs learn from. Default: the inputs of
-        the first 500 examples of `batches`, without their labels.
+        the first 500 examples of `batches`, without their labels; on these a repaired model looks
+        better than it is, so pass others, of the training set, to judge it fairly.
     classes : sequence of str, optional
         Name of each class; default: its number.
     criterion, sparsity, repair
@@ -214,7 +215,7 @@ class WhatIfPanel(Panel):
         layers = self._layers(result.get("plan"))
         flips = self._flips(result) if result else None
         tall = 0.3 + 0.26 * min(len(layers), plot.MOST)
-        rows = [1.5, *([tall] if layers else []), *([1.4] if flips else [])]
+        rows = [1.5, *([tall] if layers else []), *([1.5] if flips else [])]
         with figure(7.6, sum(rows) + 0.3, rows=tuple(rows)) as (fig, axs):
             each = list(axs) if len(rows) > 1 else [axs]
             plot.draw_bars(bars(self._what, result) if result else [], each.pop(0))
@@ -222,7 +223,10 @@ class WhatIfPanel(Panel):
                 plot.draw_layers(layers, each.pop(0))
             if flips is not None:
                 shown, labels, said, names = flips
-                plot_strip(shown, labels=labels, predictions=said, classes=names, ax=each.pop(0))
+                ax = plot_strip(
+                    shown, labels=labels, predictions=said, classes=names, ax=each.pop(0)
+                )
+                ax.set_title("right before; now taken for", fontsize=8)
         return fig
 
     def to_python(self) -> str:
@@ -283,6 +287,12 @@ class WhatIfPanel(Panel):
     def _notes(self) -> str:
         """Say what does not change with the controls."""
         text = f"Criteria and repairs learn from {self._what.learned}."
+        if not self._given[1]:
+            text += (
+                " On what it learned from, a repaired model looks better than it is: "
+                "pass other examples as `learn` to judge it fairly."
+            )
+        text = f"Dashed: before; thin line: 95 % interval. {text}"
         if self._what.refusal:
             return f"{text} Units cannot be removed here: {self._what.refusal}"
         return text
