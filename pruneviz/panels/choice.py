@@ -8,7 +8,7 @@ from typing import Any
 from pruneviz.paired import Comparison
 from pruneviz.plots.bytes import size
 from pruneviz.plots.whatif import Bar
-from pruneviz.timing import told_apart
+from pruneviz.timing import Timing, told_apart
 from pruneviz.whatif import WhatIf
 
 LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
@@ -82,10 +82,14 @@ def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
     if "macs" in result:
         text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
         text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
-    if result["timing"] is not None:
-        timing = result["timing"]
-        text += f" Before, {timing.examples:,} at once took {timing.before_ms:.3g} ms."
     return text
+
+
+def clock(timing: Timing | None) -> str:
+    """Say what the whole model took."""
+    if timing is None:
+        return ""
+    return f" Before, {timing.examples:,} at once took {timing.before_ms:.3g} ms."
 
 
 def _verdict(comparison: Comparison) -> str:

@@ -13,7 +13,7 @@ from pruneviz._copy import copy_of
 from pruneviz.examples import grey_images
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
-from pruneviz.panels.choice import LADDER, Choice, bars, code, say
+from pruneviz.panels.choice import LADDER, Choice, bars, clock, code, say
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
 from pruneviz.plots.images import plot_strip
@@ -209,7 +209,7 @@ class WhatIfPanel(Panel):
             picture += f"<p>{text}</p>" + svg.strip(
                 svg.image_uris(shown), labels=labels, predictions=said, classes=names, label=text
             )
-        return picture + f"<p>{escape(self._notes())}</p>", sentence
+        return picture + f"<p>{escape(self._notes())}</p>", sentence + clock(result["timing"])
 
     def draw(self, result: dict[str, Any]) -> Figure:
         layers = self._layers(result.get("plan"))

@@ -79,7 +79,7 @@ FOCUSED = """() => { const e = document.activeElement;
                 : e.getAttribute('aria-valuenow') === e.getAttribute('aria-valuemax')]; }"""
 # the pictures; of one that shows what the clock said, what it says to a screen reader
 DRAWN = r"""panel => [...panel.querySelectorAll('svg[role=img], img')].map(e =>
-    / ms/.test(e.textContent) ? e.getAttribute('aria-label') : e.outerHTML).join('\n')"""
+    / ms| times as fast|clock/.test(e.textContent) ? e.getAttribute('aria-label') : e.outerHTML).join('\n')"""
 WATCH = """panel => { window.__measuring = []; new MutationObserver(() => {
     const now = panel.innerText.includes('measuring…');
     if (now !== window.__measuring.at(-1)) window.__measuring.push(now);
