@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
     >>> bool(a == b)
     True
     """
-    if seed is None and getattr(_here, "beside", False):
+    if seed is None and is_beside():
         yield
         return
     cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
@@ -49,13 +49,18 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
 _here = threading.local()
 
 
+def is_beside() -> bool:
+    """Tell whether this thread runs `beside` another one."""
+    return getattr(_here, "beside", False)
+
+
 @contextmanager
 def beside() -> Iterator[None]:
     """Leave torch's random state alone in this thread: another one may be drawing from it.
 
     Readers put it back when they are done; beside a training that would turn its numbers back.
     """
-    before, _here.beside = getattr(_here, "beside", False), True
+    before, _here.beside = is_beside(), True
     try:
         yield
     finally:
@@ -170,7 +175,47 @@ def hooked(
             handle.remove()
 
 
-@contextmanager
+def turned(switch: Callable[[], Iterator[None]]) -> Callable[[], AbstractContextManager[None]]:
+    """Make a context manager of a switch that is the same in all threads.
+
+    The first thread that comes in turns it, the last one that leaves turns it back: else the one that
+    came second would put back what it found, and it would stay turned.
+
+    Examples
+    --------
+    >>> @turned
+    ... def light():
+    ...     print("on")
+    ...     yield
+    ...     print("off")
+    >>> with light(), light():
+    ...     print("both")
+    on
+    both
+    off
+    """
+    lock, inside, made = threading.Lock(), [0], contextmanager(switch)
+    held: list[AbstractContextManager[None]] = []
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with lock:
+            if not inside[0]:
+                held[:] = [made()]
+                held[0].__enter__()
+            inside[0] += 1
+        try:
+            yield
+        finally:
+            with lock:
+                inside[0] -= 1
+                if not inside[0]:
+                    held[0].__exit__(None, None, None)
+
+    return both
+
+
+@turned
 def no_fast_path() -> Iterator[None]:
     """Let attention run as single operators: its fused fast path hides them from every counter."""
     before = torch.backends.mha.get_fastpath_enabled()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pruneviz._copy import copy_of
 from pruneviz.groups.forward import outputs_of, quiet
-from pruneviz.groups.run import DOUBLE, promoted, promoted_types, run, silenced
+from pruneviz.groups.run import promoted, promoted_types, run, silenced
 from pruneviz.groups.walk import Walk, tensors_of
 from pruneviz.hooks import evaluating, seeded
 from pruneviz.types import GraphError
@@ -65,13 +67,14 @@ class Reference:
     masked: list[list[Tensor]]
     effect: float
     exact: bool
+    drawn: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def compare(self, model: nn.Module) -> Proof:
         """Run a model on the same examples; whatever it raises goes through."""
         error, scale = 0.0, 0.0
         with quiet(), evaluating(model), at_precision(self.exact):
             for (args, kwargs), want in zip(self.inputs, self.masked, strict=True):
-                with seeded(0):
+                with self.drawn():
                     got = outputs_of(model(*copied(args), **copied(kwargs)))
                 error = max(error, difference(got, want))
                 scale = max([scale, *(_top(t) for t in want)])
@@ -104,26 +107,26 @@ def _reference(w: Walk, example: Any, gone: Any, roles: Any, watch: Any, exact: 
         for args, kwargs in variations(example):
             args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
             flat = pytree.tree_leaves((args, kwargs))
-            with seeded(0):
+            with drawn(w):
                 out = run(w, silent, flat, gone=gone, double=exact, watch=None if inputs else watch)
             if inputs and not all(torch.isfinite(t).all() for t in out if t.is_floating_point()):
                 continue  # the variation left the model's domain
             inputs.append((args, kwargs))
             masked.append(out)
             if effect == 0:  # one example on which the mask changes something will do
-                with seeded(0):
+                with drawn(w):
                     dense = run(w, tensors, flat, double=exact)
                 effect = difference(out, dense)
                 if len(inputs) == 1:
                     _same(w, args, kwargs, dense, exact)
-    return Reference(inputs, masked, effect, exact)
+    return Reference(inputs, masked, effect, exact, partial(drawn, w))
 
 
 def _same(w: Walk, args: Any, kwargs: Any, dense: list[Tensor], exact: bool) -> None:
     """Raise unless the model's own Python computes what its graph does."""
     twin = copy_of(w.traced.model)
     twin = twin.double() if exact else twin
-    with seeded(0):
+    with drawn(w):
         got = outputs_of(twin(*copied(args), **copied(kwargs)))
     scale = max([0.0, *(_top(t) for t in dense)])
     error = difference(got, dense)
@@ -201,26 +204,41 @@ def promoted_all(values: Any) -> Any:
 
 
 class _Double(TorchFunctionMode):
-    """Compute in float64 even where the code asks for a smaller type."""
+    """Compute in float64 even where the code asks for a smaller type, or for none.
+
+    Not by torch's default type: that is the same in all threads, and another one may be training.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in ("float", "half", "bfloat16") and args and isinstance(args[0], Tensor):
             return args[0].double()
         args, kwargs = promoted_types(tuple(args)), promoted_types(dict(kwargs or {}))
-        return func(*args, **kwargs)
+        return promoted_all(func(*args, **kwargs))
 
 
 @contextmanager
 def at_precision(exact: bool) -> Iterator[None]:
-    """Make float64 the type of everything inside, if `exact`."""
-    if not exact:
+    """Make float64 the type of everything inside, if `exact`; in this thread alone.
+
+    >>> with at_precision(True):
+    ...     torch.zeros(1).dtype, (torch.arange(3) / 2).dtype, torch.arange(3).dtype
+    (torch.float64, torch.float64, torch.int64)
+    """
+    with _Double() if exact else nullcontext():
         yield
-        return
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(DOUBLE.get(before, before))
-    try:
-        with _Double():
-            yield
-    finally:
-        torch.set_default_dtype(before)
+
+
+def drawn(w: Walk) -> AbstractContextManager[None]:
+    """Seed what the model draws, so that two runs draw the same; touch nothing if it draws nothing."""
+    return seeded(0) if any(_draws(n) for n in w.traced.live) else nullcontext()
+
+
+def _draws(node: Node) -> bool:
+    """Tell whether an operator draws random numbers: a dropout that is switched off draws none."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    named = node.target._schema.arguments  # type: ignore[union-attr]
+    given = {a.name: a.default_value for a in named if a.has_default_value()}
+    given |= {a.name: v for a, v in zip(named, node.args, strict=False)} | node.kwargs
+    return not (given.get("train", given.get("training")) is False or given.get("dropout_p") == 0)

@@ -113,7 +113,7 @@ LAYERS = [
     },
     {
         *("panels.schedule", "panels.whatif", "panels.background", "panels.hand"),
-        *("panels.history", "panels.toolbar", "panels.cells", "panels.choice"),
+        *("panels.history", "panels.toolbar", "panels.touch", "panels.cells", "panels.choice"),
         *(
             "panels.slider",
             *("panels.base", "panels.still"),

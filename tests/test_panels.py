@@ -67,7 +67,7 @@ def panel(request):
 
 
 def html(panel):
-    view, _ = (w for w in panel.children if isinstance(w, widgets.HTML))
+    view, *_ = (w for w in panel.children if isinstance(w, widgets.HTML))
     return view.value
 
 
@@ -79,7 +79,7 @@ def svgs(panel):
 
 
 def alert(panel):
-    _, alert = (w for w in panel.children if isinstance(w, widgets.HTML))
+    _, alert, *_ = (w for w in panel.children if isinstance(w, widgets.HTML))
     return alert.value
 
 

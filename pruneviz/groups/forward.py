@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz._inputs import arguments, run
-from pruneviz.hooks import evaluating, no_fast_path
+from pruneviz.hooks import evaluating, is_beside, no_fast_path, turned
 
 
 def outputs_of(output: Any) -> list[Tensor]:
@@ -50,11 +50,21 @@ def plain(values: Any, model: nn.Module) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Run attention as single operators, and keep what torch logs and warns of to itself."""
+    """Run attention as single operators, and keep what torch logs and warns of to itself.
+
+    Beside another thread (see `hooks.beside`) its logs and warnings stay as they are: they are the
+    same in all threads.
+    """
+    with no_fast_path(), nullcontext() if is_beside() else _silence():
+        yield
+
+
+@turned
+def _silence() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with no_fast_path(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

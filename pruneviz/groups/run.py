@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pruneviz.groups.rules import name_of
 from pruneviz.groups.values import args_of
@@ -73,11 +73,12 @@ def run(
             args, kwargs = promoted_types((args, kwargs))
         cut = gone_dims(w, node, gone)
         if node.target is operator.getitem:
-            env[node] = args[0][args[1]]
+            value = args[0][args[1]]
         elif cut:
-            env[node] = on_survivors(node, args, kwargs, cut)
+            value = on_survivors(node, args, kwargs, cut)
         else:
-            env[node] = call(node)(*args, **kwargs)
+            value = call(node)(*args, **kwargs)
+        env[node] = tree_map(promoted, value) if double else value  # zeros(3) names no type
         for n in node.all_input_nodes:
             if last[n] is node:
                 del env[n]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from pruneviz import _check
+from pruneviz.hooks import beside
 from pruneviz.panels.background import GoOn, Job, later
 from pruneviz.panels.cells import inside, register
 from pruneviz.panels.hand import by_hand, moved_by_hand
@@ -17,6 +19,7 @@ from pruneviz.panels.history import History, State
 from pruneviz.panels.slider import Slider, labelled
 from pruneviz.panels.still import png
 from pruneviz.panels.toolbar import Toolbar
+from pruneviz.panels.touch import Touch
 from pruneviz.plots.style import PRUNED
 
 if TYPE_CHECKING:
@@ -85,14 +88,25 @@ class Panel(widgets.VBox):
         self._toolbar: Toolbar | None = None
         self._links: list[Any] = []
         self._view = widgets.HTML()
+        self._view.add_class("pv-picture")
         self._alert = widgets.HTML()
         self.add_class("pv-panel")
         register(self)
 
-    def start(self, rows: dict[str, widgets.Widget], controls: dict[str, widgets.Widget]) -> None:
-        """Show the rows above the picture, listen to the controls, and answer for the first time."""
+    def start(
+        self,
+        rows: dict[str, widgets.Widget],
+        controls: dict[str, widgets.Widget],
+        *,
+        hint: str = "",
+    ) -> None:
+        """Show the rows above the picture, listen to the controls, and answer for the first time.
+
+        `hint` stands below the picture: what a hand can do in it, and what else always holds.
+        """
         self.controls = controls
-        self.children = (*rows.values(), self._view, self._alert)
+        notes = [widgets.HTML(f'<p class="pv-hint">{escape(hint)}</p>')] if hint else []
+        self.children = (*rows.values(), self._view, self._alert, *notes, Touch(self.touch))
         for widget in inside(self):
             by_hand(widget)
         for name, control in controls.items():
@@ -133,6 +147,18 @@ class Panel(widgets.VBox):
     def draw(self, result: dict[str, Any]) -> Figure:
         """Return a static matplotlib picture; the result is empty after an error."""
         raise NotImplementedError
+
+    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        """Return what a hand at a place of the picture means: names of controls and their new values.
+
+        Parameters
+        ----------
+        x, y : float
+            Pixels of the SVG that has a ``data-touch``, from its upper left corner.
+        press : bool
+            Whether the hand has just come down there; else it drags.
+        """
+        return {}
 
     def to_python(self) -> str:
         """Return the code that does without the panel what its controls now say.
@@ -177,6 +203,22 @@ class Panel(widgets.VBox):
         """Tell whether something can be undone, and redone."""
         history = self._history
         return (False, False) if history is None else (history.has(-1), history.has(1))
+
+    def touch(self, x: float, y: float, press: bool = True) -> None:
+        """Do what a hand does that comes down on the picture, or drags there; see `touched`."""
+        with self._lock:
+            if not self._result:  # an error has to be mended first, and the picture is an old one
+                return
+            wanted, stood = self.touched(x, y, press), self.state()
+            before, self._busy = self._busy, True
+            try:
+                for name, value in wanted.items():
+                    control = self.controls[name]
+                    control.value = control.nearest(value) if isinstance(control, Slider) else value
+            finally:
+                self._busy = before
+            if self.state() != stood:
+                self._moved(next(iter(wanted)))
 
     def save(self, name: str) -> None:
         """Keep where the controls stand under a name; a plan of that name is replaced."""
@@ -258,13 +300,15 @@ class Panel(widgets.VBox):
 
     def _moved(self, name: str | None) -> None:
         """Answer to a control that moved; None: to a step in the history."""
-        with self._lock:
+        hand = moved_by_hand()
+        # widgets answer in a thread of their own, if they can: a cell may be training meanwhile
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        with self._lock, beside() if hand and elsewhere else nullcontext():
             if self._busy:
                 return
             if self._job is not None:
                 self._job.drop()
             self._job, self._error = None, None
-            hand = moved_by_hand()
             try:
                 self._result = self.answer(name or "")
                 work = self.later(self._result)

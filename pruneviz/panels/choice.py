@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.paired import Comparison
 from pruneviz.plots.bytes import size
-from pruneviz.plots.whatif import Bar
+from pruneviz.plots.whatif import Bar, Layer
 from pruneviz.timing import Timing, told_apart
+from pruneviz.types import Plan, layer_name
 from pruneviz.whatif import WhatIf
 
 LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
@@ -56,6 +58,30 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
         text = "the clock cannot tell them apart"
     share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
     return [*rows, Bar("time", text, share, 1.0, low, high)]
+
+
+def layers(plan: Plan, protected: Collection[str]) -> list[Layer]:
+    """Return what of each layer stays; `protected`: names of layers that somebody wants whole."""
+    if plan.groups is None:
+        frame = plan.to_frame()
+        counts = zip(frame["layer"], frame["kept"].tolist(), frame["total"].tolist(), strict=True)
+        rows = [Layer(n, k, t) for n, k, t in counts]
+    else:
+        rows = [
+            Layer(layer_name(g.name) or g.name, g.size, g.size, g.frozen)
+            if g.frozen
+            else Layer(g.name, int(plan.keep[g.name].sum()), g.size)
+            for g in plan.groups
+        ]
+    return [
+        r if r.frozen else replace(r, protected=any(n in protected for n in makers(r.name, plan)))
+        for r in rows
+    ]
+
+
+def makers(name: str, plan: Plan) -> tuple[str, ...]:
+    """Return the layers that make the units of a row: if one of them is protected, all are."""
+    return (name,) if plan.groups is None else plan.groups[name].producers
 
 
 def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:

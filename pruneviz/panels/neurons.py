@@ -182,10 +182,11 @@ class NeuronsPanel(Panel):
                 "criterion": by,
                 "scope": scope,
             },
+            hint="Click a unit to pick it; click it once more to remove it, or to restore it.",
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
-        self._bound()
+        self._bound(self.controls["layer"].value)
         self._planned = self._by_score()
         units = read(self.controls["by_hand"].value)
         plan = amend(self._planned, units)
@@ -233,6 +234,21 @@ class NeuronsPanel(Panel):
         picture = network.svg(self._rows(result), label=said)
         return f"{picture}<p>{escape(clock(result))}</p>", said
 
+    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        here = self._result
+        found = network.unit_at(self._rows(here), x, y)
+        if found is None:
+            return {}
+        layer, side, number = found
+        unit = (self._makes if side == "makes" else self._reads)[layer][number]
+        picked = self._makes[here["layer"]][here["unit"]]
+        if unit == picked:
+            return {} if here["frozen"] else {"by_hand": self._turned()}
+        # a unit that is read is picked where it is made
+        layer = layer if side == "makes" else next(n for n, u in self._makes.items() if unit in u)
+        self._bound(layer)
+        return {"layer": layer, "unit": self._makes[layer].index(unit)}
+
     def draw(self, result: dict[str, Any]) -> Figure:
         drawn = self._rows(result)
         with figure(*network.size(drawn)) as (fig, ax):
@@ -265,9 +281,9 @@ class NeuronsPanel(Panel):
             scope=self.controls["scope"].value,
         )
 
-    def _bound(self) -> None:
+    def _bound(self, layer: str) -> None:
         """Let the slider of the unit end where the layer does."""
-        last = len(self._makes[self.controls["layer"].value]) - 1
+        last = len(self._makes[layer]) - 1
         before, self._busy = self._busy, True
         try:
             for control in (self._field, self._unit):
@@ -279,10 +295,13 @@ class NeuronsPanel(Panel):
     def _pressed(self) -> None:
         """Let the picked unit go, or stay, by hand."""
         with self._lock, hand():
-            here = self._result
-            if here:  # else what is written by hand has to be mended first
-                units = turned(self._planned, here["by_hand"], here["layer"], here["unit"])
-                self.controls["by_hand"].value = write(units)
+            if self._result:  # else what is written by hand has to be mended first
+                self.controls["by_hand"].value = self._turned()
+
+    def _turned(self) -> str:
+        """Return what is to be written by hand so that the picked unit goes, or stays."""
+        here = self._result
+        return write(turned(self._planned, here["by_hand"], here["layer"], here["unit"]))
 
     def _rows(self, result: dict[str, Any]) -> list[network.Row]:
         return network_rows(self._labels, self._reads, self._makes, result)

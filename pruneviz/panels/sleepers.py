@@ -159,6 +159,7 @@ class SleepersPanel(Panel):
         self.start(
             {"where": self.row(which, seen), "rare": seldom, "how": self.row(what, by)},
             {"layer": which, "seen": seen, "rare": slider, "order": by, "repair": what},
+            hint="Click a class in the picture to look at its examples only; once more: at all.",
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -210,6 +211,13 @@ class SleepersPanel(Panel):
         if self._drawn[0] != what:
             self._drawn = what, self._picture(*what)
         return plot.svg(self._drawn[1], label=said), said
+
+    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        block = self._drawn[1].block_at(x)
+        if block is None:
+            return {}
+        seen = sorted(set(self._shown[1]))[block]
+        return {"seen": ALL if seen == self.controls["seen"].value else seen}
 
     def draw(self, result: dict[str, Any]) -> Figure:
         p = self._drawn[1]  # after an error what was drawn last

@@ -46,9 +46,20 @@ class Slider(widgets.FloatSlider):
         near = round(self.value, self.digits)
         return near if self._near(near, self.value) else float(self.value)
 
+    def nearest(self, value: float) -> float:
+        """Return the nearest of the steps.
+
+        >>> slider = Slider(0, min=0, max=1, step=0.25)
+        >>> slider.nearest(0.6), slider.nearest(7)
+        (0.5, 1.0)
+        >>> slider.close()
+        """
+        steps = round((min(max(value, self.min), self.max) - self.min) / self.step)
+        return float(self.min + steps * self.step)
+
     def put(self, value: float) -> None:
         """Move to the nearest of the steps; the field beside it says the value itself."""
-        self.value = self.min + round((value - self.min) / self.step) * self.step
+        self.value = self.nearest(value)
         if self.field is not None:
             self._exact = True
             try:

@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from pruneviz.panels.hand import hand
+from pruneviz.panels.touch import SCRIPT
 
 SAVED = "saved"
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
@@ -33,7 +34,21 @@ if (panel && !panel.pvNames) {
   panel.pvNames();
   new MutationObserver(panel.pvNames).observe(panel, {childList: true, subtree: true});
 }"""
-ONLOAD = f'<style onload="{escape(KEYS + NAMES)}"></style>'  # a <script> would not run
+# JupyterLab's own arrow of a drop-down is black on black in the dark theme
+ARROW = (
+    "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
+    "%3Cpath fill='%23ccc' d='M5.2 5.9 9 9.7l3.8-3.8 1.2 1.2-4.9 5-4.9-5z'/%3E%3C/svg%3E"
+)
+LOOKS = f"""
+.pv-panel .widget-html-content {{ line-height: 1.5 }}
+.pv-picture {{ margin-top: 10px }}
+.pv-picture p {{ margin: 6px 0 }}
+.pv-hint {{ margin: 0; opacity: 0.75; font-size: 92% }}
+.pv-panel .widget-checkbox {{ margin-left: 14px }}
+[data-jp-theme-light="false"] .pv-panel {{ --jp-widgets-dropdown-arrow: url("data:image/svg+xml,{ARROW}") }}
+"""
+# a <script> would not run
+ONLOAD = f'<style onload="{escape(KEYS + NAMES + SCRIPT)}">{LOOKS}</style>'
 COPY = (
     "var t=this.parentNode.querySelector('textarea');t.select();"
     "navigator.clipboard?navigator.clipboard.writeText(t.value):document.execCommand('copy');"

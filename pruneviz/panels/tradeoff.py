@@ -126,6 +126,7 @@ class TradeoffPanel(Panel):
         self.start(
             {"what": self.row(cost, quality, curve, log), "budget": row},
             {"x": cost, "y": quality, "curve": curve, "budget": slider, "log": log},
+            hint="The budget can be dragged in the picture, too; the ring, the operating point, follows.",
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -151,6 +152,12 @@ class TradeoffPanel(Panel):
         how, chosen = self._how(), result["point"]
         points = self._points(how["x"], how["y"])
         return plot.svg(points, **how, chosen=chosen, label=sentence), sentence
+
+    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        how = self._how()
+        points = self._points(how["x"], how["y"])
+        cost = plot.cost_at(points, x, x=how["x"], log=how["log"])
+        return {"budget": cost / points[how["x"]].max()}
 
     def draw(self, result: dict[str, Any]) -> Figure:
         how, best = self._how(), result.get("point")

@@ -142,6 +142,7 @@ class TwinsPanel(Panel):
         self._reading = Reading(self._model, self._groups, x)
         self._frames: dict[str, pd.DataFrame] = {}
         self._plan: Cut | None = None
+        self._dragged = False  # whether the hand that is in the picture has the threshold
         super().__init__()
         limit, self._threshold = self.slider("threshold", threshold, 0.0, 1.0, 0.01)
         picked, self._pair = self.slider("pair", pair, 0, max(pair, 1), 1, digits=0)
@@ -151,6 +152,7 @@ class TwinsPanel(Panel):
         self.start(
             {"threshold": limit, "pair": picked, "which": self.row(which, alike)},
             {"threshold": self._threshold, "pair": self._pair, "layer": which, "by": alike},
+            hint="Click a point to pick its pair; beside the points, drag the threshold.",
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -193,6 +195,14 @@ class TwinsPanel(Panel):
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         sentence = self._say(result)
         return plots.svg(self._view_of(result), label=sentence, uid=self.uid), sentence
+
+    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        if press:
+            pair = plots.pair_at(self._view_of(self._result), x, y)
+            self._dragged = pair is None and plots.in_scatter(x, y)
+            if pair is not None:
+                return {"pair": pair}
+        return {"threshold": plots.similarity_at(x)} if self._dragged else {}
 
     def draw(self, result: dict[str, Any]) -> Figure:
         if result:

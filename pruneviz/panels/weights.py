@@ -119,6 +119,7 @@ class WeightsPanel(Panel):
                 "absolute": size,
                 "log": scale,
             },
+            hint="The threshold can be dragged in the histogram, too.",
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -202,6 +203,10 @@ class WeightsPanel(Panel):
             uid=f"{self.uid}l",
         )
         return picture, sentence
+
+    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        left, right, _ = summed(self._shown(), absolute=self.controls["absolute"].value)
+        return {"threshold": abs(svg.weight_at(x, left, right))}
 
     def draw(self, result: dict[str, Any]) -> Figure:
         import pandas as pd

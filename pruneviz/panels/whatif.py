@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -13,13 +12,12 @@ from pruneviz._copy import copy_of
 from pruneviz.examples import grey_images
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
-from pruneviz.panels.choice import LADDER, Choice, bars, clock, code, say
+from pruneviz.panels.choice import LADDER, Choice, bars, clock, code, layers, makers, say
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
 from pruneviz.plots.images import plot_strip
 from pruneviz.plots.style import figure
 from pruneviz.repair import RUNGS
-from pruneviz.types import layer_name
 from pruneviz.whatif import WhatIf
 
 if TYPE_CHECKING:
@@ -154,6 +152,7 @@ class WhatIfPanel(Panel):
                 "repair": mend,
                 "protect": protect,
             },
+            hint=self._notes(),
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -209,7 +208,17 @@ class WhatIfPanel(Panel):
             picture += f"<p>{text}</p>" + svg.strip(
                 svg.image_uris(shown), labels=labels, predictions=said, classes=names, label=text
             )
-        return picture + f"<p>{escape(self._notes())}</p>", sentence + clock(result["timing"])
+        return picture, sentence + clock(result["timing"])
+
+    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        plan = self._result["plan"]
+        layer = plot.layer_at(self._layers(plan), y)
+        if layer is None or layer.frozen:
+            return {}
+        whole, made_by = set(self.controls["protect"].value), makers(layer.name, plan)
+        known = [n for n in self._what.layers if n in made_by]
+        whole = whole - set(made_by) if layer.protected else whole | set(known[:1])
+        return {"protect": tuple(n for n in self._what.layers if n in whole)}
 
     def draw(self, result: dict[str, Any]) -> Figure:
         layers = self._layers(result.get("plan"))
@@ -255,20 +264,7 @@ class WhatIfPanel(Panel):
         )
 
     def _layers(self, plan: Plan | None) -> list[plot.Layer]:
-        if plan is None:
-            return []
-        if plan.groups is None:
-            frame = plan.to_frame()
-            counts = zip(
-                frame["layer"], frame["kept"].tolist(), frame["total"].tolist(), strict=True
-            )
-            return [plot.Layer(n, k, t) for n, k, t in counts]
-        return [
-            plot.Layer(layer_name(g.name) or g.name, g.size, g.size, g.frozen)
-            if g.frozen
-            else plot.Layer(g.name, int(plan.keep[g.name].sum()), g.size)
-            for g in plan.groups
-        ]
+        return [] if plan is None else layers(plan, self.controls["protect"].value)
 
     def _flips(self, result: dict[str, Any]) -> Any:
         """Return images that were right and are wrong, their classes, what is said now, and names."""
@@ -292,7 +288,10 @@ class WhatIfPanel(Panel):
                 " On what it learned from, a repaired model looks better than it is: "
                 "pass other examples as `learn` to judge it fairly."
             )
-        text = f"Dashed: before; thin line: 95 % interval. {text}"
+        text = (
+            "Dashed: before; thin line: 95 % interval. Click a layer's bar to protect it. "
+            f'The smaller model to take home is this panel\'s `.result["model"]`. {text}'
+        )
         if self._what.refusal:
             return f"{text} Units cannot be removed here: {self._what.refusal}"
         return text

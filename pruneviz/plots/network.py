@@ -67,6 +67,7 @@ class Picture:
 
     height: float = 0
     cells: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    places: list[tuple[float, float, tuple[str, str, int]]] = field(default_factory=list)
     lit: list[tuple[float, float, str, str, int]] = field(default_factory=list)
     texts: list[tuple[float, float, str, str, bool]] = field(default_factory=list)
     key: list[tuple[float, float, str]] = field(default_factory=list)
@@ -123,7 +124,22 @@ def svg(rows: Sequence[Row], *, label: str) -> str:
         f'font-weight="{_WEIGHT[bold]}">{escape(text)}</text>'
         for x, y, text, anchor, bold in p.texts
     )
-    return f"{opened(WIDTH, p.height, label)}{lit}{cells}<g {LARGE}>{texts}</g><g>{key}</g></svg>"
+    longest = max((len(row.label) for row in rows), default=0)
+    left = max(0.0, READ_AT - 24 - 8.5 * longest)  # where the longest name begins
+    start = opened(WIDTH, p.height, label, "pick", left)
+    return f"{start}{lit}{cells}<g {LARGE}>{texts}</g><g>{key}</g></svg>"
+
+
+def unit_at(rows: Sequence[Row], x: float, y: float) -> tuple[str, str, int] | None:
+    """Return layer, side (``"reads"`` or ``"makes"``) and unit at a place; None if there is none.
+
+    >>> fc1, fc2 = Row("fc1", "fc1", Side(0), Side(3)), Row("fc2", "fc2", Side(3), Side(1))
+    >>> unit_at([fc1, fc2], MAKE_AT + 2 * CELL, 30), unit_at([fc1, fc2], 0, 0)
+    (('fc1', 'makes', 2), None)
+    """
+    near = [(abs(x - a) + abs(y - b), unit) for a, b, unit in picture(rows).places]
+    distance, found = min(near, default=(STEP, None))
+    return found if distance < STEP else None
 
 
 def draw(rows: Sequence[Row], ax: Axes) -> None:
@@ -189,6 +205,7 @@ def _side(p: Picture, row: Row, name: str, side: Side, x0: float, y0: float) -> 
         x, y = x0 + CELL * (i % LINE) + 3, y0 + STEP * (i // LINE)
         state = ", gone" * (unit in side.gone) or ", frozen" * (unit in side.frozen)
         p.cells.setdefault(name + state, []).append((x, y))
+        p.places.append((x, y, (row.layer, name, unit)))
         if unit in side.lit:
             p.lit.append((x, y, row.layer, name, unit))
     if side.total > len(drawn):

@@ -66,6 +66,11 @@ class Picture:
         """Return where an example begins, in pixels."""
         return X0 + (X1 - X0) * example / self.shades.shape[1]
 
+    def block_at(self, x: float) -> int | None:
+        """Return which block of examples stands at a place, in pixels from the left; None if none does."""
+        found = (i for i, (_, a, b, _) in enumerate(self.blocks) if self.x(a) <= x < self.x(b))
+        return next(found, None)
+
     def rows(self) -> list[tuple[float, int, str]]:
         """Return the upper edge, the unit and the kind of each row."""
         named = zip(self.units, self.kinds, strict=True)
@@ -209,7 +214,7 @@ def svg(p: Picture, *, label: str) -> str:
     )
     small = FONT.replace('"12"', '"9.5"')
     return (
-        f"{opened(WIDTH, p.height, label)}"
+        f"{opened(WIDTH, p.height, label, 'pick')}"
         f'{"".join(tints)}<image href="{_uri(p.shades)}" x="{X0}" y="{Y0}" width="{X1 - X0}" '
         f'height="{p.bottom - Y0:g}" preserveAspectRatio="none" '
         f'style="image-rendering: pixelated"/>{"".join(frames)}{"".join(marks)}'

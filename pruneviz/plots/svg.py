@@ -19,6 +19,8 @@ from pruneviz.plots.style import KEPT, PRUNED
 
 FONT = 'font-family="system-ui, sans-serif" font-size="12" fill="currentColor"'
 LARGE = FONT.replace("12", "14")  # in wide pictures, which a narrow page makes smaller
+CURSORS = {"drag": "ew-resize", "pick": "pointer"}
+EDGES = (78, 10)  # pixels left and right of a histogram
 
 
 def histogram(
@@ -59,7 +61,7 @@ def histogram(
     >>> text.startswith("<svg"), 'aria-label="two bars"' in text
     (True, True)
     """
-    box = (78, 10, width - 10, height - 40)  # left, top, right, bottom of the plot
+    box = (EDGES[0], 10, width - EDGES[1], height - 40)  # left, top, right, bottom of the plot
     x0, y0, x1, y1 = box
     span = float(right[-1] - left[0]) or 1.0
     top = float(count.max()) or 1.0
@@ -94,13 +96,24 @@ def histogram(
         )
     middle = (x0 + x1) / 2
     return (
-        f"{opened(width, height, label)}{_hatch(uid)}{''.join(bars)}{lines}"
+        f"{opened(width, height, label, 'drag')}{_hatch(uid)}{''.join(bars)}{lines}"
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
         f"<g {FONT}>{''.join(ticks)}"
         f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(xlabel)}</text>'
         f'<text transform="translate(14 {(y0 + y1) / 2}) rotate(-90)" text-anchor="middle">'
         f"number of weights</text></g>{_key(x1 - 84, y0 + 4, uid)}</svg>"
     )
+
+
+def weight_at(x: float, left: np.ndarray, right: np.ndarray, width: int = 640) -> float:
+    """Return which weight stands at a place of a histogram, in pixels from the left.
+
+    >>> e = np.array([-1.0, 0.0, 1.0])
+    >>> weight_at(78, e[:-1], e[1:]), weight_at(630, e[:-1], e[1:])
+    (-1.0, 1.0)
+    """
+    share = (x - EDGES[0]) / (width - EDGES[1] - EDGES[0])
+    return float(left[0] + share * (right[-1] - left[0]))
 
 
 LOW = 0.5  # where a logarithmic scale of counts begins: a bin with one weight still has a bar
@@ -237,12 +250,23 @@ def nice(low: float, high: float, most: int) -> list[float]:
     return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
-def opened(width: float, height: float, label: str) -> str:
-    """Return the opening tag of a picture; `label` is what a screen reader says of it."""
+def opened(width: float, height: float, label: str, touch: str = "", left: float = 0) -> str:
+    """Return the opening tag of a picture; `label` is what a screen reader says of it.
+
+    `touch`: ``"drag"`` or ``"pick"``, what a hand can do in it (see `panels.touch`); `left`: where
+    the picture begins, if nothing stands further left.
+
+    >>> 'data-touch="drag"' in opened(10, 10, "a line", "drag")
+    True
+    """
+    hand, name = "", ""
+    if touch:
+        hand = f"; cursor: {CURSORS[touch]}; user-select: none; touch-action: pan-y"
+        name = f' data-touch="{touch}"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'style="max-width: {width}px; width: 100%; height: auto" '
-        f'role="img" aria-label="{escape(label)}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:g} 0 {width - left:g} {height}" '
+        f'style="max-width: {width - left:g}px; width: 100%; height: auto{hand}" '
+        f'role="img" aria-label="{escape(label)}"{name}>'
     )
 
 

@@ -148,7 +148,7 @@ def svg(
         'fill="none" stroke="currentColor" stroke-width="2.5"/>'
     )  # fmt: skip
     return (
-        f"{opened(WIDTH, HEIGHT, label)}"
+        f"{opened(WIDTH, HEIGHT, label, 'drag')}"
         f'<polyline points="{_points(stairs)}" fill="none" stroke="{GREY}" stroke-width="5" '
         f'opacity="0.8"/>{"".join(parts)}{ring}'
         f'<path d="M{line:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="5 4"/>'
@@ -159,6 +159,20 @@ def svg(
         f'<text transform="translate(14 {(y0 + y1) / 2}) rotate(-90)" text-anchor="middle">'
         f"{escape(LABELS.get(y, y))}</text></g></svg>"
     )
+
+
+def cost_at(points: pd.DataFrame, at: float, *, x: str, log: bool) -> float:
+    """Return which cost stands at a place of the picture, in pixels from the left.
+
+    >>> import pandas as pd
+    >>> points = pd.DataFrame({"macs": [10.0, 1000.0]})
+    >>> middle = (BOX[0] + BOX[2]) / 2
+    >>> [round(cost_at(points, middle, x="macs", log=log)) for log in (False, True)]
+    [505, 100]
+    """
+    left, right = _span(points[x], log)
+    share = (at - BOX[0]) / (BOX[2] - BOX[0])
+    return float(left * (right / left) ** share if log else left + share * (right - left))
 
 
 def _span(values: Any, log: bool) -> tuple[float, float]:

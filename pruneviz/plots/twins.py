@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ SIMILARITY = "similarity of the two"
 SCALE = "scale: how much of the other one it is"
 WIDTH, HEIGHT = 880, 356
 BOX = (58, 16, 452, 290)  # left, top, right, bottom of the scatter
+NEAR = 8  # pixels that a hand may miss
 SIDE, IMAGES_AT = 132, (520, 716)  # of the two images
 BARS = (606, 236, 812, 22)  # left, top, right, height of a row
 
@@ -219,7 +220,41 @@ def svg(view: View, *, label: str, uid: str = "pv") -> str:
         f'patternTransform="rotate(45)"><rect width="5" height="5" fill="{PRUNED}"/>'
         '<path d="M0 0V5" stroke="white" stroke-width="1.6" stroke-opacity="0.7"/></pattern></defs>'
     )
-    return f"{opened(WIDTH, HEIGHT, label)}{hatch}{''.join(parts)}</svg>"
+    return f"{opened(WIDTH, HEIGHT, label, 'drag')}{hatch}{''.join(parts)}</svg>"
+
+
+def in_scatter(x: float, y: float) -> bool:
+    """Tell whether a place is in the scatter, or nearly.
+
+    >>> in_scatter(BOX[2], 100), in_scatter(BOX[2] + 50, 100)
+    (True, False)
+    """
+    x0, y0, x1, y1 = BOX
+    return x0 - NEAR <= x <= x1 + NEAR and y0 - NEAR <= y <= y1 + NEAR
+
+
+def similarity_at(x: float) -> float:
+    """Return which similarity stands at a place.
+
+    >>> similarity_at(BOX[0]), similarity_at(BOX[2])
+    (0.0, 1.0)
+    """
+    return (x - BOX[0]) / (BOX[2] - BOX[0])
+
+
+def pair_at(view: View, x: float, y: float) -> int | None:
+    """Return the row of the pair at a place; None if there is none so near.
+
+    >>> import pandas as pd
+    >>> pairs = pd.DataFrame({"similarity": [0.5, 1.0], "scale": [0.0, 1.0], "goes": [True, True]})
+    >>> view = View(pairs, 0.8, 0, [], [], "")
+    >>> pair_at(view, BOX[2], BOX[1]), pair_at(view, BOX[0], BOX[1])
+    (1, None)
+    """
+    similarity, scale, _ = points(view.pairs)
+    px, py = _places(scale)
+    far = np.hypot(px(similarity) - x, py(scale) - y)
+    return int(far.argmin()) if far.size and far.min() <= NEAR else None
 
 
 def static(view: View) -> Figure:
@@ -257,18 +292,27 @@ def static(view: View) -> Figure:
     return fig
 
 
+def _span(scale: np.ndarray) -> tuple[float, float]:
+    """Return the lower and the upper end of the scatter."""
+    low, high = min(0.0, *scale, 0.0), max(1.0, *scale, 1.0)
+    return (min(low, -1.0) if low < 0 else low), high
+
+
+def _places(scale: np.ndarray) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return where a similarity and a scale stand in the scatter, in pixels."""
+    x0, y0, x1, y1 = BOX
+    low, high = _span(scale)
+    return (
+        lambda value: x0 + np.clip(value, 0, 1) * (x1 - x0),
+        lambda value: y1 - (value - low) / (high - low) * (y1 - y0),
+    )
+
+
 def _scatter(view: View) -> str:
     x0, y0, x1, y1 = BOX
     similarity, scale, goes = points(view.pairs)
-    low, high = min(0.0, *scale, 0.0), max(1.0, *scale, 1.0)
-    low = min(low, -1.0) if low < 0 else low
-
-    def px(value: Any) -> Any:
-        return x0 + np.clip(value, 0, 1) * (x1 - x0)
-
-    def py(value: Any) -> Any:
-        return y1 - (value - low) / (high - low) * (y1 - y0)
-
+    low, high = _span(scale)
+    px, py = _places(scale)
     dots = "".join(
         f"M{x - 2.4:.1f} {y:.1f}a2.4 2.4 0 1 0 4.8 0a2.4 2.4 0 1 0-4.8 0"
         for x, y in zip(px(similarity[~goes]), py(scale[~goes]), strict=True)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 24  # layers that are drawn
+OVER = (
+    1.03  # of a bar: where an interval ends that is wider, so that the words beside it can be read
+)
+ROW = 20  # pixels from layer to layer
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,18 @@ class Bar:
 
 @dataclass(frozen=True)
 class Layer:
-    """How many of a layer stay; `frozen`: why none of them can go."""
+    """How many of a layer stay; `frozen`: why none can go; `protected`: whether none is to go."""
 
     name: str
     kept: int
     total: int
     frozen: str = ""
+    protected: bool = False
+
+    @property
+    def words(self) -> str:
+        """How many stay, and why all of them, if somebody wants it so."""
+        return f"{self.kept:,} of {self.total:,} stay" + ", protected" * self.protected
 
 
 def bars(rows: Sequence[Bar], *, label: str, width: int = 680) -> str:
@@ -73,7 +83,7 @@ def bars(rows: Sequence[Bar], *, label: str, width: int = 680) -> str:
                 f'<rect x="{x0}" y="{y + 1}" width="{wide:.1f}" height="16" fill="{KEPT}"/>'
             )
         if b.low is not None and b.high is not None:
-            left, right = (x0 + (x1 - x0) * min(max(v, 0), 1.1) for v in (b.low, b.high))
+            left, right = (x0 + (x1 - x0) * min(max(v, 0), OVER) for v in (b.low, b.high))
             parts.append(
                 f'<path d="M{left:.1f} {y + 5}v8m0 -4H{right:.1f}m0 -4v8" fill="none" '
                 'stroke="currentColor" stroke-width="1.5"/>'
@@ -97,14 +107,14 @@ def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> 
     >>> "1 of 4 stay" in text, "frozen: the output" in text, "&lt;fc&gt;" in text
     (True, True, True)
     """
-    row, x0, x1 = 20, 150, 372
+    row, x0, x1 = ROW, 150, 372
     shown = rows[:MOST]
     parts = []
     for i, r in enumerate(shown):
         y = 4 + i * row
         short = r.name if len(r.name) <= 20 else "…" + r.name[-19:]
         cut = x0 + (x1 - x0) * r.kept / max(r.total, 1)
-        text = f"{r.kept:,} of {r.total:,} stay"
+        text = r.words
         if r.frozen:
             why = f"frozen: {r.frozen}"
             text = why if len(why) <= 46 else why[:45] + "…"
@@ -121,7 +131,17 @@ def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> 
         y = 4 + MOST * row
         parts.append(f'<text x="{x0}" y="{y + 11}" {FONT}>and {len(rows) - MOST} more</text>')
     height = 8 + row * (len(shown) + (len(rows) > MOST))
-    return f"{opened(width, height, label)}{_hatch(uid)}{''.join(parts)}</svg>"
+    return f"{opened(width, height, label, 'pick')}{_hatch(uid)}{''.join(parts)}</svg>"
+
+
+def layer_at(rows: Sequence[Layer], y: float) -> Layer | None:
+    """Return the layer at a place of the picture, in pixels from above; None if there is none.
+
+    >>> layer_at([Layer("a", 1, 2), Layer("b", 1, 2)], 30).name, layer_at([], 30)
+    ('b', None)
+    """
+    i = int(y - 2) // ROW
+    return rows[i] if 0 <= i < min(len(rows), MOST) else None
 
 
 def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
@@ -133,8 +153,9 @@ def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
         if b.mark is not None:
             ax.plot([b.mark] * 2, [i - 0.42, i + 0.42], color=PRUNED, linestyle="--", linewidth=1.6)
         if b.low is not None and b.high is not None:
-            ax.plot([b.low, b.high], [i, i], color="black", linewidth=1.2)
-        ax.text(1.03, i, b.text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
+            ends = [min(v, OVER) for v in (b.low, b.high)]
+            ax.plot(ends, [i, i], color="black", linewidth=1.2, clip_on=False)
+        ax.text(1.05, i, b.text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
     _rows(ax, [b.name for b in rows], 1.0)
 
 
@@ -146,7 +167,7 @@ def draw_layers(rows: Sequence[Layer], ax: Axes) -> None:
         ax.barh(i, share, color=GREY if r.frozen else KEPT, height=0.7)
         gone = ax.barh(i, 1 - share, left=share, color=PRUNED, height=0.7, hatch="///")
         gone[0].set(edgecolor="white", linewidth=0)
-        text = "frozen" if r.frozen else f"{r.kept:,} of {r.total:,} stay"
+        text = "frozen" if r.frozen else r.words
         ax.text(1.03, i, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
     _rows(ax, [r.name or "(model)" for r in shown], 1.0)
 

@@ -1,0 +1,233 @@
+"""A hand in the picture: what is drawn stands where the hand was."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ipywidgets.widgets.widget import _instances
+from torch import nn
+
+import pruneviz as pv
+from pruneviz.plots import network, sleepers, tradeoff, twins
+
+X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+DASHED = re.compile(r'<path[^>]* d="M([\d.]+) [\d.]+V[^>]*stroke-dasharray="[45] [34]"')
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    before = set(_instances)
+    yield
+    for key in set(_instances) - before:
+        if key in _instances:
+            _instances[key].close()
+    assert set(_instances) == before
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 70), nn.ReLU(), nn.Linear(70, 6), nn.ReLU(), nn.Linear(6, 3)
+    ).eval()
+
+
+def batches():
+    return [(X, pv.predict(net(), X))]
+
+
+def frame():
+    return pd.DataFrame(
+        {
+            "criterion": c,
+            "seed": 0,
+            "target_sparsity": s,
+            "macs": 1000 * (1 - s),
+            "metric": 0.9 - s * k,
+        }
+        for c, k in (("a", 0.3), ("b", 0.5))
+        for s in (0.0, 0.5, 0.9)
+    )
+
+
+def touchable(panel):
+    """Return the one picture that can be touched."""
+    (found,) = re.findall(r"<svg[^>]*data-touch=.*?</svg>", panel._view.value, re.DOTALL)
+    return found
+
+
+def by_hand(panel, x, y, sign="press", n=[0]):  # noqa: B006
+    """Write into the line what the page writes there."""
+    n[0] += 1
+    line = next(w for w in panel.children if "pv-touch" in getattr(w, "_dom_classes", ()))
+    line.set_state({"value": f"{x:.2f} {y:.2f} {sign} {n[0]}"})
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_threshold_follows_the_hand_in_the_histogram(absolute):
+    panel = pv.panel_weights(net(), absolute=absolute)
+    step = panel.controls["threshold"].step
+    for x in (400, 520.5, 629):
+        panel.touch(x, 60)
+        lines = [float(v) for v in DASHED.findall(touchable(panel))]
+        per_pixel = panel.controls["threshold"].max * (1 if absolute else 2) / 552
+        assert min(abs(v - x) for v in lines) <= step / per_pixel + 0.1
+        assert panel.memory == {"by": "threshold"}
+        scores = pv.score(net(), "magnitude")
+        want = pv.select(scores, threshold=panel.controls["threshold"].at)
+        assert panel.result["plan"].kept == want.kept
+    if not absolute:  # left of 0 it is the same threshold
+        panel.touch(354 - 50, 60)
+        left = panel.controls["threshold"].value
+        panel.touch(354 + 50, 60)
+        assert panel.controls["threshold"].value == pytest.approx(left, abs=step)
+    panel.touch(5000, 60)
+    assert panel.controls["threshold"].value == panel.controls["threshold"].max
+
+
+def test_a_drag_is_one_move_and_every_press_another():
+    panel = pv.panel_weights(net())
+    by_hand(panel, 400, 60)
+    for x in range(401, 450, 5):
+        by_hand(panel, x, 60, "drag")
+    far = panel.controls["threshold"].value
+    panel.undo()
+    assert panel.controls["threshold"].value == 0
+    panel.redo()
+    assert panel.controls["threshold"].value == far
+
+
+def test_a_hand_in_the_picture_waits_for_nothing():
+    panel = pv.panel_whatif(net(), batches(), sparsity=0.5)
+    by_hand(panel, 200, 10)
+    assert panel._result["metric"] is None  # what needs the network follows when the hand rests
+    assert "measuring…" in panel._view.value
+    assert panel.result["metric"] is not None
+    panel.close()
+
+
+def test_a_click_picks_a_unit_and_another_removes_and_restores_it():
+    panel = pv.panel_neurons(net(), X[:2], batches=batches())
+    p = network.picture(panel._rows(panel.result))
+    for x, y, (layer, side, unit) in p.places[3::7]:  # not the one that is picked at first
+        panel.touch(x, y)
+        r = panel.result
+        group = (
+            {"1": "1", "3": "3", "5": "5"}[layer]
+            if side == "makes"
+            else {"3": "1", "5": "3"}[layer]
+        )
+        assert (r["group"], r["unit"]) == (group, unit)
+        assert f'data-layer="{layer}" data-side="{side}" data-unit="{unit}"' in touchable(panel)
+    x, y, _ = next(p for p in p.places if p[2] == ("3", "reads", 5))
+    panel.touch(x, y)
+    panel.touch(x, y)
+    assert panel.result["gone"] and panel.result["by_hand"] == {"1": {5: False}}
+    assert panel.result["plan"].keep["1"].tolist() == [i != 5 for i in range(70)]
+    panel.touch(x, y)
+    assert not panel.result["gone"]
+    steps = panel.state()
+    panel.touch(2, 2)  # nothing is there
+    assert panel.state() == steps
+
+
+def test_a_frozen_unit_is_picked_and_stays():
+    panel = pv.panel_neurons(net(), X[:2])
+    x, y, _ = next(
+        p for p in network.picture(panel._rows(panel.result)).places if p[2] == ("5", "makes", 2)
+    )
+    for _ in range(2):
+        panel.touch(x, y)
+        assert panel.result["frozen"] and panel.result["by_hand"] == {}
+
+
+def test_a_click_on_a_class_looks_at_it_and_another_at_all():
+    panel = pv.panel_sleepers(net(), [(X, torch.arange(60) % 3)])
+    blocks = panel._drawn[1].blocks
+    assert len(blocks) == 3
+    for name, first, end, _ in blocks:
+        x = (panel._drawn[1].x(first) + panel._drawn[1].x(end)) / 2
+        panel.touch(x, 100)
+        assert panel.result["seen"] == f"class {name}"
+        assert re.search(f'font-weight="bold">{name}<', touchable(panel))
+        panel.touch(x, 100)
+        assert panel.result["seen"] == "all examples"
+    panel.touch(sleepers.X0 - 40, 100)
+    assert panel.result["seen"] == "all examples"
+
+
+def test_a_click_picks_the_pair_and_beside_it_the_threshold_is_dragged():
+    panel = pv.panel_twins(net(), X[:4], batches=batches(), layer="1")
+    points = panel._plan.points
+    px, py = twins._places(points["scale"].to_numpy())
+    for row in (3, 11):
+        panel.touch(float(px(points["similarity"][row])), float(py(points["scale"][row])))
+        picked = points.iloc[panel.result["pair"]]
+        assert np.hypot(*(picked[c] - points[c][row] for c in ("similarity", "scale"))) < 0.05
+        panel.touch(200, 100, press=False)  # who holds a point drags nothing
+        assert panel.result["threshold"] == 0.8
+    left, top, right, _ = twins.BOX
+    panel.touch(left + 3, top + 2)
+    for x in (left + 40, left + 130.4, right + 30):
+        panel.touch(x, top + 2, press=False)
+        (line,) = re.findall(r'class="threshold" d="M([\d.]+)', touchable(panel))
+        assert float(line) == pytest.approx(min(x, right), abs=0.01 * (right - left))
+    panel.touch(right + 100, top)  # beside the scatter
+    assert panel.result["threshold"] == 1.0
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_budget_follows_the_hand_and_the_ring_the_budget(log):
+    panel = pv.panel_tradeoff(frame())
+    panel.controls["log"].value = log
+    left, _, right, _ = tradeoff.BOX
+    for x in (left + 30, 250.5, right - 20):
+        panel.touch(x, 100)
+        (line,) = (float(v) for v in DASHED.findall(touchable(panel))[-1:])
+        cost = tradeoff.cost_at(panel._points("macs", "metric"), line, x="macs", log=log)
+        want = tradeoff.cost_at(panel._points("macs", "metric"), x, x="macs", log=log)
+        assert abs(cost - min(want, 1000)) <= 5.1  # half a step of the slider, of 1,000 MACs
+        r = panel.result
+        assert r["limit"] == pytest.approx(cost, abs=5)
+        assert r["point"] is None or r["point"]["macs"] <= r["limit"]
+    best = pv.choose(pv.pareto(frame()), at_most={"macs": panel.result["limit"]})
+    assert panel.result["point"]["metric"] == best["metric"]
+
+
+@pytest.mark.parametrize("criterion", ["unit l2", "weight magnitude"])
+def test_a_click_on_a_layer_protects_it_and_another_no_more(criterion):
+    panel = pv.panel_whatif(net(), batches(), criterion=criterion, sparsity=0.5)
+    assert "protected" not in touchable(panel)
+    panel.touch(200, 30)  # the second row
+    assert panel.controls["protect"].value == ("3",)
+    assert re.findall(r"(\d+) of \1 stay, protected", touchable(panel))
+    panel.touch(200, 10)
+    assert panel.controls["protect"].value == ("1", "3")
+    panel.touch(200, 30)
+    assert panel.controls["protect"].value == ("1",)
+    if criterion == "unit l2":
+        panel.touch(200, 50)  # frozen
+    panel.touch(200, 500)
+    assert panel.controls["protect"].value == ("1",)
+    panel.close()
+
+
+def test_after_an_error_the_old_picture_answers_no_hand():
+    panel = pv.panel_neurons(net(), X[:2])
+    with pytest.raises(pv.ArgumentError):
+        panel.controls["by_hand"].value = "nowhere: 3"
+    before = panel.state()
+    panel.touch(500, 30)
+    assert panel.state() == before
+    panel.controls["by_hand"].value = ""
+    panel.touch(network.MAKE_AT + 3 + 4 * network.CELL, 27)
+    assert panel.result["unit"] == 4
+
+
+def test_what_nobody_can_touch_answers_nothing():
+    panel = pv.panel_strip(net(), X[:3], batches()[0][1][:3], batches=batches())
+    before = panel.state()
+    panel.touch(10, 10)
+    assert panel.state() == before and panel.steps() == (False, False)
+    assert "data-touch" not in panel._view.value
