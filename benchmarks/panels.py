@@ -65,10 +65,31 @@ widgets.VBox([quick, widgets.interactive_output(bars, {"threshold": quick})])
 """,
     "whatif": """
 data = lessons.fashion_mnist()
-whatif = pv.panel_whatif(lessons.load("batchnorm-cnn"), list(data.validation.batches(500))[:4],
+judge = list(data.validation.batches(500))[:4]
+whatif = pv.panel_whatif(lessons.load("batchnorm-cnn"), judge,
                          classes=data.test.classes, sparsity=0.3)
 whatif
 """,
+    "others": """
+import pandas as pd
+lenet, x = lessons.load("lenet-300-100"), judge[0][0][:16]
+strip = pv.panel_strip(lenet, x[:8], judge[0][1][:8], batches=judge)
+neurons = pv.panel_neurons(lenet, x, batches=judge)
+sleepers = pv.panel_sleepers(lenet, judge)
+twins = pv.panel_twins(lenet, x, batches=judge)
+tradeoff = pv.panel_tradeoff(pd.read_csv(CURVES))
+widgets.VBox([strip, neurons, sleepers, twins, tradeoff])
+""".replace("CURVES", repr(str(Path(__file__).parents[1] / "data" / "curves" / "tradeoff.csv"))),
+}
+# the slider of each panel, its upper end, and after how many moves the hand rests and all is measured
+MOVES = {
+    "weights": ("sparsity", 0.99, 0),
+    "strip": ("sparsity", 0.99, 5),
+    "neurons": ("sparsity", 0.9, 5),
+    "sleepers": ("rare", 0.5, 5),
+    "twins": ("threshold", 1.0, 5),
+    "tradeoff": ("budget", 1.0, 0),
+    "whatif": ("sparsity", 0.9, 5),
 }
 # from the key to the first frame in which another picture stands
 WATCH = """([box, what]) => {
@@ -107,16 +128,19 @@ MEMORY = """
 def _rss():
     gc.collect()
     return psutil.Process().memory_info().rss / 2**20
-def _moves(panel, n):
-    slider = panel.controls["sparsity"]
+def _moves(panel, control, high, rests, n):
+    slider, repair = panel.controls[control], panel.controls.get("repair")
+    if repair is not None:  # what the panel does most work for
+        repair.value = {{"whatif": "lstsq"}}.get("{panel}", "fold")
     for i in range(n):
-        slider.set_state({"value": round(i * 7 % {values} / {values} * {high}, 3)})
-        if {waits}:
+        slider.set_state({{"value": round(i * 37 % 101 / 101 * high, 3)}})
+        if rests and i % rests == 0:
             time.sleep(0.3)  # the hand rests, and the thread begins
             panel.result
-            time.sleep(0.1)
-_moves({panel}, 50); _before = _rss()
-_moves({panel}, {n}); print(_rss() - _before, len(plt.get_fignums()))
+_start = _rss()
+_moves({panel}, {control!r}, {high}, {rests}, 50); _before = _rss()
+_moves({panel}, {control!r}, {high}, {rests}, 500)
+print(_before - _start, _rss() - _before, len(plt.get_fignums()))
 """
 AGAIN = """async i => { const notebook = jupyterapp.shell.currentWidget.content;
     notebook.activeCellIndex = i; notebook.deselectAll();
@@ -139,19 +163,32 @@ def presses(page: Page, cell: Any, picture: str, n: int = PRESSES) -> float:
     return statistics.median(page.page.evaluate("() => window.__took"))
 
 
-def dragged(page: Page, cell: Any, seconds: float = 4.0) -> tuple[float, float, int, int]:
-    """Drag the first slider; return pictures a second, frames a second, blank frames, moves."""
+def dragged(
+    page: Page, cell: Any, inside: bool, seconds: float = 4.0
+) -> tuple[float, float, int, int]:
+    """Drag the first slider, or `inside` the picture what can be dragged there.
+
+    Return pictures a second, frames a second, blank frames, moves.
+    """
     cell.locator(".noUi-handle").first.scroll_into_view_if_needed()
-    box = cell.locator(".noUi-connects").first.bounding_box()
-    handle = cell.locator(".noUi-handle").first.bounding_box()
-    y = handle["y"] + handle["height"] / 2
     mouse = page.page.mouse
-    mouse.move(handle["x"] + handle["width"] / 2, y)
+    if inside:
+        box = cell.locator("svg[data-touch]").bounding_box()
+        left, y = box["x"] + 0.6 * box["width"], box["y"] + 0.4 * box["height"]
+        wide = 0.35 * box["width"]
+    else:
+        box = cell.locator(".noUi-connects").first.bounding_box()
+        handle = cell.locator(".noUi-handle").first.bounding_box()
+        mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
+        left, y = box["x"] + 0.05 * box["width"], handle["y"] + handle["height"] / 2
+        wide = 0.5 * box["width"]
+    if inside:
+        mouse.move(left, y)
     mouse.down()
     page.page.evaluate(DRAG, cell.element_handle())
     start, moves = time.monotonic(), 0
     while (now := time.monotonic() - start) < seconds:
-        mouse.move(box["x"] + box["width"] * (0.05 + 0.5 * now / seconds), y)
+        mouse.move(left + wide * now / seconds, y)
         moves += 1
         time.sleep(0.01)
     found = page.page.evaluate("() => { window.__drag.on = false; return window.__drag; }")
@@ -188,42 +225,34 @@ def rows(page: Page) -> Iterator[tuple[str, str]]:
     yield "panel_weights: key press to changed picture, ms (median)", f"{panel:.0f}"
     yield "ax.hist in an inline callback, ms", f"{naive:.0f} ({naive / panel:.1f} times)"
     yield "the same, binned once, ms", f"{binned:.0f} ({binned / panel:.1f} times)"
-    pictures, frames, blank, moves = dragged(page, cells["weights"])
-    yield "while dragging: new pictures a second", f"{pictures:.0f} (of {frames:.0f} frames)"
-    yield "blank frames meanwhile", f"{blank} (moves of the mouse: {moves})"
+    for where, inside in (("the slider", False), ("the threshold in the picture", True)):
+        pictures, frames, blank, moves = dragged(page, cells["weights"], inside)
+        yield (
+            f"while {where} is dragged: new pictures a second",
+            (
+                f"{pictures:.0f} (of {frames:.0f} frames; blank: {blank}; moves of the mouse: {moves})"
+            ),
+        )
     page.ask("whatif.controls['repair'].value = 'none'")
     plain = rested(page, cells["whatif"])
     page.ask("whatif.controls['repair'].value = 'lstsq'")
     mended = rested(page, cells["whatif"])
     yield "panel_whatif, BatchNorm CNN, 2,000 images: key press to new accuracy, s", f"{plain:.2f}"
     yield "the same with least squares, s", f"{mended:.2f}"
-    # of the second all is measured at every move, repaired by least squares, at 100 sparsities; of
-    # each new one torch keeps its compiled convolutions (oneDNN, of the last 1,024)
-    for name, n, high, values, waits in (
-        ("weights", 500, 0.99, 100, False),
-        ("whatif", 100, 0.9, 100, True),
-    ):
-        code = MEMORY
-        for word, value in {
-            "panel": name,
-            "n": n,
-            "high": high,
-            "values": values,
-            "waits": waits,
-        }.items():
-            code = code.replace(f"{{{word}}}", str(value))
-        grown, figures = page.ask(code).split()
-        text = f"{float(grown):.1f} MB, {figures} figures open"
-        yield f"panel_{name}: {n} moves, the kernel's memory grows by", text
+    for name, (control, high, rests) in MOVES.items():
+        code = MEMORY.format(panel=name, control=control, high=high, rests=rests)
+        first, grown, figures = page.ask(code).split()
+        yield (
+            f"panel_{name}: 500 moves, the kernel's memory grows by, MB",
+            f"{float(grown):.1f} (50 moves before: {float(first):.1f}; figures open: {figures})",
+        )
     before = int(page.ask(COUNT))
     page.page.evaluate(AGAIN, list(CELLS).index("whatif"))
     page.wait_idle()
     again = int(page.ask(COUNT)) - before
     page.ask("whatif.close()")
     bare = int(page.ask(COUNT))
-    page.ask(
-        "pv.panel_whatif(lessons.load('batchnorm-cnn'), list(data.validation.batches(500))[:1]).close()"
-    )
+    page.ask("pv.panel_whatif(lessons.load('batchnorm-cnn'), judge[:1]).close()")
     left = int(page.ask(COUNT)) - bare
     yield "widgets left behind: cell run again; a panel made and closed", f"{again}, {left}"
 

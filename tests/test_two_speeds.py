@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -419,3 +421,26 @@ def test_what_was_freed_is_given_back_where_the_c_library_can(monkeypatch):
     assert given.wait(10)
     monkeypatch.setattr(background, "_libc", None)  # elsewhere
     background.give_back()
+
+
+ENDS = """
+import torch, pruneviz as pv
+class Slow(torch.nn.Linear):
+    def forward(self, x):
+        for _ in range(20):
+            x = x @ torch.eye(6)
+        return super().forward(x)
+model = torch.nn.Sequential(torch.nn.Flatten(), Slow(6, 3))
+batches = [(torch.rand(100, 6), torch.arange(100) % 3) for _ in range(3000)]
+panel = pv.panel_strip(model, torch.rand(2, 1, 2, 3), torch.tensor([0, 1]), batches=batches[:1])
+panel._batches = batches
+panel.controls["sparsity"].set_state({"value": 0.5})
+import time; time.sleep(0.4)  # the thread is at work
+assert panel._result["accuracy"] is None
+print("over")
+"""
+
+
+def test_python_ends_well_while_something_is_measured():
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")

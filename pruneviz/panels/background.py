@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import threading
 import time
@@ -14,6 +16,7 @@ from pruneviz.hooks import beside
 Part = TypeVar("Part")
 REST = 0.12  # seconds without a move: the hand rests
 IDLE = 5.0  # seconds without work, and the thread ends
+LEAVE = 30.0  # seconds that Python waits at its end for what is under way
 
 
 # what was dropped may still be under way in the thread, with the panel's own models
@@ -115,6 +118,9 @@ _libc = ctypes.CDLL(None) if os.name == "posix" else None
 _jobs: list[Job] = []
 _bell = threading.Condition()
 _thread: threading.Thread | None = None
+_last: threading.Thread | None = None  # the same, also when it has nothing more to do
+_now: Job | None = None  # what the thread does
+_over = False  # whether Python is about to end
 
 
 def later(job: Job) -> None:
@@ -122,15 +128,15 @@ def later(job: Job) -> None:
 
     Where there are no threads, as in a browser's own Python, it is done at once.
     """
-    global _thread
+    global _thread, _last
     with _bell:
         _jobs.append(job)
         if _thread is None:
-            _thread = threading.Thread(target=_run, name="pruneviz-panels", daemon=True)
+            _thread = _last = threading.Thread(target=_run, name="pruneviz-panels", daemon=True)
             try:
                 _thread.start()
             except RuntimeError:
-                _thread = None
+                _thread = _last = None
                 _jobs.remove(job)
         _bell.notify()
         alone = _thread is None
@@ -139,10 +145,28 @@ def later(job: Job) -> None:
 
 
 def _run() -> None:
+    global _now
     while (job := _next()) is not None:
         with beside():
             job.finish()
+        _now = None
+        del job
         give_back()
+    gc.collect()  # models are full of circles, and the hand has left: nobody waits now
+    give_back()
+
+
+@atexit.register
+def _leave() -> None:
+    """Let the thread come to an end before Python does: torch aborts where it is cut off."""
+    global _over
+    with _bell:
+        thread, _over = _last, True
+        if _now is not None:
+            _now.drop()
+        _bell.notify_all()
+    if thread is not None:
+        thread.join(LEAVE)
 
 
 def give_back() -> None:
@@ -158,18 +182,19 @@ def give_back() -> None:
 
 def _next() -> Job | None:
     """Wait for the next job that is due; None after a while without any."""
-    global _thread
+    global _thread, _now
     with _bell:
         while True:
             _jobs[:] = [job for job in _jobs if job.waiting]
-            if not _jobs:
-                if _bell.wait(IDLE) or _jobs:
-                    continue
+            if _over or not (_jobs or _bell.wait(IDLE) or _jobs):
                 _thread = None
                 return None
+            if not _jobs:
+                continue
             job = min(_jobs, key=lambda j: j.due)
             left = job.due - time.monotonic()
             if left <= 0:
                 _jobs.remove(job)
+                _now = job
                 return job
             _bell.wait(left)

@@ -1,5 +1,6 @@
 """The seven panels under JupyterLab, with and without subshells, by keyboard alone; and under Voila."""
 
+import json
 import re
 
 import nbformat
@@ -244,6 +245,49 @@ def test_plans_and_code_by_keyboard(page, name):
     code.focus()
     keyboard.press("Space")
     expect(text).to_have_count(0)
+
+
+# where in the page places of the picture are; at once, for every move makes another picture
+PLACES = """(panel, places) => {
+    const picture = panel.querySelector('svg[data-touch]');
+    picture.scrollIntoView({block: 'center'});
+    const ctm = picture.getScreenCTM();
+    return places.map(([x, y]) => new DOMPoint(x, y).matrixTransform(ctm)).map(p => [p.x, p.y]); }"""
+# where in the picture a hand comes down, how far it drags, which control answers
+TOUCHED = {
+    "weights": ((430, 80), 120, "threshold"),
+    "neurons": ((499 + 3 * 8, 30), 0, "unit"),
+    "sleepers": ((160, 60), 0, "seen"),
+    "twins": ((70, 22), 100, "threshold"),
+    "tradeoff": ((400, 100), -120, "budget"),
+    "whatif": ((200, 12), 0, "protect"),
+}
+
+
+@pytest.mark.parametrize("name", TOUCHED)
+def test_a_hand_in_the_picture(page, name):
+    panel, mouse = panel_of(page, name), page.page.mouse
+    first, before = state(page, name), drawn(page, name, panel)
+    (x, y), far, control = TOUCHED[name]
+    (x0, y0), (x1, _) = panel.evaluate(PLACES, [[x, y], [x + far, y]])
+    mouse.move(x0, y0)
+    mouse.down()
+    pressed = page.until(lambda: state(page, name), first)
+    for i in range(1, 21 if far else 0):
+        mouse.move(x0 + (x1 - x0) * i / 20, y0)
+        page.page.wait_for_timeout(10)
+    mouse.up()
+    page.wait_idle(400)
+    released = state(page, name)
+    assert json.loads(released)[control] != json.loads(first)[control]
+    assert (released != pressed) == bool(far)
+    mouse.move(x1 + 30, y0)  # the hand is up: nothing follows it any more
+    page.wait_idle(200)
+    assert state(page, name) == released
+    assert drawn(page, name, panel) != before
+    page.ask(f"{name}.undo()")  # press and drag are one move
+    assert json.loads(state(page, name))[control] == json.loads(first)[control]
+    expect(panel.locator("svg[data-touch]")).to_have_count(1)
 
 
 @pytest.mark.parametrize("name", PANELS)
