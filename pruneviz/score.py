@@ -194,7 +194,8 @@ def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
 
 
 def _check_finite(name: str, weight: Tensor) -> None:
-    if not torch.isfinite(weight).all():
+    # a sum is ten times as quick, and finite only if all are
+    if not (torch.isfinite(weight.sum()) or torch.isfinite(weight).all()):
         raise ArgumentError(
             f"{name!r} contains NaN or infinity: such weights cannot be scored. "
             "Train the model anew, or load a sound checkpoint."
@@ -209,6 +210,6 @@ def _checked(
         raise ArgumentError(
             f"criterion {chosen.name!r} must return scores {what}, but it returned {got}."
         )
-    if torch.isnan(values).any():
+    if torch.isnan(values.sum()) and torch.isnan(values).any():
         raise ArgumentError(f"criterion {chosen.name!r} returned NaN for {where}.")
     return values

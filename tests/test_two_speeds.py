@@ -149,6 +149,25 @@ def test_an_error_while_measuring_is_shown_and_raised(panel):
         panel.controls["n"].value = 7
 
 
+def test_the_page_is_told_of_the_picture_first(monkeypatch):
+    panel = pv.panel_weights(mlp())
+    sent = []
+    send = widgets.Widget._send
+    monkeypatch.setattr(
+        widgets.Widget, "_send", lambda w, m, **how: (sent.append((w, m)), send(w, m, **how))
+    )
+    hand(panel, 0.5, "sparsity")
+    told = [(w, set(m["state"])) for w, m in sent if m["method"] == "update"]
+    assert told[0] == (panel._view, {"value"})
+    by_name = {c: [s for w, s in told if w is panel.controls[c]] for c in panel.controls}
+    assert by_name["threshold"] == [{"value"}]  # once
+    assert by_name["sparsity"] == []  # the page knows where its own slider stands
+    fields = [w for w, _ in told if isinstance(w, widgets.BoundedFloatText)]
+    assert {panel.controls[c].field for c in ("threshold", "sparsity")} == set(fields)
+    assert len(fields) == 2
+    panel.close()
+
+
 def test_what_was_dropped_and_what_comes_next_do_not_run_at_once(panel):
     hand(panel, 2)
     eventually(lambda: panel.worked[-1] == 2)  # it runs in the thread, and waits at the gate

@@ -107,8 +107,9 @@ class Panel(widgets.VBox):
         self.controls = controls
         notes = [widgets.HTML(f'<p class="pv-hint">{escape(hint)}</p>')] if hint else []
         self.children = (*rows.values(), self._view, self._alert, *notes, Touch(self.touch))
+        told = [w for row in rows.values() for w in inside(row) if hasattr(w, "value")]
         for widget in inside(self):
-            by_hand(widget)
+            by_hand(widget, told)
         for name, control in controls.items():
             control.observe(lambda change, name=name: self._moved(name), "value")
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ipywidgets as widgets
@@ -27,8 +27,10 @@ def hand() -> Iterator[None]:
         _here.hand = before
 
 
-def by_hand(widget: widgets.Widget) -> None:
+def by_hand(widget: widgets.Widget, others: Iterable[widgets.Widget] = ()) -> None:
     """Mark all that follows in the kernel when the browser changes this widget.
+
+    What the browser has to be told of the `others` is told at the end: the picture comes first.
 
     Examples
     --------
@@ -44,7 +46,9 @@ def by_hand(widget: widgets.Widget) -> None:
     take = widget.set_state
 
     def set_state(sync_data: dict[str, Any]) -> None:
-        with hand():
+        with ExitStack() as last, hand():
+            for other in others:
+                last.enter_context(other.hold_sync())
             take(sync_data)
 
     widget.set_state = set_state

@@ -95,6 +95,7 @@ class WeightsPanel(Panel):
             )  # another thread runs it while the user goes on with theirs
         self._scores = score(model, "magnitude")
         self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
+        self._drawn: tuple[Any, Any] = (None, None)
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._frame["right"].max())
         super().__init__()
@@ -183,7 +184,7 @@ class WeightsPanel(Panel):
             self._kept = dict(zip(frame["layer"], frame["kept"].tolist(), strict=True))
             self._exact = self._asked, result
         absolute, log = self.controls["absolute"].value, self.controls["log"].value
-        left, right, count = summed(self._shown(), absolute=absolute)
+        left, right, count = self._bars()
         sentence = self._say(result)
         picture = svg.histogram(
             left,
@@ -205,7 +206,7 @@ class WeightsPanel(Panel):
         return picture, sentence
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
-        left, right, _ = summed(self._shown(), absolute=self.controls["absolute"].value)
+        left, right, _ = self._bars()
         return {"threshold": abs(svg.weight_at(x, left, right))}
 
     def draw(self, result: dict[str, Any]) -> Figure:
@@ -253,6 +254,13 @@ class WeightsPanel(Panel):
     def _shown(self) -> Any:
         layer = self.controls["layer"].value
         return self._frame if layer == ALL else self._frame[self._frame["layer"] == layer]
+
+    def _bars(self) -> Any:
+        """Return left, right and height of the bars: added up once for all thresholds."""
+        how = self.controls["layer"].value, self.controls["absolute"].value
+        if self._drawn[0] != how:
+            self._drawn = how, summed(self._shown(), absolute=how[1])
+        return self._drawn[1]
 
     def _title(self, result: dict[str, Any]) -> str:
         layer = self.controls["layer"].value
