@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
 from pruneviz.hooks import beside
 from pruneviz.panels.background import GoOn, Job, later
 from pruneviz.panels.cells import inside, register
 from pruneviz.panels.hand import by_hand, moved_by_hand
 from pruneviz.panels.history import History, State
+from pruneviz.panels.remembering import Remembering
 from pruneviz.panels.slider import Slider, labelled
 from pruneviz.panels.still import png
 from pruneviz.panels.toolbar import Toolbar
@@ -30,7 +30,7 @@ WRAP = {"flex_flow": "row wrap"}  # on a narrow page
 Work = Callable[[GoOn], dict[str, Any]]
 
 
-class Panel(widgets.VBox):
+class Panel(Remembering):
     """Controls, and one picture that answers while they move.
 
     A panel is a `VBox`: a notebook shows it, and it can stand inside other widgets. On paper and on
@@ -52,8 +52,9 @@ class Panel(widgets.VBox):
     Notes
     -----
     A subclass builds its controls, calls :meth:`start`, and defines :meth:`answer`, :meth:`show`,
-    :meth:`draw` and :meth:`to_python`; if something takes long, :meth:`later`. It runs only models
-    that are its own: another thread may be at work. An error in any of them is shown in the panel,
+    :meth:`draw` and :meth:`to_python`; if something takes long, :meth:`later`; if the picture itself
+    can be dragged or clicked, :meth:`touched`. It runs only models that are its own: another thread
+    may be at work. An error in any of them is shown in the panel,
     in words, and raised.
 
     Examples
@@ -188,23 +189,6 @@ class Panel(widgets.VBox):
         with self._lock:
             return self.draw(self._result)
 
-    def state(self) -> State:
-        """Return the values of all controls, and what else belongs to a state."""
-        return {**self.memory, **{name: c.value for name, c in self.controls.items()}}
-
-    def undo(self) -> None:
-        """Take the last move back; without one do nothing."""
-        self._step(-1)
-
-    def redo(self) -> None:
-        """Do again what was undone; without that do nothing."""
-        self._step(1)
-
-    def steps(self) -> tuple[bool, bool]:
-        """Tell whether something can be undone, and redone."""
-        history = self._history
-        return (False, False) if history is None else (history.has(-1), history.has(1))
-
     def touch(self, x: float, y: float, press: bool = True) -> None:
         """Do what a hand does that comes down on the picture, or drags there; see `touched`."""
         with self._lock:
@@ -220,46 +204,6 @@ class Panel(widgets.VBox):
                 self._busy = before
             if self.state() != stood:
                 self._moved(next(iter(wanted)))
-
-    def save(self, name: str) -> None:
-        """Keep where the controls stand under a name; a plan of that name is replaced."""
-        self.saved[_check.kind(name, "name", str, "A name for the plan, such as 'gentle'.")] = (
-            self.state()
-        )
-        self._refresh()
-
-    def load(self, name: str) -> None:
-        """Set the controls to where a saved plan had them.
-
-        Raises
-        ------
-        ArgumentError
-            If no plan was saved under that name.
-        """
-        with self._lock:
-            self._set(self.saved[_check.choice(name, "name", self.saved, what="plan")], "")
-
-    def _step(self, by: int) -> None:
-        with self._lock:
-            history = self._history
-            state = None if history is None else history.step(by)
-            if state is not None:
-                self._set(state, None)
-
-    def _set(self, state: State, moved: str | None) -> None:
-        """Set all controls and answer once; `moved` None: leave no step in the history."""
-        for _ in range(2):  # the end of one slider may depend on another control
-            if self.state() != state:
-                before, self._busy = self._busy, True
-                try:
-                    self.memory = {name: state[name] for name in self.memory}
-                    for name, control in self.controls.items():
-                        control.value = state[name]
-                finally:
-                    self._busy = before
-                self._moved(None)
-        self._note(moved, False)
-        self._refresh()
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""
@@ -329,10 +273,6 @@ class Panel(widgets.VBox):
                     later(self._job)
         if not hand and not self.lazy:
             self._finish()
-
-    def _note(self, name: str | None, hand: bool) -> None:
-        if self._history is not None and name is not None:
-            self._history.add(self.state(), name, hand=hand)
 
     def _told(self, job: Job, more: dict[str, Any]) -> None:
         """Show a part of what is measured."""
