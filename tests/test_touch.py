@@ -86,7 +86,8 @@ def test_the_threshold_follows_the_hand_in_the_histogram(absolute):
     assert panel.controls["threshold"].value == panel.controls["threshold"].max
 
 
-def test_a_drag_is_one_move_and_every_press_another():
+def test_a_drag_is_one_move_however_slow(monkeypatch):
+    monkeypatch.setattr("pruneviz.panels.history.REST", 0)
     panel = pv.panel_weights(net())
     by_hand(panel, 400, 60)
     for x in range(401, 450, 5):
@@ -95,6 +96,9 @@ def test_a_drag_is_one_move_and_every_press_another():
     panel.undo()
     assert panel.controls["threshold"].value == 0
     panel.redo()
+    assert panel.controls["threshold"].value == far
+    by_hand(panel, 400, 60)  # another one
+    panel.undo()
     assert panel.controls["threshold"].value == far
 
 

@@ -78,6 +78,7 @@ class Panel(Remembering):
         # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
         self._busy = False
+        self._held = False  # whether a hand drags in the picture
         self.memory: State = {}
         # whether nothing of what `later` gives is seen: then it is done when somebody asks for it
         self.lazy = False
@@ -203,7 +204,11 @@ class Panel(Remembering):
             finally:
                 self._busy = before
             if self.state() != stood:
-                self._moved(next(iter(wanted)))
+                self._held = not press
+                try:
+                    self._moved(next(iter(wanted)))
+                finally:
+                    self._held = False
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""
@@ -306,8 +311,8 @@ class Panel(Remembering):
     def _publish(self, *, waiting: bool = False) -> None:
         picture, self._sentence = self.show(self._result)
         more = " <i>measuring…</i>" if waiting else ""
-        self._drawn_html = f"{picture}<p>{escape(self._sentence)}{more}</p>"
-        self._view.value = self._drawn_html
+        self._drawn_html = f"{picture}<p>{escape(self._sentence)}</p>"
+        self._view.value = f"{self._drawn_html.removesuffix('</p>')}{more}</p>"
         self._refresh()
 
     def _refresh(self) -> None:

@@ -132,7 +132,7 @@ class NeuronsPanel(Panel):
         self._groups = find_groups(self._model, x)
         self._cut = cutter(self._whole, x)
         self._macs = measure(self._whole, x).macs
-        self._batches = None if batches is None else ready(batches)
+        self._batches = None if batches is None else ready(batches, model=self._model)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
         self._labels = {names[0]: row_label(names) for names in rows(self._groups.to_frame())}
         made = {n for group in self._groups for n in group.producers}

@@ -19,6 +19,7 @@ class Remembering(widgets.VBox):
     memory: State
     _lock: threading.RLock
     _busy: bool
+    _held: bool
     _history: History | None
 
     def state(self) -> State:
@@ -80,7 +81,7 @@ class Remembering(widgets.VBox):
 
     def _note(self, name: str | None, hand: bool) -> None:
         if self._history is not None and name is not None:
-            self._history.add(self.state(), name, hand=hand)
+            self._history.add(self.state(), name, hand=hand, held=self._held)
 
     def _moved(self, name: str | None) -> None:
         raise NotImplementedError

@@ -126,7 +126,7 @@ class SleepersPanel(Panel):
         _check.choice(repair, "repair", REPAIRS)
         # one to answer with, and one for the other thread
         self._model, self._whole = (copy_of(_check.unwrapped(model)) for _ in range(2))
-        self._batches = ready(batches)
+        self._batches = ready(batches, model=self._model)
         self._classes = None if classes is None else [str(c) for c in classes]
         self._look()
         x = self._shown[0]

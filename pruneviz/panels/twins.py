@@ -131,7 +131,7 @@ class TwinsPanel(Panel):
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else _check.choice(layer, "layer", names, what="layer")
         self._shrinker = Shrinker(self._model, x)
-        self._batches = ready(batches)
+        self._batches = ready(batches, model=self._model)
         self._given = evidence is not None
         if evidence is None:
             evidence = collect(self._model, [inputs for inputs, _ in self._batches], progress=False)

@@ -88,11 +88,10 @@ class WeightsPanel(Panel):
         log: bool,
     ) -> None:
         self._frame = weight_histogram(model, bins=bins)
-        self._batches = None if batches is None else ready(batches)
+        self._batches = None if batches is None else ready(batches, model=model)
         if batches is not None:
-            self._model = copy_of(
-                model
-            )  # another thread runs it while the user goes on with theirs
+            # another thread runs it while the user goes on with theirs
+            self._model = copy_of(model)
         self._scores = score(model, "magnitude")
         self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
         self._drawn: tuple[Any, Any] = (None, None)

@@ -169,8 +169,11 @@ def strip(
     classes: Sequence[str],
     label: str,
     size: int = 76,
+    truth: bool = False,
 ) -> str:
     """Draw examples in a row, under each what the model takes it for: ✓ right, ✗ wrong.
+
+    With `truth` its own class stands below that.
 
     Parameters
     ----------
@@ -194,19 +197,26 @@ def strip(
         right = true == said
         colour, sign = (KEPT, "✓") if right else (PRUNED, "✗")
         x, name = i * step + 4, classes[said]
-        short = (
-            name if len(name) <= 11 else f"{name[:10].rstrip()}…"
-        )  # else it reaches into the next
-        title = f"<title>{escape(name)}</title>" * (short != name)
+        lines = [(22, f"{sign} ", name), *([(38, "is: ", classes[true])] if truth else [])]
+        texts = "".join(
+            f'<text x="{x + size / 2}" y="{size + down}" text-anchor="middle" {FONT}>'
+            f"{f'<title>{escape(n)}</title>' * (_short(n) != n)}{before}{escape(_short(n))}</text>"
+            for down, before, n in lines
+        )
         parts.append(
             f'<image href="{uri}" x="{x}" y="4" width="{size}" height="{size}" '
             'style="image-rendering: pixelated"/>'
             f'<rect x="{x}" y="4" width="{size}" height="{size}" fill="none" '
             f'stroke="{colour}" stroke-width="3"{"" if right else _DASHES}/>'
-            f'<text x="{x + size / 2}" y="{size + 22}" text-anchor="middle" {FONT}>'
-            f"{title}{sign} {escape(short)}</text>"
+            f"{texts}"
         )
-    return f"{opened(step * len(uris) + 4, size + 32, label)}{''.join(parts)}</svg>"
+    tall = size + (48 if truth else 32)
+    return f"{opened(step * len(uris) + 4, tall, label)}{''.join(parts)}</svg>"
+
+
+def _short(name: str) -> str:
+    """Cut a name that would reach into the next one."""
+    return name if len(name) <= 11 else f"{name[:10].rstrip()}…"
 
 
 _DASHES = ' stroke-dasharray="7 4"'
