@@ -125,7 +125,7 @@ class SleepersPanel(Panel):
         _check.choice(order, "order", plot.ORDERS)
         _check.choice(repair, "repair", REPAIRS)
         # one to answer with, and one for the other thread
-        self._model, self._whole = (copy_of(_check.unwrapped(model)) for _ in range(2))
+        self._model, self._whole = (copy_of(_check.unwrapped(model)).eval() for _ in range(2))
         self._batches = ready(batches, model=self._model)
         self._classes = None if classes is None else [str(c) for c in classes]
         self._look()
@@ -259,7 +259,7 @@ class SleepersPanel(Panel):
         return dict(zip(FOUND, what, strict=True))
 
     def _smaller(self, plan: Any, repair: str, seen: int) -> nn.Module:
-        small = self._shrinker.quick(plan)
+        small = self._shrinker.proved(plan)
         if repair == "fold":
             self._shrinker.repair(small, plan, "fold", self._evidence[seen], None)
         return small

@@ -94,7 +94,9 @@ class StripPanel(Panel):
         sparsity: float,
     ) -> None:
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
-        self._model = copy_of(model)  # another thread runs it while the user goes on with theirs
+        self._model = copy_of(
+            model
+        ).eval()  # another thread runs it while the user goes on with theirs
         self._x, self._labels = x, labels.tolist()
         self._scope = scope or registered(criterion).scope
         self._criterion, self._scores = criterion, score(model, criterion)

@@ -91,7 +91,7 @@ class WeightsPanel(Panel):
         self._batches = None if batches is None else ready(batches, model=model)
         if batches is not None:
             # another thread runs it while the user goes on with theirs
-            self._model = copy_of(model)
+            self._model = copy_of(model).eval()
         self._scores = score(model, "magnitude")
         self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
         self._drawn: tuple[Any, Any] = (None, None)
