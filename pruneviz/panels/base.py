@@ -78,7 +78,8 @@ class Panel(Remembering):
         # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
         self._busy = False
-        self._held = False  # whether a hand drags in the picture
+        self._gripped = False  # whether the hand in the picture came down on something
+        self._held = False  # whether it drags that
         self.memory: State = {}
         # whether nothing of what `later` gives is seen: then it is done when somebody asks for it
         self.lazy = False
@@ -195,7 +196,13 @@ class Panel(Remembering):
         with self._lock:
             if not self._result:  # an error has to be mended first, and the picture is an old one
                 return
+            if not press and not self._gripped:
+                return
             wanted, stood = self.touched(x, y, press), self.state()
+            if press:
+                self._gripped = bool(wanted)
+                if self._history is not None:
+                    self._history.let_go()
             before, self._busy = self._busy, True
             try:
                 for name, value in wanted.items():
@@ -324,8 +331,8 @@ class Panel(Remembering):
         # the picture of before stays, pale, so that the page does not jump
         self._view.value = f'<div style="opacity: 0.3">{self._drawn_html}</div>'
         self._alert.value = (
-            f'<p role="alert" style="color: {PRUNED}; white-space: pre-wrap">'
-            f"⚠ {escape(f'{type(error).__name__}: {error}')}</p>"
+            f'<p role="alert" style="white-space: pre-wrap"><b style="color: {PRUNED}">⚠</b> '
+            f"{escape(f'{type(error).__name__}: {error}')}</p>"
         )
         self._refresh()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.paired import Comparison
-from pruneviz.plots.bytes import size
+from pruneviz.plots.bytes import size as bytes_in_words
 from pruneviz.plots.whatif import Bar, Layer
 from pruneviz.timing import Timing, told_apart
 from pruneviz.types import ArgumentError, Plan
@@ -55,7 +55,11 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
             rows.append(Bar(unit, "…"))
             continue
         now, whole = result[key], result[f"{key}_before"]
-        text = f"{now:,} of {whole:,}" if key == "macs" else f"{size(now)} of {size(whole)}"
+        text = (
+            f"{now:,} of {whole:,}"
+            if key == "macs"
+            else f"{bytes_in_words(now)} of {bytes_in_words(whole)}"
+        )
         if key == "bytes" and result["encoding"] != "dense":
             text += f" ({result['encoding']})"
         rows.append(Bar(unit, text, now / whole if whole else 0.0))
@@ -124,16 +128,25 @@ def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
             )
         text += "."
     if "macs" in result:
-        text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
-        text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
+        macs, size = (result[k] / max(result[f"{k}_before"], 1) for k in ("macs", "bytes"))
+        text += f" {_share(macs)} of the MACs, {_share(size)} of the bytes."
     return text
+
+
+def _share(value: float) -> str:
+    """Write a share in per cent; what is not nothing does not read as nothing.
+
+    >>> _share(0.5), _share(0.002), _share(0.0)
+    ('50%', 'under 1%', '0%')
+    """
+    return "under 1%" if 0 < value < 0.005 else f"{value:.0%}"
 
 
 def clock(timing: Timing | None) -> str:
     """Say what the whole model took."""
     if timing is None:
         return ""
-    return f" Before, {timing.examples:,} at once took {timing.before_ms:.3g} ms."
+    return f" Before, {timing.examples:,} example{'s' * (timing.examples != 1)} at once took {timing.before_ms:.3g} ms."
 
 
 def _verdict(comparison: Comparison) -> str:

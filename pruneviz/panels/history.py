@@ -48,6 +48,10 @@ class History:
         del self._states[:-MOST]
         self._at = len(self._states) - 1
 
+    def let_go(self) -> None:
+        """Take what the hand does next for another move, however soon it comes."""
+        self._last = ("", 0.0)
+
     def has(self, by: int) -> bool:
         """Tell whether there is a state so many steps away."""
         return 0 <= self._at + by < len(self._states)

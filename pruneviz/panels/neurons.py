@@ -143,7 +143,12 @@ class NeuronsPanel(Panel):
         known = [n for n in self._labels if self._makes[n]]
         if not known:
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
-        layer = known[0] if layer is None else _check.choice(layer, "layer", known, what="layer")
+        free = [n for n in known if not all(g.frozen for g, _ in self._makes[n])]
+        layer = (
+            [*free, *known][0]
+            if layer is None
+            else _check.choice(layer, "layer", known, what="layer")
+        )
         unit = _check.count(unit, "unit")
         last = len(self._makes[layer]) - 1
         super().__init__()

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from pruneviz import _check
 from pruneviz.panels.history import History, State
+from pruneviz.types import ArgumentError
 
 
 class Remembering(widgets.VBox):
@@ -41,9 +42,10 @@ class Remembering(widgets.VBox):
 
     def save(self, name: str) -> None:
         """Keep where the controls stand under a name; a plan of that name is replaced."""
-        self.saved[_check.kind(name, "name", str, "A name for the plan, such as 'gentle'.")] = (
-            self.state()
-        )
+        tell = "A name for the plan, such as 'gentle'."
+        if not _check.kind(name, "name", str, tell).strip():
+            raise ArgumentError(f"`name` is empty. {tell}")
+        self.saved[name] = self.state()
         self._refresh()
 
     def load(self, name: str) -> None:

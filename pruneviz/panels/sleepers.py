@@ -159,7 +159,7 @@ class SleepersPanel(Panel):
         self.start(
             {"where": self.row(which, seen), "rare": seldom, "how": self.row(what, by)},
             {"layer": which, "seen": seen, "rare": slider, "order": by, "repair": what},
-            hint="Click a class in the picture to look at its examples only; once more: at all.",
+            hint="Click a class in the picture to look at its examples only; click it again to look at all.",
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class SleepersPanel(Panel):
         return plot.svg(self._drawn[1], label=said), said
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
-        block = self._drawn[1].block_at(x)
+        block = self._drawn[1].block_at(x, y)
         if block is None:
             return {}
         seen = sorted(set(self._shown[1]))[block]

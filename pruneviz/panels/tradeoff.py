@@ -154,6 +154,8 @@ class TradeoffPanel(Panel):
         return plot.svg(points, **how, chosen=chosen, label=sentence), sentence
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        if press and not plot.in_plot(x, y):
+            return {}
         how = self._how()
         points = self._points(how["x"], how["y"])
         cost = plot.cost_at(points, x, x=how["x"], log=how["log"])

@@ -199,7 +199,11 @@ class TwinsPanel(Panel):
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
         if press:
-            pair = plots.pair_at(self._view_of(self._result), x, y)
+            view = self._view_of(self._result)
+            line = (
+                abs(plots.similarity_at(x) - view.threshold) < plots.GRIP
+            )  # it goes before points
+            pair = None if line else plots.pair_at(view, x, y)
             self._dragged = pair is None and plots.in_scatter(x, y)
             if pair is not None:
                 return {"pair": pair}

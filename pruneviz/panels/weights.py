@@ -205,6 +205,8 @@ class WeightsPanel(Panel):
         return picture, sentence
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        if press and not svg.in_histogram(x, y):
+            return {}
         left, right, _ = self._bars()
         return {"threshold": abs(svg.weight_at(x, left, right))}
 
@@ -269,7 +271,7 @@ class WeightsPanel(Panel):
         kept, total = sum(self._kept.values()), sum(self._total.values())
         text = (
             f"Threshold {result['threshold']:.4f}: {kept:,} of {total:,} weights stay, "
-            f"sparsity {result['sparsity']:.3f}"
+            f"sparsity {_below_one(result['sparsity'])}"
         )
         if result["accuracy"] is not None:
             text += f", accuracy {result['accuracy']:.0%}"
@@ -286,3 +288,13 @@ def _by_layer(counts: dict[str, int]) -> dict[str, int]:
 
 def _each(result: dict[str, Any]) -> str:
     return ", ".join(f"{n or '(model)'} {d:.3f}" for n, d in result["layers"].items())
+
+
+def _below_one(sparsity: float) -> str:
+    """Write a sparsity; one that is not 1 does not read as 1.
+
+    >>> _below_one(0.5), _below_one(0.99968)
+    ('0.500', '0.9997')
+    """
+    digits = next(d for d in (3, 4, 5, 9) if d == 9 or float(f"{sparsity:.{d}f}") < 1)
+    return f"{sparsity:.{digits}f}"

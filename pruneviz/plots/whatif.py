@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 24  # layers that are drawn
-OVER = (
-    1.03  # of a bar: where an interval ends that is wider, so that the words beside it can be read
-)
+# of a bar: where an interval ends that is wider, so that the words beside it can be read
+OVER = 1.015
 ROW = 20  # pixels from layer to layer
 
 
