@@ -57,7 +57,6 @@ LOOKS = f"""
 .pv-picture p {{ margin: 6px 0 }}
 .pv-hint {{ margin: 0; opacity: 0.75; font-size: 92% }}
 .pv-said {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }}
-.pv-panel .widget-checkbox {{ margin-left: 14px }}
 [data-jp-theme-light="false"] .pv-panel {{ --jp-widgets-dropdown-arrow: url("data:image/svg+xml,{ARROW}") }}
 """
 # a <script> would not run

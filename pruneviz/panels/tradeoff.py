@@ -121,7 +121,10 @@ class TradeoffPanel(Panel):
         quality = widgets.Dropdown(options=qualities, value=y, description="quality")
         curve = widgets.Dropdown(options=[ALL, *curves], value=ALL, description="curve")
         log = widgets.Checkbox(
-            False, description="logarithmic", indent=False, layout={"width": "auto"}
+            False,
+            description="logarithmic",
+            indent=False,
+            layout={"width": "auto", "margin": "2px 2px 2px 16px"},
         )
         self.start(
             {"what": self.row(cost, quality, curve, log), "budget": row},

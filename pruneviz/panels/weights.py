@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ALL = "all layers"
-BOX = {"width": "auto", "margin": "2px 20px 2px 2px"}
+BOX = {"width": "auto", "margin": "2px 2px 2px 16px"}
 
 
 def panel_weights(
