@@ -261,7 +261,7 @@ def _listed(model: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, Any]]:
     conv = any(isinstance(m, _ConvNd) for m in model.modules())
     return [
         (x, y)
-        for x, y in ready(given, CONVOLVED if conv else PLAIN)
+        for x, y in ready(given, CONVOLVED if conv else PLAIN, model=model)
         if len(pytree.tree_leaves(x)[0])
     ]
 

@@ -231,10 +231,10 @@ def listed(batches: Iterable[Any], purpose: str) -> list[Any]:
     return data
 
 
-def nothing_to(purpose: str) -> ArgumentError:
+def nothing_to(purpose: str, name: str = "batches") -> ArgumentError:
     """Say that there is no batch."""
     return ArgumentError(
-        f"`batches` is empty: there is nothing to {purpose}. Pass an iterable of batches; a generator "
+        f"`{name}` is empty: there is nothing to {purpose}. Pass an iterable of batches; a generator "
         "runs only once."
     )
 

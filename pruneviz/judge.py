@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruneviz import _check
-from pruneviz.metrics import NO_EXAMPLE, counted, ready
+from pruneviz.metrics import NO_EXAMPLE, counted, ready, takes
 from pruneviz.types import ArgumentError
 from pruneviz.uncertainty import interval
 
@@ -106,7 +106,10 @@ class Accuracy:
 
     def laid_out(self, model: nn.Module) -> Batches:
         """Return the batches as this model gets through them fastest."""
-        return self._images if any(isinstance(m, _ConvNd) for m in model.modules()) else self._rows
+        convolves = any(isinstance(m, _ConvNd) for m in model.modules())
+        first = self._images[0][0] if convolves and self._images else None
+        suits = isinstance(first, Tensor) and first.ndim == 4 and takes(model, first)
+        return self._images if suits else self._rows
 
     @cached_property
     def total(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from math import prod
 from typing import Any
 
@@ -64,7 +65,7 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
         with (
             no_fast_path(),
             _Seen() as seen,
-            FlopCounterMode(display=False, custom_mapping=MORE) as counter,
+            _Counter() as counter,
         ):
             run(model, args, kwargs)
         known = counter.flop_registry
@@ -87,6 +88,16 @@ def _stored(model: nn.Module) -> tuple[int, int, int]:
     nonzero = sum(int((masked.get(id(p), p) != 0).sum()) for p in params)
     size = sum(t.numel() * t.element_size() for t in (*params, *buffers))
     return sum(p.numel() for p in params), nonzero, size
+
+
+class _Counter(FlopCounterMode):
+    """Count without naming modules: torch would hook all of the process, those that train, too."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False, custom_mapping=MORE)
+        idle: Any = nullcontext()
+        idle.parents = {"Global"}
+        self.mod_tracker = idle
 
 
 class _Seen(TorchDispatchMode):

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
+from pruneviz._inputs import arguments
 from pruneviz.hooks import evaluating
 from pruneviz.types import ArgumentError
 
@@ -96,37 +98,79 @@ def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[in
     return right, total
 
 
-def ready(batches: Iterable[tuple[Any, Tensor]], size: int = 100) -> list[tuple[Any, Tensor]]:
+def ready(
+    batches: Iterable[tuple[Any, Tensor]], size: int = 100, *, model: nn.Module | None = None
+) -> list[tuple[Any, Tensor]]:
     """Return batches as a list, in parts and in a layout that a CPU gets through fastest.
 
     The examples are the same. A small convolutional network takes half the time for images whose
-    channels lie side by side, a hundred at once, which the cache can hold.
+    channels lie side by side, a hundred at once, which the cache can hold; `model` is asked whether it
+    runs on such images.
 
     >>> parts = ready([(torch.zeros(150, 3, 4, 4), torch.zeros(150))])
     >>> [(x.shape[0], x.stride()) for x, _ in parts]
     [(100, (48, 1, 12, 3)), (50, (48, 1, 12, 3))]
     """
     parts: list[tuple[Any, Tensor]] = []
+    known: bool | None = True if model is None else None
     for x, labels in batches:
         tensors = isinstance(x, Tensor) and isinstance(labels, Tensor)
         if tensors and x.ndim and labels.ndim and len(x) == len(labels):
-            parts += zip(_laid_out(x).split(size), labels.split(size), strict=True)
+            if known is None and model is not None and x.ndim == 4:
+                known = takes(model, x)
+            laid_out = _laid_out(x) if known else x
+            parts += zip(laid_out.split(size), labels.split(size), strict=True)
         else:  # other inputs as they are; what is wrong with them `accuracy` will say
             parts.append((x, labels))
     return parts
+
+
+def takes(model: nn.Module, x: Tensor) -> bool:
+    """Tell whether a model runs on images whose channels lie side by side.
+
+    One that calls ``view`` on what it has convolved does not.
+
+    >>> seen = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Flatten())
+    >>> takes(seen, torch.zeros(1, 2, 3, 3))
+    True
+    """
+    try:
+        with evaluating(model):
+            model(_laid_out(x[:2]).to(device_of(model, x)))
+    except Exception:
+        return False
+    return True
 
 
 def _laid_out(x: Tensor) -> Tensor:
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-def _classes(model: nn.Module, x: Tensor) -> Tensor:
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), x.device)
-    logits = model(x.to(device))
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Return where a model is; that of `x` if it has no tensors."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), x.device)
+
+
+def _classes(model: nn.Module, x: Any) -> Tensor:
+    if hasattr(x, "to"):
+        logits = model(x.to(device_of(model, x)))
+    else:  # several inputs: a tuple of arguments, or a dict of keyword arguments
+        args, kwargs = arguments(x)
+        there = device_of(model, next(v for v in tree_leaves(x) if isinstance(v, Tensor)))
+        args, kwargs = tree_map(
+            lambda v: v.to(there) if isinstance(v, Tensor) else v, (args, kwargs)
+        )
+        logits = model(*args, **kwargs)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ArgumentError(
             f"`model` must give logits of shape (examples, classes), but it gave {shape}. "
             "Wrap it in a module that returns its logits."
+        )
+    if logits.shape[1] < 2:
+        raise ArgumentError(
+            f"`model` must give a logit for each class, but it gave {tuple(logits.shape)}: the largest "
+            "of one is always the first. Wrap it in a module that returns torch.cat([-z, z], 1), whose "
+            "second class is z > 0."
         )
     return torch.argmax(logits, 1).cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,22 @@ class Shrinker:
         self._roles = roles_of(self.walk)
         with torch.inference_mode(False):
             self._example = plain(arguments(example_input), self.walk.traced.model)
+        # which sizes were right for the groups that lose units, proved once for each set of them
+        self._sizes: dict[frozenset[str], int] = {frozenset(): 0}
 
     def quick(self, plan: Plan) -> nn.Module:
-        """Return the smaller model without comparing it: for a slider, or to try sizes."""
+        """Return the smaller model, compared only if these groups are cut for the first time.
+
+        For a slider, or to try sizes. Not every cut that runs is right: an attention that believes it
+        still has all of its heads runs, too. What of a model's sizes has to be set is found by the
+        proof; for other counts of the same groups it is the same.
+        """
         w = self.walk
         gone = self._gone(plan)
+        cut = _cut_groups(plan)
+        if cut not in self._sizes:
+            return self.proved(plan)
+        at = self._sizes[cut]
         with torch.inference_mode(False), torch.no_grad():
             folds: Folds = {}
             if w.constants:
@@ -159,7 +170,8 @@ class Shrinker:
                 with quiet(), evaluating(w.traced.model):
                     run(w, tensors, w.traced.inputs, gone=gone, watch=folder(w, gone, folds))
             norms = bare_norms(w, self.model, gone)
-            for attributes in itertools.chain([()], blamed(w, self.model, gone)):
+            choices = [(), *blamed(w, self.model, gone)]
+            for attributes in [*choices[at:], *choices[:at]]:
                 new = self._cut(Cut(kept(w, gone), (*norms, *attributes)), folds, gone)
                 try:
                     with quiet(), evaluating(new):
@@ -180,8 +192,9 @@ class Shrinker:
             if as_program:
                 return self._program(plan, ref, folds)
             first = Cut(kept(w, gone), bare_norms(w, self.model, gone))
-            what = self._right(first, folds, ref, gone)
+            what, at = self._right(first, folds, ref, gone)
             new = self._cut(what, folds, gone)
+        self._sizes[_cut_groups(plan)] = at
         new.__dict__[RECORD] = (*getattr(self.model, RECORD, ()), what)
         return new
 
@@ -229,10 +242,13 @@ class Shrinker:
         fold(self.walk, new, folds, gone)
         return new
 
-    def _right(self, first: Cut, folds: Folds, ref: Reference, gone: np.ndarray) -> Cut:
-        """Find the sizes with which the cut model runs and equals the masked one; or raise."""
+    def _right(self, first: Cut, folds: Folds, ref: Reference, gone: np.ndarray) -> tuple[Cut, int]:
+        """Find the sizes with which the cut model runs and equals the masked one, or raise.
+
+        The second is the number of the choice.
+        """
         w, trouble = self.walk, None
-        for attributes in itertools.chain([()], blamed(w, self.model, gone)):
+        for i, attributes in enumerate(itertools.chain([()], blamed(w, self.model, gone))):
             what = Cut(first.keep, (*first.attributes, *attributes))
             new = self._cut(what, folds, gone, ref.exact)
             try:
@@ -242,7 +258,7 @@ class Shrinker:
                 trouble.__cause__ = trouble.__cause__ or e
                 continue
             if proof.holds:
-                return what
+                return what, i
             trouble = trouble or _differs(w, gone, proof)
         assert trouble is not None
         raise trouble
@@ -283,9 +299,9 @@ def check_numbers(model: nn.Module) -> None:
             )
 
 
-def cutter(model: nn.Module, example_input: Any) -> Callable[[Plan], nn.Module]:
-    """Return what cuts a model along a plan in milliseconds, without the proof that `shrink` runs."""
-    return Shrinker(model, example_input).quick
+def _cut_groups(plan: Plan) -> frozenset[str]:
+    """Return the groups that lose units."""
+    return frozenset(n for n, keep in plan.keep.items() if not bool(keep.all()))
 
 
 def _layers(w: Walk, gone: np.ndarray) -> str:

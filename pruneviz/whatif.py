@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
-from pruneviz.collect import collect, listed, nothing_to, parts
+from pruneviz.collect import collect, nothing_to, parts
 from pruneviz.costs import examples_in, first
 from pruneviz.criteria import CRITERIA, GRANULARITIES
 from pruneviz.encodings import encodings
@@ -25,12 +26,14 @@ from pruneviz.hooks import evaluating
 from pruneviz.judge import metric
 from pruneviz.mask import bake, mask
 from pruneviz.metrics import _classes, ready
+from pruneviz.packing import CSR
 from pruneviz.paired import Comparison, _numbers
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.timing import Timing, compare_latency
 from pruneviz.types import ArgumentError, GraphError, Plan, Scores, layer_name
 from pruneviz.variants import Variants
+from pruneviz.weights import named_weights
 
 if TYPE_CHECKING:
     from pruneviz.group import Groups
@@ -39,7 +42,6 @@ QUICK = 0.05  # seconds that a slider may wait
 SOME = 16  # examples that every smaller model is compared on
 LEARN = 500  # examples that repairs learn from, if nobody says otherwise
 GRADIENTS = {"grad_sq", "fisher", "model"}
-ENCODINGS = ("dense_fp32", "csr_int64", "csr_int32", "csr_int16", "bitmap", "relative")
 
 
 class WhatIf:
@@ -58,6 +60,9 @@ class WhatIf:
     learn : iterable, optional
         As `batches` of `collect`: what criteria and repairs learn from. Default: the inputs of the
         first 500 examples of `batches`, without their labels.
+    loss : callable, optional
+        ``loss(outputs, targets)``, for criteria that need gradients; then `learn` has targets.
+        Default: cross-entropy, or with `evaluate` none, and no such criteria.
 
     Examples
     --------
@@ -77,6 +82,7 @@ class WhatIf:
         example_input: Any = None,
         evaluate: Callable[[nn.Module], float] | None = None,
         learn: Iterable[Any] | None = None,
+        loss: Callable[..., Any] | None = None,
     ) -> None:
         self.lock = threading.RLock()  # a slider asks while another thread is still at work
         model = _check.unwrapped(model)
@@ -91,23 +97,35 @@ class WhatIf:
                 "`batches` must be pairs (inputs, labels) here, but a batch without labels was passed. "
                 "Pass `evaluate`, a function from a model to a number, to judge by something else."
             )
-        self.batches = ready(given) if evaluate is None else given
+        self.given = given
+        self.batches = ready(given, model=self.model) if evaluate is None else given
         self.evaluate = evaluate
         inputs = [x for x, _ in given]
         self._clock = inputs[0] if example_input is None else example_input
         self.example_input = _some(inputs[0]) if example_input is None else example_input
-        self.learn = few(inputs, LEARN) if learn is None else listed(learn, "learn from")
+        pairs = [(x, None) for x in few(inputs, LEARN)] if learn is None else list(parts(learn))
+        if not pairs:
+            raise nothing_to("learn from", "learn")
+        self.learn = [(x, None) for x, _ in pairs]  # else a tuple of inputs were a pair, too
+        self.taught = all(y is not None for _, y in pairs)  # whether it has targets
+        # what `collect` reads
+        self.lessons: list[Any] = pairs if self.taught else self.learn
+        if loss is not None and not self.taught:
+            raise ArgumentError(
+                "`loss` needs targets, but `learn` has none. Pass learn=batches of (inputs, targets)."
+            )
+        self.loss = F.cross_entropy if loss is None and evaluate is None else loss
         tensors = all(isinstance(x, Tensor) for x in inputs)
         self.how_to_trace = f"batches[0][0][:{SOME}]" if tensors else "batches[0][0]"
         self.how_to_learn = (
             f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
             if tensors
-            else f"[x for x, _ in batches][:{len(self.learn)}]"
+            else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
         )
-        n = sum(examples_in(x) for x in self.learn)
-        self.learned = f"{n:,} examples" if learn is not None else (
-            f"the inputs of the first {n:,} examples, not their labels"
-        )  # fmt: skip
+        n = sum(examples_in(x) for x, _ in self.learn)
+        self.learned = f"the inputs of the first {n:,} examples, not their labels"
+        if learn is not None:
+            self.learned = f"{n:,} examples{' with their labels' if self.taught else ''}"
         self.variants = Variants(self.model, self.example_input)
         self.whole = self.variants.dense
         self.refusal = ""
@@ -120,7 +138,7 @@ class WhatIf:
             self.refusal = str(e)
         self.labels, self.said = (np.zeros(0, int), np.zeros(0, int))
         if evaluate is None:
-            said = [self._answers(self.model, [batch]) for batch in self.batches]
+            said = self._asked()
             labels = [_numbers(y, s.shape) for (_, y), s in zip(self.batches, said, strict=True)]
             self.said, self.labels = np.concatenate(said), np.concatenate(labels)
             self.before = Comparison(self.labels, self.said, self.said).accuracy_before
@@ -134,9 +152,14 @@ class WhatIf:
     @cached_property
     def criteria(self) -> list[tuple[str, str]]:
         """Pairs (granularity, criterion) that the model can be pruned by."""
-        units = [] if self.refusal else [("unit", n) for n, c in CRITERIA.items()
+        known = {
+            n: c
+            for n, c in CRITERIA.items()
+            if self.loss is not None or not GRADIENTS & {*c.evidence}
+        }
+        units = [] if self.refusal else [("unit", n) for n, c in known.items()
                                          if "unit" in c.granularity]  # fmt: skip
-        return units + [("weight", n) for n, c in CRITERIA.items() if "weight" in c.granularity]
+        return units + [("weight", n) for n, c in known.items() if "weight" in c.granularity]
 
     @cached_property
     def frozen(self) -> dict[str, str]:
@@ -192,8 +215,9 @@ class WhatIf:
         if not gradients and True in self._evidence:
             return self._evidence[True]  # which has the moments, too
         if gradients not in self._evidence:
-            loss = F.cross_entropy if gradients else None
-            self._evidence[gradients] = collect(self.model, self.learn, loss=loss, progress=False)
+            loss = self.loss if gradients else None
+            read = self.lessons if gradients else self.learn
+            self._evidence[gradients] = collect(self.model, read, loss=loss, progress=False)
         return self._evidence[gradients]
 
     def plan(
@@ -238,14 +262,16 @@ class WhatIf:
         return new
 
     def costs(self, new: nn.Module, plan: Plan) -> dict[str, Any]:
-        """Return bytes, parameters and MACs, before and after; weights in their smallest encoding."""
+        """Return bytes, parameters and MACs, before and after; weights as `save` writes them smallest."""
         cost = self.variants.cost(new, same=plan.groups is None)
         size, encoding = cost.bytes, "dense"
         if plan.groups is None:
             from pandas import NA
 
             whole = encodings(new, gzip=False).set_index("tensor").loc["whole"]
-            sizes = {name: int(str(whole[name])) for name in ENCODINGS if whole[name] is not NA}
+            sizes = {"dense": cost.bytes}
+            if all(w.dtype == torch.float32 for w in named_weights(new).values()):
+                sizes |= {name: int(str(whole[name])) for name in CSR if whole[name] is not NA}
             encoding = min(sizes, key=lambda name: sizes[name])
             size = sizes[encoding]
         return {
@@ -286,6 +312,15 @@ class WhatIf:
     def _answers(self, model: nn.Module, batches: Iterable[Any]) -> np.ndarray:
         with evaluating(model):
             return np.concatenate([_classes(model, x).numpy() for x, _ in batches])
+
+    def _asked(self) -> list[np.ndarray]:
+        """Ask the whole model, batch by batch; say what else one can do if it gives no classes."""
+        try:
+            return [self._answers(self.model, [batch]) for batch in self.batches]
+        except ArgumentError as e:
+            raise ArgumentError(
+                f"{e} Or pass `evaluate`, a function from a model to a number, more being better."
+            ) from None
 
     def _known(self, scores: Scores, protect: Sequence[str]) -> list[str]:
         """Leave out the layers whose units are in no group: nothing of them could go."""

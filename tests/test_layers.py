@@ -113,7 +113,14 @@ LAYERS = [
     },
     {
         *("panels.schedule", "panels.whatif", "panels.background", "panels.hand"),
-        *("panels.history", "panels.toolbar", "panels.touch", "panels.cells", "panels.choice"),
+        *(
+            "panels.history",
+            "panels.remembering",
+            "panels.toolbar",
+            "panels.touch",
+            "panels.cells",
+            "panels.choice",
+        ),
         *(
             "panels.slider",
             *("panels.base", "panels.still"),

@@ -16,7 +16,7 @@ from zoo.case import net, param, stir
 
 import pruneviz as pv
 from pruneviz.proof import Proof, variations
-from pruneviz.shrink import Shrinker, cutter
+from pruneviz.shrink import Shrinker
 
 X = torch.linspace(-2, 2, 15).reshape(5, 3)
 
@@ -624,15 +624,45 @@ def test_a_program_gives_what_the_model_gives():
 
 def test_quickly():
     model = two(nn.Sigmoid())
-    quick = cutter(model, X)
-    plan = pv.drop(pv.find_groups(model, X), {"0": [1]})
-    assert close(quick(plan)(X), pv.mask(model, plan)(X))
+    quick = Shrinker(model, X).quick
+    for units in ([1], [0, 2]):
+        plan = pv.drop(pv.find_groups(model, X), {"0": units})
+        assert close(quick(plan)(X), pv.mask(model, plan)(X))
     literal = Literal()
     plan = pv.drop(pv.find_groups(literal, IMAGES), {"conv": [1]})
     with pytest.raises(
         pv.GraphError, match=r"the forward of the smaller model fails at .*view\(-1, 36\)"
     ):
-        cutter(literal, IMAGES)(plan)
+        Shrinker(literal, IMAGES).quick(plan)
+
+
+class Heads(nn.Module):
+    """Attention whose forward reads the number of heads, and runs with a stale one, regrouped."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads, self.qkv, self.out = 4, nn.Linear(12, 3 * 24), nn.Linear(24, 5)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        a = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.out(a.transpose(1, 2).reshape(b, n, -1))
+
+
+@pytest.mark.parametrize("gone", [[1], [0, 3], [0, 1, 2]])
+def test_quickly_is_right_where_a_stale_size_runs(gone):
+    x = torch.randn(3, 6, 12, generator=torch.Generator().manual_seed(1))
+    model = Heads()
+    groups = pv.find_groups(model, x)
+    name = next(g.name for g in groups if not g.frozen)
+    shrinker = Shrinker(model, x)
+    for units in (gone, [2], gone):  # the first one proves, the others know
+        plan = pv.drop(groups, {name: units})
+        small = shrinker.quick(plan)
+        assert close(small(x), pv.mask(model, plan)(x))
+        assert small.heads == groups[name].size - len(units)
 
 
 # -- what is refused -----------------------------------------------------------------------------

@@ -140,6 +140,18 @@ def test_beside_another_thread_random_numbers_logs_and_warnings_are_left_alone(m
     assert shared() == before
 
 
+def test_counting_hooks_no_module_of_another_thread():
+    model, seen = Makes(), []
+
+    def forward_elsewhere(module, inputs, output):
+        seen.append(len(torch.nn.modules.module._global_forward_hooks))
+
+    with pv.hooked(model, ["conv"], lambda *_: forward_elsewhere(*_)):
+        cost = pv.measure(model, X[:2])
+    assert seen == [0]
+    assert cost.macs == 4 * 16 * 9 + 64 * 3 + 3 * 3
+
+
 def test_what_draws_is_seeded_and_the_numbers_of_others_are_put_back():
     model = Draws()
     plan = plan_for(model)

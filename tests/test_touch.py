@@ -82,11 +82,15 @@ def test_the_threshold_follows_the_hand_in_the_histogram(absolute):
         left = panel.controls["threshold"].value
         panel.touch(354 + 50, 60)
         assert panel.controls["threshold"].value == pytest.approx(left, abs=step)
-    panel.touch(5000, 60)
+    panel.touch(5000, 60, press=False)  # dragged beyond the end
+    assert panel.controls["threshold"].value == panel.controls["threshold"].max
+    panel.touch(500, 205)  # below the bars nothing is taken hold of
+    panel.touch(400, 60, press=False)
     assert panel.controls["threshold"].value == panel.controls["threshold"].max
 
 
-def test_a_drag_is_one_move_and_every_press_another():
+def test_a_drag_is_one_move_however_slow(monkeypatch):
+    monkeypatch.setattr("pruneviz.panels.history.REST", 0)
     panel = pv.panel_weights(net())
     by_hand(panel, 400, 60)
     for x in range(401, 450, 5):
@@ -96,6 +100,18 @@ def test_a_drag_is_one_move_and_every_press_another():
     assert panel.controls["threshold"].value == 0
     panel.redo()
     assert panel.controls["threshold"].value == far
+    by_hand(panel, 400, 60)  # another one
+    panel.undo()
+    assert panel.controls["threshold"].value == far
+
+
+def test_two_presses_are_two_moves_however_soon():
+    panel = pv.panel_neurons(net(), X[:2])
+    for i in (3, 4, 5):
+        by_hand(panel, network.MAKE_AT + 3 + i * network.CELL, 27)
+    panel.undo()
+    assert panel.result["unit"] == 4
+    panel.close()
 
 
 def test_a_hand_in_the_picture_waits_for_nothing():
@@ -168,6 +184,11 @@ def test_a_click_picks_the_pair_and_beside_it_the_threshold_is_dragged():
         panel.touch(200, 100, press=False)  # who holds a point drags nothing
         assert panel.result["threshold"] == 0.8
     left, top, right, _ = twins.BOX
+    at = left + 0.8 * (right - left)
+    far = np.hypot(px(points["similarity"]) - at, py(points["scale"]) - 60)
+    panel.touch(at, 60)  # the line goes before the points that it crosses, or nearly
+    panel.touch(at - 100, 60, press=False)
+    assert panel.result["threshold"] < 0.8, far.min()
     panel.touch(left + 3, top + 2)
     for x in (left + 40, left + 130.4, right + 30):
         panel.touch(x, top + 2, press=False)
@@ -182,6 +203,8 @@ def test_the_budget_follows_the_hand_and_the_ring_the_budget(log):
     panel = pv.panel_tradeoff(frame())
     panel.controls["log"].value = log
     left, _, right, _ = tradeoff.BOX
+    panel.touch(right + 100, 100)  # the key
+    assert panel.result["budget"] == 1
     for x in (left + 30, 250.5, right - 20):
         panel.touch(x, 100)
         (line,) = (float(v) for v in DASHED.findall(touchable(panel))[-1:])

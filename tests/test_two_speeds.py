@@ -295,9 +295,22 @@ def test_the_buttons_do_it():
     assert not bar.redo.disabled
     bar.plans.value = "<b>six</b>"
     assert panel.result["square"] == 36
-    assert bar.plans.value == "saved"  # and can be chosen again
+    assert bar.plans.value == "<b>six</b>"  # until the hand moves on, and it can be chosen again
+    panel.controls["n"].value = 5
+    assert bar.plans.value == ""
+    bar.plans.value = "<b>six</b>"
+    assert panel.result["square"] == 36
     bar.save.click()
     assert list(panel.saved) == ["<b>six</b>", "plan 2"]
+    panel.controls["n"].value = 2
+    bar.name.value = "saved"  # a name like any other
+    bar.save.click()
+    panel.controls["n"].value = 3
+    bar.plans.value = "saved"
+    assert panel.result["square"] == 4
+    with pytest.raises(pv.ArgumentError, match="`name` is empty"):
+        panel.save(" ")
+    panel.controls["n"].value = 6
     assert "n = 6" not in bar.children[1].value
     bar.code.value = True
     assert "n = 6" in bar.children[1].value

@@ -347,3 +347,223 @@ def test_what_is_judged_on_what_it_learned_from_is_said():
         panel = pv.panel_whatif(net(), data(), learn=learn)
         assert ("looks better than it is" in hint(panel)) == said
         panel.close()
+
+
+def ran(panel, **names):
+    """Run the panel's code in an empty folder; return the model it makes."""
+    import os
+    import tempfile
+
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            env = {"panel": panel, **names}
+            exec(panel.to_python(), env)
+            return env["small"], os.path.getsize("small.safetensors")
+        finally:
+            os.chdir(before)
+
+
+def equal(a, b):
+    pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+    return all(n == m and torch.equal(t, u) for (n, t), (m, u) in pairs)
+
+
+class Views(nn.Module):
+    """Calls view() on what it has convolved: it does not run on channels that lie side by side."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv2d(2, 6, 3, padding=1), nn.Linear(6 * 16, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return self.fc(x.view(x.shape[0], -1))
+
+
+def test_a_network_that_views_its_channels_is_judged_by_every_panel():
+    x, y = torch.randn(40, 2, 4, 4), torch.arange(40) % 3
+    model = Views()
+    judge = pv.Accuracy([(x, y)])
+    assert judge(model) == pv.accuracy(model, [(x, y)])
+    for panel in (
+        pv.panel_whatif(model, [(x, y)], sparsity=0.5),
+        pv.panel_weights(model, batches=[(x, y)]),
+        pv.panel_neurons(model, x[:4], batches=[(x, y)]),
+        pv.panel_sleepers(model, [(x, y)]),
+        pv.panel_twins(model, x[:4], batches=[(x, y)]),
+    ):
+        assert panel.result is not None
+        panel.close()
+
+
+def test_one_logit_is_no_classifier():
+    x = torch.randn(30, 4)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    with pytest.raises(
+        pv.ArgumentError, match=r"a logit for each class.*z > 0.*Or pass `evaluate`"
+    ):
+        pv.panel_whatif(model, [(x, torch.arange(30) % 2)])
+
+
+def test_where_no_unit_can_go_weights_are_offered_and_the_reason_is_said():
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    panel = pv.panel_whatif(nn.Linear(4, 3), [(x, y)])
+    assert panel.controls["criterion"].value == "weight magnitude"
+    panel.close()
+    with pytest.raises(pv.ArgumentError, match="is for units, but none of its units can go"):
+        pv.panel_whatif(nn.Linear(4, 3), [(x, y)], criterion="l2")
+    with pytest.raises(pv.ArgumentError, match="criterion 'l3' is unknown"):
+        pv.panel_whatif(nn.Linear(4, 3), [(x, y)], criterion="l3")
+
+
+@pytest.mark.parametrize("criterion", ["unit taylor", "unit fisher", "weight taylor"])
+def test_the_labels_that_one_learns_from_are_used(criterion):
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
+    y = torch.arange(60) % 3
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
+    learn = [(x[:30], y[:30])]
+    panel = pv.panel_whatif(model, [(x, y)], learn=learn, criterion=criterion, sparsity=0.5)
+    evidence = pv.collect(model, learn, loss=torch.nn.functional.cross_entropy)
+    kind, name = criterion.split()
+    groups = pv.find_groups(model, x[:4]) if kind == "unit" else None
+    plan = pv.select(pv.score(model, name, groups=groups, evidence=evidence), sparsity=0.5)
+    for n, keep in plan.keep.items():
+        assert torch.equal(panel.result["plan"].keep[n], keep)
+    small, _ = ran(panel, model=model, batches=[(x, y)], learn=learn)
+    assert equal(small, panel.result["model"])
+    panel.close()
+
+
+def test_batches_that_cannot_be_read_again_are_taken_from_the_panel():
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
+    shuffled = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, y), batch_size=20, shuffle=True
+    )
+    for batches, learn in (
+        (shuffled, None),
+        (((a, b) for a, b in [(x, y)]), (a for a in [x[:30]])),
+    ):
+        panel = pv.panel_whatif(
+            model, batches, learn=learn, criterion="unit wanda", sparsity=0.5, repair="lstsq"
+        )
+        code = panel.to_python()
+        assert "batches = panel.batches" in code
+        assert ("learn = panel.learn" in code) == (learn is not None)
+        small, _ = ran(panel, model=model)
+        assert equal(small, panel.result["model"])
+        panel.close()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
+def test_the_bytes_are_those_of_the_file_one_takes_home(sparsity):
+    x, y = torch.randn(40, 64), torch.arange(40) % 3
+    model = nn.Sequential(nn.Linear(64, 80), nn.ReLU(), nn.Linear(80, 3))
+    panel = pv.panel_whatif(model, [(x, y)], criterion="weight magnitude", sparsity=sparsity)
+    r = panel.result
+    small, size = ran(panel, model=model, batches=[(x, y)])
+    header = size - r["bytes"]
+    assert 0 < header < 1500  # names and shapes
+    assert r["bytes"] <= r["bytes_before"]
+    assert equal(small, r["model"])
+    panel.close()
+    half = pv.panel_whatif(
+        model.half(), [(x.half(), y)], criterion="weight magnitude", sparsity=sparsity
+    )
+    assert (half.result["bytes"], half.result["encoding"]) == (half.result["bytes_before"], "dense")
+    half.close()
+
+
+@pytest.mark.parametrize("wrap", [lambda a, b: (a, b), lambda a, b: {"a": a, "b": b}])
+@pytest.mark.parametrize(
+    ("criterion", "repair"),
+    [("unit l2", "lstsq"), ("unit taylor", "fold"), ("weight wanda", "lstsq")],
+)
+def test_several_inputs(wrap, criterion, repair):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.left, self.right, self.out = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, a, b):
+            return self.out(torch.relu(self.left(a) + self.right(b)))
+
+    x, model = torch.randn(40, 8), Two()
+    y = model(x[:, :4], x[:, 4:]).argmax(1)
+    batches = [(wrap(x[:, :4], x[:, 4:]), y)]
+    panel = pv.panel_whatif(model, batches, criterion=criterion, repair=repair, sparsity=0.5)
+    assert panel.result["metric_before"] == 1
+    small, _ = ran(panel, model=model, batches=batches)
+    assert equal(small, panel.result["model"])
+    if criterion.startswith("unit"):  # one bar for two layers whose units go together
+        assert ">left +1<" in panel._view.value
+        assert "left, right go together" in panel._view.value
+    panel.close()
+
+
+@pytest.mark.parametrize("repair", ["fold", "merge"])
+def test_weights_are_repaired_by_least_squares_alone(repair):
+    x, y = torch.randn(40, 4), torch.arange(40) % 3
+    panel = pv.panel_whatif(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), [(x, y)],
+                            criterion="weight magnitude", sparsity=0.5)  # fmt: skip
+    with pytest.raises(pv.ArgumentError, match="Choose 'least squares' or 'nothing'"):
+        panel.controls["repair"].value = repair
+    panel.controls["repair"].set_state({"value": None, "index": 3})
+    assert panel.result["metric"] is not None
+    panel.close()
+
+
+def test_after_an_error_nothing_is_said_to_be_measured(monkeypatch):
+    x, y = torch.randn(40, 4), torch.arange(40) % 3
+    panel = pv.panel_whatif(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), [(x, y)])
+    monkeypatch.setattr(panel._what, "timed", lambda *a, **k: 1 / 0)
+    panel.controls["sparsity"].set_state({"value": 0.5})
+    assert "measuring…" in html(panel)
+    with pytest.raises(ZeroDivisionError):
+        panel.result  # noqa: B018
+    assert "measuring…" not in html(panel)
+    panel.close()
+
+
+def test_a_loss_of_ones_own():
+    x = torch.randn(60, 4)
+    t = x.sum(1, keepdim=True)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1))
+    mse = torch.nn.functional.mse_loss
+
+    def evaluate(m):
+        with torch.no_grad():
+            return -float(mse(m(x), t))
+
+    panel = pv.panel_whatif(model, [(x, t)], evaluate=evaluate)
+    names = [value for _, value in panel.controls["criterion"].options]
+    assert not {"unit taylor", "unit fisher", "unit obs", "weight taylor"} & set(names)
+    panel.close()
+    learn = [(x, t)]
+    panel = pv.panel_whatif(model, [(x, t)], evaluate=evaluate, loss=mse, learn=learn,
+                            criterion="taylor", scope="layer", sparsity=0.5)  # fmt: skip
+    assert panel.controls["scope"].value == "layer"
+    small, _ = ran(panel, model=model, batches=[(x, t)], learn=learn, loss=mse)
+    assert equal(small, panel.result["model"])
+    panel.close()
+    with pytest.raises(pv.ArgumentError, match="`loss` needs targets"):
+        pv.panel_whatif(model, [(x, t)], evaluate=evaluate, loss=mse)
+    with pytest.raises(pv.ArgumentError, match="`learn` is empty"):
+        pv.panel_whatif(model, [(x, t)], evaluate=evaluate, learn=[])
+
+
+def test_flipped_images_say_what_they_are():
+    panel = pv.panel_whatif(net(), data(), classes=["a", "b", "c"], sparsity=0.9)
+    worse = panel.result["worse"]
+    assert len(worse)
+    said = html(panel)
+    for i in worse[:8].tolist():
+        assert f">is: {'abc'[panel._what.labels[i]]}<" in said
+    assert panel.figure().axes[0].get_title().startswith("Units by l2")
+    panel.close()

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
 from pruneviz.hooks import beside
 from pruneviz.panels.background import GoOn, Job, later
 from pruneviz.panels.cells import inside, register
 from pruneviz.panels.hand import by_hand, moved_by_hand
 from pruneviz.panels.history import History, State
+from pruneviz.panels.remembering import Remembering
 from pruneviz.panels.slider import Slider, labelled
 from pruneviz.panels.still import png
 from pruneviz.panels.toolbar import Toolbar
@@ -30,7 +30,7 @@ WRAP = {"flex_flow": "row wrap"}  # on a narrow page
 Work = Callable[[GoOn], dict[str, Any]]
 
 
-class Panel(widgets.VBox):
+class Panel(Remembering):
     """Controls, and one picture that answers while they move.
 
     A panel is a `VBox`: a notebook shows it, and it can stand inside other widgets. On paper and on
@@ -52,8 +52,9 @@ class Panel(widgets.VBox):
     Notes
     -----
     A subclass builds its controls, calls :meth:`start`, and defines :meth:`answer`, :meth:`show`,
-    :meth:`draw` and :meth:`to_python`; if something takes long, :meth:`later`. It runs only models
-    that are its own: another thread may be at work. An error in any of them is shown in the panel,
+    :meth:`draw` and :meth:`to_python`; if something takes long, :meth:`later`; if the picture itself
+    can be dragged or clicked, :meth:`touched`. It runs only models that are its own: another thread
+    may be at work. An error in any of them is shown in the panel,
     in words, and raised.
 
     Examples
@@ -77,6 +78,8 @@ class Panel(widgets.VBox):
         # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
         self._busy = False
+        self._gripped = False  # whether the hand in the picture came down on something
+        self._held = False  # whether it drags that
         self.memory: State = {}
         # whether nothing of what `later` gives is seen: then it is done when somebody asks for it
         self.lazy = False
@@ -188,29 +191,18 @@ class Panel(widgets.VBox):
         with self._lock:
             return self.draw(self._result)
 
-    def state(self) -> State:
-        """Return the values of all controls, and what else belongs to a state."""
-        return {**self.memory, **{name: c.value for name, c in self.controls.items()}}
-
-    def undo(self) -> None:
-        """Take the last move back; without one do nothing."""
-        self._step(-1)
-
-    def redo(self) -> None:
-        """Do again what was undone; without that do nothing."""
-        self._step(1)
-
-    def steps(self) -> tuple[bool, bool]:
-        """Tell whether something can be undone, and redone."""
-        history = self._history
-        return (False, False) if history is None else (history.has(-1), history.has(1))
-
     def touch(self, x: float, y: float, press: bool = True) -> None:
         """Do what a hand does that comes down on the picture, or drags there; see `touched`."""
         with self._lock:
             if not self._result:  # an error has to be mended first, and the picture is an old one
                 return
+            if not press and not self._gripped:
+                return
             wanted, stood = self.touched(x, y, press), self.state()
+            if press:
+                self._gripped = bool(wanted)
+                if self._history is not None:
+                    self._history.let_go()
             before, self._busy = self._busy, True
             try:
                 for name, value in wanted.items():
@@ -219,47 +211,11 @@ class Panel(widgets.VBox):
             finally:
                 self._busy = before
             if self.state() != stood:
-                self._moved(next(iter(wanted)))
-
-    def save(self, name: str) -> None:
-        """Keep where the controls stand under a name; a plan of that name is replaced."""
-        self.saved[_check.kind(name, "name", str, "A name for the plan, such as 'gentle'.")] = (
-            self.state()
-        )
-        self._refresh()
-
-    def load(self, name: str) -> None:
-        """Set the controls to where a saved plan had them.
-
-        Raises
-        ------
-        ArgumentError
-            If no plan was saved under that name.
-        """
-        with self._lock:
-            self._set(self.saved[_check.choice(name, "name", self.saved, what="plan")], "")
-
-    def _step(self, by: int) -> None:
-        with self._lock:
-            history = self._history
-            state = None if history is None else history.step(by)
-            if state is not None:
-                self._set(state, None)
-
-    def _set(self, state: State, moved: str | None) -> None:
-        """Set all controls and answer once; `moved` None: leave no step in the history."""
-        for _ in range(2):  # the end of one slider may depend on another control
-            if self.state() != state:
-                before, self._busy = self._busy, True
+                self._held = not press
                 try:
-                    self.memory = {name: state[name] for name in self.memory}
-                    for name, control in self.controls.items():
-                        control.value = state[name]
+                    self._moved(next(iter(wanted)))
                 finally:
-                    self._busy = before
-                self._moved(None)
-        self._note(moved, False)
-        self._refresh()
+                    self._held = False
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""
@@ -330,10 +286,6 @@ class Panel(widgets.VBox):
         if not hand and not self.lazy:
             self._finish()
 
-    def _note(self, name: str | None, hand: bool) -> None:
-        if self._history is not None and name is not None:
-            self._history.add(self.state(), name, hand=hand)
-
     def _told(self, job: Job, more: dict[str, Any]) -> None:
         """Show a part of what is measured."""
         with self._lock:
@@ -366,8 +318,8 @@ class Panel(widgets.VBox):
     def _publish(self, *, waiting: bool = False) -> None:
         picture, self._sentence = self.show(self._result)
         more = " <i>measuring…</i>" if waiting else ""
-        self._drawn_html = f"{picture}<p>{escape(self._sentence)}{more}</p>"
-        self._view.value = self._drawn_html
+        self._drawn_html = f"{picture}<p>{escape(self._sentence)}</p>"
+        self._view.value = f"{self._drawn_html.removesuffix('</p>')}{more}</p>"
         self._refresh()
 
     def _refresh(self) -> None:
@@ -379,8 +331,8 @@ class Panel(widgets.VBox):
         # the picture of before stays, pale, so that the page does not jump
         self._view.value = f'<div style="opacity: 0.3">{self._drawn_html}</div>'
         self._alert.value = (
-            f'<p role="alert" style="color: {PRUNED}; white-space: pre-wrap">'
-            f"⚠ {escape(f'{type(error).__name__}: {error}')}</p>"
+            f'<p role="alert" style="white-space: pre-wrap"><b style="color: {PRUNED}">⚠</b> '
+            f"{escape(f'{type(error).__name__}: {error}')}</p>"
         )
         self._refresh()
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.paired import Comparison
-from pruneviz.plots.bytes import size
+from pruneviz.plots.bytes import size as bytes_in_words
 from pruneviz.plots.whatif import Bar, Layer
 from pruneviz.timing import Timing, told_apart
-from pruneviz.types import Plan, layer_name
+from pruneviz.types import ArgumentError, Plan
 from pruneviz.whatif import WhatIf
 
 LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
@@ -30,6 +30,16 @@ class Choice:
     repair: str = "none"
 
 
+def checked(choice: Choice) -> Choice:
+    """Return a choice that can be carried out; raise for one that cannot."""
+    if choice.granularity == "weight" and choice.repair in ("fold", "merge"):
+        raise ArgumentError(
+            f"single weights cannot be repaired by {LADDER[choice.repair]!r}: that is for units. "
+            f"Choose {LADDER['lstsq']!r} or {LADDER['none']!r}."
+        )
+    return choice
+
+
 def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     """Return accuracy, MACs, bytes and time beside those of the whole model, as far as measured."""
     metric, before = result["metric"], result["metric_before"]
@@ -45,8 +55,12 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
             rows.append(Bar(unit, "…"))
             continue
         now, whole = result[key], result[f"{key}_before"]
-        text = f"{now:,} of {whole:,}" if key == "macs" else f"{size(now)} of {size(whole)}"
-        if key == "bytes" and result["encoding"] not in ("dense", "dense_fp32"):
+        text = (
+            f"{now:,} of {whole:,}"
+            if key == "macs"
+            else f"{bytes_in_words(now)} of {bytes_in_words(whole)}"
+        )
+        if key == "bytes" and result["encoding"] != "dense":
             text += f" ({result['encoding']})"
         rows.append(Bar(unit, text, now / whole if whole else 0.0))
     timing = result["timing"]
@@ -68,9 +82,9 @@ def layers(plan: Plan, protected: Collection[str]) -> list[Layer]:
         rows = [Layer(n, k, t) for n, k, t in counts]
     else:
         rows = [
-            Layer(layer_name(g.name) or g.name, g.size, g.size, g.frozen)
+            Layer(g.name, g.size, g.size, g.frozen)
             if g.frozen
-            else Layer(g.name, int(plan.keep[g.name].sum()), g.size)
+            else Layer(g.name, int(plan.keep[g.name].sum()), g.size, also=g.producers[1:])
             for g in plan.groups
         ]
     return [
@@ -84,13 +98,21 @@ def makers(name: str, plan: Plan) -> tuple[str, ...]:
     return (name,) if plan.groups is None else plan.groups[name].producers
 
 
-def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
-    """Say what was chosen, and what came of it, as far as measured."""
-    plan = result["plan"]
-    text = (
+def chosen(choice: Choice) -> str:
+    """Say what was chosen.
+
+    >>> chosen(Choice("unit", "l2", 0.5))
+    'Units by l2, target sparsity 0.50, repair: nothing'
+    """
+    return (
         f"{choice.granularity.capitalize()}s by {choice.criterion}, {SCOPES[choice.scope]}"
         f"target sparsity {choice.sparsity:.2f}, repair: {LADDER[choice.repair]}"
     )
+
+
+def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
+    """Say what was chosen, and what came of it, as far as measured."""
+    plan, text = result["plan"], chosen(choice)
     if choice.protect:
         text += f", protected: {', '.join(n or '(model)' for n in choice.protect)}"
     if plan is None:
@@ -106,16 +128,25 @@ def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
             )
         text += "."
     if "macs" in result:
-        text += f" {result['macs'] / max(result['macs_before'], 1):.0%} of the MACs, "
-        text += f"{result['bytes'] / max(result['bytes_before'], 1):.0%} of the bytes."
+        macs, size = (result[k] / max(result[f"{k}_before"], 1) for k in ("macs", "bytes"))
+        text += f" {_share(macs)} of the MACs, {_share(size)} of the bytes."
     return text
+
+
+def _share(value: float) -> str:
+    """Write a share in per cent; what is not nothing does not read as nothing.
+
+    >>> _share(0.5), _share(0.002), _share(0.0)
+    ('50%', 'under 1%', '0%')
+    """
+    return "under 1%" if 0 < value < 0.005 else f"{value:.0%}"
 
 
 def clock(timing: Timing | None) -> str:
     """Say what the whole model took."""
     if timing is None:
         return ""
-    return f" Before, {timing.examples:,} at once took {timing.before_ms:.3g} ms."
+    return f" Before, {timing.examples:,} example{'s' * (timing.examples != 1)} at once took {timing.before_ms:.3g} ms."
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -127,17 +158,42 @@ def _verdict(comparison: Comparison) -> str:
     return f"{'inside the' if comparison.inside_noise else 'more than'} noise ({sure})"
 
 
-def code(choice: Choice, what: WhatIf, *, example: bool, learn: bool) -> str:
-    """Return code that makes the same model; `example`, `learn`: whether the caller passed them."""
+def code(
+    choice: Choice,
+    what: WhatIf,
+    *,
+    given: Collection[str],
+    once: Collection[str] = (),
+    encoding: str = "dense",
+) -> str:
+    """Return code that makes the same model.
+
+    Parameters
+    ----------
+    given : collection of str
+        Which of ``"example_input"``, ``"learn"``, ``"loss"`` the caller passed.
+    once : collection of str
+        Which of ``"batches"`` and ``"learn"`` may be others when they are read again.
+    encoding : str
+        In which `save` writes the model smallest.
+    """
+    size = "" if encoding == "dense" else f", encoding={encoding!r}"
+    learn = "learn" in given
     needs = what.needs(choice.granularity, choice.criterion, choice.repair)
     mends, units = choice.repair != "none", choice.granularity == "unit"
     evidence = ", evidence=evidence" if needs else ""
     lines = ["import torch"] if (needs or mends) and not learn else []
     loss = ""
     if needs == "gradients":
-        lines, loss = ["import torch"], ", loss=torch.nn.functional.cross_entropy"
-    lines += ["import pruneviz as pv", "", "batches = list(batches)"]
-    lines += [f"x = {'example_input' if example else what.how_to_trace}"]
+        loss = ", loss=loss" if "loss" in given else ", loss=torch.nn.functional.cross_entropy"
+        lines = ["import torch"]
+    lines += ["import pruneviz as pv", ""]
+    lines += [
+        f"{name} = panel.{name}  # as the panel has read them: a second time they may be others"
+        for name in once
+    ]
+    lines += ["batches = list(batches)"] * ("batches" not in once)
+    lines += [f"x = {'example_input' if 'example_input' in given else what.how_to_trace}"]
     if (needs or mends) and not learn:
         lines += [f"learn = {what.how_to_learn}"]
     if needs:
@@ -157,4 +213,4 @@ def code(choice: Choice, what: WhatIf, *, example: bool, learn: bool) -> str:
     else:
         mend = f", repair={choice.repair!r}{evidence}" if mends else ""
         lines += [f"small = pv.bake(pv.mask(model, plan{mend}))"]
-    return "\n".join([*lines, 'pv.save(small, "small.safetensors")', ""])
+    return "\n".join([*lines, f'pv.save(small, "small.safetensors"{size})', ""])

@@ -30,12 +30,15 @@ class History:
         self._at = 0
         self._last = ("", 0.0)  # whose hand moved, and when
 
-    def add(self, state: State, moved: str, *, hand: bool = False) -> None:
-        """Remember a state; what had been undone is forgotten. A drag is one move."""
+    def add(self, state: State, moved: str, *, hand: bool = False, held: bool = False) -> None:
+        """Remember a state; what had been undone is forgotten. A drag is one move.
+
+        `held`: the hand has not let go since the last state, however long ago that was.
+        """
         if state == self._states[self._at]:
             return
         now = time.monotonic()
-        same = hand and self._last[0] == moved and now - self._last[1] < REST
+        same = hand and self._last[0] == moved and (held or now - self._last[1] < REST)
         self._last = (moved if hand else "", now)
         del self._states[self._at + 1 :]
         if same and self._at:
@@ -44,6 +47,10 @@ class History:
             self._states.append(state)
         del self._states[:-MOST]
         self._at = len(self._states) - 1
+
+    def let_go(self) -> None:
+        """Take what the hand does next for another move, however soon it comes."""
+        self._last = ("", 0.0)
 
     def has(self, by: int) -> bool:
         """Tell whether there is a state so many steps away."""

@@ -26,7 +26,7 @@ from pruneviz.plots.groups import row_label, rows
 from pruneviz.plots.style import figure
 from pruneviz.score import score
 from pruneviz.select import select
-from pruneviz.shrink import cutter
+from pruneviz.shrink import Shrinker
 from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def panel_neurons(
     A row a layer: left what it reads, right what it makes. The picked unit lights up in every layer
     in which it lives. Drag the sparsity, and the units with the lowest scores go; the button lets
     the picked one go or stay whatever its score. When the hand rests, the smaller network is made for
-    real (only `shrink` also compares it with the masked one), and its accuracy, its
+    real and compared with the masked one, and its accuracy, its
     multiply-accumulates and its time beside that of the whole one are measured.
 
     Parameters
@@ -127,12 +127,12 @@ class NeuronsPanel(Panel):
         _check.choice(criterion, "criterion", fit, what="criterion")
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.95)
         # one to answer with, and one for the other thread
-        self._model, self._whole = (copy_of(_check.unwrapped(model)) for _ in range(2))
+        self._model, self._whole = (copy_of(_check.unwrapped(model)).eval() for _ in range(2))
         self._x = x
         self._groups = find_groups(self._model, x)
-        self._cut = cutter(self._whole, x)
+        self._cut = Shrinker(self._whole, x).proved
         self._macs = measure(self._whole, x).macs
-        self._batches = None if batches is None else ready(batches)
+        self._batches = None if batches is None else ready(batches, model=self._model)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
         self._labels = {names[0]: row_label(names) for names in rows(self._groups.to_frame())}
         made = {n for group in self._groups for n in group.producers}
@@ -143,7 +143,12 @@ class NeuronsPanel(Panel):
         known = [n for n in self._labels if self._makes[n]]
         if not known:
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
-        layer = known[0] if layer is None else _check.choice(layer, "layer", known, what="layer")
+        free = [n for n in known if not all(g.frozen for g, _ in self._makes[n])]
+        layer = (
+            [*free, *known][0]
+            if layer is None
+            else _check.choice(layer, "layer", known, what="layer")
+        )
         unit = _check.count(unit, "unit")
         last = len(self._makes[layer]) - 1
         super().__init__()

@@ -59,7 +59,11 @@ class Reading:
 
     def word(self, group: Group) -> str:
         """Return what a unit of the group is called: neuron, channel, unit."""
-        kind = self._kinds.get(group.producers[0], "")
+        layer = group.producers[0]
+        own = [s.width for s in group.slices if s.layer == layer and s.role == "out"]
+        if min(own, default=1) > 1:  # a head, or a pair that only goes together
+            return "unit"
+        kind = self._kinds.get(layer, "")
         return next((w for part, w in WORDS.items() if part in kind), "unit")
 
     def images(

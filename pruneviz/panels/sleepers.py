@@ -125,8 +125,8 @@ class SleepersPanel(Panel):
         _check.choice(order, "order", plot.ORDERS)
         _check.choice(repair, "repair", REPAIRS)
         # one to answer with, and one for the other thread
-        self._model, self._whole = (copy_of(_check.unwrapped(model)) for _ in range(2))
-        self._batches = ready(batches)
+        self._model, self._whole = (copy_of(_check.unwrapped(model)).eval() for _ in range(2))
+        self._batches = ready(batches, model=self._model)
         self._classes = None if classes is None else [str(c) for c in classes]
         self._look()
         x = self._shown[0]
@@ -159,7 +159,7 @@ class SleepersPanel(Panel):
         self.start(
             {"where": self.row(which, seen), "rare": seldom, "how": self.row(what, by)},
             {"layer": which, "seen": seen, "rare": slider, "order": by, "repair": what},
-            hint="Click a class in the picture to look at its examples only; once more: at all.",
+            hint="Click a class in the picture to look at its examples only; click it again to look at all.",
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class SleepersPanel(Panel):
         return plot.svg(self._drawn[1], label=said), said
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
-        block = self._drawn[1].block_at(x)
+        block = self._drawn[1].block_at(x, y)
         if block is None:
             return {}
         seen = sorted(set(self._shown[1]))[block]
@@ -259,7 +259,7 @@ class SleepersPanel(Panel):
         return dict(zip(FOUND, what, strict=True))
 
     def _smaller(self, plan: Any, repair: str, seen: int) -> nn.Module:
-        small = self._shrinker.quick(plan)
+        small = self._shrinker.proved(plan)
         if repair == "fold":
             self._shrinker.repair(small, plan, "fold", self._evidence[seen], None)
         return small

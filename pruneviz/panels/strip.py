@@ -94,11 +94,13 @@ class StripPanel(Panel):
         sparsity: float,
     ) -> None:
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
-        self._model = copy_of(model)  # another thread runs it while the user goes on with theirs
+        self._model = copy_of(
+            model
+        ).eval()  # another thread runs it while the user goes on with theirs
         self._x, self._labels = x, labels.tolist()
         self._scope = scope or registered(criterion).scope
         self._criterion, self._scores = criterion, score(model, criterion)
-        self._batches = ready(batches)
+        self._batches = ready(batches, model=self._model)
         self._images = strip(x.cpu().numpy(), self._labels, self._labels)
         self._uris = svg.image_uris(self._images)
         known = range(max(self._labels, default=0) + 1) if classes is None else classes

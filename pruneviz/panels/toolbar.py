@@ -27,10 +27,22 @@ if (!window.pvKeys) {
 NAMES = """
 const panel = this.closest('.pv-panel');
 if (panel && !panel.pvNames) {
-  panel.pvNames = () => panel.querySelectorAll('.noUi-handle:not([aria-label])').forEach(e => {
-    const label = e.closest('.widget-hbox')?.querySelector('.widget-label')?.textContent;
-    if (label) e.setAttribute('aria-label', label);
-  });
+  panel.setAttribute('role', 'group');
+  panel.setAttribute('aria-label', this.dataset.name);
+  const said = document.createElement('div');  // stays, so that a screen reader hears it change
+  said.setAttribute('aria-live', 'polite');
+  said.className = 'pv-said';
+  panel.append(said);
+  panel.pvNames = () => {
+    panel.querySelectorAll('.noUi-handle').forEach(e => {
+      const row = e.closest('.widget-hbox'), label = row?.querySelector('.widget-label');
+      if (label) e.setAttribute('aria-label', label.textContent);
+      const field = row?.querySelector('input');
+      if (field) e.setAttribute('aria-valuetext', field.value);
+    });
+    const now = [...panel.querySelectorAll('.pv-picture p')].at(-1)?.textContent ?? '';
+    if (!now.includes('measuring…') && said.textContent !== now) said.textContent = now;
+  };
   panel.pvNames();
   new MutationObserver(panel.pvNames).observe(panel, {childList: true, subtree: true});
 }"""
@@ -44,11 +56,11 @@ LOOKS = f"""
 .pv-picture {{ margin-top: 10px }}
 .pv-picture p {{ margin: 6px 0 }}
 .pv-hint {{ margin: 0; opacity: 0.75; font-size: 92% }}
-.pv-panel .widget-checkbox {{ margin-left: 14px }}
+.pv-said {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }}
 [data-jp-theme-light="false"] .pv-panel {{ --jp-widgets-dropdown-arrow: url("data:image/svg+xml,{ARROW}") }}
 """
 # a <script> would not run
-ONLOAD = f'<style onload="{escape(KEYS + NAMES + SCRIPT)}">{LOOKS}</style>'
+ONLOAD = f'<style data-name="%s" onload="{escape(KEYS + NAMES + SCRIPT)}">{LOOKS}</style>'
 COPY = (
     "var t=this.parentNode.querySelector('textarea');t.select();"
     "navigator.clipboard?navigator.clipboard.writeText(t.value):document.execCommand('copy');"
@@ -72,7 +84,7 @@ class Toolbar(widgets.VBox):
         )
         self.save = _button("save", "keep where the controls stand, to come back", self._save)
         self.plans = widgets.Dropdown(
-            options=[SAVED], description="go to", layout={"width": "240px"}
+            options=[(SAVED, "")], description="go to", layout={"width": "240px"}
         )
         self.code = widgets.ToggleButton(
             False,
@@ -82,7 +94,8 @@ class Toolbar(widgets.VBox):
         )
         self._text = widgets.HTML()
         row = [self.undo, self.redo, self.code, self.name, self.save, self.plans]
-        keys = widgets.HTML(ONLOAD, layout={"display": "none"})
+        name = type(panel).__name__.removesuffix("Panel").lower()
+        keys = widgets.HTML(ONLOAD.replace("%s", f"{name} panel"), layout={"display": "none"})
         super().__init__([widgets.HBox(row, layout=ROW), self._text, keys])
         self.add_class("pv-toolbar")
         self.plans.observe(self._load, "value")
@@ -93,11 +106,17 @@ class Toolbar(widgets.VBox):
         """Follow the panel: what can be undone, which plans there are, the code if it is shown."""
         back, forth = self._panel.steps()
         self.undo.disabled, self.redo.disabled = not back, not forth
-        options = (SAVED, *self._panel.saved)
-        if self.plans.options != options:
+        saved = self._panel.saved
+        options = ((SAVED, ""), *((n, n) for n in saved))
+        # the plan where the controls stand; so the arrow keys go from plan to plan
+        at = self.plans.value
+        here = at if saved.get(at) == self._panel.state() else ""
+        if (self.plans.options, at) != (options, here):
             self._loading = True
             try:
-                self.plans.options = options
+                if self.plans.options != options:
+                    self.plans.options = options
+                self.plans.value = here
             finally:
                 self._loading = False
         text = _shown(self._panel.to_python()) if self.code.value else ""
@@ -109,14 +128,8 @@ class Toolbar(widgets.VBox):
         self.name.value = ""
 
     def _load(self, change: dict[str, Any]) -> None:
-        if self._loading or change["new"] == SAVED:
-            return
-        self._panel.load(change["new"])
-        self._loading = True
-        try:
-            self.plans.value = SAVED  # so that the same plan can be chosen once more
-        finally:
-            self._loading = False
+        if not self._loading and change["new"]:
+            self._panel.load(change["new"])
 
 
 def _button(label: str, tip: str, action: Any) -> widgets.Button:

@@ -121,7 +121,10 @@ class TradeoffPanel(Panel):
         quality = widgets.Dropdown(options=qualities, value=y, description="quality")
         curve = widgets.Dropdown(options=[ALL, *curves], value=ALL, description="curve")
         log = widgets.Checkbox(
-            False, description="logarithmic", indent=False, layout={"width": "auto"}
+            False,
+            description="logarithmic",
+            indent=False,
+            layout={"width": "auto", "margin": "2px 2px 2px 16px"},
         )
         self.start(
             {"what": self.row(cost, quality, curve, log), "budget": row},
@@ -154,6 +157,8 @@ class TradeoffPanel(Panel):
         return plot.svg(points, **how, chosen=chosen, label=sentence), sentence
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        if press and not plot.in_plot(x, y):
+            return {}
         how = self._how()
         points = self._points(how["x"], how["y"])
         cost = plot.cost_at(points, x, x=how["x"], log=how["log"])

@@ -123,7 +123,7 @@ class TwinsPanel(Panel):
         threshold = _check.number(threshold, "threshold", low=0, high=1)
         pair = _check.count(pair, "pair")
         # another thread runs it while the user goes on with theirs
-        self._model, self._x = copy_of(model), x
+        self._model, self._x = copy_of(model).eval(), x
         self._groups = find_groups(self._model, x)
         names = [g.name for g in self._groups if not g.frozen]
         if not names:
@@ -131,7 +131,7 @@ class TwinsPanel(Panel):
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else _check.choice(layer, "layer", names, what="layer")
         self._shrinker = Shrinker(self._model, x)
-        self._batches = ready(batches)
+        self._batches = ready(batches, model=self._model)
         self._given = evidence is not None
         if evidence is None:
             evidence = collect(self._model, [inputs for inputs, _ in self._batches], progress=False)
@@ -182,9 +182,10 @@ class TwinsPanel(Panel):
             return None
 
         def work(go_on: GoOn) -> dict[str, Any]:
+            proved = self._shrinker.proved(cut.plan)
             for name, rung in RUNGS.items():
                 if name not in cut.right:  # else an earlier try, dropped since, came so far
-                    small = copy_of(cut.small)
+                    small = copy_of(proved)
                     if rung != "none":
                         self._shrinker.repair(small, cut.plan, rung, self._evidence, None)
                     cut.right[name] = accuracy(small, go_on.through(self._batches))
@@ -198,7 +199,11 @@ class TwinsPanel(Panel):
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
         if press:
-            pair = plots.pair_at(self._view_of(self._result), x, y)
+            view = self._view_of(self._result)
+            line = (
+                abs(plots.similarity_at(x) - view.threshold) < plots.GRIP
+            )  # it goes before points
+            pair = None if line else plots.pair_at(view, x, y)
             self._dragged = pair is None and plots.in_scatter(x, y)
             if pair is not None:
                 return {"pair": pair}
@@ -246,8 +251,8 @@ class TwinsPanel(Panel):
         best = frame.drop_duplicates(["group", "removed"]).reset_index(drop=True)
         pairs = zip(best["group"], best["removed"], strict=True)
         points = best.assign(goes=[not keep[g][u] for g, u in pairs])
-        small = self._shrinker.quick(plan)
-        return Cut(how, plan, points, small, measure(small, self._x).macs)
+        macs = measure(self._shrinker.quick(plan), self._x).macs
+        return Cut(how, plan, points, macs)
 
     def _accuracy(self, right: dict[str, float]) -> dict[str, float] | None:
         """Return all accuracies in their order; None if one is missing."""
@@ -303,6 +308,5 @@ class Cut:
     how: tuple[float, str, str]
     plan: Plan
     points: pd.DataFrame  # of each unit the larger one that is most like it
-    small: nn.Module
     macs: int
     right: dict[str, float] = field(default_factory=dict)  # filled as it is measured

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ALL = "all layers"
-BOX = {"width": "auto", "margin": "2px 20px 2px 2px"}
+BOX = {"width": "auto", "margin": "2px 2px 2px 16px"}
 
 
 def panel_weights(
@@ -88,11 +88,10 @@ class WeightsPanel(Panel):
         log: bool,
     ) -> None:
         self._frame = weight_histogram(model, bins=bins)
-        self._batches = None if batches is None else ready(batches)
+        self._batches = None if batches is None else ready(batches, model=model)
         if batches is not None:
-            self._model = copy_of(
-                model
-            )  # another thread runs it while the user goes on with theirs
+            # another thread runs it while the user goes on with theirs
+            self._model = copy_of(model).eval()
         self._scores = score(model, "magnitude")
         self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
         self._drawn: tuple[Any, Any] = (None, None)
@@ -206,6 +205,8 @@ class WeightsPanel(Panel):
         return picture, sentence
 
     def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        if press and not svg.in_histogram(x, y):
+            return {}
         left, right, _ = self._bars()
         return {"threshold": abs(svg.weight_at(x, left, right))}
 
@@ -270,7 +271,7 @@ class WeightsPanel(Panel):
         kept, total = sum(self._kept.values()), sum(self._total.values())
         text = (
             f"Threshold {result['threshold']:.4f}: {kept:,} of {total:,} weights stay, "
-            f"sparsity {result['sparsity']:.3f}"
+            f"sparsity {_below_one(result['sparsity'])}"
         )
         if result["accuracy"] is not None:
             text += f", accuracy {result['accuracy']:.0%}"
@@ -287,3 +288,13 @@ def _by_layer(counts: dict[str, int]) -> dict[str, int]:
 
 def _each(result: dict[str, Any]) -> str:
     return ", ".join(f"{n or '(model)'} {d:.3f}" for n, d in result["layers"].items())
+
+
+def _below_one(sparsity: float) -> str:
+    """Write a sparsity; one that is not 1 does not read as 1.
+
+    >>> _below_one(0.5), _below_one(0.99968)
+    ('0.500', '0.9997')
+    """
+    digits = next(d for d in (3, 4, 5, 9) if d == 9 or float(f"{sparsity:.{d}f}") < 1)
+    return f"{sparsity:.{digits}f}"

@@ -9,15 +9,28 @@ import ipywidgets as widgets
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
+from pruneviz.criteria import CRITERIA
 from pruneviz.examples import grey_images
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
-from pruneviz.panels.choice import LADDER, Choice, bars, clock, code, layers, makers, say
+from pruneviz.panels.choice import (
+    LADDER,
+    Choice,
+    bars,
+    checked,
+    chosen,
+    clock,
+    code,
+    layers,
+    makers,
+    say,
+)
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
 from pruneviz.plots.images import plot_strip
 from pruneviz.plots.style import figure
 from pruneviz.repair import RUNGS
+from pruneviz.types import ArgumentError
 from pruneviz.whatif import WhatIf
 
 if TYPE_CHECKING:
@@ -38,8 +51,10 @@ def panel_whatif(
     example_input: Any = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     learn: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
     classes: Sequence[str] | None = None,
-    criterion: str = "l2",
+    criterion: str | None = None,
+    scope: str | None = None,
     sparsity: float = 0.0,
     repair: str = "none",
 ) -> Panel:
@@ -65,10 +80,15 @@ def panel_whatif(
         As the `batches` of `collect`: what criteria and repairs learn from. Default: the inputs of
         the first 500 examples of `batches`, without their labels; on these a repaired model looks
         better than it is, so pass others, of the training set, to judge it fairly.
+    loss : callable, optional
+        ``loss(outputs, targets)`` for the criteria that need gradients; then `learn` has targets.
+        Default: cross-entropy of a model that gives logits; with `evaluate` none, and these criteria
+        are left out.
     classes : sequence of str, optional
         Name of each class; default: its number.
-    criterion, sparsity, repair
-        Where the controls stand at first.
+    criterion, scope, sparsity, repair
+        Where the controls stand at first. Default: units by their L2 norm, or if no unit can go,
+        weights by their magnitude.
 
     Returns
     -------
@@ -96,8 +116,15 @@ def panel_whatif(
     (Linear(in_features=4, out_features=4, bias=True), 2.0)
     >>> panel.close()
     """
-    start = (criterion, sparsity, repair)
-    return WhatIfPanel(model, batches, example_input, evaluate, learn, classes, *start)
+    what = WhatIf(
+        model, batches, example_input=example_input, evaluate=evaluate, learn=learn, loss=loss
+    )
+    passed = {"example_input": example_input, "learn": learn, "loss": loss}
+    given = {name for name, value in passed.items() if value is not None}
+    # what is no sequence may be empty, or in another order, when it is read again
+    again = {"batches": batches, "learn": [] if learn is None else learn}
+    once = [n for n, v in again.items() if not hasattr(v, "__getitem__")]
+    return WhatIfPanel(what, given, once, classes, criterion, scope, sparsity, repair)
 
 
 class WhatIfPanel(Panel):
@@ -105,24 +132,30 @@ class WhatIfPanel(Panel):
 
     def __init__(
         self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        example_input: Any,
-        evaluate: Callable[[nn.Module], float] | None,
-        learn: Iterable[Any] | None,
+        what: WhatIf,
+        given: set[str],
+        once: Sequence[str],
         classes: Sequence[str] | None,
-        criterion: str,
+        criterion: str | None,
+        scope: str | None,
         sparsity: float,
         repair: str,
     ) -> None:
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
         _check.choice(repair, "repair", RUNGS)
-        self._what = what = WhatIf(
-            model, batches, example_input=example_input, evaluate=evaluate, learn=learn
-        )
-        self._given = (example_input is not None, learn is not None)
+        if scope is not None:
+            _check.choice(scope, "scope", ("layer", "global"))
+        self._what, self._given, self._once = what, given, once
+        self.batches, self.learn = what.given, what.lessons
         names = {f"{g} {c}": f"{g}s by {c}" for g, c in what.criteria}
+        if criterion is None:
+            criterion = "unit l2" if "unit l2" in names else "weight magnitude"
         found = [n for n in names if criterion in (n, n.split(" ", 1)[1])]
+        if not found and what.refusal and criterion.removeprefix("unit ") in CRITERIA:
+            raise ArgumentError(
+                f"criterion {criterion!r} is for units, but {what.refusal.rstrip('.')}. Choose one for "
+                f"weights: {', '.join(names)}."
+            )
         if not found:
             _check.choice(criterion, "criterion", names, what="criterion")
         self._classes = None if classes is None else [str(c) for c in classes]
@@ -131,9 +164,10 @@ class WhatIfPanel(Panel):
         by = widgets.Dropdown(
             options=[(text, n) for n, text in names.items()], value=found[0], description="prune"
         )
-        scope = widgets.Dropdown(
+        within = widgets.Dropdown(
             options=[("as the criterion wants", OWN), ("within each layer", "layer"),
-                     ("over all layers", "global")], description="compared",
+                     ("over all layers", "global")],
+            value=scope or OWN, description="compared",
         )  # fmt: skip
         mend = widgets.Dropdown(
             options=[(LADDER[r], r) for r in RUNGS], value=repair, description="repair"
@@ -144,10 +178,10 @@ class WhatIfPanel(Panel):
             description="protect",
         )
         self.start(
-            {"how": self.row(by, scope), "more": self.row(mend, protect), "sparsity": row},
+            {"how": self.row(by, within), "more": self.row(mend, protect), "sparsity": row},
             {
                 "criterion": by,
-                "scope": scope,
+                "scope": within,
                 "sparsity": slider,
                 "repair": mend,
                 "protect": protect,
@@ -156,7 +190,7 @@ class WhatIfPanel(Panel):
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
-        choice = self._choice()
+        choice = checked(self._choice())
         ready = self._what.ready(choice.granularity, choice.criterion)
         plan = self._plan(choice) if ready else None
         result: dict[str, Any] = {
@@ -204,9 +238,14 @@ class WhatIfPanel(Panel):
         if flips is not None:
             shown, labels, said, names = flips
             n = len(labels)
-            text = f"The first {n} that were right and are wrong now, and what they are taken for:"
+            text = f"The first {n} that were right and are wrong now: what they are taken for, and are:"
             picture += f"<p>{text}</p>" + svg.strip(
-                svg.image_uris(shown), labels=labels, predictions=said, classes=names, label=text
+                svg.image_uris(shown),
+                labels=labels,
+                predictions=said,
+                classes=names,
+                label=text,
+                truth=True,
             )
         return picture, sentence + clock(result["timing"])
 
@@ -227,7 +266,10 @@ class WhatIfPanel(Panel):
         rows = [1.5, *([tall] if layers else []), *([1.5] if flips else [])]
         with figure(7.6, sum(rows) + 0.3, rows=tuple(rows)) as (fig, axs):
             each = list(axs) if len(rows) > 1 else [axs]
-            plot.draw_bars(bars(self._what, result) if result else [], each.pop(0))
+            plot.draw_bars(bars(self._what, result) if result else [], each[0])
+            if result:
+                each[0].set_title(chosen(self._choice()), fontsize=9)
+            each.pop(0)
             if layers:
                 plot.draw_layers(layers, each.pop(0))
             if flips is not None:
@@ -239,8 +281,9 @@ class WhatIfPanel(Panel):
         return fig
 
     def to_python(self) -> str:
-        example, learn = self._given
-        return code(self._choice(), self._what, example=example, learn=learn)
+        encoding = self._result.get("encoding", "dense")
+        how = {"given": self._given, "once": self._once, "encoding": encoding}
+        return code(self._choice(), self._what, **how)
 
     def _choice(self) -> Choice:
         granularity, criterion = self.controls["criterion"].value.split(" ", 1)
@@ -283,14 +326,16 @@ class WhatIfPanel(Panel):
     def _notes(self) -> str:
         """Say what does not change with the controls."""
         text = f"Criteria and repairs learn from {self._what.learned}."
-        if not self._given[1]:
+        if not self._what.taught and self._what.loss is not None:
+            text += " Without labels, taylor and fisher rank alike."
+        if "learn" not in self._given:
             text += (
                 " On what it learned from, a repaired model looks better than it is: "
-                "pass other examples as `learn` to judge it fairly."
+                "pass other examples as learn=… to judge it fairly."
             )
         text = (
             "Dashed: before; thin line: 95 % interval. Click a layer's bar to protect it. "
-            f'The smaller model to take home is this panel\'s `.result["model"]`. {text}'
+            f'The smaller model to take home is in this panel\'s .result["model"]. {text}'
         )
         if self._what.refusal:
             return f"{text} Units cannot be removed here: {self._what.refusal}"

@@ -124,10 +124,13 @@ def svg(rows: Sequence[Row], *, label: str) -> str:
         f'font-weight="{_WEIGHT[bold]}">{escape(text)}</text>'
         for x, y, text, anchor, bold in p.texts
     )
-    longest = max((len(row.label) for row in rows), default=0)
-    left = max(0.0, READ_AT - 24 - 8.5 * longest)  # where the longest name begins
-    start = opened(WIDTH, p.height, label, "pick", left)
+    start = opened(WIDTH, p.height, label, "pick", _left(rows))
     return f"{start}{lit}{cells}<g {LARGE}>{texts}</g><g>{key}</g></svg>"
+
+
+def _left(rows: Sequence[Row]) -> float:
+    """Return where the longest name begins."""
+    return READ_AT - 24 - 8.5 * max((len(row.label) for row in rows), default=0)
 
 
 def unit_at(rows: Sequence[Row], x: float, y: float) -> tuple[str, str, int] | None:
@@ -154,7 +157,7 @@ def draw(rows: Sequence[Row], ax: Axes) -> None:
     for x, y, text, anchor, bold in p.texts:
         where = {"start": "left", "end": "right", "middle": "center"}[anchor]
         ax.text(x, y, text, ha=where, va="center", fontsize=7.5, weight=_WEIGHT[bold])
-    ax.set(xlim=(0, WIDTH), ylim=(p.height, 0))
+    ax.set(xlim=(min(0, _left(rows)), WIDTH), ylim=(p.height, 0))
     ax.axis("off")
 
 

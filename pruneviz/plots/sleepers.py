@@ -44,6 +44,8 @@ class Picture:
         Runs of examples of one class.
     counts : dict of str to int
         Of all units, by kind; ``""`` are those awake.
+    negative : bool
+        Whether some of what is drawn is below 0.
     """
 
     units: list[int]
@@ -51,6 +53,7 @@ class Picture:
     shades: np.ndarray
     blocks: list[tuple[str, int, int, bool]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    negative: bool = False
 
     @property
     def bottom(self) -> float:
@@ -66,10 +69,10 @@ class Picture:
         """Return where an example begins, in pixels."""
         return X0 + (X1 - X0) * example / self.shades.shape[1]
 
-    def block_at(self, x: float) -> int | None:
-        """Return which block of examples stands at a place, in pixels from the left; None if none does."""
+    def block_at(self, x: float, y: float) -> int | None:
+        """Return which block of examples stands at a place, its name included; None if none does."""
         found = (i for i, (_, a, b, _) in enumerate(self.blocks) if self.x(a) <= x < self.x(b))
-        return next(found, None)
+        return next(found, None) if 0 <= y <= self.bottom else None
 
     def rows(self) -> list[tuple[float, int, str]]:
         """Return the upper edge, the unit and the kind of each row."""
@@ -90,6 +93,7 @@ class Picture:
         """Return what the last line says."""
         total = sum(self.counts.values())
         text = "a row: a unit; a column: an example; blank: exactly 0; the bluer, the more"
+        text += "; green: below 0" * self.negative
         drawn = len(self.units)
         return f"{text}; {drawn:,} of {total:,} units drawn" if drawn < total else text
 
@@ -174,7 +178,8 @@ def picture(
     blocks = [] if labels is None else _blocks([labels[i] for i in columns], classes, picked)
     counts = {kind: kinds.count(kind) for kind in (*MARKS, "")}
     drawn = [kinds[u] for u in rows]
-    return Picture(rows, drawn, _shades(a[rows], drawn), blocks, counts)
+    negative = bool((a[rows] < 0).any())
+    return Picture(rows, drawn, _shades(a[rows], drawn), blocks, counts, negative)
 
 
 def svg(p: Picture, *, label: str) -> str:

@@ -61,8 +61,7 @@ def histogram(
     >>> text.startswith("<svg"), 'aria-label="two bars"' in text
     (True, True)
     """
-    box = (EDGES[0], 10, width - EDGES[1], height - 40)  # left, top, right, bottom of the plot
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1 = _box(width, height)
     span = float(right[-1] - left[0]) or 1.0
     top = float(count.max()) or 1.0
 
@@ -101,8 +100,13 @@ def histogram(
         f"<g {FONT}>{''.join(ticks)}"
         f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(xlabel)}</text>'
         f'<text transform="translate(14 {(y0 + y1) / 2}) rotate(-90)" text-anchor="middle">'
-        f"number of weights</text></g>{_key(x1 - 84, y0 + 4, uid)}</svg>"
+        f"number of weights</text></g>{_key(x1 - 156, height - 17, uid)}</svg>"
     )
+
+
+def _box(width: int, height: int) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the bars."""
+    return EDGES[0], 10, width - EDGES[1], height - 40
 
 
 def weight_at(x: float, left: np.ndarray, right: np.ndarray, width: int = 640) -> float:
@@ -114,6 +118,16 @@ def weight_at(x: float, left: np.ndarray, right: np.ndarray, width: int = 640) -
     """
     share = (x - EDGES[0]) / (width - EDGES[1] - EDGES[0])
     return float(left[0] + share * (right[-1] - left[0]))
+
+
+def in_histogram(x: float, y: float, width: int = 640, height: int = 220) -> bool:
+    """Tell whether a place of the picture is among the bars.
+
+    >>> in_histogram(300, 50), in_histogram(300, 210)
+    (True, False)
+    """
+    left, top, right, bottom = _box(width, height)
+    return left <= x <= right and top <= y <= bottom
 
 
 LOW = 0.5  # where a logarithmic scale of counts begins: a bin with one weight still has a bar
@@ -169,8 +183,11 @@ def strip(
     classes: Sequence[str],
     label: str,
     size: int = 76,
+    truth: bool = False,
 ) -> str:
     """Draw examples in a row, under each what the model takes it for: ✓ right, ✗ wrong.
+
+    With `truth` its own class stands below that.
 
     Parameters
     ----------
@@ -194,19 +211,26 @@ def strip(
         right = true == said
         colour, sign = (KEPT, "✓") if right else (PRUNED, "✗")
         x, name = i * step + 4, classes[said]
-        short = (
-            name if len(name) <= 11 else f"{name[:10].rstrip()}…"
-        )  # else it reaches into the next
-        title = f"<title>{escape(name)}</title>" * (short != name)
+        lines = [(22, f"{sign} ", name), *([(38, "is: ", classes[true])] if truth else [])]
+        texts = "".join(
+            f'<text x="{x + size / 2}" y="{size + down}" text-anchor="middle" {FONT}>'
+            f"{f'<title>{escape(n)}</title>' * (_short(n) != n)}{before}{escape(_short(n))}</text>"
+            for down, before, n in lines
+        )
         parts.append(
             f'<image href="{uri}" x="{x}" y="4" width="{size}" height="{size}" '
             'style="image-rendering: pixelated"/>'
             f'<rect x="{x}" y="4" width="{size}" height="{size}" fill="none" '
             f'stroke="{colour}" stroke-width="3"{"" if right else _DASHES}/>'
-            f'<text x="{x + size / 2}" y="{size + 22}" text-anchor="middle" {FONT}>'
-            f"{title}{sign} {escape(short)}</text>"
+            f"{texts}"
         )
-    return f"{opened(step * len(uris) + 4, size + 32, label)}{''.join(parts)}</svg>"
+    tall = size + (48 if truth else 32)
+    return f"{opened(step * len(uris) + 4, tall, label)}{''.join(parts)}</svg>"
+
+
+def _short(name: str) -> str:
+    """Cut a name that would reach into the next one."""
+    return name if len(name) <= 11 else f"{name[:10].rstrip()}…"
 
 
 _DASHES = ' stroke-dasharray="7 4"'
@@ -272,9 +296,9 @@ def opened(width: float, height: float, label: str, touch: str = "", left: float
 
 def _key(x: float, y: float, uid: str) -> str:
     return "".join(
-        f'<rect x="{x:.0f}" y="{y + dy}" width="14" height="12" fill="{fill}"/>'
-        f'<text x="{x + 20:.0f}" y="{y + dy + 11}" {FONT}>{word}</text>'
-        for dy, fill, word in ((0, KEPT, "kept"), (18, f"url(#{uid}-hatch)", "pruned"))
+        f'<rect x="{x + dx:.0f}" y="{y}" width="14" height="12" fill="{fill}"/>'
+        f'<text x="{x + dx + 20:.0f}" y="{y + 11}" {FONT}>{word}</text>'
+        for dx, fill, word in ((0, KEPT, "kept"), (72, f"url(#{uid}-hatch)", "pruned"))
     )
 
 

@@ -161,6 +161,16 @@ def svg(
     )
 
 
+def in_plot(x: float, y: float) -> bool:
+    """Tell whether a place of the picture is among the curves.
+
+    >>> in_plot(BOX[0] + 5, 100), in_plot(BOX[2] + 50, 100)
+    (True, False)
+    """
+    x0, y0, x1, y1 = BOX
+    return x0 <= x <= x1 and y0 <= y <= y1
+
+
 def cost_at(points: pd.DataFrame, at: float, *, x: str, log: bool) -> float:
     """Return which cost stands at a place of the picture, in pixels from the left.
 

@@ -27,6 +27,7 @@ SCALE = "scale: how much of the other one it is"
 WIDTH, HEIGHT = 880, 356
 BOX = (58, 16, 452, 290)  # left, top, right, bottom of the scatter
 NEAR = 8  # pixels that a hand may miss
+GRIP = 0.012  # of similarity, on each side of the threshold
 SIDE, IMAGES_AT = 132, (520, 716)  # of the two images
 BARS = (606, 236, 812, 22)  # left, top, right, height of a row
 
@@ -378,10 +379,13 @@ def _pair(view: View) -> str:
             f"{escape(title)}</text>"
         )
     centre = (IMAGES_AT[0] + IMAGES_AT[1] + SIDE) / 2
-    parts.append(
-        f'<text x="{centre}" y="{32 + SIDE + 20}" text-anchor="middle" {FONT}>'
-        f"{escape(view.below)}</text>"
-    )
+    what, _, greys = view.below.partition(": ")
+    lines = [view.below] if len(view.below) <= 56 else [f"{what}:", greys]
+    parts += [
+        f'<text x="{centre}" y="{32 + SIDE + 20 + 16 * i}" text-anchor="middle" {FONT}>'
+        f"{escape(line)}</text>"
+        for i, line in enumerate(lines)
+    ]
     return "".join(parts)
 
 

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 24  # layers that are drawn
-OVER = (
-    1.03  # of a bar: where an interval ends that is wider, so that the words beside it can be read
-)
+# of a bar: where an interval ends that is wider, so that the words beside it can be read
+OVER = 1.015
 ROW = 20  # pixels from layer to layer
 
 
@@ -46,13 +45,39 @@ class Bar:
 
 @dataclass(frozen=True)
 class Layer:
-    """How many of a layer stay; `frozen`: why none can go; `protected`: whether none is to go."""
+    """How many of a layer stay.
+
+    Parameters
+    ----------
+    name, kept, total
+    frozen : str
+        Why none can go.
+    protected : bool
+        Whether none is to go.
+    also : sequence of str
+        Layers whose units go together with these.
+    """
 
     name: str
     kept: int
     total: int
     frozen: str = ""
     protected: bool = False
+    also: Sequence[str] = ()
+
+    @property
+    def short(self) -> str:
+        """The end of a long name, and how many others go with it."""
+        more = f" +{len(self.also)}" if self.also else ""
+        name, most = self.name or "(model)", 20 - len(more)
+        return (name if len(name) <= most else "…" + name[1 - most :]) + more
+
+    @property
+    def title(self) -> str:
+        """All that there is to know."""
+        if self.frozen:
+            return f"{self.name}: {self.frozen}"
+        return ", ".join([self.name, *self.also]) + " go together" * bool(self.also)
 
     @property
     def words(self) -> str:
@@ -112,7 +137,6 @@ def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> 
     parts = []
     for i, r in enumerate(shown):
         y = 4 + i * row
-        short = r.name if len(r.name) <= 20 else "…" + r.name[-19:]
         cut = x0 + (x1 - x0) * r.kept / max(r.total, 1)
         text = r.words
         if r.frozen:
@@ -120,11 +144,11 @@ def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> 
             text = why if len(why) <= 46 else why[:45] + "…"
         fill = GREY if r.frozen else KEPT
         parts.append(
-            f"<g><title>{escape(f'{r.name}: {r.frozen}' if r.frozen else r.name)}</title>"
+            f"<g><title>{escape(r.title)}</title>"
             f'<rect x="{x0}" y="{y}" width="{cut - x0:.1f}" height="{row - 6}" fill="{fill}"/>'
             f'<rect x="{cut:.1f}" y="{y}" width="{x1 - cut:.1f}" height="{row - 6}" '
             f'fill="url(#{uid}-hatch)"/><g {FONT}>'
-            f'<text x="{x0 - 6}" y="{y + 11}" text-anchor="end">{escape(short or "(model)")}</text>'
+            f'<text x="{x0 - 6}" y="{y + 11}" text-anchor="end">{escape(r.short)}</text>'
             f'<text x="{x1 + 12}" y="{y + 11}">{escape(text)}</text></g></g>'
         )
     if len(rows) > MOST:
@@ -169,7 +193,7 @@ def draw_layers(rows: Sequence[Layer], ax: Axes) -> None:
         gone[0].set(edgecolor="white", linewidth=0)
         text = "frozen" if r.frozen else r.words
         ax.text(1.03, i, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
-    _rows(ax, [r.name or "(model)" for r in shown], 1.0)
+    _rows(ax, [r.short for r in shown], 1.0)
 
 
 def _rows(ax: Axes, names: list[str], end: float) -> None:

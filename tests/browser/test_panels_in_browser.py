@@ -227,7 +227,7 @@ def test_plans_and_code_by_keyboard(page, name):
     plans.focus()
     keyboard.press("ArrowDown")
     assert page.until(lambda: state(page, name) == saved, False)
-    expect(plans).to_have_value("saved")
+    expect(plans.locator("option:checked")).to_have_text("mine, dd")  # until the hand moves on
 
     code = panel.get_by_role("button", name="code", exact=True)
     code.focus()
