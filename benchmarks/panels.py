@@ -126,6 +126,7 @@ DRAG = """box => { window.__drag = {frames: 0, blank: 0, pictures: 0, on: true};
     requestAnimationFrame(look); }"""
 MEMORY = """
 def _rss():
+    time.sleep(7)  # the hand has left: the panels' thread has given back what it could
     gc.collect()
     return psutil.Process().memory_info().rss / 2**20
 def _moves(panel, control, high, rests, n):
