@@ -177,12 +177,15 @@ def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:
 
     bins = _check.count(bins, "bins", low=2)
     arrays = {n: _numbers(n, w) for n, w in named_weights(model).items()}
-    top = max((float(np.abs(a).max()) for a in arrays.values() if a.size), default=0.0) or 1.0
+    # not np.abs(a).max(), nor always a[a != 0]: ten million numbers take 20 ms to copy
+    sizes = (max(float(a.max()), -float(a.min())) for a in arrays.values() if a.size)
+    top = max(sizes, default=0.0) or 1.0
     edges = np.linspace(-top, top, bins + bins % 2 + 1)
     frames = []
     for name, a in arrays.items():
         # with their ends instead of all edges: numpy then need not sort the weights
-        count = np.histogram(a[a != 0], len(edges) - 1, (-top, top))[0]
+        left = a if np.count_nonzero(a) == a.size else a[a != 0]
+        count = np.histogram(left, len(edges) - 1, (-top, top))[0]
         cells = {"left": edges[:-1], "right": edges[1:], "count": count}
         frames.append(pd.DataFrame({"layer": layer_name(name), **cells}))
     frame = pd.concat(frames, ignore_index=True)
