@@ -214,6 +214,16 @@ def test_undo_and_redo_come_back_to_what_stood_there(panel):
     assert panel.result["gone"]
 
 
+def test_a_plan_that_takes_two_steps_stays_chosen(panel):
+    panel.controls["layer"].value = "3"
+    panel.controls["unit"].value = 7
+    panel.save("seven")
+    panel.controls["layer"].value = "0"  # where the slider for the unit ends at 5
+    panel._toolbar.plans.value = "seven"
+    assert (panel.result["layer"], panel.result["unit"]) == ("3", 7)
+    assert panel._toolbar.plans.value == "seven"
+
+
 def test_units_go_and_stay_by_hand_whatever_the_slider_says(panel):
     panel.controls["by_hand"].value = "0: 1, 3-4; 3: -0-7"
     for sparsity in (0.0, 0.5):

@@ -319,6 +319,32 @@ def test_the_buttons_do_it():
     panel.close()
 
 
+def test_a_plan_stays_chosen_though_the_measuring_ends_in_this_moment(panel, monkeypatch):
+    bar, show, sent = panel._toolbar, panel.show, []
+    panel.gate.set()
+    panel.controls["n"].value = 6
+    panel.save("six")
+    panel.gate.clear()
+    hand(panel, 3)
+    ending = threading.Event()
+
+    def late(result):  # what was measured for 3 is shown while the hand has chosen the other plan
+        if result["square"] == 9:
+            ending.set()
+            eventually(lambda: bar.plans.value == "six")
+        return show(result)
+
+    monkeypatch.setattr(panel, "show", late)
+    monkeypatch.setattr(bar.plans, "_send", lambda msg, buffers=None: sent.append(msg))
+    panel.gate.set()
+    assert ending.wait(10)
+    bar.plans.set_state({"index": 1})
+    assert bar.plans.value == "six"
+    assert panel.result == {"double": 12, "square": 36}
+    told = [m["state"]["index"] for m in sent if "index" in m.get("state", {})]
+    assert set(told) <= {1}  # the browser never hears of another plan than the chosen one
+
+
 def test_undo_restores_which_of_two_linked_sliders_decided():
     panel = pv.panel_weights(mlp())
     panel.controls["sparsity"].value = 0.9

@@ -277,6 +277,9 @@ class Panel(Remembering):
                 self._fail(e)
                 self._error = None  # it is raised here
                 raise
+            finally:
+                if name is not None:  # steps in the history are followed when they are done
+                    self._refresh()
             if self._alert.value:
                 self._alert.value = ""
             if work is not None:
@@ -292,6 +295,7 @@ class Panel(Remembering):
             if job is self._job:
                 self._result = {**self._result, **more}
                 self._publish(waiting=True)
+                self._recode()
 
     def _measured(self, job: Job, more: Any, error: Exception | None) -> None:
         """Take in what was measured, unless the hand has moved on."""
@@ -305,6 +309,7 @@ class Panel(Remembering):
                 self._publish()
             except Exception as e:
                 self._fail(e)
+            self._recode()
 
     def _finish(self) -> None:
         """Wait for what is measured; raise what went wrong."""
@@ -320,11 +325,15 @@ class Panel(Remembering):
         more = " <i>measuring…</i>" if waiting else ""
         self._drawn_html = f"{picture}<p>{escape(self._sentence)}</p>"
         self._view.value = f"{self._drawn_html.removesuffix('</p>')}{more}</p>"
-        self._refresh()
 
     def _refresh(self) -> None:
         if self._toolbar is not None:
             self._toolbar.refresh()
+
+    def _recode(self) -> None:
+        """Let the code follow what was measured; a hand may be choosing a plan in this moment."""
+        if self._toolbar is not None:
+            self._toolbar.tell_code()
 
     def _fail(self, error: Exception) -> None:
         self._result, self._error = {}, error
@@ -334,7 +343,6 @@ class Panel(Remembering):
             f'<p role="alert" style="white-space: pre-wrap"><b style="color: {PRUNED}">⚠</b> '
             f"{escape(f'{type(error).__name__}: {error}')}</p>"
         )
-        self._refresh()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Add to the widget what remains without it: a picture, and the sentence as its text."""

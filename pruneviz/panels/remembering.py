@@ -45,8 +45,9 @@ class Remembering(widgets.VBox):
         tell = "A name for the plan, such as 'gentle'."
         if not _check.kind(name, "name", str, tell).strip():
             raise ArgumentError(f"`name` is empty. {tell}")
-        self.saved[name] = self.state()
-        self._refresh()
+        with self._lock:
+            self.saved[name] = self.state()
+            self._refresh()
 
     def load(self, name: str) -> None:
         """Set the controls to where a saved plan had them.
@@ -68,18 +69,20 @@ class Remembering(widgets.VBox):
 
     def _set(self, state: State, moved: str | None) -> None:
         """Set all controls and answer once; `moved` None: leave no step in the history."""
-        for _ in range(2):  # the end of one slider may depend on another control
-            if self.state() != state:
-                before, self._busy = self._busy, True
-                try:
-                    self.memory = {name: state[name] for name in self.memory}
-                    for name, control in self.controls.items():
-                        control.value = state[name]
-                finally:
-                    self._busy = before
-                self._moved(None)
-        self._note(moved, False)
-        self._refresh()
+        try:
+            for _ in range(2):  # the end of one slider may depend on another control
+                if self.state() != state:
+                    before, self._busy = self._busy, True
+                    try:
+                        self.memory = {name: state[name] for name in self.memory}
+                        for name, control in self.controls.items():
+                            control.value = state[name]
+                    finally:
+                        self._busy = before
+                    self._moved(None)
+            self._note(moved, False)
+        finally:
+            self._refresh()
 
     def _note(self, name: str | None, hand: bool) -> None:
         if self._history is not None and name is not None:

@@ -99,11 +99,11 @@ class Toolbar(widgets.VBox):
         super().__init__([widgets.HBox(row, layout=ROW), self._text, keys])
         self.add_class("pv-toolbar")
         self.plans.observe(self._load, "value")
-        self.code.observe(lambda _: self.refresh(), "value")
+        self.code.observe(lambda _: self.tell_code(), "value")
         self.refresh()
 
     def refresh(self) -> None:
-        """Follow the panel: what can be undone, which plans there are, the code if it is shown."""
+        """Follow a move: what can be undone, which plans there are, the code if it is shown."""
         back, forth = self._panel.steps()
         self.undo.disabled, self.redo.disabled = not back, not forth
         saved = self._panel.saved
@@ -119,6 +119,10 @@ class Toolbar(widgets.VBox):
                 self.plans.value = here
             finally:
                 self._loading = False
+        self.tell_code()
+
+    def tell_code(self) -> None:
+        """Follow what was measured: the code if it is shown. Where the hand chooses is left alone."""
         text = _shown(self._panel.to_python()) if self.code.value else ""
         if self._text.value != text:
             self._text.value = text
@@ -128,8 +132,9 @@ class Toolbar(widgets.VBox):
         self.name.value = ""
 
     def _load(self, change: dict[str, Any]) -> None:
-        if not self._loading and change["new"]:
-            self._panel.load(change["new"])
+        with self._panel._lock:  # else a refresh in another thread is taken for this one
+            if not self._loading and change["new"]:
+                self._panel.load(change["new"])
 
 
 def _button(label: str, tip: str, action: Any) -> widgets.Button:
