@@ -32,12 +32,12 @@ def few(inputs: Sequence[Any], most: int) -> list[Any]:
     return list(inputs[: int(np.searchsorted(ends, most)) + 1])
 
 
-def grey_images(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
-    """Return examples by their numbers as grey images, (n, height, width); None if they are none.
+def images_of(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
+    """Return examples by their numbers as images, (n, 1 or 3, height, width); None if they are none.
 
-    >>> grey_images([torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)], np.array([4]))
-    array([[[1., 1.],
-            [1., 1.]]], dtype=float32)
+    >>> images_of([torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)], np.array([4]))
+    array([[[[1., 1.],
+             [1., 1.]]]], dtype=float32)
     """
     if not all(isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] in (1, 3) for x in inputs):
         return None
@@ -45,5 +45,5 @@ def grey_images(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
     found = []
     for i in which.tolist():
         part = int(np.searchsorted(ends, i, side="right"))
-        found.append(inputs[part][i - int(ends[part])].float().mean(0).cpu().numpy())
+        found.append(inputs[part][i - int(ends[part])].float().cpu().numpy())
     return np.stack(found)

@@ -129,6 +129,17 @@ def test_a_strip_names_the_classes():
     assert set(few.result["predictions"]) <= {"cat", "1", "2"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_strip_in_colour(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).to(dtype)
+    x, y = torch.randn(4, 3, 6, 6).to(dtype), torch.tensor([0, 1, 2, 0])
+    panel = pv.panel_strip(model, x, y, batches=[(x, y)])
+    assert panel._view.value.count("data:image/png") == 4
+    assert panel.figure().axes[0].images[0].get_array().shape == (6, 6, 3)
+    panel.close()
+
+
 def test_a_strip_reads_its_batches_once():
     model = mlp()
     panel = pv.panel_strip(model, inputs(4), labels(4), batches=iter(batches()))

@@ -313,9 +313,26 @@ def test_plot_strip_takes_a_channel():
     assert pv.plot_strip(**given_).images[0].get_array().shape == (4, 5)
 
 
-STRIP = "a strip needs grey images of shape (n, height, width), n ≥ 1, but their shape is"
+def test_plot_strip_in_colour_keeps_the_colours():
+    given_ = strip()
+    red = np.full((3, 3, 4, 5), -2.0)
+    red[:, 0, 1:] = 2.0  # normalised: below zero is dark
+    given_["data"] = red
+    before = red.copy()
+    image = pv.plot_strip(**given_).images[0].get_array()
+    assert image.shape == (4, 5, 3)
+    assert image[0].max() == 0
+    assert image[1:].mean((0, 1)).tolist() == [1, 0, 0]
+    assert (red == before).all()
+
+
+STRIP = (
+    "a strip needs grey images of shape (n, height, width), n ≥ 1, or in colour of shape "
+    "(n, 3, height, width), but their shape is"
+)
 BAD_STRIPS = [
-    ({"data": np.zeros((3, 3, 4, 5))}, f"{STRIP} (3, 3, 4, 5)."),
+    ({"data": np.zeros((3, 2, 4, 5))}, f"{STRIP} (3, 2, 4, 5)."),
+    ({"data": np.zeros((0, 3, 4, 5))}, f"{STRIP} (0, 3, 4, 5)."),
     ({"data": np.zeros((4, 5))}, f"{STRIP} (4, 5)."),
     ({"data": np.zeros((0, 4, 5))}, f"{STRIP} (0, 4, 5)."),
     (
@@ -576,6 +593,15 @@ def test_image_uris_are_the_images_dark_on_white(shape):
     assert [p.shape for p in pixels] == [(4, 5), (4, 5)]
     assert pixels[1][0, 0] == 0
     assert pixels[1][1, 1] == 255
+
+
+def test_image_uris_in_colour():
+    images = np.zeros((1, 3, 2, 2), np.float32)
+    images[0, :, 0, 0] = 8, 4, 0
+    uri = svg.image_uris(images)[0].removeprefix("data:image/png;base64,")
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
+    assert pixels[0, 0].tolist() == [255, 127, 0]
+    assert pixels[1, 1].tolist() == [0, 0, 0]
 
 
 def test_image_uris_refuse_what_are_no_images():

@@ -9,7 +9,7 @@ from helpers import snapshot
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.examples import grey_images
+from pruneviz.examples import images_of
 from pruneviz.panels import background
 from pruneviz.whatif import WhatIf
 
@@ -326,8 +326,8 @@ def test_nothing_is_traced_or_scored_twice(monkeypatch):
         assert what.pruned(plan) is what.pruned(plan)
     assert len(calls) == 1
     x = [x for x, _ in what.batches]
-    assert grey_images(x, np.array([0, 25, 59])).shape == (3, 6, 6)
-    assert np.allclose(grey_images(x, np.array([25]))[0], data()[1][0][5, 0])
+    assert images_of(x, np.array([0, 25, 59])).shape == (3, 1, 6, 6)
+    assert np.allclose(images_of(x, np.array([25]))[0], data()[1][0][5])
 
 
 def test_the_sentence_says_whether_the_flips_are_more_than_luck(panel):

@@ -39,8 +39,8 @@ def panel_strip(
     ----------
     model : nn.Module
         Gives logits of shape (n, classes). Not changed.
-    x : Tensor, shape (n, 1, height, width)
-        A few examples, shown in a row.
+    x : Tensor, shape (n, 1, height, width) or (n, 3, height, width)
+        A few examples, grey or in colour, shown in a row.
     labels : Tensor, int64, shape (n,)
         Their classes.
     batches : iterable of (inputs, labels)
@@ -101,7 +101,8 @@ class StripPanel(Panel):
         self._scope = scope or registered(criterion).scope
         self._criterion, self._scores = criterion, score(model, criterion)
         self._batches = ready(batches, model=self._model)
-        self._images = strip(x.cpu().numpy(), self._labels, self._labels)
+        self._images = x.detach().float().cpu().numpy()
+        strip(self._images, self._labels, self._labels)  # or tell what is wrong
         self._uris = svg.image_uris(self._images)
         known = range(max(self._labels, default=0) + 1) if classes is None else classes
         self._classes = [str(c) for c in known]

@@ -21,7 +21,22 @@ if (!window.pvKeys) {
   window.addEventListener('keydown', e => {
     if (e.target.closest?.('.pv-panel'))
       e.target.toggleAttribute('data-lm-suppress-shortcuts', !(e.ctrlKey || e.metaKey || e.altKey));
+    const name = e.key === 'Enter' && e.target.closest?.('.pv-save-as input');
+    if (name && name.value) {  // ipywidgets tells of Enter before it tells what was typed
+      name.dispatchEvent(new Event('change', {bubbles: true}));
+      name.closest('.pv-toolbar').querySelector('.pv-save').click();
+    }
   }, true);
+}"""
+# a button that is pressed for the last time must not take the focus with it into nothing
+FOCUS = """
+const bar = this.closest('.pv-toolbar');
+if (bar && !bar.pvFocus) {
+  bar.pvFocus = new MutationObserver(changes => changes.forEach(({target}) => {
+    if (target.disabled && target === document.activeElement)
+      bar.querySelector('.pv-step:enabled')?.focus();
+  }));
+  bar.pvFocus.observe(bar, {subtree: true, attributeFilter: ['disabled']});
 }"""
 # the handle of a slider has no name that a screen reader could say: it gets that of the field beside it
 NAMES = """
@@ -60,7 +75,7 @@ LOOKS = f"""
 [data-jp-theme-light="false"] .pv-panel {{ --jp-widgets-dropdown-arrow: url("data:image/svg+xml,{ARROW}") }}
 """
 # a <script> would not run
-ONLOAD = f'<style data-name="%s" onload="{escape(KEYS + NAMES + SCRIPT)}">{LOOKS}</style>'
+ONLOAD = f'<style data-name="%s" onload="{escape(KEYS + FOCUS + NAMES + SCRIPT)}">{LOOKS}</style>'
 COPY = (
     "var t=this.parentNode.querySelector('textarea');t.select();"
     "navigator.clipboard?navigator.clipboard.writeText(t.value):document.execCommand('copy');"
@@ -92,6 +107,10 @@ class Toolbar(widgets.VBox):
             tooltip="the code that does the same",
             layout={"width": "76px"},
         )
+        self.name.add_class("pv-save-as")
+        self.save.add_class("pv-save")
+        for button in (self.undo, self.redo):
+            button.add_class("pv-step")
         self._text = widgets.HTML()
         row = [self.undo, self.redo, self.code, self.name, self.save, self.plans]
         name = type(panel).__name__.removesuffix("Panel").lower()
@@ -105,7 +124,9 @@ class Toolbar(widgets.VBox):
     def refresh(self) -> None:
         """Follow a move: what can be undone, which plans there are, the code if it is shown."""
         back, forth = self._panel.steps()
-        self.undo.disabled, self.redo.disabled = not back, not forth
+        # first the one that can be pressed now: the focus may have to go there
+        for button, can in sorted(((self.undo, back), (self.redo, forth)), key=lambda b: not b[1]):
+            button.disabled = not can
         saved = self._panel.saved
         options = ((SAVED, ""), *((n, n) for n in saved))
         # the plan where the controls stand; so the arrow keys go from plan to plan

@@ -14,12 +14,12 @@ from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
 from pruneviz.plots import plot_layers, plot_weights, svg
 from pruneviz.plots.style import figure
-from pruneviz.plots.weights import pruned_bins, summed
+from pruneviz.plots.weights import folded, pruned_bins
 from pruneviz.ranked import Ranked
 from pruneviz.score import score
 from pruneviz.select import lowest_kept, select
 from pruneviz.types import layer_name
-from pruneviz.weights import weight_histogram
+from pruneviz.weights import bins_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,7 @@ class WeightsPanel(Panel):
         absolute: bool,
         log: bool,
     ) -> None:
-        self._frame = weight_histogram(model, bins=bins)
+        self._edges, self._counts = bins_of(model, bins)
         self._batches = None if batches is None else ready(batches, model=model)
         if batches is not None:
             # another thread runs it while the user goes on with theirs
@@ -96,15 +96,14 @@ class WeightsPanel(Panel):
         self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
         self._drawn: tuple[Any, Any] = (None, None)
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
-        top = float(self._frame["right"].max())
+        top = float(self._edges[-1])
         super().__init__()
         self.lazy = batches is None  # a plan of ten million weights is made when somebody wants it
         self.memory = {"by": "threshold"}  # which of the two linked sliders decides
         above, threshold = self.slider("threshold", 0.0, 0.0, top, top / 1000, digits=4)
         below, sparsity = self.slider("sparsity", 0.0, 0.0, 0.999, 0.001, digits=3)
-        names = list(dict.fromkeys(self._frame["layer"]))
         layer = widgets.Dropdown(
-            options=[(ALL, ALL), *((n or "(model)", n) for n in names)], description="layer"
+            options=[(ALL, ALL), *((n or "(model)", n) for n in self._counts)], description="layer"
         )
         size, scale = (
             widgets.Checkbox(value, description=text, indent=False, layout=BOX)
@@ -211,12 +210,14 @@ class WeightsPanel(Panel):
         return {"threshold": abs(svg.weight_at(x, left, right))}
 
     def draw(self, result: dict[str, Any]) -> Figure:
-        import pandas as pd
+        import pandas as pd  # not at the start: nobody who drags needs it
 
         how = {n: self.controls[n].value for n in ("absolute", "log")}
+        ends = {"left": self._edges[:-1], "right": self._edges[1:]}
+        bins = pd.DataFrame({**ends, "count": self._count()})
         if not result:  # after an error: the weights as they are
             with figure(6.4, 3.2) as (fig, ax):
-                plot_weights(self._shown(), **how, ax=ax)
+                plot_weights(bins, **how, ax=ax)
             return fig
         counts = {
             "layer": list(self._kept),
@@ -226,7 +227,7 @@ class WeightsPanel(Panel):
         layers = pd.DataFrame(counts)
         tall = 0.6 + 0.3 * len(layers)
         with figure(6.4, 3.3 + tall, rows=(3, tall)) as (fig, axs):
-            plot_weights(self._shown(), threshold=result["threshold"], **how, ax=axs[0])
+            plot_weights(bins, threshold=result["threshold"], **how, ax=axs[0])
             axs[0].set_title(self._title(result), fontsize=10)
             plot_layers(layers, ax=axs[1])
             axs[1].legend_ = None  # the upper axes have the same one
@@ -252,15 +253,17 @@ class WeightsPanel(Panel):
         other = {"sparsity": "threshold", "threshold": "sparsity"}[self.memory["by"]]
         self.put(other, result[other])
 
-    def _shown(self) -> Any:
+    def _count(self) -> Any:
+        """Return the number of weights in each bin of what is shown."""
         layer = self.controls["layer"].value
-        return self._frame if layer == ALL else self._frame[self._frame["layer"] == layer]
+        return sum(self._counts.values()) if layer == ALL else self._counts[layer]
 
     def _bars(self) -> Any:
         """Return left, right and height of the bars: added up once for all thresholds."""
         how = self.controls["layer"].value, self.controls["absolute"].value
         if self._drawn[0] != how:
-            self._drawn = how, summed(self._shown(), absolute=how[1])
+            bars = self._edges[:-1], self._edges[1:], self._count()
+            self._drawn = how, folded(*bars) if how[1] else bars
         return self._drawn[1]
 
     def _title(self, result: dict[str, Any]) -> str:

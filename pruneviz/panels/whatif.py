@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz.criteria import CRITERIA
-from pruneviz.examples import grey_images
+from pruneviz.examples import images_of
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
 from pruneviz.panels.choice import (
@@ -314,7 +314,7 @@ class WhatIfPanel(Panel):
         worse = result["worse"]
         if worse is None or not len(worse):
             return None
-        shown = grey_images([x for x, _ in self._what.batches], worse[:FLIPS])
+        shown = images_of([x for x, _ in self._what.batches], worse[:FLIPS])
         if shown is None:
             return None
         labels = self._what.labels[worse[:FLIPS]].tolist()

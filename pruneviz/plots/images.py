@@ -80,8 +80,9 @@ def plot_strip(
 
     Parameters
     ----------
-    data : array-like, shape (n, height, width) or (n, 1, height, width)
-        Grey images.
+    data : array-like, shape (n, height, width), (n, 1, height, width) or (n, 3, height, width)
+        Grey images, drawn dark on white, or red, green and blue. Each is stretched to its own lowest
+        and highest number, so normalised ones can be seen, too.
     labels, predictions : sequence of int, length n
         The true class and the model's.
     classes : sequence of str
@@ -108,11 +109,11 @@ def plot_strip(
     ['✓ cat', '✗ cat']
     """
     images = strip(data, labels, predictions)
-    n, height, width = images.shape
+    n, height, width = images.shape[:3]
     ax = axes(ax, (1.1 * n, 1.5))
     for i, (image, label, said) in enumerate(zip(images, labels, predictions, strict=True)):
         x = i * 1.15
-        ax.imshow(image, cmap="gray_r", extent=(x, x + 1, 0, height / width), aspect="equal")
+        ax.imshow(image, **colours(image), extent=(x, x + 1, 0, height / width), aspect="equal")
         right = label == said
         ax.text(
             x + 0.5,
@@ -128,19 +129,39 @@ def plot_strip(
     return ax
 
 
+def colours(image: np.ndarray) -> dict[str, Any]:
+    """Return how matplotlib has to draw an image of a `strip`: a grey one dark on white.
+
+    >>> colours(np.zeros((2, 2))), colours(np.zeros((2, 2, 3)))
+    ({'cmap': 'gray_r'}, {})
+    """
+    return {"cmap": "gray_r"} if image.ndim == 2 else {}
+
+
 def strip(data: Any, labels: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
-    """Return the images as an array of shape (n, height, width), or raise."""
+    """Return the images as an array of shape (n, height, width), or raise.
+
+    Those in colour: (n, height, width, 3), each from 0 to 1.
+
+    >>> strip(np.arange(12).reshape(1, 3, 2, 2), [0], [0])[0, :, :, 0].round(2).tolist()
+    [[0.0, 0.09], [0.18, 0.27]]
+    """
     images = np.asarray(data)
     if images.ndim == 4 and images.shape[1] == 1:
         images = images[:, 0]
-    if images.ndim != 3 or not len(images):
+    coloured = images.ndim == 4 and images.shape[1] == 3
+    if not (images.ndim == 3 or coloured) or not images.size:
         raise ArgumentError(
-            "a strip needs grey images of shape (n, height, width), n ≥ 1, "
-            f"but their shape is {images.shape}."
+            "a strip needs grey images of shape (n, height, width), n ≥ 1, or in colour of shape "
+            f"(n, 3, height, width), but their shape is {images.shape}."
         )
     if not len(images) == len(labels) == len(predictions):
         raise ArgumentError(
             f"a strip needs one label and one prediction an image, but there are {len(images)} "
             f"images, {len(labels)} labels and {len(predictions)} predictions."
         )
-    return images
+    if not coloured:
+        return images
+    images = images.transpose(0, 2, 3, 1).astype(float)
+    low, high = (f(images, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    return (images - low) / np.where(high > low, high - low, 1)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pruneviz.plots.images import colours
 from pruneviz.plots.images import strip as checked
 from pruneviz.plots.style import KEPT, PRUNED
 
@@ -237,9 +238,7 @@ _DASHES = ' stroke-dasharray="7 4"'
 
 
 def image_uris(images: Any) -> list[str]:
-    """Return grey images of shape (n, height, width) as PNG data URIs, dark on white.
-
-    Each image is stretched to its own darkest and lightest pixel.
+    """Return images as `plot_strip` takes them as PNG data URIs.
 
     Examples
     --------
@@ -253,7 +252,7 @@ def image_uris(images: Any) -> list[str]:
     uris = []
     for image in checked(array, blank, blank):
         file = io.BytesIO()
-        imsave(file, image, cmap="gray_r", format="png")
+        imsave(file, image, **colours(image), format="png")
         uris.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
     return uris
 

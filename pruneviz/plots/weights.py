@@ -94,8 +94,17 @@ def summed(
     """
     bins = data.groupby(["left", "right"], sort=True)["count"].sum().reset_index()
     left, right, count = (bins[c].to_numpy() for c in ("left", "right", "count"))
-    if not absolute:
-        return left, right, count
+    return folded(left, right, count) if absolute else (left, right, count)
+
+
+def folded(
+    left: np.ndarray, right: np.ndarray, count: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Add the bins below 0 to those above; three arrays of half the length.
+
+    >>> [a.tolist() for a in folded(np.array([-1.0, 0]), np.array([0.0, 1]), np.array([2, 3]))]
+    [[0.0], [1.0], [5]]
+    """
     half = len(count) // 2
     if len(count) % 2 or not np.allclose(left, -right[::-1]):
         raise ArgumentError(
