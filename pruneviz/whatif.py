@@ -63,6 +63,8 @@ class WhatIf:
     loss : callable, optional
         ``loss(outputs, targets)``, for criteria that need gradients; then `learn` has targets.
         Default: cross-entropy, or with `evaluate` none, and no such criteria.
+    approximate : bool
+        As for `find_groups`.
 
     Examples
     --------
@@ -83,6 +85,7 @@ class WhatIf:
         evaluate: Callable[[nn.Module], float] | None = None,
         learn: Iterable[Any] | None = None,
         loss: Callable[..., Any] | None = None,
+        approximate: bool = False,
     ) -> None:
         self.lock = threading.RLock()  # a slider asks while another thread is still at work
         model = _check.unwrapped(model)
@@ -99,7 +102,7 @@ class WhatIf:
             )
         self.given = given
         self.batches = ready(given, model=self.model) if evaluate is None else given
-        self.evaluate = evaluate
+        self.evaluate, self.approximate = evaluate, approximate
         inputs = [x for x, _ in given]
         self._clock = inputs[0] if example_input is None else example_input
         self.example_input = _some(inputs[0]) if example_input is None else example_input
@@ -131,7 +134,7 @@ class WhatIf:
         self.refusal = ""
         self.groups: Groups | None = None
         try:
-            self.groups = find_groups(self.model, self.example_input)
+            self.groups = find_groups(self.model, self.example_input, approximate=approximate)
             if all(g.frozen for g in self.groups):
                 self.refusal = "none of its units can go"
         except GraphError as e:  # its weights can be pruned all the same

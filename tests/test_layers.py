@@ -100,6 +100,8 @@ LAYERS = [
             "plots.groups",
             "plots.network",
             "plots.twins",
+            "plots.pair",
+            "plots.heat",
             "plots.sleepers",
             "plots.card",
             "plots.damage",

@@ -102,7 +102,7 @@ def test_the_sparsity_of_a_strip_changes_result_and_picture():
     assert panel.result["predictions"] == [str(c) for c in said]
     right = sum(a == b for a, b in zip(said, labels(4).tolist(), strict=True))
     assert panel.sentence == (
-        f"Sparsity 0.90: {right} of 4 images right, accuracy "
+        f"Sparsity 0.90 in each layer: {right} of 4 images right, accuracy "
         f"{panel.result['accuracy']:.0%}. The network says: {', '.join(map(str, said))}."
     )
     assert html(panel) != dense
@@ -199,7 +199,7 @@ def test_the_threshold_changes_result_and_picture():
     assert panel.result["plan"].total == plan.total
     assert panel.sentence == (
         f"Threshold 0.1000: {panel.result['plan'].kept} of 312 weights stay, "
-        f"sparsity {panel.result['sparsity']:.3f}."
+        f"sparsity {panel.result['sparsity']:.3f} over all layers."
     )
     assert html(panel) != dense
     assert html(panel).count("stroke-dasharray") == 2

@@ -17,8 +17,9 @@ from torch import nn
 import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.activations import by_class, some_of_each, without
+from pruneviz.plots import heat
 from pruneviz.plots import sleepers as plot
-from pruneviz.plots.sleepers import EACH, MARKS, MOST
+from pruneviz.plots.heat import EACH, MARKS, MOST
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -27,21 +28,21 @@ FRAME = pd.DataFrame({"unit": [0, 1, 2, 5], "kind": ["dead", "constant", "rare",
 
 
 def test_rows_are_sorted_by_kind_and_then_by_how_often_they_are_awake():
-    p = plot.picture(SIX, sleepers=FRAME)
+    p = heat.picture(SIX, sleepers=FRAME)
     assert p.units == [0, 5, 1, 2, 4, 3]
     assert p.kinds == ["dead", "dead", "constant", "rare", "", ""]
-    assert plot.picture(SIX, sleepers=FRAME, order="unit").units == [0, 1, 2, 3, 4, 5]
-    assert plot.picture(SIX, sleepers=FRAME, order="mean").units == [0, 5, 2, 4, 1, 3]
-    assert plot.picture(SIX).kinds == [""] * 6
+    assert heat.picture(SIX, sleepers=FRAME, order="unit").units == [0, 1, 2, 3, 4, 5]
+    assert heat.picture(SIX, sleepers=FRAME, order="mean").units == [0, 5, 2, 4, 1, 3]
+    assert heat.picture(SIX).kinds == [""] * 6
 
 
 def test_what_is_not_zero_can_be_seen_and_zero_is_blank():
     a = np.array([[0.0, 1e-6, 5, -1]])
-    red, green, blue, opaque = plot.picture(a).shades[0].T
+    red, green, blue, opaque = heat.picture(a).shades[0].T
     assert opaque[0] == 0 and 50 < opaque[1] < opaque[2] == 255 and opaque[3] > 50
     assert (red[2], green[2], blue[2]) == (0x00, 0x72, 0xB2)
     assert (red[3], green[3], blue[3]) != (red[2], green[2], blue[2])
-    pale = plot.picture(np.array([[100.0] * 3, [1, 2, 1]]), sleepers=FRAME.iloc[[1]].assign(unit=0))
+    pale = heat.picture(np.array([[100.0] * 3, [1, 2, 1]]), sleepers=FRAME.iloc[[1]].assign(unit=0))
     assert pale.shades[1, 1, 3] == 255  # a constant of a hundred does not make the others pale
 
 
@@ -50,7 +51,7 @@ def test_of_many_units_some_of_each_kind_are_drawn_and_the_rest_is_said():
     a[100:] = np.arange(200)[:, None] + 1
     a[:100:2, 0] = 1  # dead where one looked, awake elsewhere: these are shown first
     frame = pd.DataFrame({"unit": range(100), "kind": ["dead"] * 100})
-    p = plot.picture(a, sleepers=frame)
+    p = heat.picture(a, sleepers=frame)
     assert len(p.units) == len(set(p.units)) == MOST
     assert p.kinds.count("dead") == EACH
     assert set(p.units[:EACH]) == set(range(0, 2 * EACH, 2))
@@ -58,13 +59,13 @@ def test_of_many_units_some_of_each_kind_are_drawn_and_the_rest_is_said():
     assert p.counts == {"dead": 100, "constant": 0, "rare": 0, "": 200}
     assert "dead: 100 (8 drawn)" in [words for _, _, words in p.key()]
     assert "40 of 300 units drawn" in p.words()
-    only = plot.picture(np.zeros((50, 2)), sleepers=frame.iloc[:50])
+    only = heat.picture(np.zeros((50, 2)), sleepers=frame.iloc[:50])
     assert len(only.units) == MOST  # nobody is awake
 
 
 def test_examples_of_a_class_stand_together_under_its_name():
     a = np.array([[1.0, 0, 3, 0]])
-    p = plot.picture(a, labels=[1, 0, 1, 0], classes=["a", EVIL], picked=1)
+    p = heat.picture(a, labels=[1, 0, 1, 0], classes=["a", EVIL], picked=1)
     assert p.blocks == [("a", 0, 2, False), (EVIL, 2, 4, True)]
     assert (p.shades[0, :, 3] > 0).tolist() == [False, False, True, True]
     text = plot.svg(p, label="a & b")
@@ -73,11 +74,11 @@ def test_examples_of_a_class_stand_together_under_its_name():
     assert "<img" not in text
     bold = [t.text for t in tree.iter(f"{SVG}text") if t.get("font-weight") == "bold"]
     assert bold == [EVIL]
-    assert plot.picture(a, labels=[7, 0, 7, 0]).blocks[1][0] == "7"
+    assert heat.picture(a, labels=[7, 0, 7, 0]).blocks[1][0] == "7"
 
 
 def test_both_renderers_draw_the_same():
-    p = plot.picture(SIX, sleepers=FRAME, labels=[0, 1, 1])
+    p = heat.picture(SIX, sleepers=FRAME, labels=[0, 1, 1])
     text = plot.svg(p, label="x")
     marked = re.findall(r'<g class="(.*?)" data-unit="(\d+)"', text)
     assert sorted((int(u), k) for k, u in marked) == list(FRAME.itertuples(index=False, name=None))
@@ -96,7 +97,7 @@ def test_without_axes_there_is_a_new_figure():
     import matplotlib.pyplot as plt
 
     ax = pv.plot_sleepers(SIX)
-    assert ax.figure.get_size_inches()[0] == pytest.approx(plot.size(plot.picture(SIX))[0])
+    assert ax.figure.get_size_inches()[0] == pytest.approx(plot.size(heat.picture(SIX))[0])
     plt.close(ax.figure)
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import pruneviz as pv
 from pruneviz.pairs import one_of_each
-from pruneviz.plots import twins
+from pruneviz.plots import pair, twins
 
 DATA = pd.DataFrame({"similarity": [0.9, 0.8, 0.5, 0.2], "scale": [0.8, -0.4, 0.3, 0.1]})
 EVIL = "<img src=x onerror=alert(1)>"
@@ -26,7 +26,7 @@ def view(**more):
         "images": [np.eye(2), -np.eye(2)], "titles": [EVIL, "b"], "below": "a & b",
         "bars": {"delete": 0.5, "merge": 0.75}, "whole": 0.9,
     }  # fmt: skip
-    return twins.View(**{**fields, **more})
+    return pair.View(**{**fields, **more})
 
 
 def drawn(ax):
@@ -78,7 +78,7 @@ def test_bad_calls(options, message):
 
 
 def test_the_svg_shows_all_of_it_and_escapes_names():
-    text = twins.svg(view(), label="a & b", uid="u1")
+    text = pair.svg(view(), label="a & b", uid="u1")
     tree = ET.fromstring(text)
     assert tree.get("role") == "img" and tree.get("aria-label") == "a & b"
     assert "<img" not in text
@@ -94,12 +94,12 @@ def test_the_svg_shows_all_of_it_and_escapes_names():
 
 def test_an_empty_view_can_be_drawn_too():
     empty = view(pairs=DATA[:0].assign(goes=[]), picked=None, images=[], titles=[], bars={})
-    assert "<image" not in twins.svg(empty, label="nothing")
-    assert len(twins.static(empty).axes) == 2
+    assert "<image" not in pair.svg(empty, label="nothing")
+    assert len(pair.static(empty).axes) == 2
 
 
 def test_the_static_picture_has_the_same_parts():
-    fig = twins.static(view())
+    fig = pair.static(view())
     scatter, first, second, bars = fig.axes
     assert drawn(scatter)["goes"] == [[0.9, 0.8], [0.5, 0.3]]
     assert [ax.get_title() for ax in (first, second)] == [EVIL, "b"]

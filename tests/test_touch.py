@@ -11,7 +11,7 @@ from ipywidgets.widgets.widget import _instances
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.plots import network, sleepers, tradeoff, twins
+from pruneviz.plots import heat, network, pair, tradeoff
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 DASHED = re.compile(r'<path[^>]* d="M([\d.]+) [\d.]+V[^>]*stroke-dasharray="[45] [34]"')
@@ -172,21 +172,21 @@ def test_a_click_on_a_class_looks_at_it_and_another_at_all():
         assert re.search(f'font-weight="bold">{name}<', touchable(panel))
         panel.touch(x, 100)
         assert panel.result["seen"] == "all examples"
-    panel.touch(sleepers.X0 - 40, 100)
+    panel.touch(heat.X0 - 40, 100)
     assert panel.result["seen"] == "all examples"
 
 
 def test_a_click_picks_the_pair_and_beside_it_the_threshold_is_dragged():
     panel = pv.panel_twins(net(), X[:4], batches=batches(), layer="1")
     points = panel._plan.points
-    px, py = twins._places(points["scale"].to_numpy())
+    px, py = pair._places(points["scale"].to_numpy())
     for row in (3, 11):
         panel.touch(float(px(points["similarity"][row])), float(py(points["scale"][row])))
         picked = points.iloc[panel.result["pair"]]
         assert np.hypot(*(picked[c] - points[c][row] for c in ("similarity", "scale"))) < 0.05
         panel.touch(200, 100, press=False)  # who holds a point drags nothing
         assert panel.result["threshold"] == 0.8
-    left, top, right, _ = twins.BOX
+    left, top, right, _ = pair.BOX
     at = left + 0.8 * (right - left)
     panel.touch(at, 60)  # the line goes before the points that it crosses, or nearly
     panel.touch(at - 100, 60, press=False)

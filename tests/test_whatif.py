@@ -567,3 +567,46 @@ def test_flipped_images_say_what_they_are():
         assert f">is: {'abc'[panel._what.labels[i]]}<" in said
     assert panel.figure().axes[0].get_title().startswith("Units by l2")
     panel.close()
+
+
+def test_flipped_images_keep_their_colours():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 3)
+    ).eval()  # fmt: skip
+    x = torch.randn(60, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    panel = pv.panel_whatif(model, [(x, pv.predict(model, x))], sparsity=0.75)
+    worse = panel.result["worse"]
+    assert len(worse)
+    shown = panel._flips(panel.result)[0]
+    assert np.array_equal(shown, x[worse[:8]].numpy())
+    drawn = [a for a in panel.figure().axes if a.images]
+    assert all(i.get_array().shape == (6, 6, 3) for a in drawn for i in a.images)
+    assert drawn
+    panel.close()
+
+
+def normed():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_units_under_a_norm_can_go_if_somebody_wants_it(approximate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, x = normed(), torch.randn(60, 6)
+    batches = [(x, pv.predict(model, x))]
+    what = pv.panel_whatif(model, batches, sparsity=0.5, approximate=approximate)
+    neurons = pv.panel_neurons(model, x, batches=batches, sparsity=0.5, approximate=approximate)
+    for panel, judged in ((what, 16), (neurons, 60)):
+        env = {"model": model, "batches": batches, "x": x}
+        exec(panel.to_python(), env)
+        small = env["small"]
+        left = 8 if approximate else 16
+        assert (small[0].out_features, small[2].out_features) == (left, 6)
+        assert panel.result["macs"] == pv.measure(small, x[:judged]).macs
+        panel.close()
+    assert "a LayerNorm runs over these units" in html(what)
+    assert ("0" in what.result["frozen"]) is not approximate

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.paired import Comparison
+from pruneviz.panels.unit import found
 from pruneviz.plots.bytes import size as bytes_in_words
 from pruneviz.plots.whatif import Bar, Layer
 from pruneviz.timing import Timing, told_apart
@@ -84,7 +85,13 @@ def layers(plan: Plan, protected: Collection[str]) -> list[Layer]:
         rows = [
             Layer(g.name, g.size, g.size, g.frozen)
             if g.frozen
-            else Layer(g.name, int(plan.keep[g.name].sum()), g.size, also=g.producers[1:])
+            else Layer(
+                g.name,
+                int(plan.keep[g.name].sum()),
+                g.size,
+                also=g.producers[1:],
+                note=g.approximate,
+            )
             for g in plan.groups
         ]
     return [
@@ -199,7 +206,7 @@ def code(
     if needs:
         lines += [f"evidence = pv.collect(model, learn{loss})"]
     if units:
-        lines += ["groups = pv.find_groups(model, x)"]
+        lines += [found(what.approximate)]
     seen = evidence if what.needs(choice.granularity, choice.criterion, "none") else ""
     groups = ", groups=groups" if units else ""
     lines += [f"scores = pv.score(model, {choice.criterion!r}{groups}{seen})"]

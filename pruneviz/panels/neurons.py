@@ -49,6 +49,7 @@ def panel_neurons(
     sparsity: float = 0.0,
     layer: str | None = None,
     unit: int = 0,
+    approximate: bool = False,
 ) -> Panel:
     """Show a network unit by unit: pick one and see everything that goes with it; prune, and measure.
 
@@ -72,6 +73,8 @@ def panel_neurons(
         Where the slider stands at first, in [0, 0.95].
     layer, unit : str and int
         Which unit is picked at first; default: the first one.
+    approximate : bool
+        As for `find_groups`: whether units can go over which a norm runs.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def panel_neurons(
     [False, False, False, False, True, True, True, True]
     >>> panel.close()
     """
-    return NeuronsPanel(model, x, batches, criterion, sparsity, layer, unit)
+    return NeuronsPanel(model, x, batches, criterion, sparsity, layer, unit, approximate)
 
 
 class NeuronsPanel(Panel):
@@ -122,14 +125,15 @@ class NeuronsPanel(Panel):
         sparsity: float,
         layer: str | None,
         unit: int,
+        approximate: bool,
     ) -> None:
         fit = [n for n, c in CRITERIA.items() if "unit" in c.granularity and set(c.needs) <= KNOWN]
         _check.choice(criterion, "criterion", fit, what="criterion")
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.95)
         # one to answer with, and one for the other thread
         self._model, self._whole = (copy_of(_check.unwrapped(model)).eval() for _ in range(2))
-        self._x = x
-        self._groups = find_groups(self._model, x)
+        self._x, self._approximate = x, approximate
+        self._groups = find_groups(self._model, x, approximate=approximate)
         self._cut = Shrinker(self._whole, x).proved
         self._macs = measure(self._whole, x).macs
         self._batches = None if batches is None else ready(batches, model=self._model)
@@ -274,6 +278,7 @@ class NeuronsPanel(Panel):
             sparsity=self.controls["sparsity"].at,
             scope=scope,
             judged=self._batches is not None,
+            approximate=self._approximate,
         )
 
     def _by_score(self) -> Plan:

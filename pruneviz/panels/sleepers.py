@@ -20,6 +20,7 @@ from pruneviz.metrics import accuracy, ready
 from pruneviz.panels.asleep import EVERY, code, sentence
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
+from pruneviz.plots import heat
 from pruneviz.plots import sleepers as plot
 from pruneviz.plots.style import figure
 from pruneviz.shrink import Shrinker
@@ -122,7 +123,7 @@ class SleepersPanel(Panel):
         repair: str,
     ) -> None:
         rare = _check.number(rare, "rare", low=0, high=0.5)
-        _check.choice(order, "order", plot.ORDERS)
+        _check.choice(order, "order", heat.ORDERS)
         _check.choice(repair, "repair", REPAIRS)
         # one to answer with, and one for the other thread
         self._model, self._whole = (copy_of(_check.unwrapped(model)).eval() for _ in range(2))
@@ -264,12 +265,12 @@ class SleepersPanel(Panel):
             self._shrinker.repair(small, plan, "fold", self._evidence[seen], None)
         return small
 
-    def _picture(self, layer: str, seen: int, rare: float, order: str) -> plot.Picture:
+    def _picture(self, layer: str, seen: int, rare: float, order: str) -> heat.Picture:
         x, labels = self._shown
         if layer not in self._heat:
             of = activations(self._model, x, groups=self._groups, group=layer)
             self._heat[layer] = of.numpy()
-        return plot.picture(
+        return heat.picture(
             self._heat[layer],
             sleepers=self._sleepers(layer, seen, rare),
             labels=labels,

@@ -127,8 +127,9 @@ class StripPanel(Panel):
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         names, right = result["predictions"], result["accuracy"]
+        where = {"layer": "in each layer", "global": "over all layers"}[self._scope]
         sentence = (
-            f"Sparsity {result['sparsity']:.2f}: {_count(self._said, self._labels)} of {len(names)} "
+            f"Sparsity {result['sparsity']:.2f} {where}: {_count(self._said, self._labels)} of {len(names)} "
             f"images right{'' if right is None else f', accuracy {right:.0%}'}. "
             f"The network says: {', '.join(names)}."
         )

@@ -19,7 +19,7 @@ from pruneviz.pairs import one_of_each
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
 from pruneviz.panels.pair import Reading, told
-from pruneviz.plots import twins as plots
+from pruneviz.plots import pair as plots
 from pruneviz.shrink import Shrinker
 from pruneviz.twins import find_twins
 from pruneviz.types import ArgumentError, Plan

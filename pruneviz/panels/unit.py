@@ -100,6 +100,15 @@ def clock(result: dict[str, Any]) -> str:
     )
 
 
+def found(approximate: bool) -> str:
+    """Return the line of code that finds the groups.
+
+    >>> found(False)
+    'groups = pv.find_groups(model, x)'
+    """
+    return f"groups = pv.find_groups(model, x{', approximate=True' * approximate})"
+
+
 def code(
     hands: Mapping[tuple[str, bool], list[int]],
     *,
@@ -107,6 +116,7 @@ def code(
     sparsity: float,
     scope: str,
     judged: bool,
+    approximate: bool,
 ) -> str:
     """Write the code that makes the smaller network; `hands`: group, whether they stay, to units."""
     changed = "".join(
@@ -116,7 +126,7 @@ def code(
     judge = "print(pv.accuracy(small, batches))\n" if judged else ""
     return (
         "import pruneviz as pv\n\n"
-        "groups = pv.find_groups(model, x)\n"
+        f"{found(approximate)}\n"
         f"scores = pv.score(model, {criterion!r}, groups=groups)\n"
         f"plan = pv.select(scores, sparsity={sparsity!r}, scope={scope!r})\n"
         f"{changed}"

@@ -274,7 +274,7 @@ class WeightsPanel(Panel):
         kept, total = sum(self._kept.values()), sum(self._total.values())
         text = (
             f"Threshold {result['threshold']:.4f}: {kept:,} of {total:,} weights stay, "
-            f"sparsity {_below_one(result['sparsity'])}"
+            f"sparsity {_below_one(result['sparsity'])} over all layers"
         )
         if result["accuracy"] is not None:
             text += f", accuracy {result['accuracy']:.0%}"

@@ -57,6 +57,7 @@ def panel_whatif(
     scope: str | None = None,
     sparsity: float = 0.0,
     repair: str = "none",
+    approximate: bool = False,
 ) -> Panel:
     """Play with your own model: what can go, at what price; then take the smaller one home.
 
@@ -89,6 +90,9 @@ def panel_whatif(
     criterion, scope, sparsity, repair
         Where the controls stand at first. Default: units by their L2 norm, or if no unit can go,
         weights by their magnitude.
+    approximate : bool
+        As for `find_groups`: whether units can go over which a norm runs, as the features that pass
+        through a transformer. Then the norm of those that stay is another one.
 
     Returns
     -------
@@ -117,7 +121,13 @@ def panel_whatif(
     >>> panel.close()
     """
     what = WhatIf(
-        model, batches, example_input=example_input, evaluate=evaluate, learn=learn, loss=loss
+        model,
+        batches,
+        example_input=example_input,
+        evaluate=evaluate,
+        learn=learn,
+        loss=loss,
+        approximate=approximate,
     )
     passed = {"example_input": example_input, "learn": learn, "loss": loss}
     given = {name for name, value in passed.items() if value is not None}

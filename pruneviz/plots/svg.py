@@ -208,7 +208,7 @@ def strip(
     """
     step = size + 10
     parts = []
-    for i, (uri, true, said) in enumerate(zip(uris, labels, predictions, strict=True)):
+    for i, (href, true, said) in enumerate(zip(uris, labels, predictions, strict=True)):
         right = true == said
         colour, sign = (KEPT, "✓") if right else (PRUNED, "✗")
         x, name = i * step + 4, classes[said]
@@ -219,7 +219,7 @@ def strip(
             for down, before, n in lines
         )
         parts.append(
-            f'<image href="{uri}" x="{x}" y="4" width="{size}" height="{size}" '
+            f'<image href="{href}" x="{x}" y="4" width="{size}" height="{size}" '
             'style="image-rendering: pixelated"/>'
             f'<rect x="{x}" y="4" width="{size}" height="{size}" fill="none" '
             f'stroke="{colour}" stroke-width="3"{"" if right else _DASHES}/>'
@@ -245,16 +245,22 @@ def image_uris(images: Any) -> list[str]:
     >>> image_uris(np.zeros((1, 2, 2)))[0][:22]
     'data:image/png;base64,'
     """
-    from matplotlib.image import imsave
-
     array = np.asarray(images)
     blank = [0] * len(array)
-    uris = []
-    for image in checked(array, blank, blank):
-        file = io.BytesIO()
-        imsave(file, image, **colours(image), format="png")
-        uris.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-    return uris
+    return [uri(image, **colours(image)) for image in checked(array, blank, blank)]
+
+
+def uri(image: np.ndarray, **how: Any) -> str:
+    """Return an image as a PNG data URI; `how` is for matplotlib's ``imsave``.
+
+    >>> uri(np.eye(2), cmap="gray")[:22]
+    'data:image/png;base64,'
+    """
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, image, **how, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def nice(low: float, high: float, most: int) -> list[float]:

@@ -56,6 +56,8 @@ class Layer:
         Whether none is to go.
     also : sequence of str
         Layers whose units go together with these.
+    note : str
+        What else is to be known of them.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Layer:
     frozen: str = ""
     protected: bool = False
     also: Sequence[str] = ()
+    note: str = ""
 
     @property
     def short(self) -> str:
@@ -77,7 +80,8 @@ class Layer:
         """All that there is to know."""
         if self.frozen:
             return f"{self.name}: {self.frozen}"
-        return ", ".join([self.name, *self.also]) + " go together" * bool(self.also)
+        together = ", ".join([self.name, *self.also]) + " go together" * bool(self.also)
+        return f"{together}; {self.note}" if self.note else together
 
     @property
     def words(self) -> str:
