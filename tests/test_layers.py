@@ -120,6 +120,7 @@ LAYERS = [
             "panels.remembering",
             "panels.toolbar",
             "panels.touch",
+            "panels.touched",
             "panels.cells",
             "panels.choice",
         ),

@@ -15,11 +15,11 @@ from pruneviz.panels.background import GoOn, Job, later
 from pruneviz.panels.cells import inside, register
 from pruneviz.panels.hand import by_hand, moved_by_hand
 from pruneviz.panels.history import History, State
-from pruneviz.panels.remembering import Remembering
 from pruneviz.panels.slider import Slider, labelled
 from pruneviz.panels.still import png
 from pruneviz.panels.toolbar import Toolbar
 from pruneviz.panels.touch import Touch
+from pruneviz.panels.touched import Touched
 from pruneviz.plots.style import PRUNED
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ WRAP = {"flex_flow": "row wrap"}  # on a narrow page
 Work = Callable[[GoOn], dict[str, Any]]
 
 
-class Panel(Remembering):
+class Panel(Touched):
     """Controls, and one picture that answers while they move.
 
     A panel is a `VBox`: a notebook shows it, and it can stand inside other widgets. On paper and on
@@ -152,18 +152,6 @@ class Panel(Remembering):
         """Return a static matplotlib picture; the result is empty after an error."""
         raise NotImplementedError
 
-    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
-        """Return what a hand at a place of the picture means: names of controls and their new values.
-
-        Parameters
-        ----------
-        x, y : float
-            Pixels of the SVG that has a ``data-touch``, from its upper left corner.
-        press : bool
-            Whether the hand has just come down there; else it drags.
-        """
-        return {}
-
     def to_python(self) -> str:
         """Return the code that does without the panel what its controls now say.
 
@@ -190,32 +178,6 @@ class Panel(Remembering):
             self._finish()
         with self._lock:
             return self.draw(self._result)
-
-    def touch(self, x: float, y: float, press: bool = True) -> None:
-        """Do what a hand does that comes down on the picture, or drags there; see `touched`."""
-        with self._lock:
-            if not self._result:  # an error has to be mended first, and the picture is an old one
-                return
-            if not press and not self._gripped:
-                return
-            wanted, stood = self.touched(x, y, press), self.state()
-            if press:
-                self._gripped = bool(wanted)
-                if self._history is not None:
-                    self._history.let_go()
-            before, self._busy = self._busy, True
-            try:
-                for name, value in wanted.items():
-                    control = self.controls[name]
-                    control.value = control.nearest(value) if isinstance(control, Slider) else value
-            finally:
-                self._busy = before
-            if self.state() != stood:
-                self._held = not press
-                try:
-                    self._moved(next(iter(wanted)))
-                finally:
-                    self._held = False
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""

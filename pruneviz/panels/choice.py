@@ -140,6 +140,25 @@ def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
     return text
 
 
+def notes(what: WhatIf, *, taught: bool) -> str:
+    """Say what does not change with the controls; `taught`: it was told what to learn from."""
+    text = (
+        "Dashed: before; thin line: 95 % interval. Click a layer's bar to protect it. "
+        'The smaller model to take home is in this panel\'s .result["model"]. '
+        f"Criteria and repairs learn from {what.learned}."
+    )
+    if not what.taught and what.loss is not None:
+        text += " Without labels, taylor and fisher rank alike."
+    if not taught:
+        text += (
+            " On what it learned from, a repaired model looks better than it is: "
+            "pass other examples as learn=… to judge it fairly."
+        )
+    if what.refusal:
+        text += f" Units cannot be removed here: {what.refusal}"
+    return text
+
+
 def _share(value: float) -> str:
     """Write a share in per cent; what is not nothing does not read as nothing.
 

@@ -23,6 +23,7 @@ from pruneviz.panels.choice import (
     code,
     layers,
     makers,
+    notes,
     say,
 )
 from pruneviz.plots import svg
@@ -196,7 +197,7 @@ class WhatIfPanel(Panel):
                 "repair": mend,
                 "protect": protect,
             },
-            hint=self._notes(),
+            hint=notes(what, taught="learn" in given),
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
@@ -332,21 +333,3 @@ class WhatIfPanel(Panel):
         known = self._classes or []
         names = [known[c] if c < len(known) else str(c) for c in range(max(labels + said) + 1)]
         return shown, labels, said, names
-
-    def _notes(self) -> str:
-        """Say what does not change with the controls."""
-        text = f"Criteria and repairs learn from {self._what.learned}."
-        if not self._what.taught and self._what.loss is not None:
-            text += " Without labels, taylor and fisher rank alike."
-        if "learn" not in self._given:
-            text += (
-                " On what it learned from, a repaired model looks better than it is: "
-                "pass other examples as learn=… to judge it fairly."
-            )
-        text = (
-            "Dashed: before; thin line: 95 % interval. Click a layer's bar to protect it. "
-            f'The smaller model to take home is in this panel\'s .result["model"]. {text}'
-        )
-        if self._what.refusal:
-            return f"{text} Units cannot be removed here: {self._what.refusal}"
-        return text
