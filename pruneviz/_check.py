@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pruneviz.types import ArgumentError
 
@@ -66,7 +66,9 @@ def choice(value: Any, name: str, options: Iterable[str], *, what: str = "") -> 
     near = difflib.get_close_matches(str(value), options, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     known = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
-    raise ArgumentError(f"{what or f'`{name}`'} {value!r} is unknown.{hint} Known: {known}.")
+    raise ArgumentError(
+        f"{what or f'`{name}`'} {value!r} is unknown.{hint} Known: {known or 'none yet'}."
+    )
 
 
 def model(value: Any) -> nn.Module:
@@ -93,6 +95,40 @@ def kind(value: Any, name: str, cls: type, hint: str = "") -> Any:
         return value
     text = f"`{name}` must be {_article(cls.__name__)}, but {_kind(value)} was passed."
     raise ArgumentError(f"{text} {hint}".rstrip())
+
+
+def classes(value: Any) -> list[str] | None:
+    """Return the names of the classes as text, None if there are none, or raise.
+
+    >>> classes(["cat", 7])
+    ['cat', '7']
+    """
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ArgumentError(
+            "`classes` must be a list of names, one a class in their order, such as ['cat', 'dog'], but "
+            f"{_kind(value)} was passed."
+        )
+    return [str(name) for name in value]
+
+
+def advice(labels: Any, shape: tuple[int, ...]) -> str:
+    """Say what makes labels of the shape out of these.
+
+    >>> import torch
+    >>> advice(torch.zeros(3, 2), (3,)), advice(torch.zeros(3, 1), (3,))
+    ('One-hot labels: labels.argmax(1).', 'Flatten them: labels.flatten().')
+    """
+    if not isinstance(labels, Tensor):
+        return "Make a tensor of them: torch.as_tensor(labels)."
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return "One-hot labels: labels.argmax(1)."
+    if labels.numel() == math.prod(shape) and tuple(labels.shape) != shape:
+        return "Flatten them: labels.flatten()."
+    if tuple(labels.shape) == shape:
+        return "Make whole numbers of them: labels.long()."
+    return "There must be as many labels as examples in every batch."
 
 
 def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:

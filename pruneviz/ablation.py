@@ -209,8 +209,7 @@ class _Runner:
     def place_of(self, group: Group) -> _Place:
         """Return where to silence a group: where it is read, if that gives the same; it is cheaper."""
         made = _Place(group, [s for s in group.slices if s.role == "out"], self.have)
-        readers = set(group.consumers)
-        columns = [s for s in group.slices if s.role == "in" and s.layer in readers]
+        columns = list(group.reads)
         if not columns or group.approximate:
             return made
         read = _Place(group, columns, self.have)

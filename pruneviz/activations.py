@@ -57,7 +57,7 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
     model = _check.unwrapped(model)
     _check.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     where, known = _read(groups, group), consumers(model)
-    reader = next((s for s in where.slices if s.role == "in" and s.layer in known), None)
+    reader = next((s for s in where.reads if s.layer in known), None)
     if reader is None:
         raise ArgumentError(
             f"no Linear or Conv layer of `model` reads group {where.name!r} "
@@ -128,7 +128,12 @@ def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
         if not fit or not x.ndim or len(x) != len(labels):
             raise ArgumentError(
                 "a batch must be a pair of tensors, inputs and labels, with one class an example. "
-                "One-hot labels: labels.argmax(1)."
+                f"{_what(x, labels)}"
+            )
+        if len(labels) and int(labels.min()) < 0:
+            raise ArgumentError(
+                f"a label is {int(labels.min())}, but classes are counted from 0. Leave out examples "
+                "that have no class: x[labels >= 0], labels[labels >= 0]."
             )
         for c in labels.unique().tolist():
             found.setdefault(c, []).append((x[labels == c], labels[labels == c]))
@@ -140,19 +145,33 @@ def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
     return {c: found[c] for c in sorted(found)}
 
 
+def _what(x: Any, labels: Any) -> str:
+    if not isinstance(x, Tensor) or not x.ndim:
+        return "These inputs are no tensor whose first dimension is that of the examples."
+    return _check.advice(labels, (len(x),))
+
+
 def some_of_each(
     classes: dict[int, list[tuple[Tensor, Tensor]]], most: int
-) -> tuple[Tensor, list[int]]:
+) -> tuple[list[Tensor], list[int]]:
     """Return about `most` examples and their labels, as many of each class, class after class.
 
+    Those of one shape are one tensor; if there are several, so are the tensors.
+
     >>> x, labels = some_of_each(by_class([(torch.arange(4.0), torch.tensor([1, 0, 1, 1]))]), 4)
-    >>> x.tolist(), labels
-    ([1.0, 0.0, 2.0], [0, 1, 1])
+    >>> [part.tolist() for part in x], labels
+    ([[1.0, 0.0, 2.0]], [0, 1, 1])
     """
     each = max(1, most // max(1, len(classes)))
-    parts = [torch.cat([x for x, _ in part])[:each] for part in classes.values()]
-    labels = [c for c, part in zip(classes, parts, strict=True) for _ in range(len(part))]
-    return torch.cat(parts), labels
+    parts: list[Tensor] = []
+    labels: list[int] = []
+    for c, batches in classes.items():
+        left = each
+        for x, _ in batches:
+            parts += [x[:left]] if left else []
+            left -= len(x[:left])
+        labels += [c] * (each - left)
+    return [torch.cat(parts)] if len({x.shape[1:] for x in parts}) == 1 else parts, labels
 
 
 def without(groups: Groups, group: str, units: Iterable[int]) -> Plan:

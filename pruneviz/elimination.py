@@ -68,7 +68,14 @@ def _places(
     """For each layer the groups that it makes, and those that it reads, with the places of their units."""
     by_tensor: dict[int, list[str]] = {}
     for name in layers:
-        key = id(have[plain(tensor_name(name))].tensor)
+        weight = have.get(plain(tensor_name(name)))
+        if weight is None:
+            raise ArgumentError(
+                f"criterion 'obs' needs the weight of layer {name!r} itself, but a parametrization "
+                "computes it. Choose another criterion, or make it permanent: "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
+            )
+        key = id(weight.tensor)
         by_tensor.setdefault(key, []).append(name)
     makes: dict[str, dict[str, Slice]] = {n: {} for n in layers}
     reads: dict[str, dict[str, Slice]] = {n: {} for n in layers}

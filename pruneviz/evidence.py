@@ -83,8 +83,8 @@ class Evidence:
         ArgumentError
             If the evidence saw no layer that reads the group.
         """
-        for s in group.slices:
-            if s.role == "in" and s.layer in self.inputs and s.layer in group.consumers:
+        for s in group.reads:
+            if s.layer in self.inputs:
                 m = self.inputs[s.layer].diagonal()
                 if int(s.index.max()) < m.mean.shape[-1]:
                     at = torch.from_numpy(s.index.astype("int64"))

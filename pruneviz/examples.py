@@ -15,12 +15,12 @@ PART = 100
 
 
 def few(inputs: Sequence[Any], most: int) -> list[Any]:
-    """Return the first examples of batches of inputs; what is no tensor, by whole batches.
+    """Return the first examples of batches of inputs; what is not alike, by whole batches.
 
     >>> [len(x) for x in few([torch.zeros(300, 2), torch.zeros(300, 2)], 250)]
     [100, 100, 50]
     """
-    if all(isinstance(x, Tensor) and x.ndim for x in inputs):
+    if alike(inputs):
         some, left = [], most
         for x in inputs:
             some.append(x[:left])
@@ -32,8 +32,20 @@ def few(inputs: Sequence[Any], most: int) -> list[Any]:
     return list(inputs[: int(np.searchsorted(ends, most)) + 1])
 
 
+def alike(inputs: Sequence[Any]) -> bool:
+    """Tell whether batches are tensors of one shape, but for the number of examples.
+
+    >>> alike([torch.zeros(3, 2), torch.zeros(1, 2)]), alike([torch.zeros(3, 2), torch.zeros(3, 4)])
+    (True, False)
+    """
+    tensors = all(isinstance(x, Tensor) and x.ndim for x in inputs)
+    return tensors and len({x.shape[1:] for x in inputs}) == 1
+
+
 def images_of(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
     """Return examples by their numbers as images, (n, 1 or 3, height, width); None if they are none.
+
+    Nor can images of several sizes be shown in a row.
 
     >>> images_of([torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)], np.array([4]))
     array([[[[1., 1.],
@@ -46,4 +58,4 @@ def images_of(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
     for i in which.tolist():
         part = int(np.searchsorted(ends, i, side="right"))
         found.append(inputs[part][i - int(ends[part])].float().cpu().numpy())
-    return np.stack(found)
+    return np.stack(found) if len({image.shape for image in found}) == 1 else None

@@ -58,12 +58,16 @@ class Group:
         return tuple(dict.fromkeys(s.layer for s in self.slices if s.role == "out"))
 
     @property
-    def consumers(self) -> tuple[str, ...]:
-        """Names of the layers that read them."""
+    def reads(self) -> tuple[Slice, ...]:
+        """The slices with which layers read them."""
         # what a producer only loses, such as a running variance, makes it no reader
         own = {(s.layer, s.dim) for s in self.slices if s.role == "out"}
-        read = (s.layer for s in self.slices if s.role == "in" and (s.layer, s.dim) not in own)
-        return tuple(dict.fromkeys(read))
+        return tuple(s for s in self.slices if s.role == "in" and (s.layer, s.dim) not in own)
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Names of the layers that read them."""
+        return tuple(dict.fromkeys(s.layer for s in self.reads))
 
     def __repr__(self) -> str:
         text = f"Group {self.name!r}: {units_text(self.size)} of {_some(self.producers)}"

@@ -98,6 +98,11 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
                 f"layer {(name or type(m).__name__)!r} has no shape yet (a lazy layer). "
                 "Run the model once, then prune it."
             )
+        if any(t.is_meta for t in (*m.parameters(False), *m.buffers(False))):
+            raise ArgumentError(
+                f"layer {(name or type(m).__name__)!r} is on the device 'meta': it has shapes, but no "
+                "numbers. Give it some: model.to_empty(device='cpu'), then model.load_state_dict(…)."
+            )
     flags = [(m, m.training) for m in modules]
     # an embedding with max_norm rewrites its own weight in the forward
     embeddings = [m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]

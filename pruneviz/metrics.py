@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset, IterableDataset
 
+from pruneviz import _check
 from pruneviz._inputs import arguments
 from pruneviz.hooks import evaluating
 from pruneviz.types import ArgumentError
@@ -77,6 +79,28 @@ NO_EXAMPLE = (
 )
 
 
+def pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+    """Yield inputs and labels of each batch; say in words what is none.
+
+    >>> [labels.tolist() for _, labels in pairs([(torch.zeros(2, 3), torch.tensor([0, 1]))])]
+    [[0, 1]]
+    """
+    tell = "Pass an iterable of pairs (inputs, labels): a DataLoader, or [(x, labels)]"
+    single = isinstance(batches, (Tensor, Dataset)) and not isinstance(batches, IterableDataset)
+    if single or (not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__")):
+        raise ArgumentError(
+            f"`batches` must be batches of examples, but {_check._kind(batches)} was passed. {tell}."
+        )
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            many = f" of {len(batch)}" * isinstance(batch, (tuple, list))
+            raise ArgumentError(
+                "a batch must be a pair (inputs, labels), but "
+                f"{_check._kind(batch)}{many} was passed. {tell}."
+            )
+        yield batch[0], batch[1]
+
+
 def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[int, int]:
     """Return how many examples the model puts into the right class, and how many there are.
 
@@ -85,13 +109,13 @@ def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[in
     """
     right = total = 0
     with evaluating(model):
-        for x, labels in batches:
+        for x, labels in pairs(batches):
             said = _classes(model, x)
             if not isinstance(labels, Tensor) or labels.shape != said.shape:
                 got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
                 raise ArgumentError(
                     f"`labels` must be one class an example, shape {tuple(said.shape)}, "
-                    f"but {got} was passed. One-hot labels: labels.argmax(1)."
+                    f"but {got} was passed. {_check.advice(labels, tuple(said.shape))}"
                 )
             right += int((said == labels.cpu()).sum())
             total += len(labels)
@@ -113,7 +137,7 @@ def ready(
     """
     parts: list[tuple[Any, Tensor]] = []
     known: bool | None = True if model is None else None
-    for x, labels in batches:
+    for x, labels in pairs(batches):
         tensors = isinstance(x, Tensor) and isinstance(labels, Tensor)
         if tensors and x.ndim and labels.ndim and len(x) == len(labels):
             if known is None and model is not None and x.ndim == 4:
@@ -171,6 +195,6 @@ def _classes(model: nn.Module, x: Any) -> Tensor:
         raise ArgumentError(
             f"`model` must give a logit for each class, but it gave {tuple(logits.shape)}: the largest "
             "of one is always the first. Wrap it in a module that returns torch.cat([-z, z], 1), whose "
-            "second class is z > 0."
+            "second class is z > 0. A regression has no accuracy: leave it out."
         )
     return torch.argmax(logits, 1).cpu()

@@ -279,7 +279,7 @@ def _numbers(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
         )
         raise ArgumentError(
             f"`labels` must be one class an example, whole numbers of shape {shape}, but {kind} was "
-            "passed. One-hot labels: labels.argmax(1)."
+            f"passed. {_check.advice(labels, shape)}"
         )
     array: np.ndarray = labels.cpu().long().numpy()
     return array

@@ -123,7 +123,7 @@ def prune(
         evidence = collect(model, data, loss=loss, seed=seed, progress=False)
     w = walked(model, example_input)
     groups = build(w, approximate=approximate)
-    _some(groups)
+    some_can_go(groups)
     scores = score(model, criterion, groups=groups, evidence=evidence, seed=seed)
     shrinker = Shrinker(model, example_input, w)
 
@@ -166,7 +166,14 @@ def _for_macs(
     return high
 
 
-def _some(groups: Groups) -> None:
+def some_can_go(groups: Groups) -> None:
+    """Raise if nothing can be cut, and say why.
+
+    Raises
+    ------
+    GraphError
+        That names up to three groups.
+    """
     if all(g.frozen for g in groups):
         why = "; ".join(f"{g.name!r}: {g.frozen}" for g in list(groups)[:3])
         raise GraphError(f"no unit of the model can be removed: {why or 'it has none'}.")

@@ -19,7 +19,7 @@ from pruneviz.fingerprint import fingerprint
 from pruneviz.group import Groups
 from pruneviz.groups import find_groups
 from pruneviz.measure import measure
-from pruneviz.prune import _some
+from pruneviz.prune import some_can_go
 from pruneviz.repair import RUNGS, check_source
 from pruneviz.score import score
 from pruneviz.types import ArgumentError, Scores
@@ -106,7 +106,7 @@ class Question:
         if units and groups is None:
             groups = find_groups(model, example_input)
         if groups is not None:
-            _some(groups)
+            some_can_go(groups)
         return cls(model, example_input, chosen, what, groups, evidence, data)
 
     def score(self, name: str, seed: int) -> Scores:

@@ -110,7 +110,9 @@ def find_twins(
         if evidence is not None:
             modules = model.named_modules(remove_duplicate=False)
             weights = ((n, getattr(m, "weight", None)) for n, m in modules)
-            check_evidence(evidence, {n: tuple(w.shape) for n, w in weights if w is not None})
+            check_evidence(
+                evidence, {n: tuple(w.shape) for n, w in weights if isinstance(w, Tensor)}
+            )
         for g in cut:
             found = (
                 _by_weights(g, have, top, threshold)

@@ -225,7 +225,9 @@ def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
     weight = getattr(module, attribute)
     if isinstance(weight, nn.Parameter):
         return weight
-    if hasattr(module, f"{attribute}_orig"):
+    if hasattr(module, f"{attribute}_u"):
+        cure = "Take it away first: torch.nn.utils.remove_spectral_norm(layer)"
+    elif hasattr(module, f"{attribute}_orig"):
         cure = f"Make that mask permanent first: torch.nn.utils.prune.remove(layer, {attribute!r})"
     else:
         cure = "Use torch.nn.utils.parametrizations, or remove what computes it"

@@ -20,7 +20,7 @@ from pruneviz.costs import examples_in, first
 from pruneviz.criteria import CRITERIA, GRANULARITIES
 from pruneviz.encodings import encodings
 from pruneviz.evidence import Evidence
-from pruneviz.examples import PART, few
+from pruneviz.examples import PART, alike, few
 from pruneviz.groups import find_groups
 from pruneviz.hooks import evaluating
 from pruneviz.judge import metric
@@ -28,6 +28,7 @@ from pruneviz.mask import bake, mask
 from pruneviz.metrics import _classes, ready
 from pruneviz.packing import CSR
 from pruneviz.paired import Comparison, _numbers
+from pruneviz.prune import some_can_go
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.timing import Timing, compare_latency
@@ -92,7 +93,7 @@ class WhatIf:
         self.training = {name: m.training for name, m in model.named_modules()}
         self.model = copy_of(model).eval()
         self._idle: nn.Module | None = None
-        given = list(parts(batches))
+        given = [(x, y) for x, y in parts(batches) if not _without_examples(x)]
         if not given:
             raise nothing_to("judge by")
         if evaluate is None and any(y is None for _, y in given):
@@ -118,11 +119,11 @@ class WhatIf:
                 "`loss` needs targets, but `learn` has none. Pass learn=batches of (inputs, targets)."
             )
         self.loss = F.cross_entropy if loss is None and evaluate is None else loss
-        tensors = all(isinstance(x, Tensor) for x in inputs)
+        tensors = isinstance(inputs[0], Tensor) and inputs[0].ndim
         self.how_to_trace = f"batches[0][0][:{SOME}]" if tensors else "batches[0][0]"
         self.how_to_learn = (
             f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
-            if tensors
+            if alike(inputs)
             else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
         )
         n = sum(examples_in(x) for x, _ in self.learn)
@@ -135,8 +136,7 @@ class WhatIf:
         self.groups: Groups | None = None
         try:
             self.groups = find_groups(self.model, self.example_input, approximate=approximate)
-            if all(g.frozen for g in self.groups):
-                self.refusal = "none of its units can go"
+            some_can_go(self.groups)
         except GraphError as e:  # its weights can be pruned all the same
             self.refusal = str(e)
         self.labels, self.said = (np.zeros(0, int), np.zeros(0, int))
@@ -331,6 +331,10 @@ class WhatIf:
             return list(protect)
         made = {n for g in scores.groups for n in g.producers}
         return [n for n in protect if n in made]
+
+
+def _without_examples(inputs: Any) -> bool:
+    return isinstance(inputs, Tensor) and inputs.ndim > 0 and not len(inputs)
 
 
 def _some(inputs: Any) -> Any:

@@ -193,7 +193,7 @@ def test_examples_by_class():
     each = by_class([(x[:4], y[:4]), (x[4:], y[4:])])
     assert list(each) == [0, 2]
     assert torch.cat([part for part, _ in each[2]]).tolist() == [0, 2, 3, 5]
-    assert some_of_each(each, 4)[0].tolist() == [1, 4, 0, 2]
+    assert [x.tolist() for x in some_of_each(each, 4)[0]] == [[1, 4, 0, 2]]
     assert some_of_each(each, 4)[1] == [0, 0, 2, 2]
     for bad in (({"x": x}, y), (x, y[:2]), (x, torch.zeros(6, 2))):
         with pytest.raises(pv.ArgumentError, match="a batch must be a pair of tensors"):

@@ -6,6 +6,7 @@ from pprint import pformat
 from typing import Any
 
 EVERY = "all examples"
+LISTED = "batches = list(batches)\n"
 DONE = {"remove": "Removed", "fold": "Removed, their means folded in"}
 
 
@@ -18,7 +19,7 @@ def sentence(result: dict[str, Any]) -> str:
         f"{result['layer'] or 'the model'}, seen on {some}, {counts}. "
     )
     after, before = result["accuracy"], result["accuracy_before"]
-    if result["repair"] == "nothing":
+    if result["repair"] == "nothing" or not any(result["counts"].values()):
         return f"{text}All stay: accuracy {before:.1%}."
     text += DONE[result["repair"]]
     here, was = result["accuracy_seen"], result["accuracy_seen_before"]
@@ -30,14 +31,20 @@ def sentence(result: dict[str, Any]) -> str:
 
 
 def code(
-    units: dict[str, list[int]], *, group: str, seen: int | None, rare: float, repair: str
+    units: dict[str, list[int]],
+    *,
+    group: str,
+    seen: int | None,
+    rare: float,
+    repair: str,
+    again: str,
 ) -> str:
     """Write the code that finds these units in a group, on one class or on all, and lets them go."""
     some = "batches" if seen is None else "seen"
     only = f"seen = [(x[y == {seen}], y[y == {seen}]) for x, y in batches if (y == {seen}).any()]\n"
     text = (
         "import pruneviz as pv\n\n"
-        "batches = list(batches)\n"
+        f"{again or LISTED}"
         "x = batches[0][0]\n"
         "groups = pv.find_groups(model, x)\n"
         f"{'' if seen is None else only}"

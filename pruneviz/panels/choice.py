@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.paired import Comparison
-from pruneviz.panels.unit import found
+from pruneviz.panels.unit import AGAIN, found
 from pruneviz.plots.bytes import size as bytes_in_words
 from pruneviz.plots.whatif import Bar, Layer
 from pruneviz.timing import Timing, told_apart
@@ -214,10 +214,7 @@ def code(
         loss = ", loss=loss" if "loss" in given else ", loss=torch.nn.functional.cross_entropy"
         lines = ["import torch"]
     lines += ["import pruneviz as pv", ""]
-    lines += [
-        f"{name} = panel.{name}  # as the panel has read them: a second time they may be others"
-        for name in once
-    ]
+    lines += [f"{name} = panel.{name}{AGAIN}" for name in once]
     lines += ["batches = list(batches)"] * ("batches" not in once)
     lines += [f"x = {'example_input' if 'example_input' in given else what.how_to_trace}"]
     if (needs or mends) and not learn:

@@ -20,10 +20,11 @@ from pruneviz.metrics import accuracy, ready
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
 from pruneviz.panels.hand import hand
-from pruneviz.panels.unit import clock, code, key, network_rows, picked, sentence
+from pruneviz.panels.unit import again, clock, code, key, network_rows, picked, sentence
 from pruneviz.plots import network
 from pruneviz.plots.groups import row_label, rows
 from pruneviz.plots.style import figure
+from pruneviz.prune import some_can_go
 from pruneviz.score import score
 from pruneviz.select import select
 from pruneviz.shrink import Shrinker
@@ -128,6 +129,11 @@ class NeuronsPanel(Panel):
         approximate: bool,
     ) -> None:
         fit = [n for n, c in CRITERIA.items() if "unit" in c.granularity and set(c.needs) <= KNOWN]
+        if criterion in CRITERIA and criterion not in fit:
+            raise ArgumentError(
+                f"criterion {criterion!r} needs data, or is for single weights: this panel takes "
+                f"{', '.join(sorted(fit))}. With data: pv.panel_whatif(model, batches)."
+            )
         _check.choice(criterion, "criterion", fit, what="criterion")
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.95)
         # one to answer with, and one for the other thread
@@ -136,7 +142,8 @@ class NeuronsPanel(Panel):
         self._groups = find_groups(self._model, x, approximate=approximate)
         self._cut = Shrinker(self._whole, x).proved
         self._macs = measure(self._whole, x).macs
-        self._batches = None if batches is None else ready(batches, model=self._model)
+        self.batches = None if batches is None else ready(batches, model=self._model)
+        self._again = again(batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
         self._labels = {names[0]: row_label(names) for names in rows(self._groups.to_frame())}
         made = {n for group in self._groups for n in group.producers}
@@ -147,6 +154,7 @@ class NeuronsPanel(Panel):
         known = [n for n in self._labels if self._makes[n]]
         if not known:
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
+        some_can_go(self._groups)
         free = [n for n in known if not all(g.frozen for g, _ in self._makes[n])]
         layer = (
             [*free, *known][0]
@@ -220,8 +228,8 @@ class NeuronsPanel(Panel):
             go_on()
             macs = measure(small, self._x).macs
             right = None
-            if self._batches is not None:
-                right = accuracy(small, go_on.through(self._batches))
+            if self.batches is not None:
+                right = accuracy(small, go_on.through(self.batches))
             go_on()
             whole, left = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
             found = {
@@ -277,8 +285,9 @@ class NeuronsPanel(Panel):
             criterion=criterion,
             sparsity=self.controls["sparsity"].at,
             scope=scope,
-            judged=self._batches is not None,
+            judged=self.batches is not None,
             approximate=self._approximate,
+            again=self._again,
         )
 
     def _by_score(self) -> Plan:

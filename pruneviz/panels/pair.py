@@ -82,7 +82,7 @@ class Reading:
         for s in group.slices:
             if s.layer != layer or s.role != "out" or s.tensor not in self._tensors:
                 continue
-            weight = self._tensors[s.tensor].detach().cpu()
+            weight = self._tensors[s.tensor].detach().cpu().float()
             if weight.ndim < 2:
                 continue
             rows = weight.transpose(0, s.dim)[s.index[unit].tolist()]

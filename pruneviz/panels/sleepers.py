@@ -7,6 +7,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
+import torch
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
@@ -20,6 +21,7 @@ from pruneviz.metrics import accuracy, ready
 from pruneviz.panels.asleep import EVERY, code, sentence
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
+from pruneviz.panels.unit import again
 from pruneviz.plots import heat
 from pruneviz.plots import sleepers as plot
 from pruneviz.plots.style import figure
@@ -127,10 +129,11 @@ class SleepersPanel(Panel):
         _check.choice(repair, "repair", REPAIRS)
         # one to answer with, and one for the other thread
         self._model, self._whole = (copy_of(_check.unwrapped(model)).eval() for _ in range(2))
-        self._batches = ready(batches, model=self._model)
-        self._classes = None if classes is None else [str(c) for c in classes]
+        self.batches = ready(batches, model=self._model)
+        self._again = again(batches)
+        self._classes = _check.classes(classes)
         self._look()
-        x = self._shown[0]
+        x = self._shown[0][0] if len(self._shown[0]) == 1 else self.batches[0][0]
         self._shrinker = Shrinker(self._whole, x)
         self._groups = find_groups(self._model, x)
         # where as many units must go from each part, sleepers alone cannot
@@ -142,7 +145,7 @@ class SleepersPanel(Panel):
         _check.choice(first, "layer", self._known, what="layer")
         self._heat: dict[str, Any] = {}
         self._drawn: tuple[Any, Any] = (None, None)
-        self._shares: dict[Any, float] = {((), ALL): accuracy(self._whole, self._batches)}
+        self._shares: dict[Any, float] = {((), ALL): accuracy(self._whole, self.batches)}
         super().__init__()
         seldom, slider = self.slider("rare", rare, 0.0, 0.5, 0.005, digits=3)
         which = widgets.Dropdown(
@@ -230,12 +233,14 @@ class SleepersPanel(Panel):
         (layer, seen, rare, _), _, plan = self._asked
         where = None if seen == ALL else seen
         repair = self.controls["repair"].value
-        return code(named(plan), group=layer, seen=where, rare=rare, repair=repair)
+        return code(
+            named(plan), group=layer, seen=where, rare=rare, repair=repair, again=self._again
+        )
 
     def _look(self) -> None:
         """Collect what the units do: class by class, and of all together."""
-        each = by_class(self._batches)
-        self._parts = {ALL: self._batches, **each}
+        each = by_class(self.batches)
+        self._parts = {ALL: self.batches, **each}
         self._shown = some_of_each(each, MOST)
         found = {
             c: collect(self._model, part, comoment=False, progress=False)
@@ -268,8 +273,8 @@ class SleepersPanel(Panel):
     def _picture(self, layer: str, seen: int, rare: float, order: str) -> heat.Picture:
         x, labels = self._shown
         if layer not in self._heat:
-            of = activations(self._model, x, groups=self._groups, group=layer)
-            self._heat[layer] = of.numpy()
+            each = [activations(self._model, part, groups=self._groups, group=layer) for part in x]
+            self._heat[layer] = torch.cat(each, 1).float().numpy()
         return heat.picture(
             self._heat[layer],
             sleepers=self._sleepers(layer, seen, rare),

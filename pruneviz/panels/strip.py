@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz.criteria import criterion as registered
 from pruneviz.mask import mask
 from pruneviz.metrics import accuracy, predict, ready
 from pruneviz.panels.base import Panel, Work
+from pruneviz.panels.unit import again
 from pruneviz.plots import plot_strip, svg
 from pruneviz.plots.images import strip
 from pruneviz.plots.style import figure
 from pruneviz.score import score
 from pruneviz.select import select
+from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor, nn
+    from torch import nn
 
 
 def panel_strip(
@@ -94,18 +98,27 @@ class StripPanel(Panel):
         sparsity: float,
     ) -> None:
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
+        named = _check.classes(classes)
+        _check.kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")
+        if not isinstance(labels, Tensor) or labels.ndim != 1:
+            raise ArgumentError(
+                f"`labels` must be one class an example, shape ({len(x)},), but "
+                f"{tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__} was "
+                f"passed. {_check.advice(labels, (len(x),))}"
+            )
         self._model = copy_of(
             model
         ).eval()  # another thread runs it while the user goes on with theirs
         self._x, self._labels = x, labels.tolist()
         self._scope = scope or registered(criterion).scope
         self._criterion, self._scores = criterion, score(model, criterion)
-        self._batches = ready(batches, model=self._model)
+        self.batches = ready(batches, model=self._model)
+        self._again = again(batches)
         self._images = x.detach().float().cpu().numpy()
         strip(self._images, self._labels, self._labels)  # or tell what is wrong
         self._uris = svg.image_uris(self._images)
-        known = range(max(self._labels, default=0) + 1) if classes is None else classes
-        self._classes = [str(c) for c in known]
+        known = [str(c) for c in range(max(self._labels, default=0) + 1)]
+        self._classes = known if named is None else named
         super().__init__()
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
         self.start({"sparsity": row}, {"sparsity": slider})
@@ -123,7 +136,7 @@ class StripPanel(Panel):
 
     def later(self, result: dict[str, Any]) -> Work:
         pruned = self._pruned
-        return lambda go_on: {"accuracy": accuracy(pruned, go_on.through(self._batches))}
+        return lambda go_on: {"accuracy": accuracy(pruned, go_on.through(self.batches))}
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         names, right = result["predictions"], result["accuracy"]
@@ -155,7 +168,7 @@ class StripPanel(Panel):
 
     def to_python(self) -> str:
         return (
-            "import pruneviz as pv\n\n"
+            f"import pruneviz as pv\n\n{self._again}"
             f"scores = pv.score(model, {self._criterion!r})\n"
             f"plan = pv.select(scores, sparsity={self.controls['sparsity'].at!r}, "
             f"scope={self._scope!r})\n"

@@ -16,13 +16,16 @@ from pruneviz.groups import find_groups
 from pruneviz.measure import measure
 from pruneviz.metrics import accuracy, ready
 from pruneviz.pairs import one_of_each
+from pruneviz.panels.asleep import LISTED
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
 from pruneviz.panels.pair import Reading, told
+from pruneviz.panels.unit import again
 from pruneviz.plots import pair as plots
+from pruneviz.prune import some_can_go
 from pruneviz.shrink import Shrinker
 from pruneviz.twins import find_twins
-from pruneviz.types import ArgumentError, Plan
+from pruneviz.types import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,19 +129,19 @@ class TwinsPanel(Panel):
         self._model, self._x = copy_of(model).eval(), x
         self._groups = find_groups(self._model, x)
         names = [g.name for g in self._groups if not g.frozen]
-        if not names:
-            raise ArgumentError("`model` has no units that can be cut: nothing in it can repeat.")
+        some_can_go(self._groups)
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else _check.choice(layer, "layer", names, what="layer")
         self._shrinker = Shrinker(self._model, x)
-        self._batches = ready(batches, model=self._model)
+        self.batches = ready(batches, model=self._model)
+        self._again = again(batches)
         self._given = evidence is not None
         if evidence is None:
-            evidence = collect(self._model, [inputs for inputs, _ in self._batches], progress=False)
+            evidence = collect(self._model, [inputs for inputs, _ in self.batches], progress=False)
         self._evidence = _check.kind(evidence, "evidence", Evidence, "Make it: pv.collect(…).")
         self._macs = measure(self._model, x).macs
-        self._whole = accuracy(self._model, self._batches)
-        self._judged = sum(len(labels) for _, labels in self._batches)
+        self._whole = accuracy(self._model, self.batches)
+        self._judged = sum(len(labels) for _, labels in self.batches)
         self._reading = Reading(self._model, self._groups, x)
         self._frames: dict[str, pd.DataFrame] = {}
         self._plan: Cut | None = None
@@ -188,7 +191,7 @@ class TwinsPanel(Panel):
                     small = copy_of(proved)
                     if rung != "none":
                         self._shrinker.repair(small, cut.plan, rung, self._evidence, None)
-                    cut.right[name] = accuracy(small, go_on.through(self._batches))
+                    cut.right[name] = accuracy(small, go_on.through(self.batches))
             return {"accuracy": self._accuracy(cut.right)}
 
         return work
@@ -222,7 +225,7 @@ class TwinsPanel(Panel):
         some = "" if layer == ALL else f'[pairs["group"] == {layer!r}]'
         return (
             "import pruneviz as pv\n\n"
-            f"batches = list(batches)\n{'' if self._given else collected}"
+            f"{self._again or LISTED}{'' if self._given else collected}"
             "groups = pv.find_groups(model, x)\n"
             f"pairs = pv.find_twins(model, groups=groups, {seen}threshold={threshold!r}, top={MOST})\n"
             f"plan = pv.one_of_each(pairs{some}, groups)\n"
@@ -288,7 +291,7 @@ class TwinsPanel(Panel):
         text = f"Threshold {result['threshold']:.2f}: "
         text += f"{result['gone']:,} of {result['total']:,} {what} of {layer or 'the model'} go, "
         text += f"{1 / result['speedup']:.0%} of the MACs stay. Accuracy "
-        text += f"(on {self._judged:,} examples): "
+        text += f"(on {self._judged:,} example{'s' * (self._judged != 1)}): "
         right = result["accuracy"] or {"whole": self._whole}
         text += ", ".join(f"{n} {a:.1%}" for n, a in right.items()) + "."
         if result["pair"] is None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     Units = list[tuple[Group, int]]
 
+AGAIN = "  # as the panel has read them: a second time they may be others"
 WORDS = {"Attention": "Head", "Conv": "Channel", "Linear": "Neuron"}
 
 
@@ -100,6 +101,17 @@ def clock(result: dict[str, Any]) -> str:
     )
 
 
+def again(batches: Any) -> str:
+    """Return the line of code that takes from the panel what cannot be read a second time.
+
+    >>> again([]), again(None), again(iter([]))[:23]
+    ('', '', 'batches = panel.batches')
+    """
+    if batches is None or hasattr(batches, "__getitem__"):
+        return ""
+    return f"batches = panel.batches{AGAIN}\n"
+
+
 def found(approximate: bool) -> str:
     """Return the line of code that finds the groups.
 
@@ -117,6 +129,7 @@ def code(
     scope: str,
     judged: bool,
     approximate: bool,
+    again: str,
 ) -> str:
     """Write the code that makes the smaller network; `hands`: group, whether they stay, to units."""
     changed = "".join(
@@ -125,7 +138,7 @@ def code(
     )
     judge = "print(pv.accuracy(small, batches))\n" if judged else ""
     return (
-        "import pruneviz as pv\n\n"
+        f"import pruneviz as pv\n\n{again}"
         f"{found(approximate)}\n"
         f"scores = pv.score(model, {criterion!r}, groups=groups)\n"
         f"plan = pv.select(scores, sparsity={sparsity!r}, scope={scope!r})\n"

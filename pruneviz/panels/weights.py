@@ -12,6 +12,7 @@ from pruneviz.mask import mask
 from pruneviz.metrics import accuracy, ready
 from pruneviz.panels.background import GoOn
 from pruneviz.panels.base import Panel, Work
+from pruneviz.panels.unit import again
 from pruneviz.plots import plot_layers, plot_weights, svg
 from pruneviz.plots.style import figure
 from pruneviz.plots.weights import folded, pruned_bins
@@ -88,12 +89,13 @@ class WeightsPanel(Panel):
         log: bool,
     ) -> None:
         self._edges, self._counts = bins_of(model, bins)
-        self._batches = None if batches is None else ready(batches, model=model)
+        self.batches = None if batches is None else ready(batches, model=model)
+        self._again = again(batches)
         if batches is not None:
             # another thread runs it while the user goes on with theirs
             self._model = copy_of(model).eval()
         self._scores = score(model, "magnitude")
-        self._ranked = Ranked({n: v.cpu().numpy().ravel() for n, v in self._scores.values.items()})
+        self._ranked = Ranked({n: _wide(v).numpy().ravel() for n, v in self._scores.values.items()})
         self._drawn: tuple[Any, Any] = (None, None)
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._edges[-1])
@@ -160,8 +162,8 @@ class WeightsPanel(Panel):
             else:
                 plan, threshold = select(self._scores, threshold=value), value
             right = None
-            if self._batches is not None:
-                right = accuracy(mask(self._model, plan), go_on.through(self._batches))
+            if self.batches is not None:
+                right = accuracy(mask(self._model, plan), go_on.through(self.batches))
             frame = plan.to_frame()
             layers = dict(
                 zip(frame["layer"], (frame["kept"] / frame["total"]).tolist(), strict=True)
@@ -236,9 +238,9 @@ class WeightsPanel(Panel):
     def to_python(self) -> str:
         by, value = self._how()
         how = f'{by}={value!r}, scope="global"' if by == "sparsity" else f"{by}={value!r}"
-        judge = "" if self._batches is None else "print(pv.accuracy(pruned, batches))\n"
+        judge = "" if self.batches is None else "print(pv.accuracy(pruned, batches))\n"
         return (
-            "import pruneviz as pv\n\n"
+            f"import pruneviz as pv\n\n{self._again}"
             'scores = pv.score(model, "magnitude")\n'
             f"plan = pv.select(scores, {how})\n"
             f"pruned = pv.mask(model, plan)\n{judge}"
@@ -279,6 +281,11 @@ class WeightsPanel(Panel):
         if result["accuracy"] is not None:
             text += f", accuracy {result['accuracy']:.0%}"
         return text + "."
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return half precision in single, which numpy knows and can count in bins."""
+    return (values.float() if values.dtype.itemsize < 4 else values).cpu()
 
 
 def _by_layer(counts: dict[str, int]) -> dict[str, int]:

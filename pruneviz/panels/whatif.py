@@ -169,7 +169,7 @@ class WhatIfPanel(Panel):
             )
         if not found:
             _check.choice(criterion, "criterion", names, what="criterion")
-        self._classes = None if classes is None else [str(c) for c in classes]
+        self._classes = _check.classes(classes)
         super().__init__()
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
         by = widgets.Dropdown(

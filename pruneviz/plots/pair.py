@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 880, 356
+GAP = "#56B4E9"  # Okabe & Ito's sky blue, between the kernels
 BOX = (58, 16, 452, 290)  # left, top, right, bottom of the scatter
 NEAR = 8  # pixels that a hand may miss
 GRIP = 0.012  # of similarity, on each side of the threshold
@@ -132,7 +133,7 @@ def static(view: View) -> Figure:
     bound = _bound(view.images)
     for i, (image, title) in enumerate(zip(view.images, view.titles, strict=True)):
         ax = fig.add_subplot(grid[0, i + 1])
-        ax.imshow(image, cmap="gray", vmin=-bound, vmax=bound)
+        ax.imshow(image, cmap=_greys(), vmin=-bound, vmax=bound)
         ax.set_title(title, fontsize=9)
         ax.set(xticks=[], yticks=[])
     ax = fig.add_subplot(grid[1, 1:])
@@ -235,7 +236,7 @@ def _pair(view: View) -> str:
         w, h = width * step, height * step
         left, top = x + (SIDE - w) / 2, 32 + (SIDE - h) / 2
         parts.append(
-            f'<image href="{uri(image, cmap="gray", vmin=-bound, vmax=bound)}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" '
+            f'<image href="{uri(image, cmap=_greys(), vmin=-bound, vmax=bound)}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" '
             f'height="{h:.1f}" preserveAspectRatio="none" style="image-rendering: pixelated"/>'
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}" fill="none" '
             f'stroke="{GREY}"/><text x="{x + SIDE / 2}" y="22" text-anchor="middle" {LARGE}>'
@@ -278,6 +279,13 @@ def _bars(view: View, uid: str) -> str:
         f'<text x="{x0 + 94}" y="{y + 11}" {LARGE}>lost</text>'
     )
     return "".join(parts) + key * bool(view.bars)
+
+
+def _greys() -> Any:
+    """Return greys from black to white; where there is no weight, a colour that is none of them."""
+    from matplotlib import colormaps
+
+    return colormaps["gray"].with_extremes(bad=GAP)
 
 
 def _bound(images: Sequence[np.ndarray]) -> float:

@@ -113,7 +113,8 @@ def sheet(weights: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
     Parameters
     ----------
     weights : array-like
-        Shape (numbers,), or (inputs, height, width): one small image for each input, side by side.
+        Shape (numbers,), or (inputs, height, width): one small image for each input, up to four in a
+        row, more in nearly a square.
     shape : (int, int), optional
         Height and width of the image that the numbers are pixels of; default: nearly a square, line
         after line.
@@ -124,14 +125,12 @@ def sheet(weights: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
     array([[ 1.,  2.,  3.],
            [ 4.,  5., nan]])
     >>> sheet([[[1]], [[2]], [[3]]])
-    array([[ 1., nan,  2.],
-           [nan, nan, nan],
-           [ 3., nan, nan]])
+    array([[ 1., nan,  2., nan,  3.]])
     """
     array = np.asarray(weights, dtype=float)
     if array.ndim == 3 and len(array) > 1:
         n, height, width = array.shape
-        columns = int(np.ceil(np.sqrt(n)))
+        columns = n if n <= 4 else int(np.ceil(np.sqrt(n)))
         lines = -(-n // columns)
         page = np.full((lines * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
         for i, kernel in enumerate(array):

@@ -73,7 +73,7 @@ class Layer:
         """The end of a long name, and how many others go with it."""
         more = f" +{len(self.also)}" if self.also else ""
         name, most = self.name or "(model)", 20 - len(more)
-        return (name if len(name) <= most else "…" + name[1 - most :]) + more
+        return (name if len(name) <= most else "…" + name[1 - most :].lstrip(".")) + more
 
     @property
     def title(self) -> str:
