@@ -131,6 +131,17 @@ def advice(labels: Any, shape: tuple[int, ...]) -> str:
     return "There must be as many labels as examples in every batch."
 
 
+def some(x: Any, labels: Any) -> None:
+    """Raise unless these are a few examples and their classes; how many of both is for others."""
+    kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")
+    if not isinstance(labels, Tensor) or labels.ndim != 1:
+        got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ArgumentError(
+            f"`labels` must be one class an example, shape ({len(x)},), but {got} was passed. "
+            f"{advice(labels, (len(x),))}"
+        )
+
+
 def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:
     """Raise unless the frame has the columns; `needed` maps a column to the verb that makes it."""
     if not hasattr(frame, "columns"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -83,6 +84,19 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
             f"layer {reader.layer!r} never ran as a layer: what it reads cannot be seen."
         )
     return _of_units(known[reader.layer], seen[0], reader)
+
+
+def of_all(model: nn.Module, parts: Iterable[Tensor], *, groups: Groups, group: str) -> np.ndarray:
+    """Return the activations on examples of several shapes, side by side; (units, examples).
+
+    >>> import pruneviz as pv
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> groups = pv.find_groups(model, torch.zeros(2, 2))
+    >>> of_all(model, [torch.zeros(2, 2), torch.zeros(5, 2)], groups=groups, group="0").shape
+    (3, 7)
+    """
+    each = [activations(model, x, groups=groups, group=group) for x in parts]
+    return torch.cat(each, 1).float().numpy()
 
 
 def _read(groups: Groups, name: str) -> Group:

@@ -200,7 +200,7 @@ X = torch.eye(3)
             [(X, [0, 1, 2])],
             {},
             "`labels` must be one class an example, whole numbers of shape (3,), but list was passed. "
-            "One-hot labels: labels.argmax(1).",
+            "Make a tensor of them: torch.as_tensor(labels).",
         ),
         (
             [(X, torch.arange(3))],

@@ -399,7 +399,7 @@ def test_no_trace_and_a_static_picture():
 
 
 BAD = [
-    ({"criterion": "magnitude"}, "criterion 'magnitude' is unknown"),
+    ({"criterion": "magnitude"}, "criterion 'magnitude' needs data, or is for single weights"),
     ({"sparsity": 50}, r"`sparsity` must be a number in \[0, 0.95\]"),
     ({"layer": "9"}, "layer '9' is unknown"),
     ({"unit": 1.5}, "`unit` must be a whole number"),

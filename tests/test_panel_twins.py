@@ -294,7 +294,7 @@ def test_bad_calls_leave_no_widgets(options, message):
 
 
 def test_a_model_without_units_is_refused():
-    with pytest.raises(pv.ArgumentError, match="no units that can be cut"):
+    with pytest.raises(pv.GraphError, match="no unit of the model can be removed"):
         pv.panel_twins(nn.Linear(3, 2), torch.zeros(1, 3), batches=[])
 
 

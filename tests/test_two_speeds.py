@@ -491,7 +491,7 @@ class Slow(torch.nn.Linear):
 model = torch.nn.Sequential(torch.nn.Flatten(), Slow(6, 3))
 batches = [(torch.rand(100, 6), torch.arange(100) % 3) for _ in range(3000)]
 panel = pv.panel_strip(model, torch.rand(2, 1, 2, 3), torch.tensor([0, 1]), batches=batches[:1])
-panel._batches = batches
+panel.batches = batches
 panel.controls["sparsity"].set_state({"value": 0.5})
 import time; time.sleep(0.4)  # the thread is at work
 assert panel._result["accuracy"] is None

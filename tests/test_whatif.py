@@ -413,7 +413,9 @@ def test_where_no_unit_can_go_weights_are_offered_and_the_reason_is_said():
     panel = pv.panel_whatif(nn.Linear(4, 3), [(x, y)])
     assert panel.controls["criterion"].value == "weight magnitude"
     panel.close()
-    with pytest.raises(pv.ArgumentError, match="is for units, but none of its units can go"):
+    with pytest.raises(
+        pv.ArgumentError, match="is for units, but no unit of the model can be removed: 'weight'"
+    ):
         pv.panel_whatif(nn.Linear(4, 3), [(x, y)], criterion="l2")
     with pytest.raises(pv.ArgumentError, match="criterion 'l3' is unknown"):
         pv.panel_whatif(nn.Linear(4, 3), [(x, y)], criterion="l3")

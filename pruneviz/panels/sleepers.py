@@ -7,11 +7,10 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
-import torch
 
 from pruneviz import _check
 from pruneviz._copy import copy_of
-from pruneviz.activations import activations, by_class, some_of_each, without
+from pruneviz.activations import by_class, of_all, some_of_each, without
 from pruneviz.amend import named
 from pruneviz.collect import collect
 from pruneviz.evidence import Evidence
@@ -273,8 +272,7 @@ class SleepersPanel(Panel):
     def _picture(self, layer: str, seen: int, rare: float, order: str) -> heat.Picture:
         x, labels = self._shown
         if layer not in self._heat:
-            each = [activations(self._model, part, groups=self._groups, group=layer) for part in x]
-            self._heat[layer] = torch.cat(each, 1).float().numpy()
+            self._heat[layer] = of_all(self._model, x, groups=self._groups, group=layer)
         return heat.picture(
             self._heat[layer],
             sleepers=self._sleepers(layer, seen, rare),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from pruneviz import _check
 from pruneviz._copy import copy_of
 from pruneviz.criteria import criterion as registered
@@ -19,11 +17,10 @@ from pruneviz.plots.images import strip
 from pruneviz.plots.style import figure
 from pruneviz.score import score
 from pruneviz.select import select
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def panel_strip(
@@ -99,13 +96,7 @@ class StripPanel(Panel):
     ) -> None:
         sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
         named = _check.classes(classes)
-        _check.kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")
-        if not isinstance(labels, Tensor) or labels.ndim != 1:
-            raise ArgumentError(
-                f"`labels` must be one class an example, shape ({len(x)},), but "
-                f"{tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__} was "
-                f"passed. {_check.advice(labels, (len(x),))}"
-            )
+        _check.some(x, labels)
         self._model = copy_of(
             model
         ).eval()  # another thread runs it while the user goes on with theirs

@@ -113,7 +113,7 @@ def sheet(weights: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
     Parameters
     ----------
     weights : array-like
-        Shape (numbers,), or (inputs, height, width): one small image for each input, up to four in a
+        Shape (numbers,), or (inputs, height, width): one small image for each input, up to three in a
         row, more in nearly a square.
     shape : (int, int), optional
         Height and width of the image that the numbers are pixels of; default: nearly a square, line
@@ -130,7 +130,7 @@ def sheet(weights: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
     array = np.asarray(weights, dtype=float)
     if array.ndim == 3 and len(array) > 1:
         n, height, width = array.shape
-        columns = n if n <= 4 else int(np.ceil(np.sqrt(n)))
+        columns = n if n <= 3 else int(np.ceil(np.sqrt(n)))
         lines = -(-n // columns)
         page = np.full((lines * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
         for i, kernel in enumerate(array):

@@ -12,7 +12,7 @@ from pruneviz.lessons import notebooks
 ROOT = Path(__file__).parents[2]
 # the first slider, and what the panel says after the lesson's own move of it
 LESSONS = {
-    "00_start_here.ipynb": ("sparsity", "Sparsity 0.99: 1 of 10 images right"),
+    "00_start_here.ipynb": ("sparsity", "Sparsity 0.99 in each layer: 1 of 10 images right"),
     "01_weights_or_neurons.ipynb": ("sparsity", "Sparsity 0.90, batch of 64"),
     "03_neurons_by_norm.ipynb": ("unit", "Sparsity 0.30: 208 of 296 units stay"),
     "04_neurons_that_sleep.ipynb": ("rare", "Rare 0.010: of the 500 units of fc1"),

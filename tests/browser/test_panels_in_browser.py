@@ -356,7 +356,9 @@ def test_voila_serves_a_panel_as_an_app(browser, tmp_path):
         page.page.goto(address)
         panel = page.page.locator(".pv-panel")
         picture = panel.locator("svg[role=img]").first
-        expect(picture).to_have_attribute("aria-label", re.compile("sparsity 0.000, accuracy"))
+        expect(picture).to_have_attribute(
+            "aria-label", re.compile("sparsity 0.000 over all layers, accuracy")
+        )
         before = panel.evaluate(DRAWN)
         panel.get_by_role("slider", name="sparsity").focus()
         for _ in range(3):
