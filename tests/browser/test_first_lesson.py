@@ -52,7 +52,7 @@ def test_a_lesson_runs_and_its_slider_answers(server, name, slider, says):
     handle.scroll_into_view_if_needed()
     handle.focus()
     page.page.keyboard.press("Home")
-    lowest = "Sparsity 0.00[:,]|Rare 0.000:|Threshold 0.00(00)?:|Channel 0 of|At most 1% of"
+    lowest = "Sparsity 0.00[:, ]|Rare 0.000:|Threshold 0.00(00)?:|Channel 0 of|At most 1% of"
     expect(picture).to_have_attribute(said, re.compile(f"({lowest})"))
     expect(field).to_have_value(LOWEST.get(slider, "0"))
     label = picture.get_attribute(said)

@@ -363,7 +363,9 @@ def test_voila_serves_a_panel_as_an_app(browser, tmp_path):
         panel.get_by_role("slider", name="sparsity").focus()
         for _ in range(3):
             page.page.keyboard.press("PageUp")
-        expect(picture).to_have_attribute("aria-label", re.compile(r"sparsity 0\.01\d, accuracy"))
+        expect(picture).to_have_attribute(
+            "aria-label", re.compile(r"sparsity 0\.01\d over all layers, accuracy")
+        )
         assert panel.evaluate(DRAWN) != before
         assert WICKED in text_of(panel)
         page.elsewhere = [url for url in page.elsewhere if not url.startswith(icons)]
