@@ -93,7 +93,9 @@ class WhatIf:
         self.training = {name: m.training for name, m in model.named_modules()}
         self.model = copy_of(model).eval()
         self._idle: nn.Module | None = None
-        given = [(x, y) for x, y in parts(batches) if not _without_examples(x)]
+        read = list(parts(batches))
+        given = [(x, y) for x, y in read if not _without_examples(x)]
+        self.dropped = len(read) - len(given)  # batches without examples
         if not given:
             raise nothing_to("judge by")
         if evaluate is None and any(y is None for _, y in given):

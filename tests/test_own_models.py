@@ -102,9 +102,14 @@ def test_images_of_several_sizes_are_judged_and_not_shown():
     panel.close()
 
 
-def test_an_empty_batch_is_none():
-    panel = pv.panel_whatif(colour(), [(X[:0], Y[:0]), (X, Y)])
+def test_an_empty_batch_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    batches = [(X[:0], Y[:0]), (X, Y)]
+    panel = pv.panel_whatif(colour(), batches, sparsity=0.5)
     assert panel.result["metric_before"] == pv.accuracy(colour(), [(X, Y)])
+    names = {"panel": panel, "model": colour(), "batches": batches}
+    exec(panel.to_python(), names)
+    assert pv.accuracy(names["small"], [(X, Y)]) == panel.result["metric"]
     panel.close()
     with begins("`batches` is empty: there is nothing to judge by."):
         pv.panel_whatif(colour(), [(X[:0], Y[:0])])
@@ -258,9 +263,14 @@ def test_what_spectral_norm_needs_is_said():
 
 
 def test_nothing_is_removed_where_nobody_sleeps():
-    panel = pv.panel_sleepers(colour(), [(X, Y)], rare=0.0, repair="remove")
-    if not any(panel.result["counts"].values()):
-        assert "All stay: accuracy" in panel.sentence
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
+    with torch.no_grad():
+        model[0].weight.abs_()
+        model[0].bias.fill_(0.1)  # all of them always fire
+    panel = pv.panel_sleepers(model, [(torch.rand(60, 4), Y)], rare=0.0, repair="remove")
+    assert not any(panel.result["counts"].values())
+    assert "All stay: accuracy" in panel.sentence
     with pytest.raises(pv.ArgumentError, match="Known: none yet"):
         panel.load("x")
     panel.close()

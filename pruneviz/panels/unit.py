@@ -107,9 +107,16 @@ def again(batches: Any) -> str:
     >>> again([]), again(None), again(iter([]))[:23]
     ('', '', 'batches = panel.batches')
     """
-    if batches is None or hasattr(batches, "__getitem__"):
-        return ""
-    return f"batches = panel.batches{AGAIN}\n"
+    return "" if batches is None or not once(batches) else f"batches = panel.batches{AGAIN}\n"
+
+
+def once(batches: Any) -> bool:
+    """Tell whether batches may be none, or others, when they are read a second time.
+
+    >>> once([]), once(iter([]))
+    (False, True)
+    """
+    return not hasattr(batches, "__getitem__")
 
 
 def found(approximate: bool) -> str:

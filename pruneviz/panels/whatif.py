@@ -26,6 +26,7 @@ from pruneviz.panels.choice import (
     notes,
     say,
 )
+from pruneviz.panels.unit import once
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
 from pruneviz.plots.images import plot_strip
@@ -132,10 +133,9 @@ def panel_whatif(
     )
     passed = {"example_input": example_input, "learn": learn, "loss": loss}
     given = {name for name, value in passed.items() if value is not None}
-    # what is no sequence may be empty, or in another order, when it is read again
-    again = {"batches": batches, "learn": [] if learn is None else learn}
-    once = [n for n, v in again.items() if not hasattr(v, "__getitem__")]
-    return WhatIfPanel(what, given, once, classes, criterion, scope, sparsity, repair)
+    taken = ["batches"] if what.dropped or once(batches) else []
+    taken += ["learn"] if learn is not None and once(learn) else []
+    return WhatIfPanel(what, given, taken, classes, criterion, scope, sparsity, repair)
 
 
 class WhatIfPanel(Panel):
