@@ -18,8 +18,8 @@ from record import record
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.metrics import ready
-from pruneviz.types import Scores
+from pruneviz.core.plan import Scores
+from pruneviz.model.batches import ready
 
 SETS, LOTS = 7, 20
 CRITERIA = ("l2", "obs", "fisher", "taylor")

@@ -18,7 +18,8 @@ from record import processor, record
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.costs import Ways, compared, first
+from pruneviz.model.batches import first
+from pruneviz.study.costs import Ways, compared
 
 WIDTHS, BATCHES = (256, 512, 1024), (1, 8, 64)
 NETWORKS = {"lenet-300-100": (0.5, 0.75, 0.9, 0.95, 0.99), "batchnorm-cnn": (0.9,)}

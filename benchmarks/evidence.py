@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz._inputs import arguments
+from pruneviz.model.forward import arguments
 
 ROUNDS = 7
 

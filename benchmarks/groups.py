@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pruneviz as pv
-from pruneviz.groups.trace import trace
-from pruneviz.groups.walk import walk
+from pruneviz.graph.trace import trace
+from pruneviz.graph.walk import walk
 
 
 class Bottleneck(nn.Module):

@@ -20,9 +20,9 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.latency import latencies
 from pruneviz.lessons.train import train
-from pruneviz.metrics import ready
+from pruneviz.metrics.latency import latencies
+from pruneviz.model.batches import ready
 
 SPARSITIES = (0.0, 0.25, 0.5, 0.65, 0.75, 0.85, 0.9)
 METHODS = (("l2", "none"), ("random", "lstsq"), ("obs", "lstsq"))

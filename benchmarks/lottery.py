@@ -26,7 +26,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.hooks import seeded
+from pruneviz.model.hooks import seeded
 
 NAME, CRITERION = "lenet-300-100", "lamp"
 SPARSITY, ROUNDS = 0.98, 6

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.metrics import ready
-from pruneviz.shrink import Shrinker
+from pruneviz.model.batches import ready
+from pruneviz.pruning.shrink import Shrinker
 
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 NAMES = ("lenet-300-100", "batchnorm-cnn", "residual-net", "image-transformer")

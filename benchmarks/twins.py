@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruneviz.similarity import similar_pairs
+from pruneviz.redundancy.similarity import similar_pairs
 
 TOP = 100
 

@@ -71,92 +71,82 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pruneviz import elimination as elimination  # both register criteria that look at evidence
-from pruneviz import seen as seen
 from pruneviz._version import VERSION
-from pruneviz.ablation import ablate
-from pruneviz.activations import activations
-from pruneviz.allocate import allocate
-from pruneviz.bounds import bounds
-from pruneviz.card import Card, criterion_card
-from pruneviz.certificate import Certificate, certify
-from pruneviz.collect import collect
-from pruneviz.costs import costs
-from pruneviz.criteria import CRITERIA, Criterion, register
-from pruneviz.crossover import break_evens, crossover
-from pruneviz.drop import drop
-from pruneviz.encodings import break_even, encodings
-from pruneviz.evidence import Evidence
-from pruneviz.fit import fit
-from pruneviz.free import free
-from pruneviz.group import Group, Groups
-from pruneviz.groups import find_groups
-from pruneviz.hooks import evaluating, hooked
-from pruneviz.iterate import prune_iteratively
-from pruneviz.judge import Accuracy
-from pruneviz.mask import bake, mask
-from pruneviz.measure import measure
-from pruneviz.metrics import accuracy, predict
-from pruneviz.moments import Moments
-from pruneviz.paired import Comparison, compare_accuracy
-from pruneviz.pairs import one_of_each
-from pruneviz.prune import prune
-from pruneviz.recalibrate import recalibrate
-from pruneviz.rescale import rescaled
-from pruneviz.rounds import Rounds
-from pruneviz.schedules import schedule
-from pruneviz.score import score
-from pruneviz.select import select
-from pruneviz.sensitivity import sensitivity
-from pruneviz.shrink import shrink
-from pruneviz.sleepers import find_sleepers
-from pruneviz.slices import Slice
-from pruneviz.sparse import to_csr
-from pruneviz.store import load, save
-from pruneviz.sweep import sweep
-from pruneviz.ticket import ticket
-from pruneviz.timing import Timing, compare_latency
-from pruneviz.tradeoff import choose, pareto
-from pruneviz.twins import find_twins
-from pruneviz.types import ArgumentError, Cost, GraphError, Plan, Scores
-from pruneviz.uncertainty import interval
-from pruneviz.weights import named_weights, weight_histogram
-from pruneviz.work import work
+from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.plan import Plan, Scores
+from pruneviz.core.slices import Slice
+from pruneviz.evidence.activations import activations
+from pruneviz.evidence.collect import collect
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.evidence.moments import Moments
+from pruneviz.graph.find_groups import find_groups
+from pruneviz.metrics.accuracy import accuracy, predict
+from pruneviz.metrics.accuracy_comparison import Comparison, compare_accuracy
+from pruneviz.metrics.cost import Cost, measure
+from pruneviz.metrics.evaluator import Accuracy
+from pruneviz.metrics.intervals import interval
+from pruneviz.metrics.latency_comparison import Timing, compare_latency
+from pruneviz.metrics.work import work
+from pruneviz.model.hooks import evaluating, hooked
+from pruneviz.model.weights import named_weights, weight_histogram
+from pruneviz.pruning.certificate import Certificate, certify
+from pruneviz.pruning.lossless import free
+from pruneviz.pruning.mask import bake, mask
+from pruneviz.pruning.prune import prune
+from pruneviz.pruning.recalibrate import recalibrate
+from pruneviz.pruning.rescale import rescaled
+from pruneviz.pruning.shrink import shrink
+from pruneviz.redundancy.bounds import bounds
+from pruneviz.redundancy.inactive import find_sleepers
+from pruneviz.redundancy.redundant import find_twins
+from pruneviz.selection.criteria.registry import CRITERIA, Criterion, register
+from pruneviz.selection.drop import drop, one_of_each
+from pruneviz.selection.score import score
+from pruneviz.selection.select import select
+from pruneviz.storage.csr import to_csr
+from pruneviz.storage.encodings import break_even, encodings
+from pruneviz.storage.files import load, save
+from pruneviz.study.ablation import ablate
+from pruneviz.study.allocate import allocate
+from pruneviz.study.costs import costs
+from pruneviz.study.criterion_card import Card, criterion_card
+from pruneviz.study.crossover import break_evens, crossover
+from pruneviz.study.pareto import choose, pareto
+from pruneviz.study.sensitivity import sensitivity
+from pruneviz.study.sweep import sweep
+from pruneviz.training.fit import fit
+from pruneviz.training.iterative import prune_iteratively
+from pruneviz.training.lottery import ticket
+from pruneviz.training.rounds import Rounds
+from pruneviz.training.schedules import schedule
 
 if TYPE_CHECKING:
-    from pruneviz.panels import (
-        Panel,
-        panel_card,
-        panel_costs,
-        panel_neurons,
-        panel_schedule,
-        panel_sleepers,
-        panel_strip,
-        panel_tradeoff,
-        panel_twins,
-        panel_weights,
-        panel_whatif,
-    )
-    from pruneviz.plots import (
-        plot_agreement,
-        plot_break_evens,
-        plot_bytes,
-        plot_card,
-        plot_costs,
-        plot_crossover,
-        plot_damage,
-        plot_groups,
-        plot_layers,
-        plot_mask,
-        plot_pareto,
-        plot_schedule,
-        plot_sensitivity,
-        plot_sleepers,
-        plot_strip,
-        plot_tradeoff,
-        plot_twins,
-        plot_weights,
-    )
+    from pruneviz.panels.card import panel_card
+    from pruneviz.panels.costs import panel_costs
+    from pruneviz.panels.inactive import panel_sleepers
+    from pruneviz.panels.kit.panel import Panel
+    from pruneviz.panels.neurons import panel_neurons
+    from pruneviz.panels.redundant import panel_twins
+    from pruneviz.panels.schedule import panel_schedule
+    from pruneviz.panels.strip import panel_strip
+    from pruneviz.panels.tradeoff import panel_tradeoff
+    from pruneviz.panels.weights import panel_weights
+    from pruneviz.panels.whatif import panel_whatif
+    from pruneviz.plots.bytes import plot_bytes
+    from pruneviz.plots.card import plot_agreement, plot_card
+    from pruneviz.plots.comparison import plot_damage
+    from pruneviz.plots.costs import plot_costs
+    from pruneviz.plots.crossover import plot_break_evens, plot_crossover
+    from pruneviz.plots.groups import plot_groups
+    from pruneviz.plots.images import plot_mask, plot_strip
+    from pruneviz.plots.inactive import plot_sleepers
+    from pruneviz.plots.redundant import plot_twins
+    from pruneviz.plots.schedule import plot_schedule
+    from pruneviz.plots.sensitivity import plot_sensitivity
+    from pruneviz.plots.tradeoff import plot_pareto, plot_tradeoff
+    from pruneviz.plots.weights import plot_layers, plot_weights
+
 
 __version__ = VERSION
 

@@ -9,7 +9,7 @@ from helpers import assert_untouched, build, inputs, labels, refused, snapshot
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.ablation import losses_without
+from pruneviz.study.ablation import losses_without
 
 X, Y = inputs(9), labels(9)
 

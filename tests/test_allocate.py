@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.allocate import _hull
+from pruneviz.study.allocate import lower_hull
 
 
 def frame(losses, granularity="weight", dense=0.9):
@@ -74,7 +74,7 @@ def test_no_other_way_on_the_hull_loses_less(losses, params):
     def lost(layer, sparsity):  # along the hull
         points = [(0.0, 0.0, 0.0), *((s, v, s) for s, v in zip(levels, losses[layer], strict=True))]
         at = 0.0
-        for slope, _, a, b in _hull("", points):
+        for slope, _, a, b in lower_hull("", points):
             at += slope * (min(sparsity, b) - a) if sparsity > a else 0
         return at
 

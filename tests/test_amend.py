@@ -10,7 +10,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.amend import amend, changes, named, turned
+from pruneviz.selection.edit import amend, changes, named, turned
 
 
 def part(name, tensor, *channels, **more):

@@ -16,14 +16,14 @@ from test_random_graphs import built, of_image, of_tokens, recipes
 from torch import Tensor, nn
 
 import pruneviz as pv
-from pruneviz._intervals import Interval
-from pruneviz.bounds import bounds
-from pruneviz.groups import walked
-from pruneviz.groups.run import run
-from pruneviz.groups.walk import tensors_of
-from pruneviz.hooks import evaluating
+from pruneviz.graph.find_groups import walked
+from pruneviz.graph.interpreter import run
+from pruneviz.model.hooks import evaluating
+from pruneviz.model.tensors import tensors_of
+from pruneviz.redundancy.bounds import bounds
+from pruneviz.redundancy.intervals import Interval
 
-module = sys.modules["pruneviz.bounds"]
+module = sys.modules["pruneviz.redundancy.bounds"]
 SAMPLES, ROUNDS = 256, 8
 ONE = st.floats(-3, 3, width=32)
 

@@ -11,10 +11,9 @@ from test_ablation import Sigmoids
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.ablation import Ablation
-from pruneviz.card import TRUTH
-from pruneviz.correlations import rank_correlations
-from pruneviz.spread import WHOLE, ceiling, correlation
+from pruneviz.study.ablation import Ablation
+from pruneviz.study.criterion_card import TRUTH
+from pruneviz.study.criterion_card_intervals import WHOLE, ceiling, correlation, rank_correlations
 
 SIZES = torch.tensor([3.0, 1.0, 5.0, 2.0, 8.0, 4.0])
 UNITS = len(SIZES)

@@ -18,8 +18,8 @@ from transformers import BatchEncoding, GPT2Config, GPT2Model
 from transformers.pytorch_utils import Conv1D
 
 import pruneviz as pv
-from pruneviz.moments import Moments
-from pruneviz.streams import patches
+from pruneviz.evidence.moments import Moments
+from pruneviz.model.patches import patches
 
 FIELDS = ("mean", "comoment", "zeros", "low", "high")
 collect = partial(pv.collect, progress=False)
@@ -314,7 +314,7 @@ def test_half_precision(dtype):
 
 
 def test_wide_layers_keep_the_diagonal_unless_asked(monkeypatch):
-    monkeypatch.setattr(sys.modules["pruneviz.collect"], "WIDE", 20)
+    monkeypatch.setattr(sys.modules["pruneviz.evidence.collect"], "WIDE", 20)
     model = nn.Sequential(nn.Conv2d(1, 2, 5), nn.Flatten(), nn.Linear(8, 3))
     x = inputs()
 
@@ -717,7 +717,7 @@ def test_the_output_gradient_of_attentions_projection():
 def test_a_wide_output_keeps_the_diagonal(monkeypatch):
     model, x, y = case("linear")
     whole = collect(model, [(x, y)], loss=F.cross_entropy).output_grad
-    monkeypatch.setattr("pruneviz.gradients.WIDE", 4)
+    monkeypatch.setattr("pruneviz.evidence.gradients.WIDE", 4)
     found = collect(model, [(x, y)], loss=F.cross_entropy).output_grad
     assert_equal(found, {"0": whole["0"].diagonal(), "2": whole["2"]})
 

@@ -22,8 +22,8 @@ from helpers import (
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.hooks import seeded
 from pruneviz.lessons import load
+from pruneviz.model.hooks import seeded
 
 
 def in_evaluating(model, x):

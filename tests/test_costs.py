@@ -8,8 +8,9 @@ from helpers import assert_untouched, build, cnn, inputs, mlp, refused, snapshot
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.costs import Ways, first
 from pruneviz.lessons import build as lesson
+from pruneviz.model.batches import first
+from pruneviz.study.costs import Ways
 
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 

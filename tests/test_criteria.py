@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.criteria import lamp, magnitude, random
+from pruneviz.selection.criteria.weights import lamp, magnitude, random
 
 OF_WEIGHTS = sorted(
     n for n, c in pv.CRITERIA.items() if "weight" in c.granularity and not c.evidence

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pruneviz as pv
-from pruneviz.crossover import SPARSITIES, WAYS, _calls
+from pruneviz.study.crossover import SPARSITIES, WAYS, calls_of
 
 GRID = {"widths": [16, 40], "batches": [1, 3], "sparsities": [0.5, 0.9]}
 
@@ -51,7 +51,7 @@ def test_the_macs_that_are_promised():
 
 @given(st.integers(1, 30), st.integers(1, 5), st.floats(0, 0.99), st.integers(0, 5))
 def test_what_is_timed_computes_the_same(width, batch, sparsity, seed):
-    calls, macs = _calls(width, batch, sparsity, seed)
+    calls, macs = calls_of(width, batch, sparsity, seed)
     want = calls["zeros"]()
     assert torch.allclose(calls["csr_linear"](), want, atol=1e-5)
     assert torch.allclose(calls["csr_mm"]().T, want, atol=1e-5)

@@ -17,7 +17,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz.lessons import build as lesson
-from pruneviz.packing import CSR, ENCODINGS, relative_bits, size_of
+from pruneviz.storage.packing import CSR, ENCODINGS, relative_bits, size_of
 
 
 def pruned(model, sparsity=0.9):

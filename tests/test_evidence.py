@@ -19,9 +19,9 @@ from helpers import assert_untouched, build, refused, snapshot
 from torch import Tensor, nn
 
 import pruneviz as pv
-from pruneviz.consumers import weight_shapes
-from pruneviz.evidence import GRADIENTS, Evidence, check_evidence
-from pruneviz.moments import Moments
+from pruneviz.evidence.evidence import GRADIENTS, Evidence, check_evidence
+from pruneviz.evidence.moments import Moments
+from pruneviz.model.layers import weight_shapes
 
 FIELDS = ("mean", "comoment", "zeros", "low", "high")
 collect = partial(pv.collect, progress=False)

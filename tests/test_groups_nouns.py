@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pruneviz as pv
-from pruneviz.types import layer_name
+from pruneviz.core.names import layer_name
 
 MLP = handmade.mlp_groups()
 CONV = handmade.conv_groups()

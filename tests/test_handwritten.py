@@ -5,7 +5,7 @@ from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneviz.handwritten import HOW, MOST, read, write
+from pruneviz.selection.notation import HOW, MOST, read, write
 
 NAMES = st.text(st.characters(blacklist_characters=";", blacklist_categories=["Cs"]), max_size=8)
 UNITS = st.dictionaries(st.integers(0, 60), st.booleans(), min_size=1)

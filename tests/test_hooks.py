@@ -6,7 +6,7 @@ from helpers import HOOKS, assert_untouched, bits, build, cnn, inputs, mlp, refu
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.hooks import seeded
+from pruneviz.model.hooks import seeded
 
 
 def hooks(model):

@@ -8,7 +8,7 @@ from helpers import MODELS, assert_untouched, batches, build, inputs, labels, ml
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.judge import columns_of
+from pruneviz.metrics.evaluator import columns_of
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"raising", "random"}))

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import pruneviz as pv
-from pruneviz.weights import places
+from pruneviz.model.weights import places
 
 MASKABLE = sorted(set(MODELS) - {"raising"})
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import pruneviz as pv
-from pruneviz.tensors import held
+from pruneviz.model.tensors import held
 
 MLP = handmade.mlp_groups()
 CONV = handmade.conv_groups()

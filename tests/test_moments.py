@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pruneviz as pv
-from pruneviz.moments import Moments
-from pruneviz.streams import Stream
+from pruneviz.evidence.moments import Moments
+from pruneviz.evidence.streams import Stream
 
 
 def numbers(rows: int, n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_a_stream_of_positions_is_that_of_its_rows(comoment):
 
 @pytest.mark.parametrize("comoment", [True, False])
 def test_a_batch_larger_than_the_cache_is_read_in_blocks(comoment, monkeypatch):
-    monkeypatch.setattr("pruneviz.streams.BLOCK", 10)
+    monkeypatch.setattr("pruneviz.evidence.streams.BLOCK", 10)
     stream, x = Stream(comoment), numbers(37, 3)
     stream.add(x)
     assert_moments_of(stream.result(), x)

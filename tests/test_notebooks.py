@@ -12,7 +12,9 @@ import torch
 from nbclient import NotebookClient
 from scipy.stats import binomtest
 
-from pruneviz.lessons import exercises, guess, notebooks
+from pruneviz.lessons import guesses as guess
+from pruneviz.lessons import notebooks
+from pruneviz.lessons.exercises import exercise as exercises
 
 ROOT = Path(__file__).parents[1]
 PATHS = notebooks.notebooks(ROOT / "notebooks")

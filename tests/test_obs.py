@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from zoo.case import net, stir
 
 import pruneviz as pv
-from pruneviz import elimination, obs
-from pruneviz.obs import Layer, Reader, Surgeon, eliminate
+from pruneviz.selection.criteria import obs
+from pruneviz.selection.criteria import obs_units as elimination
+from pruneviz.selection.criteria.obs import Layer, Reader, Surgeon, eliminate
 
 # -- brute force ---------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pruneviz.packing import (
+from pruneviz.storage.packing import (
     CSR,
     ENCODINGS,
     Csr,

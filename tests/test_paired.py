@@ -12,7 +12,7 @@ from scipy.stats import multinomial
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.uncertainty import paired_interval
+from pruneviz.metrics.intervals import paired_interval
 
 
 def wilson(k, n, z):

@@ -11,8 +11,8 @@ from helpers import assert_untouched, mlp, refused, snapshot
 from ipywidgets.widgets.widget import _instances
 
 import pruneviz as pv
-from pruneviz.costs import timed as clock
 from pruneviz.plots.crossover import LABELS
+from pruneviz.study.costs import timed as clock
 
 X = torch.randn(9, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 WAYS = ["dense", "zeros", "csr_linear", "csr_mm", "smaller"]

@@ -12,8 +12,8 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.latency import latencies
-from pruneviz.panels import background
+from pruneviz.metrics.latency import latencies
+from pruneviz.panels.kit import worker as background
 
 
 def net() -> nn.Module:

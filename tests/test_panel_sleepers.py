@@ -10,7 +10,7 @@ from ipywidgets.widgets.widget import _instances
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.panels import background
+from pruneviz.panels.kit import worker as background
 
 X = torch.rand(60, 4, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(60) % 3
@@ -128,7 +128,7 @@ def test_layer_and_order(panel):
 def test_nothing_is_measured_twice(panel, monkeypatch):
     panel.controls["repair"].value = "remove"
     calls = []
-    monkeypatch.setattr("pruneviz.panels.sleepers.accuracy", lambda *a: calls.append(a) or 0.5)
+    monkeypatch.setattr("pruneviz.panels.inactive.accuracy", lambda *a: calls.append(a) or 0.5)
     panel.controls["repair"].value = "nothing"
     panel.controls["order"].value = "mean"
     panel.controls["repair"].value = "remove"
@@ -168,7 +168,7 @@ def test_every_control_has_a_name(panel):
 
 def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, monkeypatch):
     alert = panel._alert
-    monkeypatch.setattr("pruneviz.panels.sleepers.accuracy", lambda *_: 1 / 0)
+    monkeypatch.setattr("pruneviz.panels.inactive.accuracy", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.controls["repair"].value = "remove"
     assert 'role="alert"' in alert.value
@@ -202,7 +202,7 @@ def test_undo_and_redo_measure_nothing_anew(panel, monkeypatch):
     panel.controls["repair"].value = "remove"
     panel.controls["rare"].value = 0.5
     last = panel.result
-    monkeypatch.setattr("pruneviz.panels.sleepers.accuracy", lambda *_: 1 / 0)
+    monkeypatch.setattr("pruneviz.panels.inactive.accuracy", lambda *_: 1 / 0)
     panel.undo()
     assert panel.controls["rare"].at == panel.result["threshold"] == 0.05
     panel.undo()

@@ -9,8 +9,8 @@ from ipywidgets.widgets.widget import _instances
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.lessons import exercises
-from pruneviz.pairs import one_of_each
+from pruneviz.lessons.exercises import exercise as exercises
+from pruneviz.selection.drop import one_of_each
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -96,7 +96,7 @@ def test_layer_and_comparison_choose(panel):
 
 def test_picking_measures_nothing_anew_and_stays_within_the_pairs(panel, monkeypatch):
     right = panel.result["accuracy"]
-    monkeypatch.setattr("pruneviz.panels.twins.accuracy", lambda *_: 1 / 0)
+    monkeypatch.setattr("pruneviz.panels.redundant.accuracy", lambda *_: 1 / 0)
     last = panel.controls["pair"].max
     assert last == panel.result["pairs"] - 1
     panel.controls["pair"].value = last
@@ -146,7 +146,7 @@ def test_what_a_dropped_try_has_measured_is_not_measured_again(panel, monkeypatc
             stop[0].drop()
         return right
 
-    monkeypatch.setattr("pruneviz.panels.twins.accuracy", slow)
+    monkeypatch.setattr("pruneviz.panels.redundant.accuracy", slow)
     with panel._lock:  # the thread has not begun
         panel.controls["threshold"].set_state({"value": 0.5})
         job = panel._job
@@ -245,14 +245,14 @@ def test_every_control_has_a_name(panel):
 
 def test_evidence_is_collected_once_or_not_at_all(monkeypatch):
     evidence = pv.collect(net(), [X], progress=False)
-    monkeypatch.setattr("pruneviz.panels.twins.collect", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("pruneviz.panels.redundant.collect", lambda *_, **__: 1 / 0)
     panel = pv.panel_twins(net(), X[:4], batches=batches(), evidence=evidence, threshold=0.5)
     panel.controls["threshold"].value = 0.9
     panel.close()
 
 
 def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, monkeypatch):
-    monkeypatch.setattr("pruneviz.panels.twins.accuracy", lambda *_: 1 / 0)
+    monkeypatch.setattr("pruneviz.panels.redundant.accuracy", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.controls["threshold"].value = 0.5
     assert "division by zero" in panel._alert.value

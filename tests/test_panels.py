@@ -30,7 +30,8 @@ from PIL import Image
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.panels import base, cells
+from pruneviz.panels.kit import cells
+from pruneviz.panels.kit import panel as base
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"

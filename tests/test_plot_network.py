@@ -13,7 +13,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.metrics import ready
+from pruneviz.model.batches import ready
 from pruneviz.plots import network
 from pruneviz.plots.groups import rows
 from pruneviz.plots.network import LINE, MOST, Row, Side

@@ -16,10 +16,11 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.activations import by_class, some_of_each, without
-from pruneviz.plots import heat
-from pruneviz.plots import sleepers as plot
-from pruneviz.plots.heat import EACH, MARKS, MOST
+from pruneviz.model.batches import by_class, some_of_each
+from pruneviz.plots import activation_map as heat
+from pruneviz.plots import inactive as plot
+from pruneviz.plots.activation_map import EACH, MARKS, MOST
+from pruneviz.selection.drop import without
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import pruneviz as pv
-from pruneviz.pairs import one_of_each
-from pruneviz.plots import pair, twins
+from pruneviz.plots import redundant as twins
+from pruneviz.plots import redundant_pair as pair
+from pruneviz.selection.drop import one_of_each
 
 DATA = pd.DataFrame({"similarity": [0.9, 0.8, 0.5, 0.2], "scale": [0.8, -0.4, 0.3, 0.1]})
 EVIL = "<img src=x onerror=alert(1)>"

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from pruneviz.repair import RIDGE, Stand, fold, lstsq, merge, refit_rows, refitted, solved
+from pruneviz.pruning.repair.ladder import (
+    RIDGE,
+    Stand,
+    fold,
+    lstsq,
+    merge,
+    refit_rows,
+    refitted,
+    solved,
+)
 
 YES, NO = True, False
 

@@ -7,7 +7,7 @@ from test_ablation import Attending, Conv33, Sigmoids, normed
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.rescale import rescaled_groups
+from pruneviz.pruning.rescale import rescaled_groups
 
 X = inputs(5)
 

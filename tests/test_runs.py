@@ -14,7 +14,7 @@ import torch
 from helpers import batches, inputs, mlp, refused
 
 import pruneviz as pv
-from pruneviz.fingerprint import fingerprint
+from pruneviz.storage.fingerprint import fingerprint
 
 CALLS = []
 MARK = "# pruneviz "

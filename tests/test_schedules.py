@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pruneviz as pv
-from pruneviz.schedules import SCHEDULES
+from pruneviz.training.schedules import SCHEDULES
 
 SPARSITY = st.floats(0, 0.999)
 ROUNDS = st.integers(1, 20)

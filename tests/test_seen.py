@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.case import net
 
 import pruneviz as pv
-from pruneviz.criteria import lamp
+from pruneviz.selection.criteria.weights import lamp
 
 
 def with_weights(layer: nn.Module, weight: list, bias: list | None = None) -> nn.Module:

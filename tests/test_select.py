@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 import pruneviz as pv
-from pruneviz.select import lowest, lowest_kept
+from pruneviz.selection.ranking import lowest
+from pruneviz.selection.select import lowest_kept
 
 
 def named(layers):

@@ -24,7 +24,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.prefix import Prefix
+from pruneviz.study.prefix import Prefix
 
 SPARSITIES = [0.0, 0.3, 0.9]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from zoo.case import net, param, stir
 
 import pruneviz as pv
-from pruneviz.proof import Proof, variations
-from pruneviz.shrink import Shrinker
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.surgery.proof import Proof, variations
 
 X = torch.linspace(-2, 2, 15).reshape(5, 3)
 
@@ -935,7 +935,7 @@ def test_examples_to_compare_on():
 
 def wrong_column(monkeypatch):
     """Let surgery delete the columns of the next unit."""
-    import pruneviz.surgery as surgery
+    import pruneviz.pruning.surgery.cut as surgery
 
     right = surgery.without
 
@@ -953,9 +953,11 @@ def test_a_wrong_column_is_caught(monkeypatch):
 
 
 def test_a_forgotten_constant_is_caught(monkeypatch):
-    import pruneviz.shrink  # noqa: F401
 
-    monkeypatch.setattr("pruneviz.folds.holders_of", lambda new: {"2.bias": (torch.zeros(2), [])})
+    monkeypatch.setattr(
+        "pruneviz.pruning.surgery.constants.holders_of",
+        lambda new: {"2.bias": (torch.zeros(2), [])},
+    )
     model = two(nn.Sigmoid())
     plan = pv.drop(pv.find_groups(model, X), {"0": [1]})
     with pytest.raises(pv.GraphError, match="would not compute what the masked one does"):
@@ -963,7 +965,7 @@ def test_a_forgotten_constant_is_caught(monkeypatch):
 
 
 def test_a_wrong_head_is_caught(monkeypatch):
-    import pruneviz.surgery as surgery
+    import pruneviz.pruning.surgery.cut as surgery
 
     right = surgery.without
 

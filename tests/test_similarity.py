@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruneviz import similarity
-from pruneviz.similarity import correlated_pairs, norms, pooled_covariance, similar_pairs
+from pruneviz.redundancy import similarity
+from pruneviz.redundancy.similarity import correlated_pairs, norms, pooled_covariance, similar_pairs
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.groups.forward import quiet
-from pruneviz.groups.silence import roles_of
-from pruneviz.hooks import beside, no_fast_path
-from pruneviz.proof import _draws, at_precision, reference
-from pruneviz.removal import lost
-from pruneviz.shrink import Shrinker
+from pruneviz.graph.silence import roles_of
+from pruneviz.model.forward import quiet
+from pruneviz.model.hooks import beside, no_fast_path
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.surgery.proof import at_precision, reference
+from pruneviz.pruning.surgery.removal import lost
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
@@ -170,7 +170,7 @@ def test_who_draws():
         (heads, torch.rand(2, 3, 8), False),
     ):
         nodes = Shrinker(model.eval(), x[:2]).walk.traced.live
-        assert any(map(_draws, nodes)) == draws
+        assert any(map(draws, nodes)) == draws
 
 
 def test_a_hand_in_a_thread_of_its_own_draws_and_restores_nothing(monkeypatch):

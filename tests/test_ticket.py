@@ -6,7 +6,7 @@ from helpers import assert_untouched, batches, bits, build, inputs, mlp, refused
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.hooks import seeded
+from pruneviz.model.hooks import seeded
 
 
 def plan_of(model, sparsity=0.75):

@@ -11,7 +11,9 @@ from ipywidgets.widgets.widget import _instances
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.plots import heat, network, pair, tradeoff
+from pruneviz.plots import activation_map as heat
+from pruneviz.plots import network, tradeoff
+from pruneviz.plots import redundant_pair as pair
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 DASHED = re.compile(r'<path[^>]* d="M([\d.]+) [\d.]+V[^>]*stroke-dasharray="[45] [34]"')
@@ -93,7 +95,7 @@ def test_the_threshold_follows_the_hand_in_the_histogram(absolute):
 
 
 def test_a_drag_is_one_move_however_slow(monkeypatch):
-    monkeypatch.setattr("pruneviz.panels.history.REST", 0)
+    monkeypatch.setattr("pruneviz.panels.kit.history.REST", 0)
     panel = pv.panel_weights(net())
     by_hand(panel, 400, 60)
     for x in range(401, 450, 5):

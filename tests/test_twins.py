@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pruneviz as pv
-from pruneviz.evidence import Evidence
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.evidence.moments import Moments
+from pruneviz.evidence.streams import Patches
 from pruneviz.lessons.models import ResidualNet
-from pruneviz.moments import Moments
-from pruneviz.streams import Patches
-from pruneviz.twins import find_twins
+from pruneviz.redundancy.redundant import find_twins
 
 COLUMNS = ["group", "layer", "kept", "removed", "similarity", "scale", "offset"]
 MLP = handmade.mlp_groups()
@@ -477,7 +477,7 @@ def test_by_activations_a_constant_unit_is_nobodys_twin():
 
 
 def test_with_evidence_as_it_is_collected():
-    from pruneviz.collect import collect
+    from pruneviz.evidence.collect import collect
 
     model, x = convolutional()
     groups = pv.find_groups(model, x)

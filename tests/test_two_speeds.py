@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pruneviz as pv
-from pruneviz.panels import background
-from pruneviz.panels.base import Panel
-from pruneviz.panels.history import History
-from pruneviz.ranked import Ranked
+from pruneviz.panels.kit import worker as background
+from pruneviz.panels.kit.history import History
+from pruneviz.panels.kit.panel import Panel
+from pruneviz.selection.ranking import Ranked
 
 
 class Slow(Panel):
@@ -234,7 +234,7 @@ def test_undo_and_redo_go_through_the_moves():
 
 
 def test_a_drag_is_one_move(monkeypatch):
-    monkeypatch.setattr("pruneviz.panels.history.REST", 60)
+    monkeypatch.setattr("pruneviz.panels.kit.history.REST", 60)
     panel = Slow()
     for n in (2, 3, 4, 5):
         hand(panel, n)
@@ -245,7 +245,7 @@ def test_a_drag_is_one_move(monkeypatch):
 
 def test_moves_between_which_a_hand_rests_are_several(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pruneviz.panels.history.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pruneviz.panels.kit.history.time.monotonic", lambda: now[0])
     history = History({"n": 0})
     for n in (1, 2, 3):
         now[0] += 1

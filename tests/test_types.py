@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.types import layer_name
+from pruneviz.core.names import layer_name
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 KEEP = SHAPES.flatmap(lambda shape: hnp.arrays(bool, shape)).map(torch.from_numpy)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pruneviz as pv
-from pruneviz.variants import Ranks, Variants
+from pruneviz.selection.ranking import Ranks
+from pruneviz.study.variants import Variants
 
 ARRAYS = hnp.arrays(
     np.float32,

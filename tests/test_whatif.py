@@ -9,9 +9,9 @@ from helpers import snapshot
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.examples import images_of
-from pruneviz.panels import background
-from pruneviz.whatif import WhatIf
+from pruneviz.model.batches import images_of
+from pruneviz.panels.kit import worker as background
+from pruneviz.study.whatif import WhatIf
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -184,7 +184,7 @@ def test_what_is_collected_with_gradients_serves_repairs_too(monkeypatch):
     what, calls = WhatIf(net(), data()), []
     real = pv.collect
     monkeypatch.setattr(
-        "pruneviz.whatif.collect", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
+        "pruneviz.study.whatif.collect", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
     )
     what.scores("unit", "obs")
     assert what.evidence() is what.evidence(gradients=True)
@@ -319,7 +319,7 @@ def test_nothing_is_traced_or_scored_twice(monkeypatch):
     what = WhatIf(net(), data())
     calls = []
     monkeypatch.setattr(
-        "pruneviz.whatif.score", lambda *a, **k: calls.append(1) or pv.score(*a, **k)
+        "pruneviz.study.whatif.score", lambda *a, **k: calls.append(1) or pv.score(*a, **k)
     )
     for sparsity in (0.2, 0.5, 0.7):
         plan = what.plan("unit", "l2", sparsity)

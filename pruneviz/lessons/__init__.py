@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pruneviz.lessons.checkpoints import load, record
-from pruneviz.lessons.curves import curves, curves_record
 from pruneviz.lessons.data import Dataset, Split, digits, fashion_mnist
-from pruneviz.lessons.exercises import check, hint, solution
-from pruneviz.lessons.guess import Guess, guess
+from pruneviz.lessons.exercises.exercise import check, hint, solution
+from pruneviz.lessons.guesses import Guess, guess
 from pruneviz.lessons.models import NETWORKS, build
-from pruneviz.lessons.show import show
+from pruneviz.lessons.recorded import curves, curves_record
+from pruneviz.lessons.shown import show
 
 __all__ = [
     "NETWORKS",

@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from pruneviz import _check
-from pruneviz.hooks import seeded
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.lessons.data import data_dir
 from pruneviz.lessons.models import NETWORKS, build
-from pruneviz.types import ArgumentError
+from pruneviz.model.hooks import seeded
 
 
 def load(name: str, *, seed: int = 0) -> nn.Module:
@@ -55,7 +55,7 @@ def record(name: str, *, seed: int = 0) -> dict[str, Any]:
     >>> record("lenet-300-100")["seed"]
     0
     """
-    _check.choice(name, "network", NETWORKS)
+    checks.choice(name, "network", NETWORKS)
     path = checkpoint(name, seed).with_suffix(".json")
     if not path.is_file():
         raise ArgumentError(

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruneviz import _check
-from pruneviz.types import ArgumentError
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 
 # sha256 of the unpacked content: the same however the archive was packed
 CONTENT = {
@@ -103,7 +103,7 @@ class Split:
         >>> [len(y) for x, y in digits().test.batches(128)]
         [128, 128, 44]
         """
-        return Batches(self, _check.count(size, "size", low=1), shuffle)
+        return Batches(self, checks.count(size, "size", low=1), shuffle)
 
     def one_of_each(self) -> Split:
         """Return the first image of each class, in the order of the classes.

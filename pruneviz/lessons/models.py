@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruneviz import _check
+from pruneviz.core import checks
 
 
 class LeNet300(nn.Module):
@@ -207,4 +207,4 @@ def build(name: str) -> nn.Module:
     >>> type(build("lenet-5")).__name__
     'LeNet5'
     """
-    return NETWORKS[_check.choice(name, "network", NETWORKS)]()
+    return NETWORKS[checks.choice(name, "network", NETWORKS)]()

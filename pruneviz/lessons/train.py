@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruneviz import _check
-from pruneviz.fit import fit
-from pruneviz.hooks import seeded
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.lessons.checkpoints import checkpoint, save
 from pruneviz.lessons.data import Dataset, fashion_mnist
 from pruneviz.lessons.models import NETWORKS, build
-from pruneviz.metrics import accuracy
-from pruneviz.types import ArgumentError
+from pruneviz.metrics.accuracy import accuracy
+from pruneviz.model.hooks import seeded
+from pruneviz.training.fit import fit
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def train(
     epochs : int, optional
         Default: the recipe's.
     """
-    recipe = RECIPES[_check.choice(name, "network", NETWORKS)]
-    epochs = recipe.epochs if epochs is None else _check.count(epochs, "epochs", low=1)
+    recipe = RECIPES[checks.choice(name, "network", NETWORKS)]
+    epochs = recipe.epochs if epochs is None else checks.count(epochs, "epochs", low=1)
     start = time.perf_counter()
     with seeded(seed):
         model = build(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -6,24 +6,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruneviz.panels.base import Panel
     from pruneviz.panels.card import panel_card
     from pruneviz.panels.costs import panel_costs
+    from pruneviz.panels.inactive import panel_sleepers
+    from pruneviz.panels.kit.panel import Panel
     from pruneviz.panels.neurons import panel_neurons
+    from pruneviz.panels.redundant import panel_twins
     from pruneviz.panels.schedule import panel_schedule
-    from pruneviz.panels.sleepers import panel_sleepers
     from pruneviz.panels.strip import panel_strip
     from pruneviz.panels.tradeoff import panel_tradeoff
-    from pruneviz.panels.twins import panel_twins
     from pruneviz.panels.weights import panel_weights
     from pruneviz.panels.whatif import panel_whatif
+
+
+MOVED = {"Panel": "kit.panel", "panel_sleepers": "inactive", "panel_twins": "redundant"}
 
 
 def __getattr__(name: str) -> Any:
     # each with what it needs: who asks for one panel does not wait for eleven
     if name not in __all__:
         raise AttributeError(f"module 'pruneviz.panels' has no attribute {name!r}")
-    module = "base" if name == "Panel" else name.removeprefix("panel_")
+    module = MOVED.get(name, name.removeprefix("panel_"))
     return getattr(import_module(f"pruneviz.panels.{module}"), name)
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
-from pruneviz.card import TRUTH, Card
-from pruneviz.panels.base import Panel
-from pruneviz.panels.still import still
+from pruneviz.core import checks
+from pruneviz.panels.kit.html import still
+from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.card import plot_card, plot_ranks
 from pruneviz.plots.style import figure
-from pruneviz.spread import WHOLE
+from pruneviz.study.criterion_card import TRUTH, Card
+from pruneviz.study.criterion_card_intervals import WHOLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,12 +65,12 @@ class CardPanel(Panel):
 
     def __init__(self, card: Card, group: str, criterion: str | None) -> None:
         hint = "Make it: pv.criterion_card(model, batches, groups=groups)."
-        _check.kind(card, "card", Card, hint)
+        checks.kind(card, "card", Card, hint)
         self._card, self._frame = card, card.correlation
         names = [c for c in card.scores if c != TRUTH]
-        _check.choice(group, "group", self._frame["group"].unique(), what="group")
+        checks.choice(group, "group", self._frame["group"].unique(), what="group")
         chosen = self._best(WHOLE) if criterion is None else criterion
-        _check.choice(chosen, "criterion", names, what="criterion")
+        checks.choice(chosen, "criterion", names, what="criterion")
         super().__init__()
         where = widgets.Dropdown(
             options=list(dict.fromkeys(self._frame["group"])), value=group, description="layer"

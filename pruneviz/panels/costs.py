@@ -6,23 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
-from pruneviz._copy import copy_of
-from pruneviz.costs import Ways, counted, examples_in, first, timed
-from pruneviz.crossover import break_evens, nearest
-from pruneviz.panels.background import GoOn
-from pruneviz.panels.base import Panel, Work
+from pruneviz.core import checks
+from pruneviz.metrics.latency_comparison import told_apart
+from pruneviz.model.batches import examples_in, first
+from pruneviz.model.forward import copy_of
+from pruneviz.panels.kit.panel import Panel, Work
+from pruneviz.panels.kit.worker import GoOn
 from pruneviz.plots import costs as bars
 from pruneviz.plots import crossover as curves
 from pruneviz.plots.bytes import size
 from pruneviz.plots.crossover import LABELS
 from pruneviz.plots.style import figure
-from pruneviz.timing import told_apart
+from pruneviz.study.costs import Ways, counted, timed
+from pruneviz.study.crossover import break_evens, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import nn
+
 
 BATCHES = (1, 8, 64)
 CLOCK = ("ms", "latency_speedup", "low", "high")
@@ -102,11 +104,11 @@ class CostsPanel(Panel):
         seconds: float,
         threads: int | None,
     ) -> None:
-        sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
+        sparsity = checks.number(sparsity, "sparsity", low=0, high=0.99)
         most = examples_in(x)
         sizes = sorted({b for b in BATCHES if b < most} | {most})
         if batch is not None:
-            _check.choice(str(batch), "batch", map(str, sizes))
+            checks.choice(str(batch), "batch", map(str, sizes))
         self._ways = Ways(copy_of(model), x)
         self._made: tuple[float | None, dict[str, Any], Any] = (None, {}, None)
         self._dense = copy_of(self._ways.model)  # the clock's own: another thread looks at it
@@ -176,7 +178,7 @@ class CostsPanel(Panel):
         if batch != examples_in(self._x):
             tensor = hasattr(self._x, "shape")
             some = f"x[:{batch}]" if tensor else f"first(x, {batch})"
-            more = "" if tensor else "from pruneviz.costs import first\n"
+            more = "" if tensor else "from pruneviz.model.batches import first\n"
         threads = "" if self._threads is None else f", threads={self._threads!r}"
         code = (
             f"import pruneviz as pv\n{more}\n"

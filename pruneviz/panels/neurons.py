@@ -8,33 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
-from pruneviz._copy import copy_of
-from pruneviz.amend import amend, changes, turned
-from pruneviz.criteria import CRITERIA
-from pruneviz.groups import find_groups
-from pruneviz.handwritten import read, write
-from pruneviz.latency import latencies
-from pruneviz.measure import measure
-from pruneviz.metrics import accuracy, ready
-from pruneviz.panels.background import GoOn
-from pruneviz.panels.base import Panel, Work
-from pruneviz.panels.hand import hand
-from pruneviz.panels.unit import again, clock, code, key, network_rows, picked, sentence
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import some_can_go
+from pruneviz.graph.find_groups import find_groups
+from pruneviz.metrics.accuracy import accuracy
+from pruneviz.metrics.cost import measure
+from pruneviz.metrics.latency import latencies
+from pruneviz.model.batches import ready
+from pruneviz.model.forward import copy_of
+from pruneviz.panels.kit.origin import hand
+from pruneviz.panels.kit.panel import Panel, Work
+from pruneviz.panels.kit.script import again
+from pruneviz.panels.kit.worker import GoOn
+from pruneviz.panels.neurons_text import clock, code, key, network_rows, picked, sentence
 from pruneviz.plots import network
 from pruneviz.plots.groups import row_label, rows
 from pruneviz.plots.style import figure
-from pruneviz.prune import some_can_go
-from pruneviz.score import score
-from pruneviz.select import select
-from pruneviz.shrink import Shrinker
-from pruneviz.types import ArgumentError
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.selection.criteria.registry import CRITERIA
+from pruneviz.selection.edit import amend, changes, turned
+from pruneviz.selection.notation import read, write
+from pruneviz.selection.score import score
+from pruneviz.selection.select import select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-    from pruneviz.types import Plan, Scores
+    from pruneviz.core.plan import Plan, Scores
+
 
 SECONDS = 0.03  # for the clock, at every move
 KNOWN = {"weight", "generator"}  # what a criterion may need here: no data
@@ -134,10 +137,10 @@ class NeuronsPanel(Panel):
                 f"criterion {criterion!r} needs data, or is for single weights: this panel takes "
                 f"{', '.join(sorted(fit))}. With data: pv.panel_whatif(model, batches)."
             )
-        _check.choice(criterion, "criterion", fit, what="criterion")
-        sparsity = _check.number(sparsity, "sparsity", low=0, high=0.95)
+        checks.choice(criterion, "criterion", fit, what="criterion")
+        sparsity = checks.number(sparsity, "sparsity", low=0, high=0.95)
         # one to answer with, and one for the other thread
-        self._model, self._whole = (copy_of(_check.unwrapped(model)).eval() for _ in range(2))
+        self._model, self._whole = (copy_of(checks.unwrapped(model)).eval() for _ in range(2))
         self._x, self._approximate = x, approximate
         self._groups = find_groups(self._model, x, approximate=approximate)
         self._cut = Shrinker(self._whole, x).proved
@@ -159,9 +162,9 @@ class NeuronsPanel(Panel):
         layer = (
             [*free, *known][0]
             if layer is None
-            else _check.choice(layer, "layer", known, what="layer")
+            else checks.choice(layer, "layer", known, what="layer")
         )
-        unit = _check.count(unit, "unit")
+        unit = checks.count(unit, "unit")
         last = len(self._makes[layer]) - 1
         super().__init__()
         row, self._unit = self.slider("unit", min(unit, last), 0, max(last, 1), 1, digits=0)

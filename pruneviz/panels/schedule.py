@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
-from pruneviz.panels.base import Panel
-from pruneviz.panels.still import still
+from pruneviz.core import checks
+from pruneviz.panels.kit.html import still
+from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.schedule import SOURCE, plot_schedule
 from pruneviz.plots.style import figure
-from pruneviz.targets import cuts
+from pruneviz.training.targets import cuts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ class SchedulePanel(Panel):
 
     def __init__(self, runs: pd.DataFrame, name: str) -> None:
         needed = ("schedule", "end", "round", "sparsity", "metric_untuned", "metric")
-        _check.columns(runs, dict.fromkeys(needed, SOURCE), "panel_schedule")
+        checks.columns(runs, dict.fromkeys(needed, SOURCE), "panel_schedule")
         self._runs, self._name = runs, name
         super().__init__()
         kinds = list(dict.fromkeys(runs["schedule"]))

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pruneviz import _check
-from pruneviz._copy import copy_of
-from pruneviz.criteria import criterion as registered
-from pruneviz.mask import mask
-from pruneviz.metrics import accuracy, predict, ready
-from pruneviz.panels.base import Panel, Work
-from pruneviz.panels.unit import again
-from pruneviz.plots import plot_strip, svg
-from pruneviz.plots.images import strip
+from pruneviz.core import checks
+from pruneviz.metrics.accuracy import accuracy, predict
+from pruneviz.model.batches import ready
+from pruneviz.model.forward import copy_of
+from pruneviz.panels.kit.panel import Panel, Work
+from pruneviz.panels.kit.script import again
+from pruneviz.plots import svg
+from pruneviz.plots.images import plot_strip, strip
 from pruneviz.plots.style import figure
-from pruneviz.score import score
-from pruneviz.select import select
+from pruneviz.pruning.mask import mask
+from pruneviz.selection.criteria.registry import criterion as registered
+from pruneviz.selection.score import score
+from pruneviz.selection.select import select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,9 +95,9 @@ class StripPanel(Panel):
         scope: str | None,
         sparsity: float,
     ) -> None:
-        sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
-        named = _check.classes(classes)
-        _check.some(x, labels)
+        sparsity = checks.number(sparsity, "sparsity", low=0, high=0.99)
+        named = checks.classes(classes)
+        checks.some(x, labels)
         self._model = copy_of(
             model
         ).eval()  # another thread runs it while the user goes on with theirs

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
-from pruneviz.panels.base import Panel
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots import tradeoff as plot
 from pruneviz.plots.style import figure
-from pruneviz.tradeoff import choose, curve_columns, pareto
-from pruneviz.types import ArgumentError
+from pruneviz.study.pareto import choose, curve_columns, pareto
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
 
 COSTS = {
     "macs": "MACs",
@@ -95,12 +96,12 @@ class TradeoffPanel(Panel):
         by: str | Sequence[str] | None,
         budget: float,
     ) -> None:
-        budget = _check.number(budget, "budget", low=0, high=1)
-        _check.columns(data, dict.fromkeys((y, "target_sparsity"), "pv.sweep(model, …)"),
+        budget = checks.number(budget, "budget", low=0, high=1)
+        checks.columns(data, dict.fromkeys((y, "target_sparsity"), "pv.sweep(model, …)"),
                        "panel_tradeoff")  # fmt: skip
         costs = [c for c in COSTS if c in data and len(set(data[c].dropna())) > 1]
         if x is not None and x not in costs:
-            _check.columns(data, {x: "pv.sweep(model, …)"}, "panel_tradeoff")
+            checks.columns(data, {x: "pv.sweep(model, …)"}, "panel_tradeoff")
             costs.append(x)
         if not costs:
             raise ArgumentError(

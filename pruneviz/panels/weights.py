@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz._copy import copy_of
-from pruneviz.mask import mask
-from pruneviz.metrics import accuracy, ready
-from pruneviz.panels.background import GoOn
-from pruneviz.panels.base import Panel, Work
-from pruneviz.panels.unit import again
-from pruneviz.plots import plot_layers, plot_weights, svg
+from pruneviz.core.names import layer_name
+from pruneviz.metrics.accuracy import accuracy
+from pruneviz.model.batches import ready
+from pruneviz.model.forward import copy_of
+from pruneviz.model.weights import bins_of
+from pruneviz.panels.kit.panel import Panel, Work
+from pruneviz.panels.kit.script import again
+from pruneviz.panels.kit.worker import GoOn
+from pruneviz.plots import svg
 from pruneviz.plots.style import figure
-from pruneviz.plots.weights import folded, pruned_bins
-from pruneviz.ranked import Ranked
-from pruneviz.score import score
-from pruneviz.select import lowest_kept, select
-from pruneviz.types import layer_name
-from pruneviz.weights import bins_of
+from pruneviz.plots.weights import folded, plot_layers, plot_weights, pruned_bins
+from pruneviz.pruning.mask import mask
+from pruneviz.selection.ranking import Ranked
+from pruneviz.selection.score import score
+from pruneviz.selection.select import lowest_kept, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
 
 ALL = "all layers"
 BOX = {"width": "auto", "margin": "2px 2px 2px 16px"}

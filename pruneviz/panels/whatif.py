@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz import _check
-from pruneviz._copy import copy_of
-from pruneviz.criteria import CRITERIA
-from pruneviz.examples import images_of
-from pruneviz.panels.background import GoOn
-from pruneviz.panels.base import Panel, Work
-from pruneviz.panels.choice import (
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.model.batches import images_of
+from pruneviz.model.forward import copy_of
+from pruneviz.panels.kit.panel import Panel, Work
+from pruneviz.panels.kit.script import once
+from pruneviz.panels.kit.worker import GoOn
+from pruneviz.panels.whatif_text import (
     LADDER,
     Choice,
     bars,
@@ -26,20 +27,20 @@ from pruneviz.panels.choice import (
     notes,
     say,
 )
-from pruneviz.panels.unit import once
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
 from pruneviz.plots.images import plot_strip
 from pruneviz.plots.style import figure
-from pruneviz.repair import RUNGS
-from pruneviz.types import ArgumentError
-from pruneviz.whatif import WhatIf
+from pruneviz.pruning.repair.ladder import RUNGS
+from pruneviz.selection.criteria.registry import CRITERIA
+from pruneviz.study.whatif import WhatIf
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from pruneviz.types import Plan
+    from pruneviz.core.plan import Plan
+
 
 OWN = "its own"
 FLIPS = 8  # flipped examples that are shown
@@ -152,10 +153,10 @@ class WhatIfPanel(Panel):
         sparsity: float,
         repair: str,
     ) -> None:
-        sparsity = _check.number(sparsity, "sparsity", low=0, high=0.99)
-        _check.choice(repair, "repair", RUNGS)
+        sparsity = checks.number(sparsity, "sparsity", low=0, high=0.99)
+        checks.choice(repair, "repair", RUNGS)
         if scope is not None:
-            _check.choice(scope, "scope", ("layer", "global"))
+            checks.choice(scope, "scope", ("layer", "global"))
         self._what, self._given, self._once = what, given, once
         self.batches, self.learn = what.given, what.lessons
         names = {f"{g} {c}": f"{g}s by {c}" for g, c in what.criteria}
@@ -168,8 +169,8 @@ class WhatIfPanel(Panel):
                 f"weights: {', '.join(names)}."
             )
         if not found:
-            _check.choice(criterion, "criterion", names, what="criterion")
-        self._classes = _check.classes(classes)
+            checks.choice(criterion, "criterion", names, what="criterion")
+        self._classes = checks.classes(classes)
         super().__init__()
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
         by = widgets.Dropdown(

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pruneviz import _check
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, bare
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 DENSE = "dense_fp32"
 LABELS = {
@@ -59,7 +60,7 @@ def plot_bytes(data: pd.DataFrame, *, tensor: str = "whole", ax: Axes | None = N
     8320.0
     """
     needed = ("tensor", "sparsity", DENSE)
-    _check.columns(data, dict.fromkeys(needed, "pv.encodings(model)"), "plot_bytes")
+    checks.columns(data, dict.fromkeys(needed, "pv.encodings(model)"), "plot_bytes")
     rows = data[data["tensor"] == tensor].sort_values("sparsity")
     if rows.empty:
         known = ", ".join(dict.fromkeys(map(str, data["tensor"])))

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pruneviz import _check
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, bare
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 WHOLE = "whole network"
 RANDOM = "random"
@@ -73,8 +74,8 @@ def plot_card(
     from matplotlib.patheffects import Normal, Stroke
 
     needed = ("criterion", "group", "spearman", "low", "high")
-    _check.columns(data, dict.fromkeys(needed, SOURCE), "plot_card")
-    _check.choice(group, "group", map(str, data["group"].unique()), what="group")
+    checks.columns(data, dict.fromkeys(needed, SOURCE), "plot_card")
+    checks.choice(group, "group", map(str, data["group"].unique()), what="group")
     rows = data[data["group"] == group]
     chance = rows[rows["criterion"] == RANDOM]
     rows = rows[rows["criterion"] != RANDOM]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pruneviz import _check
+from pruneviz.core import checks
 from pruneviz.plots.bytes import size
 from pruneviz.plots.crossover import COLOURS, LABELS, SOFT
 from pruneviz.plots.style import GREY, axes, bare
@@ -16,6 +16,7 @@ from pruneviz.plots.svg import FONT, opened
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 WHAT = {"bytes": ("bytes", ""), "macs": ("MACs", "//"), "ms": ("time", "..")}  # name, hatch
 AXIS = (1e-3, 1e2)  # shares of dense: one range for all, so that nothing but the bars moves
@@ -53,7 +54,7 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     'dense and smaller'
     """
     needed = ("way", "bytes", "macs", "ms", "latency_speedup", "low", "high")
-    _check.columns(data, dict.fromkeys(needed, "pv.costs(model, x, sparsity=0.9)"), "plot_costs")
+    checks.columns(data, dict.fromkeys(needed, "pv.costs(model, x, sparsity=0.9)"), "plot_costs")
     from matplotlib.patches import Patch
     from matplotlib.patheffects import withStroke
 

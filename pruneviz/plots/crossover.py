@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pruneviz import _check
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, PRUNED, axes, bare
 from pruneviz.plots.svg import FONT, opened
-from pruneviz.plots.tradeoff import _mark, _points, _tens
-from pruneviz.types import ArgumentError
+from pruneviz.plots.tradeoff import marker, points_text, powers_of_ten
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 LABELS = {
     "dense": "dense",
@@ -69,7 +70,7 @@ def plot_crossover(
     ['32 inputs and outputs', 'batch of 1']
     """
     needed = ("width", "batch", "sparsity", "way", "speedup", "latency_speedup", "low", "high")
-    _check.columns(data, dict.fromkeys(needed, "pv.crossover()"), "plot_crossover")
+    checks.columns(data, dict.fromkeys(needed, "pv.crossover()"), "plot_crossover")
     width = _one(data["width"], width, "width", max)
     data = data[data["width"] == width]
     batch = _one(data["batch"], batch, "batch", min)
@@ -145,15 +146,15 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
         band = [*zip(xs, py(part["high"]), strict=True)]
         band += [*zip(xs, py(part["low"]), strict=True)][::-1]
         parts.append(
-            f'<polygon points="{_points(band)}" fill="{colour}" fill-opacity="0.18"/>'
-            f'<polyline points="{_points(zip(xs, ys, strict=True))}" fill="none" stroke="{colour}" '
+            f'<polygon points="{points_text(band)}" fill="{colour}" fill-opacity="0.18"/>'
+            f'<polyline points="{points_text(zip(xs, ys, strict=True))}" fill="none" stroke="{colour}" '
             f'stroke-width="2"/>'
-            + "".join(_mark(sign, *p, colour) for p in zip(xs, ys, strict=True))
+            + "".join(marker(sign, *p, colour) for p in zip(xs, ys, strict=True))
         )
-        named(LABELS[str(way)], _mark(sign, 0, 0, colour))
+        named(LABELS[str(way)], marker(sign, 0, 0, colour))
     sparse = data[data["way"] == "csr_mm"] if (data["way"] == "csr_mm").any() else data
     promise = sparse.groupby("sparsity")["speedup"].max()
-    dots = _points(zip(px(promise.index), py(promise), strict=True))
+    dots = points_text(zip(px(promise.index), py(promise), strict=True))
     parts.append(f'<polyline points="{dots}" fill="none" {SOFT} stroke-width="2" '
                  f'stroke-dasharray="2 4"/><path d="M{x0} {py(1):.1f}H{x1}" {SOFT} stroke-width="2"/>')  # fmt: skip
     named("dense", f'<path d="M-10 0h20" {SOFT} stroke-width="2"/>')
@@ -167,7 +168,7 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
             last = px(v)
             ticks.append(f'<text x="{last:.1f}" y="{y1 + 17}" text-anchor="middle">{v:g}</text>')
     ticks += [f'<text x="{x0 - 7}" y="{py(v) + 4:.1f}" text-anchor="end">{v:g}</text>'
-              for v in _tens(bottom, top)]  # fmt: skip
+              for v in powers_of_ten(bottom, top)]  # fmt: skip
     threads = f", {_threads(data)}" if "threads" in data else ""
     return (
         f"{opened(WIDTH, HEIGHT, label)}{''.join(parts)}"
@@ -211,7 +212,7 @@ def plot_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ['CSR, torch.mm(csr, x.T), batch of 1']
     """
     needed = ("width", "batch", "way", "break_even", "below", "above")
-    _check.columns(data, dict.fromkeys(needed, "pv.break_evens(frame)"), "plot_break_evens")
+    checks.columns(data, dict.fromkeys(needed, "pv.break_evens(frame)"), "plot_break_evens")
     ax = axes(ax, (7.6, 3.8))
     numbers = data.assign(**{c: data[c].astype(float) for c in needed[3:]})
     known = numbers[["break_even", "below", "above"]].to_numpy().ravel()

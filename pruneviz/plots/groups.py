@@ -7,13 +7,14 @@ from itertools import pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from pruneviz import _check
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import GREY, KEPT, PALETTE, axes
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 MAKES, READS = KEPT, PALETTE[2]  # blue circles make units, green squares read them
 CELL = 0.27  # inches a layer, and at least so many a group
@@ -54,7 +55,7 @@ def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     "frozen:  2: its units are the model's output"
     """
     needed = "group units layer tensor dim role width frozen approximate".split()
-    _check.columns(data, dict.fromkeys(needed, "groups.to_frame()"), "plot_groups")
+    checks.columns(data, dict.fromkeys(needed, "groups.to_frame()"), "plot_groups")
     if not len(data):
         raise ArgumentError("plot_groups got a frame without rows. Make it with groups.to_frame().")
     drawn = rows(data)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import KEPT, PRUNED, axes
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

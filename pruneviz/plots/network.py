@@ -14,6 +14,7 @@ from pruneviz.plots.svg import LARGE, opened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 MOST = 64  # units drawn of a layer; how many more there are stands beside them
 LINE = 32  # of them in a line
 CELL, STEP = 8, 10.4  # pixels from unit to unit, and from line to line
@@ -89,7 +90,6 @@ _SIZES: dict[str, dict[str, Any]] = {
     "x": {"s": 16, "linewidths": 1.2},
     "lit": {"s": 62, "edgecolors": GREY, "linewidths": 1},
 }
-
 
 _WEIGHT = {False: "normal", True: "bold"}
 

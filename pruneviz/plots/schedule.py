@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pruneviz import _check
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 LABELS = {
     "sparsity": "sparsity",
@@ -68,10 +69,10 @@ def plot_schedule(
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
-    _check.choice(y, "y", LABELS)
+    checks.choice(y, "y", LABELS)
     parts = _parts(data, y, hue)
     if chosen is not None:
-        _check.choice(chosen, "chosen", parts)
+        checks.choice(chosen, "chosen", parts)
     ax = axes(ax)
     for i, (name, rows) in enumerate(parts.items()):
         faint = chosen not in (None, name)
@@ -141,7 +142,7 @@ def _parts(
         ]
         frame = pd.concat(listed) if listed else pd.DataFrame({"round": [], "sparsity": []})
     needed = ["round", *(("metric", "metric_untuned") if y == "metric" else ("sparsity",))]
-    _check.columns(frame, dict.fromkeys(needed, SOURCE), "plot_schedule")
+    checks.columns(frame, dict.fromkeys(needed, SOURCE), "plot_schedule")
     if not len(frame):
         raise ArgumentError("there is nothing to draw: `data` is empty.")
     frame = frame if hue in frame.columns else frame.assign(**{hue: ""})

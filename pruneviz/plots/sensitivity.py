@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pruneviz import _check
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 NAMED = 7  # layers in a legend that cannot name all
 
@@ -52,7 +53,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     import matplotlib as mpl
 
     needed = ("layer", "granularity", "target_sparsity", "metric", "dense")
-    _check.columns(data, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "plot_sensitivity")
+    checks.columns(data, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "plot_sensitivity")
     if not len(data):
         raise ArgumentError("plot_sensitivity has nothing to draw: the frame has no rows.")
     twice = data[data.duplicated(["layer", "target_sparsity"])]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 KEPT = "#0072B2"  # Okabe & Ito's blue
 PRUNED = "#D55E00"  # and vermilion
 GREY = "#767676"  # contrast 4.5 on white and on black

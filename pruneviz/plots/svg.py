@@ -96,7 +96,7 @@ def histogram(
         )
     middle = (x0 + x1) / 2
     return (
-        f"{opened(width, height, label, 'drag')}{_hatch(uid)}{''.join(bars)}{lines}"
+        f"{opened(width, height, label, 'drag')}{hatch(uid)}{''.join(bars)}{lines}"
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
         f"<g {FONT}>{''.join(ticks)}"
         f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(xlabel)}</text>'
@@ -173,7 +173,7 @@ def layers(
             f'<text x="{x0 - 6}" y="{y + 12}" text-anchor="end">{escape(short or "(model)")}</text>'
             f'<text x="{x1 + 6}" y="{y + 12}">{k:,} of {n:,} kept</text></g>'
         )
-    return f"{opened(width, height, label)}{_hatch(uid)}{''.join(parts)}</svg>"
+    return f"{opened(width, height, label)}{hatch(uid)}{''.join(parts)}</svg>"
 
 
 def strip(
@@ -307,7 +307,8 @@ def _key(x: float, y: float, uid: str) -> str:
     )
 
 
-def _hatch(uid: str) -> str:
+def hatch(uid: str) -> str:
+    """Return the pattern that marks, beside the colour, what is removed."""
     return (
         f'<defs><pattern id="{uid}-hatch" width="5" height="5" patternUnits="userSpaceOnUse" '
         f'patternTransform="rotate(45)"><rect width="5" height="5" fill="{PRUNED}"/>'

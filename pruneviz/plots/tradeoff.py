@@ -1,4 +1,4 @@
-"""Curves over their cost, the points that nothing beats, and an operating point."""
+"""Accuracy against cost: the curves of a sweep, and what nothing beats."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pruneviz import _check
-from pruneviz.plots.curves import LABELS
+from pruneviz.core import checks
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
 from pruneviz.plots.svg import FONT, nice, opened
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
 
 WIDTH, HEIGHT = 720, 360
 BOX = (64, 12, 500, 312)  # left, top, right, bottom of the plot in the SVG
@@ -64,7 +64,7 @@ def plot_pareto(
     ([50.0, 10.0], 'multiply-accumulates an example')
     """
     needed = ("curve", x, y, "low", "high", "pareto")
-    _check.columns(points, dict.fromkeys(needed, "pv.pareto(data)"), "plot_pareto")
+    checks.columns(points, dict.fromkeys(needed, "pv.pareto(data)"), "plot_pareto")
     ax = axes(ax, (7.6, 3.8))
     for i, (name, part) in enumerate(points.groupby("curve", sort=False)):
         colour = PALETTE[i % len(PALETTE)]
@@ -124,14 +124,14 @@ def svg(
         band = [*zip(xs, py(part["high"]), strict=True)]
         band += [*zip(xs[::-1], py(part["low"])[::-1], strict=True)]
         parts.append(
-            f'<polygon points="{_points(band)}" fill="{colour}" fill-opacity="0.18"/>'
-            f'<polyline points="{_points(zip(xs, ys, strict=True))}" fill="none" '
+            f'<polygon points="{points_text(band)}" fill="{colour}" fill-opacity="0.18"/>'
+            f'<polyline points="{points_text(zip(xs, ys, strict=True))}" fill="none" '
             f'stroke="{colour}" stroke-width="2"/>'
-            + "".join(_mark(i, a, b, colour) for a, b in zip(xs, ys, strict=True))
+            + "".join(marker(i, a, b, colour) for a, b in zip(xs, ys, strict=True))
         )
         short = str(name) if len(str(name)) <= 27 else f"{str(name)[:26]}…"
         at = y0 + 8 + 20 * i
-        key.append(_mark(i, x1 + 20, at, colour))
+        key.append(marker(i, x1 + 20, at, colour))
         key.append(f'<text x="{x1 + 32}" y="{at + 4}">{escape(short)}</text>')
     front = points[points["pareto"]].sort_values(x)
     stairs: list[tuple[float, float]] = []
@@ -149,7 +149,7 @@ def svg(
     )  # fmt: skip
     return (
         f"{opened(WIDTH, HEIGHT, label, 'drag')}"
-        f'<polyline points="{_points(stairs)}" fill="none" stroke="{GREY}" stroke-width="5" '
+        f'<polyline points="{points_text(stairs)}" fill="none" stroke="{GREY}" stroke-width="5" '
         f'opacity="0.8"/>{"".join(parts)}{ring}'
         f'<path d="M{line:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="5 4"/>'
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
@@ -195,7 +195,7 @@ def _span(values: Any, log: bool) -> tuple[float, float]:
 
 def _ticks(left: float, right: float, low: float, high: float, log: bool, px: Any, py: Any) -> str:
     x0, _, _, y1 = BOX
-    across = _tens(left, right) if log else nice(left, right, 4)
+    across = powers_of_ten(left, right) if log else nice(left, right, 4)
     return "".join(
         f'<text x="{float(px(v)):.1f}" y="{y1 + 17}" text-anchor="middle">{_short(v)}</text>'
         for v in across
@@ -205,7 +205,8 @@ def _ticks(left: float, right: float, low: float, high: float, log: bool, px: An
     )
 
 
-def _tens(left: float, right: float) -> list[float]:
+def powers_of_ten(left: float, right: float) -> list[float]:
+    """Return ticks of a logarithmic axis: 1, 2 and 5 times powers of ten."""
     first, last = int(np.floor(np.log10(left))), int(np.ceil(np.log10(right)))
     values = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
     return [v for v in values if left <= v <= right]
@@ -218,11 +219,12 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _points(pairs: Any) -> str:
+def points_text(pairs: Any) -> str:
+    """Return points as the attribute of a polyline."""
     return " ".join(f"{float(a):.1f},{float(b):.1f}" for a, b in pairs)
 
 
-def _mark(i: int, x: Any, y: Any, colour: str) -> str:
+def marker(i: int, x: Any, y: Any, colour: str) -> str:
     """Return one of the markers of `MARKERS`, so that colour is not the only sign."""
     x, y = float(x), float(y)
     kind, r = MARKERS[i % len(MARKERS)], 4.0
@@ -239,4 +241,89 @@ def _mark(i: int, x: Any, y: Any, colour: str) -> str:
               (-3, 5), (-5, 3), (-2, 0)],
     }  # fmt: skip
     corners = [(x + a, y + b) for a, b in shapes[kind]]
-    return f'<polygon points="{_points(corners)}" fill="{colour}"/>'
+    return f'<polygon points="{points_text(corners)}" fill="{colour}"/>'
+
+
+LABELS = {
+    "sparsity": "sparsity (share of weights pruned)",
+    "target_sparsity": "target sparsity (share of weights to prune)",
+    "nonzero": "weights that are not 0",
+    "params": "parameters",
+    "bytes": "bytes",
+    "macs": "multiply-accumulates an example",
+    "latency_ms": "milliseconds a forward, on the machine that measured",
+    "metric": "metric",
+}
+
+
+def plot_tradeoff(
+    data: pd.DataFrame,
+    *,
+    x: str = "sparsity",
+    y: str = "metric",
+    hue: str = "criterion",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what is left of the metric against what was pruned: a line a criterion.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `sweep`. Rows with the same `hue` and target sparsity (or `x`) are seeds: the line is
+        their mean, the band reaches from the lowest to the highest.
+    x, y, hue : str
+        Columns.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With one line for each value of `hue`.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"criterion": ["a", "a"], "sparsity": [0.0, 0.9], "metric": [0.9, 0.5]})
+    >>> ax = pv.plot_tradeoff(data)
+    >>> ax.get_xlabel(), ax.lines[0].get_ydata().tolist()
+    ('sparsity (share of weights pruned)', [0.9, 0.5])
+    """
+    import seaborn as sns
+
+    checks.columns(data, dict.fromkeys((x, y, hue), "pv.sweep(model, …)"), "plot_tradeoff")
+    ax = axes(ax, (7.6, 3.8))
+    before = set(ax.lines)
+    if "target_sparsity" in data and x != "target_sparsity":
+        # seeds end at slightly different costs: one place on the axis for each target
+        same = data.groupby([hue, "target_sparsity"], sort=False)[x]
+        data = data.assign(**{x: same.transform("mean")})
+    values = list(dict.fromkeys(data[hue]))
+    sns.lineplot(
+        data,
+        x=x,
+        y=y,
+        hue=hue,
+        style=hue,
+        hue_order=values,
+        style_order=values,
+        palette=[PALETTE[i % len(PALETTE)] for i in range(len(values))],
+        markers=[MARKERS[i % len(MARKERS)] for i in range(len(values))],
+        dashes=False,
+        errorbar=("pi", 100),
+        ax=ax,
+    )
+    ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    ax.grid(alpha=0.25)
+    handles, labels = ax.get_legend_handles_labels()
+    for line in set(ax.lines) - before:
+        if not np.size(line.get_xdata()):  # seaborn's own, for its legend
+            line.remove()
+    ax.legend(handles, labels, title=hue, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    bare(ax)
+    return ax

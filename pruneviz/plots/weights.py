@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pruneviz import _check
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import KEPT, PRUNED, axes, bare
 from pruneviz.plots.svg import LOW
-from pruneviz.types import ArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,11 +57,11 @@ def plot_weights(
     ('weight', 20)
     """
     source = "pv.weight_histogram(model)"
-    _check.columns(data, dict.fromkeys(("left", "right", "count"), source), "plot_weights")
+    checks.columns(data, dict.fromkeys(("left", "right", "count"), source), "plot_weights")
     if not len(data):
         raise ArgumentError(f"plot_weights got a frame without rows. Make it with {source}.")
     if threshold is not None:
-        threshold = _check.number(threshold, "threshold", low=0)
+        threshold = checks.number(threshold, "threshold", low=0)
     left, right, count = summed(data, absolute=absolute)
     ax = axes(ax)
     bars = ax.bar(left, count, right - left, align="edge", color=KEPT, label="kept")
@@ -152,7 +152,7 @@ def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> [t.get_text() for t in pv.plot_layers(plan.to_frame()).texts]
     ['8 of 32']
     """
-    _check.columns(
+    checks.columns(
         data, dict.fromkeys(("layer", "total", "kept"), "plan.to_frame()"), "plot_layers"
     )
     ax = axes(ax, (6.4, 0.6 + 0.42 * max(len(data), 2)))

@@ -8,10 +8,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from pruneviz.plots.style import GREY, KEPT, PRUNED, bare
-from pruneviz.plots.svg import FONT, _hatch, opened
+from pruneviz.plots.svg import FONT, hatch, opened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 MOST = 24  # layers that are drawn
 # of a bar: where an interval ends that is wider, so that the words beside it can be read
@@ -159,7 +160,7 @@ def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> 
         y = 4 + MOST * row
         parts.append(f'<text x="{x0}" y="{y + 11}" {FONT}>and {len(rows) - MOST} more</text>')
     height = 8 + row * (len(shown) + (len(rows) > MOST))
-    return f"{opened(width, height, label, 'pick')}{_hatch(uid)}{''.join(parts)}</svg>"
+    return f"{opened(width, height, label, 'pick')}{hatch(uid)}{''.join(parts)}</svg>"
 
 
 def layer_at(rows: Sequence[Layer], y: float) -> Layer | None:

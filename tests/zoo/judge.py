@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import pruneviz as pv
-from pruneviz.shrink import Shrinker
+from pruneviz.pruning.shrink import Shrinker
 
 from .case import Case
 

@@ -1,0 +1,172 @@
+"""Argument checks: one place for the wording of errors."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruneviz.core.errors import ArgumentError
+
+
+def sparsity(value: Any, name: str = "sparsity") -> float:
+    """Return `value` as a fraction in [0, 1), or raise.
+
+    >>> sparsity(0.5)
+    0.5
+    >>> sparsity(50)
+    Traceback (most recent call last):
+    ...
+    pruneviz.core.errors.ArgumentError: `sparsity` must be a fraction in [0, 1), but 50 was passed. Did you mean 0.5? Fractions, never percentages.
+    """
+    want = f"`{name}` must be a fraction in [0, 1), but {value!r} was passed."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ArgumentError(want)
+    share = float(value)
+    if 0 <= share < 1:
+        return share
+    if 1 < share < 99.999:
+        mean = f"{share / 100:g}"
+        raise ArgumentError(f"{want} Did you mean {mean}? Fractions, never percentages.")
+    if share == 1:
+        raise ArgumentError(f"{want} Nothing would be left; the most is just below 1, e.g. 0.99.")
+    raise ArgumentError(want)
+
+
+def number(value: Any, name: str, *, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a finite float in [low, high], or raise."""
+    ok = isinstance(value, Real) and not isinstance(value, bool)
+    if ok and math.isfinite(value) and low <= value <= high:
+        return float(value)
+    raise ArgumentError(f"`{name}` must be a number{_range(low, high)}, but {value!r} was passed.")
+
+
+def count(value: Any, name: str, *, low: int = 0) -> int:
+    """Return `value` as a whole number ≥ low, or raise."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise ArgumentError(f"`{name}` must be a whole number ≥ {low}, but {value!r} was passed.")
+    return int(value)
+
+
+def choice(value: Any, name: str, options: Iterable[str], *, what: str = "") -> str:
+    """Return `value` if it is one of `options`, or raise with the nearest ones.
+
+    >>> choice("magnitud", "criterion", ["magnitude", "lamp"])
+    Traceback (most recent call last):
+    ...
+    pruneviz.core.errors.ArgumentError: `criterion` 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude.
+    """
+    options = sorted(options)
+    if isinstance(value, str) and value in options:
+        return value
+    near = difflib.get_close_matches(str(value), options, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    known = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
+    raise ArgumentError(
+        f"{what or f'`{name}`'} {value!r} is unknown.{hint} Known: {known or 'none yet'}."
+    )
+
+
+def model(value: Any) -> nn.Module:
+    """Return `value` if it is an `nn.Module`, or raise."""
+    if isinstance(value, nn.Module):
+        return value
+    hint = " Pass an instance: Net(), not Net." if isinstance(value, type) else ""
+    raise ArgumentError(f"`model` must be a torch.nn.Module, but {_kind(value)} was passed.{hint}")
+
+
+def unwrapped(value: Any) -> nn.Module:
+    """Return the model itself, taken out of DataParallel or torch.compile; or raise."""
+    inner = model(value)
+    while isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
+        inner, "_orig_mod"
+    ):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module  # type: ignore[assignment]
+    return inner
+
+
+def kind(value: Any, name: str, cls: type, hint: str = "") -> Any:
+    """Return `value` if it is of class `cls`, or raise."""
+    if isinstance(value, cls):
+        return value
+    text = f"`{name}` must be {_article(cls.__name__)}, but {_kind(value)} was passed."
+    raise ArgumentError(f"{text} {hint}".rstrip())
+
+
+def classes(value: Any) -> list[str] | None:
+    """Return the names of the classes as text, None if there are none, or raise.
+
+    >>> classes(["cat", 7])
+    ['cat', '7']
+    """
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ArgumentError(
+            "`classes` must be a list of names, one a class in their order, such as ['cat', 'dog'], but "
+            f"{_kind(value)} was passed."
+        )
+    return [str(name) for name in value]
+
+
+def advice(labels: Any, shape: tuple[int, ...]) -> str:
+    """Say what makes labels of the shape out of these.
+
+    >>> import torch
+    >>> advice(torch.zeros(3, 2), (3,)), advice(torch.zeros(3, 1), (3,))
+    ('One-hot labels: labels.argmax(1).', 'Flatten them: labels.flatten().')
+    """
+    if not isinstance(labels, Tensor):
+        return "Make a tensor of them: torch.as_tensor(labels)."
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return "One-hot labels: labels.argmax(1)."
+    if labels.numel() == math.prod(shape) and tuple(labels.shape) != shape:
+        return "Flatten them: labels.flatten()."
+    if tuple(labels.shape) == shape:
+        return "Make whole numbers of them: labels.long()."
+    return "There must be as many labels as examples in every batch."
+
+
+def some(x: Any, labels: Any) -> None:
+    """Raise unless these are a few examples and their classes; how many of both is for others."""
+    kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")
+    if not isinstance(labels, Tensor) or labels.ndim != 1:
+        got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ArgumentError(
+            f"`labels` must be one class an example, shape ({len(x)},), but {got} was passed. "
+            f"{advice(labels, (len(x),))}"
+        )
+
+
+def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:
+    """Raise unless the frame has the columns; `needed` maps a column to the verb that makes it."""
+    if not hasattr(frame, "columns"):
+        raise ArgumentError(f"{plot} draws a DataFrame, but {_kind(frame)} was passed.")
+    for column, source in needed.items():
+        if column not in frame.columns:
+            have = ", ".join(map(str, frame.columns)) or "none"
+            raise ArgumentError(
+                f"{plot} needs a column {column!r}, but the frame has: {have}. Make it with {source}."
+            )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return _article(type(value).__name__)
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _range(low: float, high: float) -> str:
+    if math.isfinite(low) and math.isfinite(high):
+        return f" in [{low:g}, {high:g}]"
+    if math.isfinite(low):
+        return f" ≥ {low:g}"
+    return ""

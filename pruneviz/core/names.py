@@ -1,0 +1,50 @@
+"""Names of layers and tensors, as `named_modules` and `named_parameters` spell them."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+
+def single(x: Tensor) -> Tensor:
+    """Return the numbers in single precision at least: half precision is too coarse for sums."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+_ORIGINAL = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
+
+
+def plain(name: str) -> str:
+    """Name of a tensor whether it carries a mask or not.
+
+    >>> plain("fc1.parametrizations.weight.original"), plain("fc1.weight")
+    ('fc1.weight', 'fc1.weight')
+    """
+    return _ORIGINAL.sub(r"\1\2", name)
+
+
+# what a parametrization keeps: "fc.parametrizations.weight.original", "….weight.0.keep"
+_PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.[^.]+\.(original\d*|\d+\..+)$")
+
+
+def layer_name(tensor: str) -> str:
+    """Name of the layer that holds a tensor: ``"fc1.weight"`` → ``"fc1"``; of the model itself: ``""``.
+
+    >>> layer_name("block.0.conv.weight"), layer_name("attn.in_proj_weight"), layer_name("weight")
+    ('block.0.conv', 'attn', '')
+    >>> layer_name("fc.parametrizations.weight.original"), layer_name("parametrizations.weight.0.keep")
+    ('fc', '')
+    """
+    inside = _PARAMETRIZED.search(tensor)
+    return tensor[: inside.start()] if inside else tensor.rpartition(".")[0]
+
+
+def tensor_name(layer: str, attribute: str = "weight") -> str:
+    """Name of a tensor of a layer: ``"fc1"`` → ``"fc1.weight"``; of the model itself: ``"weight"``.
+
+    >>> tensor_name("fc1"), tensor_name("", "bias")
+    ('fc1.weight', 'bias')
+    """
+    return f"{layer}.{attribute}" if layer else attribute

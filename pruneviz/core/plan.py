@@ -1,0 +1,160 @@
+"""Scores and plans: what `score` gives, what `select` decides, what `mask` and `shrink` carry out."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pruneviz.core import plan_json
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.names import layer_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pruneviz.core.groups import Groups
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Scores:
+    """How important each weight is, or each unit: one tensor of scores for each tensor or group.
+
+    Parameters
+    ----------
+    values : mapping of str to Tensor
+        Name of a weight tensor, such as ``"fc1.weight"``, to its scores: same shape, higher = more
+        important. Or name of a group to the scores of its units: shape (units,).
+    criterion : str
+        Name of the criterion that gave them.
+    groups : Groups or None
+        The groups whose units were scored; None for scores of single weights.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> pv.score(layer, "magnitude")
+    Scores by 'magnitude': 6 weights in 1 layer
+    """
+
+    values: Mapping[str, Tensor]
+    criterion: str
+    groups: Groups | None = None
+
+    def __repr__(self) -> str:
+        n = sum(v.numel() for v in self.values.values())
+        return f"Scores by {self.criterion!r}: {_what(n, len(self.values), self.groups)}"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Plan:
+    """Which weights stay, or which units: one boolean tensor for each tensor or group, True = keep.
+
+    Parameters
+    ----------
+    keep : mapping of str to Tensor
+        Name of a weight tensor to a boolean tensor of its shape. Or name of a group to a boolean
+        tensor of shape (units,); only groups that can be cut are in it.
+    groups : Groups or None
+        All groups of the model; None for a plan for single weights.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> plan = pv.Plan({"weight": torch.tensor([[True, False, True, True]])})
+    >>> plan
+    Plan for 4 weights in 1 layer: keeps 3, sparsity 0.250
+    >>> pv.Plan.from_json(plan.to_json()).keep["weight"]
+    tensor([[ True, False,  True,  True]])
+    """
+
+    keep: Mapping[str, Tensor]
+    groups: Groups | None = None
+
+    def __repr__(self) -> str:
+        head = f"Plan for {_what(self.total, len(self.keep), self.groups)}"
+        return f"{head}: keeps {self.kept:,}, sparsity {self.sparsity:.3f}"
+
+    @property
+    def total(self) -> int:
+        """Number of weights, or units, that the plan speaks of."""
+        return sum(k.numel() for k in self.keep.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of weights, or units, that stay."""
+        return sum(int(k.sum()) for k in self.keep.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Dropped ÷ all of them, in [0, 1]."""
+        return 1 - self.kept / self.total if self.total else 0.0
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a layer, or group: ``layer`` or ``group``, ``total``, ``kept``, ``sparsity``.
+
+        Examples
+        --------
+        >>> import torch, pruneviz as pv
+        >>> pv.Plan({"fc.weight": torch.tensor([[True, False]])}).to_frame()
+          layer  total  kept  sparsity
+        0    fc      2     1       0.5
+        """
+        import pandas as pd
+
+        by, name = ("layer", layer_name) if self.groups is None else ("group", str)
+        rows = [(name(n), k.numel(), int(k.sum())) for n, k in self.keep.items()]
+        frame = pd.DataFrame(rows, columns=[by, "total", "kept"])
+        frame = frame.groupby(by, sort=False, as_index=False).sum()
+        frame["sparsity"] = 1 - frame["kept"] / frame["total"]
+        return frame
+
+    def to_json(self) -> str:
+        """Write the plan as JSON text: numbers and bits packed, deflated and in base64."""
+        data: dict[str, Any] = {"pruneviz": "plan", "version": 1, "granularity": "weight"}
+        if self.groups is not None:
+            data |= {"granularity": "unit", "groups": plan_json.pack_groups(self.groups)}
+        return json.dumps(
+            data | {"keep": {n: plan_json.pack_bits(k) for n, k in self.keep.items()}}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan that :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ArgumentError
+            If the text is no plan, or is damaged.
+        """
+        try:
+            data = json.loads(text)
+            if data["pruneviz"] != "plan" or data["version"] != 1:
+                raise KeyError("version")
+            keep = {name: plan_json.unpack_bits(entry) for name, entry in data["keep"].items()}
+            if data["granularity"] == "weight":
+                return cls(keep)
+            if data["granularity"] != "unit":
+                raise KeyError("granularity")
+            groups = plan_json.unpack_groups(data["groups"])
+            for name, k in keep.items():
+                if k.shape != (groups[name].size,):
+                    raise ValueError(f"{tuple(k.shape)} is not the shape of group {name!r}")
+            return cls(keep, groups)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
+            raise ArgumentError(
+                f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r})."
+            ) from e
+        except (zlib.error, binascii.Error, ValueError, OverflowError) as e:
+            raise ArgumentError(f"the plan is damaged: {e}. Write it anew: plan.to_json().") from e
+
+
+def _what(n: int, parts: int, groups: Groups | None) -> str:
+    things, part = ("weights", "layer") if groups is None else ("units", "group")
+    return f"{n:,} {things} in {parts} {part}" + ("" if parts == 1 else "s")

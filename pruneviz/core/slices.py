@@ -1,0 +1,96 @@
+"""Slices: where units live in one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruneviz.core.names import layer_name
+
+ROLES = ("out", "in")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Slice:
+    """Where the units of a group live in one tensor.
+
+    Parameters
+    ----------
+    tensor : str
+        Name of a parameter or buffer, as in `named_parameters`; of a tied one the first name.
+    dim : int
+        The dimension along which the units lie.
+    index : ndarray of int, shape (units, k)
+        For each unit its k positions along `dim`.
+    role : str
+        ``"out"``: of a producer (rows, bias, norm affine); `mask` zeroes it, `shrink` deletes it.
+        ``"in"``: of a consumer (columns), or else what must not be 0 (a running variance); only
+        `shrink` deletes it.
+    blocks : int
+        More than 1 for the columns of a grouped convolution: its rows come in so many blocks, each
+        with columns of its own; `index` then counts the input channels, block after block.
+
+    Examples
+    --------
+    >>> import numpy as np, pruneviz as pv
+    >>> pv.Slice("fc1.weight", 0, np.arange(3)[:, None], "out")
+    Slice of 'fc1.weight': 3 units along dimension 0, role out
+    """
+
+    tensor: str
+    dim: int
+    index: np.ndarray
+    role: str
+    blocks: int = 1
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer that holds the tensor."""
+        return layer_name(self.tensor)
+
+    @property
+    def width(self) -> int:
+        """Number of positions of each unit."""
+        return int(self.index.shape[1])
+
+    def __repr__(self) -> str:
+        each = f" of {self.width} positions" if self.width > 1 else ""
+        head = f"Slice of {self.tensor!r}: {units_text(len(self.index))}{each} along dimension {self.dim}"
+        return f"{head}, role {self.role}" + (f", {self.blocks} blocks" * (self.blocks > 1))
+
+    def mark(self, shape: tuple[int, ...], units: np.ndarray) -> np.ndarray:
+        """Return a boolean array of the tensor's shape: True where one of the marked units lives.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the tensor.
+        units : ndarray of bool, shape (units,)
+
+        Examples
+        --------
+        >>> import numpy as np, pruneviz as pv
+        >>> where = pv.Slice("fc2.weight", 1, np.arange(3)[:, None], "in")
+        >>> where.mark((2, 3), np.array([False, True, False]))
+        array([[False,  True, False],
+               [False,  True, False]])
+        """
+        n = shape[self.dim]
+        hit = np.zeros(self.blocks * n, bool)
+        hit[self.index[units]] = True
+        if self.blocks == 1:
+            return np.broadcast_to(hit.reshape(_along(self.dim, n, len(shape))), shape)
+        rows, *rest = shape  # the blocks come along the rows, each with columns of its own
+        split = (self.blocks, rows // self.blocks, *rest)
+        each = (self.blocks, *_along(self.dim, n, len(shape)))
+        return np.broadcast_to(hit.reshape(each), split).reshape(shape)
+
+
+def units_text(n: int) -> str:
+    """Say how many units: "1 unit", "1,200 units"."""
+    return f"{n:,} unit" if n == 1 else f"{n:,} units"
+
+
+def _along(dim: int, n: int, ndim: int) -> tuple[int, ...]:
+    return tuple(n if d == dim else 1 for d in range(ndim))

@@ -1,0 +1,127 @@
+"""What single units do on single examples, where they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.slices import Slice
+from pruneviz.model.forward import arguments, run
+from pruneviz.model.hooks import evaluating, hooked
+from pruneviz.model.layers import consumers, open_attention
+from pruneviz.model.patches import batched
+
+
+def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tensor:
+    """Return each unit's activation on each example, where the first layer that reads it does so.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed. It runs in eval mode.
+    x : Tensor, tuple or dict
+        Examples: arguments of the forward; the first dimension is that of the examples.
+    groups : Groups
+        From `find_groups` on the same model.
+    group : str
+        Name of one of them; or of a layer whose units are one of them.
+
+    Returns
+    -------
+    Tensor, shape (units, examples), on the CPU
+        The mean over the positions of a unit: over the pixels of a channel, over tokens.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such group, no Linear or Conv layer reads it, or the forward raises.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> x = torch.randn(5, 2)
+    >>> a = pv.activations(model, x, groups=pv.find_groups(model, x), group="0")
+    >>> a.shape, bool(torch.allclose(a, torch.relu(model[0](x)).T))
+    (torch.Size([3, 5]), True)
+    """
+    model = checks.unwrapped(model)
+    checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
+    where, known = _read(groups, group), consumers(model)
+    reader = next((s for s in where.reads if s.layer in known), None)
+    if reader is None:
+        raise ArgumentError(
+            f"no Linear or Conv layer of `model` reads group {where.name!r} "
+            f"({', '.join(where.consumers) or 'nobody does'}). Take one of another: "
+            f"{', '.join(g.name for g in groups if g.consumers) or 'there is none'}."
+        )
+    seen: list[Tensor] = []
+
+    def watch(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        if not seen:  # a layer that runs several times: what it read first
+            seen.append(inputs[0].detach())
+
+    args, kwargs = arguments(x)
+    with (
+        torch.inference_mode(False),
+        evaluating(model),
+        open_attention(model),
+        hooked(model, [reader.layer], watch),
+    ):
+        run(model, args, kwargs)
+    if not seen:
+        raise ArgumentError(
+            f"layer {reader.layer!r} never ran as a layer: what it reads cannot be seen."
+        )
+    return _of_units(known[reader.layer], seen[0], reader)
+
+
+def of_all(model: nn.Module, parts: Iterable[Tensor], *, groups: Groups, group: str) -> np.ndarray:
+    """Return the activations on examples of several shapes, side by side; (units, examples).
+
+    >>> import pruneviz as pv
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> groups = pv.find_groups(model, torch.zeros(2, 2))
+    >>> of_all(model, [torch.zeros(2, 2), torch.zeros(5, 2)], groups=groups, group="0").shape
+    (3, 7)
+    """
+    each = [activations(model, x, groups=groups, group=group) for x in parts]
+    return torch.cat(each, 1).float().numpy()
+
+
+def _read(groups: Groups, name: str) -> Group:
+    """Return the group of that name; else the one group of the layer of that name."""
+    if name in groups.names:
+        return groups[name]
+    found = groups.groups_of(name)
+    if len(found) > 1:
+        raise ArgumentError(
+            f"the units of layer {name!r} are in {len(found)} groups. Name one of them: "
+            f"{', '.join(repr(g.name) for g in found)}."
+        )
+    return found[0]
+
+
+def _of_units(module: nn.Module, x: Tensor, reader: Slice) -> Tensor:
+    columns = batched(module, x).flatten(2) if isinstance(module, _ConvNd) else x
+    if columns.ndim == 1:
+        columns = columns.unsqueeze(0)
+    if isinstance(module, _ConvNd):
+        means = columns.mean(2)  # (examples, channels)
+    else:
+        means = columns.flatten(1, -2).mean(1) if columns.ndim > 2 else columns
+    at = torch.from_numpy(reader.index.astype("int64")).to(means.device)  # (units, k)
+    if int(at.max()) >= means.shape[1]:
+        raise ArgumentError(
+            f"layer {reader.layer!r} reads {means.shape[1]} columns, but `groups` know of column "
+            f"{int(at.max())}. They are of another model: pv.find_groups(model, example_input)."
+        )
+    return means[:, at].mean(2).T.contiguous().cpu()

@@ -1,0 +1,200 @@
+"""Collect evidence: what the layers of a model read, over many batches, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.names import single
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.evidence.gradients import Gradients
+from pruneviz.evidence.streams import Patches, Stream, rows_of
+from pruneviz.model.batches import count_examples, nothing_to, parts
+from pruneviz.model.forward import arguments, run
+from pruneviz.model.hooks import evaluating, hooked
+from pruneviz.model.layers import consumers, open_attention, weight_of
+from pruneviz.model.patches import spreads
+
+WIDE = 4096  # columns: beyond, a co-moment takes more than 128 MiB
+
+
+def collect(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    layers: Iterable[str] | None = None,
+    comoment: bool | str = True,
+    max_batches: int | None = None,
+    draw: Callable[[Any, torch.Generator], Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Evidence:
+    """Run a model over batches once, and return what its layers read: moments, and gradients.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed. It runs in eval mode.
+    batches : iterable
+        Of batches, the first dimension that of the examples: a tensor; a pair of inputs and targets;
+        inputs in turn are a tensor, a tuple of arguments or a mapping of keyword arguments, such as
+        the encodings of `transformers`. A DataLoader, a list, a generator; or one tensor.
+    loss : callable, optional
+        ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients, of single
+        examples. Without targets only those for drawn labels.
+    layers : iterable of str, optional
+        Names of Linear and Conv layers; default: all of them.
+    comoment : bool or "all"
+        Whether to keep the co-moment of what each layer reads, for at most 4,096 columns (of a
+        convolution: weights of a filter); ``"all"``: however many. False: only its diagonal, which
+        costs little more than the forward itself.
+    max_batches : int, optional
+        Read no more batches than this.
+    draw : callable, optional
+        ``draw(outputs, generator)`` gives targets drawn from what the model predicts, for the Fisher
+        information. Default: classes by the softmax of outputs of shape (n, classes); for
+        `mse_loss`, the outputs plus unit noise; for other outputs, or targets that are no classes,
+        the targets given.
+    seed : int
+        For drawing; the caller's random state is not touched.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Evidence
+
+    Raises
+    ------
+    ArgumentError
+        If there is no example, a layer is unknown or never ran, the model's forward raises, a layer
+        reads NaN or infinity, or the loss is not finite.
+
+    References
+    ----------
+    Martens 2014, "New insights and perspectives on the natural gradient method", arXiv:1412.1193,
+    §9.2: labels have to be drawn from the model's predictions, or the result is no Fisher
+    information.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> evidence = pv.collect(model, [torch.randn(16, 4), torch.randn(5, 4)])
+    >>> evidence
+    Evidence from 21 examples on 2 layers
+    >>> evidence.inputs["2"]
+    Moments of 8 columns over 21 rows
+    """
+    model = checks.unwrapped(model)
+    known = consumers(model)
+    if not known:
+        raise ArgumentError(
+            f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch."
+        )
+    wanted = [layers] if isinstance(layers, str) else layers
+    names = list(known) if wanted is None else list(dict.fromkeys(
+        checks.choice(n, "layer", known, what="layer") for n in wanted))  # fmt: skip
+    if not names:
+        raise ArgumentError(
+            "`layers` is empty: there is nothing to watch. Leave it out to watch all of them."
+        )
+    if comoment not in (True, False, "all"):
+        raise ArgumentError(
+            f"`comoment` must be True, False or 'all', but {comoment!r} was passed."
+        )
+    comoment = comoment if comoment == "all" else bool(comoment)
+    most = None if max_batches is None else checks.count(max_batches, "max_batches", low=1)
+    watch = Watch({n: known[n] for n in names}, comoment)
+    gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
+    examples = 0
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(evaluating(model))
+        stack.enter_context(open_attention(model))
+        if gradients is None:
+            stack.enter_context(hooked(model, names, watch))
+        for inputs, targets in _bar(parts(batches), most, progress):
+            args, kwargs = arguments(inputs)
+            n = count_examples(args, kwargs)
+            examples += n
+            if gradients is None:
+                run(model, args, kwargs)
+            elif n:
+                gradients.add(args, kwargs, targets, n, watch)
+        if not examples:
+            raise nothing_to("collect")
+        evidence = watch.evidence(examples)
+        return evidence if gradients is None else gradients.join(evidence)
+
+
+class Watch:
+    """A hook that adds up what each layer reads."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], comoment: bool | str) -> None:
+        self.modules = modules
+        self.comoment = comoment
+        self.inputs: dict[str, Stream] = {}
+        self.patches: dict[str, Patches] = {}
+
+    def __call__(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        """Add what a layer reads."""
+        module, x = self.modules[name], inputs[0].detach()
+        if not x.numel():
+            return
+        rows = single(rows_of(module, x))
+        if name not in self.inputs:
+            self._start(name, module, rows.shape[1])
+        self.inputs[name].add(rows)
+        if name in self.patches:
+            self.patches[name].add(single(x))
+
+    def _start(self, name: str, module: nn.Module, n: int) -> None:
+        conv = isinstance(module, _ConvNd) and (spreads(module) or module.groups > 1)
+        self.inputs[name] = Stream(self._whole(n) and not conv)
+        # a filter of one weight reads each channel by itself: nothing could be re-fitted
+        if isinstance(module, _ConvNd) and conv and self.comoment:
+            taps = module.weight[0].numel()
+            if self._whole(taps) and (module.groups == 1 or module.weight.shape[1] > 1):
+                self.patches[name] = Patches(module, True)
+
+    def _whole(self, n: int) -> bool:
+        return self.comoment == "all" or (self.comoment is True and n <= WIDE)
+
+    def evidence(self, examples: int) -> Evidence:
+        """Return what was seen."""
+        for name, module in self.modules.items():
+            if name not in self.inputs:
+                raise ArgumentError(
+                    f"layer {name!r} ({type(module).__name__}) never ran as a layer on these batches. "
+                    "Leave it out: name the others in `layers`."
+                )
+        inputs = {n: s.result() for n, s in self.inputs.items()}
+        patches = {n: p.result() for n, p in self.patches.items()}
+        for name, m in (*inputs.items(), *patches.items()):
+            fields = m.mean, m.max, m.comoment
+            if not all(bool(torch.isfinite(t).all()) for t in fields):
+                large = all(bool(torch.isfinite(t).all()) for t in (m.low, m.high))
+                what = "numbers too large to be squared" if large else "NaN or infinity"
+                raise ArgumentError(
+                    f"layer {name!r} read {what}. Look at the data and at the weights before it."
+                )
+        shapes = {n: tuple(weight_of(m).shape) for n, m in self.modules.items()}
+        return Evidence(inputs, patches, examples=examples, shapes=shapes)
+
+
+def _bar(batches: Iterator[Any], most: int | None, progress: bool) -> Iterable[Any]:
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        islice(batches, most), desc="collect", leave=False, disable=not progress, unit="batch"
+    )

@@ -1,0 +1,279 @@
+"""Evidence: what a model's layers were seen to read, and how its loss answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Group
+from pruneviz.evidence.moments import Moments
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+GRADIENTS = ("grad_sq", "fisher", "output_grad")
+FIELDS = ("mean", "comoment", "zeros", "low", "high")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evidence:
+    """What `collect` saw, over all batches.
+
+    Parameters
+    ----------
+    inputs : mapping of str to Moments
+        Name of a layer to the moments of what it reads, one column for each input of its weight:
+        features of a Linear, channels of a convolution (over all examples, positions and pixels).
+    patches : mapping of str to Moments
+        Name of a convolution to the moments of the patches it slides over, padding included, one
+        column for each weight of a filter, in the order of ``weight.flatten(1)``; with groups,
+        shapes (groups, n). Missing where they are the `inputs`, or too wide.
+    grad_sq : mapping of str to Tensor
+        Name of a weight to E[g²], its shape: the mean square, over examples, of the gradient of one
+        example's loss, with the labels given. Only with a loss.
+    fisher : mapping of str to Tensor
+        The same with labels drawn from the model's own predictions: the diagonal of the Fisher
+        information.
+    output_grad : mapping of str to Tensor
+        Name of a layer to E[g gᵀ], shape (outputs, outputs), of the gradient at its outputs, summed
+        over positions, with drawn labels; only its diagonal, shape (outputs,), where it is too wide.
+    examples : int
+    shapes : mapping of str to tuple of int
+        Shapes of the layers' weights.
+    """
+
+    inputs: Mapping[str, Moments]
+    patches: Mapping[str, Moments] = field(default_factory=dict)
+    grad_sq: Mapping[str, Tensor] = field(default_factory=dict)
+    fisher: Mapping[str, Tensor] = field(default_factory=dict)
+    output_grad: Mapping[str, Tensor] = field(default_factory=dict)
+    examples: int = 0
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        n = len(self.inputs)
+        text = f"Evidence from {self.examples:,} examples on {n} layer{'s' * (n != 1)}"
+        return text + (", with gradients" if self.output_grad else "")
+
+    def columns(self, layer: str) -> Moments:
+        """Return the moments of what the weights of a layer multiply, in their order."""
+        checks.choice(layer, "layer", self.inputs, what="layer")
+        return self.patches.get(layer, self.inputs[layer])
+
+    def of_units(self, group: Group) -> tuple[str, Moments]:
+        """Return the first layer that reads a group, and the moments of its units there.
+
+        Returns
+        -------
+        layer : str
+        moments : Moments
+            Of shape (units, k), for the k inputs of each unit; only the diagonal.
+
+        Raises
+        ------
+        ArgumentError
+            If the evidence saw no layer that reads the group.
+        """
+        for s in group.reads:
+            if s.layer in self.inputs:
+                m = self.inputs[s.layer].diagonal()
+                if int(s.index.max()) < m.mean.shape[-1]:
+                    at = torch.from_numpy(s.index.astype("int64"))
+                    return s.layer, m.each(itemgetter(at))
+        raise ArgumentError(
+            f"`evidence` saw no layer that reads group {group.name!r} "
+            f"({', '.join(group.consumers) or 'nobody does'}). Collect it from all layers: "
+            "pv.collect(model, batches)."
+        )
+
+    def merge(self, other: Evidence) -> Evidence:
+        """Return the evidence of both together, as if one pass had seen all examples.
+
+        Raises
+        ------
+        ArgumentError
+            If they are of other layers, or only one has gradients.
+        """
+        checks.kind(other, "other", Evidence, "Collect it: pv.collect(model, batches).")
+        for name in ("inputs", "patches", *GRADIENTS):
+            mine, theirs = set(getattr(self, name)), set(getattr(other, name))
+            if mine != theirs or self.shapes != other.shapes:
+                only = ", ".join(sorted(mine ^ theirs)[:4]) or "other shapes"
+                raise ArgumentError(
+                    f"evidence of other layers cannot be merged: `{name}` differs ({only}). Collect "
+                    "both from the same model, with the same arguments."
+                )
+        n, m = self.examples, other.examples
+        merged: dict[str, Any] = {
+            part: {k: v.merge(getattr(other, part)[k]) for k, v in getattr(self, part).items()}
+            for part in ("inputs", "patches")
+        }
+        for part in GRADIENTS:
+            theirs = getattr(other, part)
+            merged[part] = {
+                k: (v * n + theirs[k] * m) / (n + m) for k, v in getattr(self, part).items()
+            }
+        return replace(self, examples=n + m, **merged)
+
+    def reduce(self, group: Any = None) -> Evidence:
+        """Return the evidence of all processes together, the same in each.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup, optional
+            Default: all processes. Any backend that reduces CPU tensors, such as gloo.
+
+        Raises
+        ------
+        ArgumentError
+            If `torch.distributed` was not initialised, or the processes saw other layers.
+        """
+        import torch.distributed as dist
+
+        if not (dist.is_available() and dist.is_initialized()):
+            raise ArgumentError(
+                "`reduce` joins the evidence of several processes, but torch.distributed is not "
+                "initialised. Call torch.distributed.init_process_group first, or use merge."
+            )
+
+        mine: dict[str, Any] = {
+            p: sorted(getattr(self, p)) for p in ("inputs", "patches", *GRADIENTS)
+        }
+        mine["shapes"] = {n: self.shapes[n] for n in sorted(self.shapes)}
+        mine["full"] = [[m.full for _, m in sorted(p.items())] for p in (self.inputs, self.patches)]
+        all_of_them: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(all_of_them, mine, group=group)
+        if any(theirs != mine for theirs in all_of_them):
+            raise ArgumentError(
+                "evidence of other layers cannot be reduced: the processes' evidence differs. Collect "
+                "all from the same model, with the same arguments."
+            )
+
+        def total(t: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
+            t = t.clone()
+            dist.all_reduce(t, op=op, group=group)
+            return t
+
+        def joined(m: Moments) -> Moments:
+            count = int(total(torch.tensor(m.count)))
+            mean = total(m.mean * m.count) / count
+            step = m.mean - mean  # of this part from the whole
+            outer = step.unsqueeze(-1) * step.unsqueeze(-2) if m.full else step * step
+            low, high = total(m.low, dist.ReduceOp.MIN), total(m.high, dist.ReduceOp.MAX)
+            return Moments(
+                count, mean, total(m.comoment + m.count * outer), total(m.zeros), low, high
+            )
+
+        examples = int(total(torch.tensor(self.examples)))
+        parts: dict[str, Any] = {
+            part: {k: joined(values[k]) for k in sorted(values)}  # in the same order everywhere
+            for part, values in (("inputs", self.inputs), ("patches", self.patches))
+        }
+        for part in GRADIENTS:
+            values = getattr(self, part)
+            parts[part] = {k: total(values[k] * self.examples) / examples for k in sorted(values)}
+        for part, done in parts.items():
+            parts[part] = {k: done[k] for k in getattr(self, part)}
+        return replace(self, examples=examples, **parts)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row for each input of each layer.
+
+        Returns
+        -------
+        DataFrame
+            ``layer``, ``input``, ``mean``, ``std``, ``zeros`` (fraction), ``low``, ``high``.
+        """
+        import pandas as pd
+
+        parts = [
+            pd.DataFrame(
+                {
+                    "layer": name,
+                    "input": range(m.mean.shape[-1]),
+                    "mean": m.mean.numpy(),
+                    "std": m.variance.sqrt().numpy(),
+                    "zeros": m.zero_fraction.numpy(),
+                    "low": m.low.numpy(),
+                    "high": m.high.numpy(),
+                }
+            )
+            for name, m in self.inputs.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write the evidence to one file in the format of safetensors."""
+        from safetensors.torch import save_file
+
+        tensors: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        for part in ("inputs", "patches"):
+            for layer, m in getattr(self, part).items():
+                counts[f"{part}/{layer}"] = m.count
+                tensors |= {f"{part}/{layer}/{f}": getattr(m, f).contiguous() for f in FIELDS}
+        for part in GRADIENTS:
+            # cloned: without labels, E[g²] and the Fisher information are the same tensors
+            tensors |= {
+                f"{part}/{k}": v.contiguous().clone() for k, v in getattr(self, part).items()
+            }
+        head = {"version": 1, "examples": self.examples, "counts": counts, "shapes": self.shapes}
+        save_file(tensors, str(path), metadata={"pruneviz": "evidence", "head": json.dumps(head)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evidence:
+        """Read evidence that `save` wrote.
+
+        Raises
+        ------
+        ArgumentError
+            If the file is no evidence, or is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), "pt") as file:
+                meta = file.metadata() or {}
+                if meta.get("pruneviz") != "evidence":
+                    raise KeyError("it holds something else")
+                head = json.loads(meta["head"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
+            parts: dict[str, dict[str, Any]] = {p: {} for p in ("inputs", "patches", *GRADIENTS)}
+            for key, count in head["counts"].items():
+                part, _, layer = key.partition("/")
+                parts[part][layer] = Moments(count, *(tensors.pop(f"{key}/{f}") for f in FIELDS))
+            for key, t in tensors.items():
+                part, _, name = key.partition("/")
+                parts[part][name] = t
+            shapes = {k: tuple(v) for k, v in head["shapes"].items()}
+            return cls(**parts, examples=head["examples"], shapes=shapes)
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+            raise ArgumentError(
+                f"{str(path)!r} could not be read as evidence ({e}). Write it with evidence.save(path)."
+            ) from e
+
+
+def check_evidence(evidence: Any, shapes: Mapping[str, tuple[int, ...]]) -> Evidence:
+    """Return the evidence if it is of a model whose weights have these shapes; or raise."""
+    hint = "Collect it: pv.collect(model, batches)."
+    found: Evidence = checks.kind(evidence, "evidence", Evidence, hint)
+    for layer, shape in found.shapes.items():
+        if shapes.get(layer) != shape:
+            there = f"has the shape {shapes[layer]}" if layer in shapes else "is not there"
+            raise ArgumentError(
+                f"`evidence` is of another model: it saw a weight of shape {shape} in layer "
+                f"{layer!r}, which {there} here. {hint}"
+            )
+    return found

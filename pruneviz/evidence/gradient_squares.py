@@ -1,0 +1,80 @@
+"""Squares of the gradients of single examples, from what a layer read and the gradient it got."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from pruneviz.core.names import single
+from pruneviz.model.patches import patches
+
+MOST = 1 << 24  # numbers in the gradients of single examples that are held at once
+
+
+def pairs_of(module: nn.Module, x: Tensor, g: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return what was read and the gradient, (groups, n, positions, columns) and (…, outputs)."""
+    x, g = single(x), single(g)
+    if isinstance(module, _ConvNd):
+        groups = module.groups
+        x, g = patches(module, x), g.flatten(2).transpose(1, 2)
+        x, g = (torch.stack(t.chunk(groups, -1)) for t in (x, g))
+    else:
+        x, g = x.unsqueeze(0), g.unsqueeze(0)
+    return x.reshape(x.shape[0], n, -1, x.shape[-1]), g.reshape(g.shape[0], n, -1, g.shape[-1])
+
+
+def sum_of_squares(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Σ over examples of the square of one example's gradient; shape (groups · outputs, columns)."""
+    x, g = pairs[0]
+    if (
+        len(pairs) == 1 and x.shape[2] == 1
+    ):  # one position: the square of the product is that of both
+        x, g = x[:, :, 0].double(), g[:, :, 0].double()
+        return ((g * g).mT @ (x * x)).flatten(0, 1)
+    total = torch.zeros(x.shape[0], g.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
+    step = max(1, MOST // total.numel())
+    for i in range(0, x.shape[1], step):
+        each = sum(b[:, i : i + step].mT @ a[:, i : i + step] for a, b in pairs)
+        total += (each.double() ** 2).sum(1)  # type: ignore[union-attr]
+    return total.flatten(0, 1)
+
+
+def is_table(module: nn.Module) -> bool:
+    """Whether a layer looks its rows up."""
+    return isinstance(module, nn.Embedding)
+
+
+def table_squares(
+    used: list[Any], shape: Sequence[int], n: int, pairs: list[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Sum, over examples, of the squares of an embedding's gradient: rows that one example used twice add up.
+
+    Where layers with the same weight gave the gradients of `pairs`, what these add to the square of
+    the sum: (a + b)² − b².
+    """
+    rows, width = shape
+    keys, values = [], []
+    for module, ids, g in used:
+        g = g.reshape(-1, width).double()
+        if module.padding_idx is not None:  # this row is not trained
+            g = g.masked_fill((ids == module.padding_idx).reshape(-1, 1), 0)
+        ids = ids.reshape(n, -1)
+        keys.append((ids + rows * torch.arange(n, device=ids.device).unsqueeze(1)).flatten())
+        values.append(g)
+    key, place = torch.cat(keys).unique(return_inverse=True)
+    each = values[0].new_zeros(len(key), width).index_add(0, place, torch.cat(values))
+    squares = each**2
+    for i in range(n) if pairs else ():
+        at = (key // rows == i).nonzero()[:, 0]
+        other = sum(g[0, i][:, key[at] % rows].mT @ x[0, i] for x, g in pairs)
+        squares[at] += 2 * each[at] * other
+    return values[0].new_zeros(rows, width).index_add(0, key % rows, squares)
+
+
+def channels_last(module: nn.Module, g: Tensor) -> Tensor:
+    """Return a gradient with the outputs of its layer in the last dimension."""
+    return g.flatten(2).transpose(1, 2) if isinstance(module, _ConvNd) else g

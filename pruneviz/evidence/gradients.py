@@ -1,0 +1,258 @@
+"""Gradients of single examples: mean squares for every weight, mean outer products for every output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree as pytree
+
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.names import single
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.evidence.gradient_squares import (
+    channels_last,
+    is_table,
+    pairs_of,
+    sum_of_squares,
+    table_squares,
+)
+from pruneviz.evidence.losses import Losses, first_of
+from pruneviz.model.forward import run
+from pruneviz.model.hooks import hooked
+from pruneviz.model.layers import consumers, turned
+from pruneviz.model.patches import batched
+from pruneviz.model.weights import places
+
+WIDE = 4096  # outputs: beyond, only the diagonal of E[g gᵀ] is kept
+
+Call = tuple[str, Tensor, Tensor]  # a layer, what it read, and what it gave or the gradient there
+
+
+class Gradients:
+    """Adds up gradients of single examples, batch by batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode when `add` is called.
+    layers : iterable of str
+        For E[g gᵀ] at their outputs.
+    loss, draw : callable
+        As for `collect`.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Iterable[str],
+        loss: Callable[[Any, Any], Tensor],
+        draw: Callable[[Any, torch.Generator], Any] | None,
+        seed: int,
+    ) -> None:
+        self.model, self.losses = model, Losses(loss, draw, seed)
+        self.layers = set(layers)
+        self.modules = dict(model.named_modules())
+        self.seen = [n for n, m in self.modules.items() if n in self.layers or is_table(m)]
+        self.weights: dict[str, str] = {}  # a layer to the name of its weight
+        self.alone: list[str] = []  # weights that no hook sees
+        watched = {id(self.modules[n]): n for n in self.seen}
+        for name, place in places(model).items():
+            if all(id(m) in watched and a == "weight" for m, a in place.holders):
+                self.weights |= {watched[id(m)]: name for m, _ in place.holders}
+            elif all(
+                id(m) not in {id(c) for c in consumers(model).values()} for m, _ in place.holders
+            ):
+                self.alone.append(name)
+        for name in self.seen:  # GPT-2's Conv1D, which `places` does not count
+            if turned(self.modules[name]):
+                self.weights[name] = f"{name}.weight"
+        self.examples = 0
+        self.labelled: bool | None = None
+        self.known: set[Any] = set()  # the shapes that were looked at
+        self.mixed: set[str] = set()  # weights whose gradients are taken example by example
+        self.given: dict[str, Tensor] = {}
+        self.drawn: dict[str, Tensor] = {}
+        self.outer: dict[str, Tensor] = {}
+
+    def add(self, args: Any, kwargs: Any, targets: Any, n: int, watch: Callable[..., None]) -> None:
+        """Run one batch of n examples forward, and back for the labels given and for drawn ones."""
+        if self.labelled not in (None, targets is not None):
+            raise ArgumentError(
+                "some batches have targets and others have none. Pass targets with all, or with none."
+            )
+        self.labelled = targets is not None
+        args, kwargs, targets = pytree.tree_map(_usable, (args, kwargs, targets))
+        calls: list[Call] = []
+        versions: list[int] = []
+
+        def note(name: str, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            if name in self.layers:
+                watch(name, inputs, output)
+            if not output.requires_grad:
+                output = output.detach().requires_grad_()
+            calls.append((name, inputs[0].detach(), output))
+            versions.append(inputs[0]._version)
+            return output.clone()  # what follows may write into it
+
+        leaves = {name: self._leaf(name) for name in self.alone}
+        with torch.enable_grad(), hooked(self.model, self.seen, note):
+            call = _with(self.model, leaves) if leaves else self.model
+            outputs = run(call, args, kwargs)
+            for (name, x, _), version in zip(calls, versions, strict=True):
+                if x._version != version:
+                    raise ArgumentError(
+                        f"what layer {name!r} read was written over afterwards, so that its gradient is "
+                        "lost. Take that operation out of place, or collect without `loss`."
+                    )
+            if len(first_of(outputs)) != n:
+                raise ArgumentError(
+                    f"`model` returns {len(first_of(outputs))} rows for {n} examples: the first dimension "
+                    "of what it returns must be that of the examples. Collect without `loss`."
+                )
+            self.examples += n
+            sides = [(self.losses.drawn(outputs, targets), self.drawn, True)]
+            if targets is not None:
+                sides.append((targets, self.given, False))
+            for labels, squares, fisher in sides:
+                losses = self.losses.of_each(outputs, labels, n)
+                fast, slow = self._sorted(calls, losses, n)
+                self._back(losses.sum(), fast, {}, n, squares, fisher)
+                for one in losses if slow or leaves else ():
+                    self._back(one, slow, leaves, 1, squares, fisher)
+
+    def _back(
+        self,
+        loss: Tensor,
+        calls: list[Call],
+        leaves: dict[str, Tensor],
+        n: int,
+        squares: dict[str, Tensor],
+        fisher: bool,
+    ) -> None:
+        """Run back from the loss of n examples, and add up the squares of their gradients."""
+        wanted = [*(z for _, _, z in calls), *leaves.values()]
+        if not wanted:
+            return
+        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+        records = [
+            (name, *_batched(self.modules[name], x, g))
+            for (name, x, _), g in zip(calls, found, strict=False)
+            if g is not None
+        ]
+        self._squares(records, squares, n)
+        if fisher:
+            self._outer(records)
+        for name, g in zip(leaves, found[len(calls) :], strict=True):
+            if g is not None:
+                _plus(squares, name, g.double() ** 2)
+
+    def _sorted(self, calls: list[Call], losses: Tensor, n: int) -> tuple[list[Call], list[Call]]:
+        """Part the calls of layers that read example after example from the others.
+
+        Others: what all examples share, such as a table of positions; time before examples. Two runs
+        back tell, in the second of which the examples weigh differently: so must their rows.
+        """
+        key = (n, *((name, z.shape[:1]) for name, _, z in calls))
+        if n > 1 and calls and key not in self.known:
+            self.known.add(key)
+            weights = 2.0 ** (torch.arange(n, device=losses.device) % 3).to(losses)
+            wanted = [z for _, _, z in calls]
+            found = [
+                torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+                for loss in (losses.sum(), (losses * weights).sum())
+            ]
+            for call, plain, weighed in zip(calls, *found, strict=True):
+                if plain is not None and not _in_order(plain, weighed, weights):
+                    self.mixed.add(self._weight(call))
+        fast = [c for c in calls if self._weight(c) not in self.mixed]
+        return fast, [c for c in calls if self._weight(c) in self.mixed]
+
+    def _weight(self, call: Call) -> str:
+        return self.weights.get(call[0], f"{call[0]}.weight")
+
+    def join(self, evidence: Evidence) -> Evidence:
+        """Return the evidence with the gradients."""
+
+        def mean(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {k: (v / self.examples).cpu() for k, v in sums.items()}
+
+        drawn = mean(self.drawn)
+        return replace(
+            evidence,
+            grad_sq=mean(self.given) if self.given else drawn,
+            fisher=drawn,
+            output_grad=mean(self.outer),
+        )
+
+    def _leaf(self, name: str) -> Tensor:
+        layer, _, attribute = name.rpartition(".")
+        weight: Tensor = getattr(self.modules[layer], attribute)
+        return weight.detach().clone().requires_grad_()
+
+    def _squares(self, records: list[Any], sums: dict[str, Tensor], n: int) -> None:
+        by_weight: dict[str, list[Call]] = {}
+        for name, x, g in records:
+            if name in self.weights:
+                by_weight.setdefault(self.weights[name], []).append((name, x, g))
+        for weight, used in by_weight.items():
+            shape: Any = self.modules[used[0][0]].weight.shape
+            rows = [(self.modules[c[0]], *c[1:]) for c in used if is_table(self.modules[c[0]])]
+            dense = [(self.modules[c[0]], *c[1:]) for c in used if not is_table(self.modules[c[0]])]
+            pairs = [pairs_of(*c, n) for c in dense]
+            if pairs:
+                total = sum_of_squares(pairs)
+                back = turned(dense[0][0])
+                _plus(sums, weight, total.T.contiguous() if back else total.reshape(shape))
+            if rows:
+                _plus(sums, weight, table_squares(rows, shape, n, pairs))
+
+    def _outer(self, records: list[Any]) -> None:
+        for name, _, g in records:
+            if name in self.layers:
+                rows = single(channels_last(self.modules[name], g)).flatten(
+                    0, -2
+                )  # (rows, outputs)
+                wide = rows.shape[1] > WIDE
+                _plus(self.outer, name, ((rows * rows).sum(0) if wide else rows.T @ rows).double())
+
+
+def _in_order(plain: Tensor, weighed: Tensor, weights: Tensor) -> bool:
+    """Whether the rows of a gradient belong to one example after the other."""
+    if not plain.ndim or len(plain) % len(weights):
+        return False
+    each = weights.repeat_interleave(len(plain) // len(weights)).reshape(
+        -1, *[1] * (plain.ndim - 1)
+    )
+    small = 1e-3 * float(plain.abs().max()) if plain.numel() else 0.0
+    return torch.allclose(weighed, plain * each.to(plain), rtol=1e-2, atol=small)
+
+
+def _batched(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    return (batched(module, x), batched(module, g)) if isinstance(module, _ConvNd) else (x, g)
+
+
+def _plus(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _usable(v: Any) -> Any:
+    """Return a tensor that autograd accepts: one made in inference mode is copied."""
+    return v.clone() if isinstance(v, Tensor) and v.is_inference() else v
+
+
+class _with(nn.Module):
+    """A model called with other tensors in the place of some weights."""
+
+    def __init__(self, model: nn.Module, leaves: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.__dict__["call"] = lambda *a, **k: torch.func.functional_call(model, leaves, a, k)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        return self.__dict__["call"](*args, **kwargs)

@@ -1,0 +1,106 @@
+"""Streams: add up moments batch by batch, in as few passes over the numbers as possible."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from pruneviz.evidence.moments import BLOCK, Moments
+from pruneviz.model.patches import batched, patches
+
+
+class Stream:
+    """Moments of what arrives, for columns along dimension 1: (rows, n), or (examples, n, positions).
+
+    All sums are of deviations from the first batch's mean, so that none of them grows large, and are
+    kept in float64; within a batch the numbers' own precision is used.
+
+    Parameters
+    ----------
+    comoment : bool
+        The whole co-moment; False: its diagonal.
+    """
+
+    def __init__(self, comoment: bool) -> None:
+        self.comoment = comoment
+        self.count = 0
+        self.shift: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Add a batch, shape (rows, n) or (examples, n, positions)."""
+        if self.shift is None:
+            self._start(x)
+        self.count += x.numel() // x.shape[1]
+        over = (0,) if x.ndim == 2 else (0, 2)
+        assert self.shift is not None
+        shift = self.shift if x.ndim == 2 else self.shift.unsqueeze(1)
+        step = max(1, BLOCK // max(1, x[0].numel()))
+        # several passes over what the cache still holds
+        for part in (x,) if step >= len(x) else x.split(step):
+            d = torch.sub(part, shift)
+            self.first += d.sum(over)
+            if self.comoment:
+                rows = d if d.ndim == 2 else d.transpose(1, 2).flatten(0, 1)  # (rows, n)
+                self.second += rows.T @ rows
+            else:
+                self.second += torch.mul(d, d, out=d).sum(over)
+            # compared into numbers: sums of booleans are slow
+            self.zeros += torch.eq(part, 0, out=d).sum(over)
+            torch.minimum(self.low, part.amin(over), out=self.low)
+            torch.maximum(self.high, part.amax(over), out=self.high)
+
+    def _start(self, x: Tensor) -> None:
+        n = x.shape[1]
+        over = (0,) if x.ndim == 2 else (0, 2)
+        self.shift = x.mean(over)
+        self.first, self.zeros = (x.new_zeros(n, dtype=torch.float64) for _ in range(2))
+        self.second = x.new_zeros((n, n) if self.comoment else (n,), dtype=torch.float64)
+        self.low, self.high = x.new_full((n,), torch.inf), x.new_full((n,), -torch.inf)
+
+    def result(self) -> Moments:
+        """Return the moments of all batches."""
+        assert self.shift is not None
+        off = self.first / self.count
+        outer = off.unsqueeze(-1) * off if self.comoment else off * off
+        parts = (self.shift.double() + off, self.second - self.count * outer, self.zeros)
+        return Moments(self.count, *(t.double().cpu() for t in (*parts, self.low, self.high)))
+
+
+class Patches:
+    """Moments of the patches that a convolution slides over, for each of its groups.
+
+    Parameters
+    ----------
+    conv : nn.Conv1d, nn.Conv2d or nn.Conv3d
+    comoment : bool
+    """
+
+    def __init__(self, conv: _ConvNd, comoment: bool) -> None:
+        self.conv = conv
+        self.streams = [Stream(comoment) for _ in range(conv.groups)]
+
+    def add(self, x: Tensor) -> None:
+        """Add a batch, shape (examples, channels, ...), or one example without that dimension."""
+        columns = patches(
+            self.conv, batched(self.conv, x)
+        )  # (examples, positions, channels * taps)
+        for stream, part in zip(self.streams, columns.chunk(self.conv.groups, 2), strict=True):
+            stream.add(part.flatten(0, 1))
+
+    def result(self) -> Moments:
+        """Return the moments of all batches; with groups each tensor begins with a dimension of them."""
+        parts = [s.result() for s in self.streams]
+        if len(parts) == 1:
+            return parts[0]
+        fields = ("mean", "comoment", "zeros", "low", "high")
+        return Moments(
+            parts[0].count, *(torch.stack([getattr(m, f) for m in parts]) for f in fields)
+        )
+
+
+def rows_of(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a layer reads with its columns in dimension 1: (rows, n) or (examples, n, positions)."""
+    if isinstance(module, _ConvNd):
+        return batched(module, x).flatten(2)
+    return x.reshape(-1, x.shape[-1])

@@ -1,0 +1,186 @@
+"""From classes of atoms to groups: classes of one pattern are the units of one group."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.slices import Slice
+from pruneviz.graph.state import LONE, Walk
+
+ASK = "{}: cut them with find_groups(..., approximate=True)"
+
+
+def build(w: Walk, *, approximate: bool) -> Groups:
+    """Return the groups that a walk has found."""
+    even_out(w)
+    keys = by_use(w)
+    pattern = patterns(w, keys)
+    frozen, approx, reasons = w.atoms.reasons()
+    makers = w.makers()
+    members: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for k, key in enumerate(keys):
+        found = pattern[w.atoms.roots(w.tensors[key])]
+        for g in found[np.sort(np.unique(found, return_index=True)[1])]:  # by their first place
+            members.setdefault(int(g), []).append((k, np.flatnonzero(found == g)))
+    groups = []
+    for parts in members.values():
+        roles = [role(w, keys[k], makers) for k, _ in parts]
+        first = next((i for i, (k, _) in enumerate(parts)
+                      if roles[i] == "out" and keys[k][0] in w.parameters), None)  # fmt: skip
+        if first is None:  # nobody makes these: columns that read the input, tables of numbers
+            continue
+        k, positions = parts[first]
+        roots = w.atoms.roots(w.tensors[keys[k]][positions])
+        units, at = np.unique(roots, return_index=True)
+        units = units[np.argsort(at, kind="stable")]
+        rank = np.zeros(w.atoms.size, np.int64)
+        rank[units] = np.arange(units.size)
+        slices = []
+        for (k, positions), part in zip(parts, roles, strict=True):
+            name, dim, blocks = keys[k]
+            unit = rank[w.atoms.roots(w.tensors[keys[k]][positions])]
+            index = positions[np.argsort(unit, kind="stable")].reshape(units.size, -1)
+            slices.append(Slice(name, dim, index, part, blocks))
+        reason, norm = reasons[frozen[units[0]]], reasons[approx[units[0]]]
+        if not reason and norm and not approximate:
+            reason = ASK.format(norm)
+        if not reason and units.size == 1:
+            reason = LONE
+        # the group's first producer's own slice comes first
+        slices.insert(0, slices.pop(first))
+        even = labels(w, units)
+        if not reason and even is not None and np.bincount(even).max() == 1:
+            reason = "each of the parts that must stay equal holds a single unit"
+        groups.append(Group("", units.size, tuple(slices), reason, norm, even))
+    return Groups(tuple(named(groups)))
+
+
+def role(w: Walk, key: tuple[str, int, int], makers: set[int]) -> str:
+    """Return "out" for what a mask zeroes to silence a unit, "in" for what is only deleted."""
+    owner = w.number[key]
+    made = owner in makers and owner not in w.kept and key[0] in w.zeroable
+    return "out" if made else "in"
+
+
+def by_use(w: Walk) -> list[tuple[str, int, int]]:
+    """List the tensors' dimensions in the order in which the forward first uses them."""
+    order: dict[str, int] = {}
+    place = {node: i for i, node in enumerate(w.traced.nodes)}
+    for node, (kind, name) in w.traced.sources.items():
+        if kind in ("parameter", "buffer") and node in place:
+            use = min((place[u] for u in node.users if u in place), default=len(place))
+            order[name] = min(use, order.get(name, use))
+    grouped = {name for name, _, blocks in w.tensors if blocks > 1}
+    keys = [k for k in w.tensors if k[2] > 1 or k[1] != 1 or k[0] not in grouped]
+    number = {name: i for i, name in enumerate(w.shapes)}
+    return sorted(keys, key=lambda k: (order.get(k[0], len(place)), number[k[0]], k[1]))
+
+
+def patterns(w: Walk, keys: list[tuple[str, int, int]]) -> np.ndarray:
+    """Give classes that stand in the same places, units of one group, one number; by root."""
+    rng = np.random.default_rng(0)
+    sign = np.zeros(w.atoms.size, np.uint64)
+    for key in keys:
+        roots = w.atoms.roots(w.tensors[key])
+        # a random number for each tensor: the sum tells which tensors, and how often each
+        np.add.at(sign, roots, rng.integers(1, 2**63, dtype=np.uint64))
+    frozen, approx, _ = w.atoms.reasons()
+    for marks in (frozen, approx):
+        keyed = rng.integers(1, 2**63, int(marks.max(initial=0)) + 1, dtype=np.uint64)
+        sign += keyed[marks]
+    return np.unique(sign, return_inverse=True)[1]
+
+
+def even_out(w: Walk) -> None:
+    """Where parts must stay equal, leave the choice free inside one group; else tie equal places."""
+    for _ in range(20):
+        pattern = patterns(w, by_use(w))
+        frozen, _, _ = w.atoms.reasons()
+        tied = False
+        seen: dict[int, np.ndarray] = {}
+        for table in w.even:
+            roots = w.atoms.roots(table)
+            units, count = counts(roots)
+            loose = frozen[units] == 0
+            units, count = units[loose], count[loose]
+            if (count == count[:, :1]).all():
+                continue
+            single = (np.count_nonzero(count, 1) == 1).all() and len(set(count.max(1))) == 1
+            balanced = len(set(count.sum(0))) == 1
+            if single and balanced and len(set(pattern[units])) == 1:
+                label = np.full(w.atoms.size, -1)
+                label[units] = count.argmax(1)
+                g = int(pattern[units[0]])
+                if g not in seen or _nested(seen[g], label, units):
+                    seen[g] = label
+                    continue
+                if _nested(label, seen[g], units):
+                    continue
+            w.atoms.tie(np.broadcast_to(table[:1], table.shape).ravel(), table.ravel())
+            tied = True
+            break
+        if not tied:
+            return
+
+
+def counts(roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes in a table (blocks, n), and how often each is in each block."""
+    units, inverse = np.unique(roots, return_inverse=True)
+    inverse = inverse.reshape(roots.shape)
+    count = np.zeros((units.size, roots.shape[0]), np.int64)
+    for b in range(roots.shape[0]):
+        count[:, b] = np.bincount(inverse[b], minlength=units.size)
+    return units, count
+
+
+def _nested(coarse: np.ndarray, fine: np.ndarray, units: np.ndarray) -> bool:
+    """Whether as many from each fine part means as many from each coarse part."""
+    pairs = np.unique(np.stack([coarse[units], fine[units]], 1), axis=0)
+    once = len(set(pairs[:, 1])) == len(pairs)
+    return bool(once and len(set(np.bincount(pairs[:, 0]))) == 1)
+
+
+def labels(w: Walk, units: np.ndarray) -> np.ndarray | None:
+    """Return the part of each unit, where the same number must go from each part."""
+    best = None
+    for table in w.even:
+        found, count = counts(w.atoms.roots(table))
+        if (count == count[:, :1]).all() or not np.isin(units, found).all():
+            continue
+        label = np.zeros(w.atoms.size, np.int64)
+        label[found] = count.argmax(1)
+        label = np.unique(label[units], return_inverse=True)[1]
+        if label.max() and (best is None or label.max() > best.max()):
+            best = label
+    return best
+
+
+def named(groups: list[Group]) -> list[Group]:
+    """Name the groups after their first producer's layer; several of one layer by their rows."""
+    main: dict[str, Slice] = {}  # of each layer: where its units lie, those that can go if any can
+    for g in sorted(groups, key=lambda g: bool(g.frozen)):
+        main.setdefault(g.slices[0].layer, g.slices[0])
+    firsts = [_first_name(g.slices[0], main[g.slices[0].layer]) for g in groups]
+    often = Counter(firsts)
+    names: list[str] = []
+    for g, name in zip(groups, firsts, strict=True):
+        rows = g.slices[0].index
+        if often[name] > 1:
+            low, high = int(rows.min()), int(rows.max()) + 1
+            name += f"[{low}:{high}]" if high - low == rows.size else f"[{low}, …]"
+            while name in names:
+                name += "'"
+        names.append(name)
+    return [Group(n, g.size, g.slices, g.frozen, g.approximate, g.even)
+            for n, g in zip(names, groups, strict=True)]  # fmt: skip
+
+
+def _first_name(s: Slice, main: Slice) -> str:
+    if s.tensor != main.tensor:
+        return s.tensor  # such as the second layer of an LSTM
+    if s.dim == main.dim:
+        return s.layer or s.tensor
+    return f"{s.tensor}, dimension {s.dim}"  # such as the vocabulary of an embedding

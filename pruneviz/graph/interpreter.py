@@ -1,0 +1,178 @@
+"""Run a traced graph with tensors of one's choice: the reference that nothing else can be."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pruneviz.graph.state import Walk
+from pruneviz.graph.values import args_of, name_of
+
+DOUBLE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64,
+          torch.complex64: torch.complex128}  # fmt: skip
+
+
+def run(
+    w: Walk,
+    tensors: Mapping[str, Tensor],
+    inputs: Iterable[Any],
+    *,
+    gone: np.ndarray | None = None,
+    double: bool = False,
+    watch: Callable[[Node, Callable[[Node], Any]], None] | None = None,
+) -> list[Tensor]:
+    """Run the graph node by node.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Parameters and buffers by name.
+    inputs : iterable
+        One for each placeholder of the user's input.
+    gone : ndarray of bool, by root
+        Units that are silenced: norms over units run over the others alone.
+    double : bool
+        Everything in float64, also what the model casts to float32 itself.
+    watch : callable
+        Called with each node before it runs, and a function that gives the value of any node.
+    """
+    env: dict[Node, Any] = {}
+    given = iter(inputs)
+    nodes = [n for n in w.traced.nodes if n in w.traced.live]
+    last = {n: node for node in nodes for n in node.all_input_nodes}
+    for node in nodes:
+        if node.op == "placeholder":
+            kind, name = w.traced.sources[node]
+            if kind == "input":
+                value = next(given)
+            else:
+                value = w.traced.constants[name] if kind == "constant" else tensors[name]
+            value = promoted(value) if double else value
+            env[node] = (
+                value.clone() if isinstance(value, Tensor) and kind != "parameter" else value
+            )
+            continue
+        if node.op == "output":
+            return [env[n] for n in outputs(node) if isinstance(env.get(n), Tensor)]
+        if node.op == "get_attr":
+            env[node] = getattr(w.traced.root, str(node.target))
+            continue
+        if watch is not None:
+            watch(node, env.__getitem__)
+        args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
+        if double:
+            args, kwargs = promoted_types((args, kwargs))
+        cut = gone_dims(w, node, gone)
+        if node.target is operator.getitem:
+            value = args[0][args[1]]
+        elif cut:
+            value = on_survivors(node, args, kwargs, cut)
+        else:
+            value = call(node)(*args, **kwargs)
+        env[node] = tree_map(promoted, value) if double else value  # zeros(3) names no type
+        for n in node.all_input_nodes:
+            if last[n] is node:
+                del env[n]
+    return []
+
+
+def outputs(node: Node) -> list[Any]:
+    """Return what the graph returns, in its order; it may return one tensor twice."""
+    return tree_leaves(node.args)
+
+
+def call(node: Node) -> Callable[..., Any]:
+    """Return the operator of a node."""
+    return node.target  # type: ignore[return-value]
+
+
+def gone_dims(w: Walk, node: Node, gone: np.ndarray | None) -> dict[int, np.ndarray]:
+    """For a norm over units: the dimensions that lose some, and the places that stay."""
+    if gone is None or node not in w.norms:
+        return {}
+    x = w.values[args_of(node)[0]]
+    lost = {d: gone[w.atoms.roots(x.dims[d])] for d in w.norms[node]}
+    return {d: np.flatnonzero(~g) for d, g in lost.items() if g.any()}
+
+
+def on_survivors(node: Node, args: Any, kwargs: Any, cut: dict[int, np.ndarray]) -> Tensor:
+    """Run a norm over the units that stay; the others become 0."""
+    x, *rest = args
+    index = {d: torch.from_numpy(k).to(x.device) for d, k in cut.items()}
+
+    def few(t: Tensor, lead: int = 0) -> Tensor:
+        for d, k in index.items():
+            t = t.index_select(d - lead, k)
+        return t
+
+    small, name = few(x), name_of(node)
+    if name == "mean":
+        return call(node)(small, *rest, **kwargs)
+    if name == "group_norm":
+        params = [few(t, 1) if isinstance(t, Tensor) else t for t in rest]
+    else:
+        lead = x.ndim - len(rest[0])
+        params = [few(t, lead) if isinstance(t, Tensor) else t for t in rest]
+        params[0] = list(small.shape[lead:])
+    out = call(node)(small, *params, **kwargs)
+    for d, k in index.items():
+        full = out.new_zeros([x.shape[i] if i == d else n for i, n in enumerate(out.shape)])
+        out = full.index_copy(d, k, out)
+    return out
+
+
+def silenced(
+    w: Walk, tensors: Mapping[str, Tensor], gone: np.ndarray, roles: Mapping[Any, str]
+) -> dict[str, Tensor]:
+    """Return the tensors in which the producers of the units that go are 0."""
+    new = dict(tensors)
+    for key, ids in w.tensors.items():
+        lost = gone[w.atoms.roots(ids)]
+        if roles.get(key) == "out" and lost.any():
+            name, dim, blocks = key
+            new[name] = without(new[name], dim, torch.from_numpy(lost), blocks)
+    return new
+
+
+def without(t: Tensor, dim: int, lost: Tensor, blocks: int = 1) -> Tensor:
+    """Return a copy with zeros where `lost` says, along a dimension (block by block)."""
+    lost = lost.to(t.device)
+    if blocks > 1:  # rows come in blocks, each with columns of its own
+        each = lost.reshape(blocks, 1, -1)  # (blocks, rows, columns)
+        split = t.reshape(blocks, t.shape[0] // blocks, t.shape[1], -1)
+        return split.masked_fill(each.unsqueeze(-1), 0).reshape(t.shape)
+    shape = [1] * t.ndim
+    shape[dim] = -1
+    return t.masked_fill(lost.reshape(shape), 0)
+
+
+def promoted(value: Any) -> Any:
+    """Return a floating-point tensor in float64, anything else as it is."""
+    return (
+        value.to(DOUBLE[value.dtype])
+        if isinstance(value, Tensor) and value.dtype in DOUBLE
+        else value
+    )
+
+
+def promoted_types(values: Any) -> Any:
+    """Put float64 for every smaller floating-point type that is named in arguments."""
+    if isinstance(values, torch.dtype):
+        return DOUBLE.get(values, values)
+    if isinstance(values, dict):
+        return {k: promoted_types(v) for k, v in values.items()}
+    if isinstance(values, (list, tuple)):
+        return (
+            type(values)(promoted_types(v) for v in values)
+            if type(values) in (list, tuple)
+            else values
+        )
+    return values

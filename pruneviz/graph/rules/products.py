@@ -1,0 +1,296 @@
+"""Rules for what multiplies and sums: linear layers, convolutions, products, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch.fx import Node
+
+from pruneviz.graph.rules.pointwise import meet, unknown
+from pruneviz.graph.state import Walk, rule
+from pruneviz.graph.values import (
+    Args,
+    End,
+    Ids,
+    Shape,
+    Value,
+    args_of,
+    free,
+    name_of,
+    operand,
+    shape_of,
+)
+
+
+@rule("linear")
+def _linear(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
+    x, weight, bias = a["input"], a["weight"], a["bias"]
+    if len(weight.shape) != 2:
+        return unknown(w, node, a)
+    letters = "".join(chr(97 + i) for i in range(len(x.shape) - 1))
+    out = contract(w, node, [(x, "input", letters + "y"), (weight, "weight", "zy")], letters + "z",
+                   bias="bias")  # fmt: skip
+    w.lone(operand(node, "weight"))
+    if bias is not None:
+        w.tie(out.dims[-1], bias.dims[0], f"its bias is {bias.why}")
+        w.mark(bias.dims[0], w.made)
+    return out
+
+
+@rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d",
+      "conv_transpose3d")  # fmt: skip
+def _conv(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
+    x, weight, bias = a["input"], a["weight"], a["bias"]
+    transposed = bool(a.get("transposed")) or "transpose" in name_of(node)
+    space = len(weight.shape) - 2
+    at = len(x.shape) - space - 1  # the dimension of channels
+    w.freeze(x, "a convolution slides over it", range(at + 1, len(x.shape)))
+    blocks, channels, outs = a["groups"], x.shape[at], shape[at]
+    ids = x.dims[at]
+    rows = weight.dims[1 if transposed else 0]
+    columns = weight.dims[0 if transposed else 1]
+    if blocks > 1 and channels == blocks:  # each channel on its own
+        if transposed and outs != channels:
+            w.freeze(
+                [x, weight], "a transposed depthwise convolution with a multiplier has no rule"
+            )
+        rows = weight.dims[0]
+        if rows is not None:
+            each = outs // channels
+            if ids is None:
+                w.tie(None, rows, f"it reads {x.why}")
+                if each > 1 and transposed:
+                    rows = None
+            else:
+                many = np.repeat(ids, rows.size // channels)
+                w.tie(many, rows, "")
+                if each > 1 and transposed:
+                    rows = None
+            w.mark(rows, w.made)
+    elif blocks > 1:
+        source = operand(node, "weight")
+        plain = source.op == "placeholder" and len(source.users) == 1
+        if plain and w.traced.sources[source][0] in ("parameter", "buffer"):
+            name = w.traced.sources[source][1]
+            grouped: Ids | None = w.columns(name, 1, blocks, outs if transposed else channels)
+        elif transposed:
+            w.freeze([x, weight], "the weight of a grouped transposed convolution is computed")
+            grouped = np.tile(rows, blocks) if rows is not None else None
+        else:
+            grouped = np.tile(columns, blocks) if columns is not None else None
+        rows, columns = (grouped, columns) if transposed else (rows, grouped)
+        w.tie(ids, columns, f"it reads {x.why}")
+        w.mark(columns, w.read)
+        w.mark(rows, w.made)
+        for part in (ids, rows):
+            if part is not None:
+                w.even.append(part.reshape(blocks, -1))
+    else:
+        w.tie(ids, columns, f"it reads {x.why}" if ids is None else f"it meets {weight.why}")
+        w.mark(columns, w.read)
+        w.mark(rows, w.made)
+    if ids is not None and not (blocks > 1 and channels == blocks) and not w.dead:
+        padding = a.get("padding")
+        padded = padding not in (None, "valid") and (
+            isinstance(padding, str) or any(p != 0 for p in np.atleast_1d(padding))
+        )
+        refuse = "zero-padded" * padded or "transposed" * transposed
+        w.ends.append(
+            End(node, operand(node, "input"), at, ids,
+                operand(node, "weight") if weight.static else None, 0 if transposed else 1,
+                _parameter(w, operand(node, "bias")), None, blocks,
+                f"a constant arrives at a {refuse} convolution" if refuse else "")
+        )  # fmt: skip
+    if bias is not None:
+        torn = rows is None and blocks > 1
+        why = (
+            "it belongs to a transposed depthwise convolution"
+            if torn
+            else f"its bias is {bias.why}"
+        )
+        w.tie(rows, bias.dims[0], why)
+        w.mark(bias.dims[0], w.made)
+    if blocks == 1:
+        w.lone(operand(node, "weight"), 1 if transposed else 0)
+    dims = [*x.dims[:at], rows if outs > 1 else None, *[None] * space]
+    return Value(dims, shape, f"the result of {node.target}")
+
+
+def contract(
+    w: Walk,
+    node: Node,
+    factors: list[tuple[Value, str, str]],
+    out: str,
+    *,
+    bias: str = "",
+    nodes: Sequence[Node] | None = None,
+) -> Value:
+    """Multiply and sum as einsum does; a factor is (value, argument's name, one letter a dimension)."""
+    at: list[Any] = list(nodes) if nodes else [operand(node, name) for _, name, _ in factors]
+    static = [v.static for v, _, _ in factors]
+    first: dict[str, Ids | None] = {}
+    for letter in dict.fromkeys("".join(letters for _, _, letters in factors)):
+        here = [(i, v, ls.index(letter)) for i, (v, _, ls) in enumerate(factors) if letter in ls]
+        here = [(i, v, d) for i, v, d in here if v.shape[d] > 1]
+        ids = next((v.dims[d] for _, v, d in here if v.dims[d] is not None), None)
+        first[letter] = ids
+        if ids is None:
+            continue
+        for _, v, d in here:
+            if v.dims[d] is not ids:
+                w.tie(ids, v.dims[d], f"it is multiplied with {v.why or 'a tensor without units'}")
+        if letter in out:
+            for i, v, d in here:
+                if static[i]:
+                    w.mark(v.dims[d], w.made)
+            continue
+        # a weight reads what it is multiplied with; of two weights the first makes, the second reads
+        reads = [i for i, _, _ in here if static[i]]
+        makes = [reads.pop(0)] if len(reads) == len(here) and reads else []
+        for i, v, d in here:
+            if static[i]:
+                w.mark(v.dims[d], w.made if i in makes else w.read)
+        data = [(i, d) for i, _, d in here if not static[i]]
+        weights = [(i, d) for i, _, d in here if static[i]]
+        if not data:
+            continue
+        if w.dead:
+            continue
+        (i, d), rest = data[0], (*data[1:], *weights)
+        other, there = rest[0] if rest else (-1, 0)
+        is_weight = other >= 0 and static[other]
+        simple = is_weight and len(factors[other][2]) == 2 and not set(factors[other][2]) & (
+            set(factors[i][2]) - {letter}
+        )  # fmt: skip
+        w.ends.append(
+            End(node, at[i], d, ids, at[other] if is_weight else None, there,
+                _parameter(w, operand(node, bias)) if bias and operand(node, bias) is not None
+                else _added(w, node),
+                None if other < 0 or is_weight else at[other],
+                refuse="" if simple else "a constant is multiplied with what is no plain weight")
+        )  # fmt: skip
+    shape = shape_of(node)
+    dims = [first[c] if n > 1 else None for c, n in zip(out, shape, strict=True)]
+    return Value(dims, shape, f"the result of {node.target}")
+
+
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "addmv", "addbmm_none")
+def _matmul(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
+    names = [n for n, v in a.items() if isinstance(v, Value)]
+    added = a["self"] if name_of(node).startswith(("add", "badd")) else None
+    x_name, y_name = names[-2:]
+    x, y = a[x_name], a[y_name]
+    depth = max(len(x.shape), len(y.shape)) - 2
+    batch = "".join(chr(97 + i) for i in range(depth))
+    xl = batch[max(0, depth - len(x.shape) + 2) :] + "yz" if len(x.shape) > 1 else "z"
+    yl = batch[max(0, depth - len(y.shape) + 2) :] + "zx" if len(y.shape) > 1 else "z"
+    out = (batch if max(len(x.shape), len(y.shape)) > 2 else "") + (
+        ("y" if len(x.shape) > 1 else "") + ("x" if len(y.shape) > 1 else "")
+    )
+    found = contract(w, node, [(x, x_name, xl), (y, y_name, yl)], out, bias="self" if added else "")
+    return meet(w, [found, added], shape) if added is not None else found
+
+
+@rule("bilinear")
+def _bilinear(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
+    x, y, weight, bias = a["input1"], a["input2"], a["weight"], a["bias"]
+    letters = "".join(chr(97 + i) for i in range(len(x.shape) - 1))
+    factors = [
+        (x, "input1", letters + "x"),
+        (y, "input2", letters + "y"),
+        (weight, "weight", "zxy"),
+    ]
+    out = contract(w, node, factors, letters + "z")
+    if bias is not None:
+        w.tie(out.dims[-1], bias.dims[0], f"its bias is {bias.why}")
+        w.mark(bias.dims[0], w.made)
+    return out
+
+
+@rule("einsum")
+def _einsum(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
+    left, arrow, out = a["equation"].replace(" ", "").partition("->")
+    terms = left.split(",")
+    values = a["tensors"]
+    if any(len(set(t.replace(".", ""))) < len(t.replace(".", "")) for t in terms):
+        return unknown(w, node, a)  # a diagonal
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in left]
+    depths = [len(v.shape) - len(t.replace("...", "")) for t, v in zip(terms, values, strict=True)]
+    letters = [
+        t.replace("...", "".join(spare[max(depths) - d : max(depths)])) if "..." in t else t
+        for t, d in zip(terms, depths, strict=True)
+    ]
+    dots = "".join(spare[: max(depths)]) if "..." in left else ""
+    if not arrow:
+        single = sorted(c for c in set("".join(terms)) - {"."} if "".join(terms).count(c) == 1)
+        out = dots + "".join(single)
+    out = out.replace("...", dots)
+    nodes = [n for n in args_of(node)[1] if isinstance(n, Node)]
+    factors = [(v, "", ls) for v, ls in zip(values, letters, strict=True)]
+    return contract(w, node, factors, out, nodes=nodes)
+
+
+@rule("scaled_dot_product_attention")
+def _attention(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
+    q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
+    if a["enable_gqa"] and q.shape[-3] != k.shape[-3]:
+        k, v = (_repeated(t, q.shape[-3] // t.shape[-3]) for t in (k, v))
+    for t in (q, k):
+        why = "the scale of the attention depends on this width"
+        w.freeze(t, why, [len(t.shape) - 1] if a["scale"] is None else [])
+    w.freeze([k, v], "softmax runs over it", [len(k.shape) - 2])
+    w.tie(q.dims[-1], k.dims[-1], "it is multiplied with a tensor without units")
+    if q.dims[-1] is not None and a["scale"] is not None and not w.dead:
+        query, key = operand(node, "query"), operand(node, "key")
+        w.ends.append(End(node, query, len(q.shape) - 1, q.dims[-1], None,
+                          len(k.shape) - 1, None, key))  # fmt: skip
+    parts = [Value([*t.dims[:-2], None], (*t.shape[:-2], 1), t.why, t.static) for t in (q, k, v)]
+    if mask is not None:
+        w.freeze(mask, "softmax runs over it", [len(mask.shape) - 1])
+        if len(mask.shape) > 2:
+            parts.append(
+                Value([*mask.dims[:-2], None], (*mask.shape[:-2], 1), mask.why, mask.static)
+            )
+    batch = meet(w, parts, (*shape[:-2], 1))
+    return Value([*batch.dims[:-1], q.dims[-2], v.dims[-1]], shape, q.why)
+
+
+@rule("embedding", "embedding_bag", "_embedding_bag")
+def _embedding(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
+    weight = a["weight"]
+    w.freeze(weight, "an embedding looks it up by number", [0])
+    w.freeze(a["indices"], "an embedding looks up by it")
+    w.mark(weight.dims[1], w.made)
+    dims = [*[None] * (len(shape) - 1), weight.dims[1]]
+    if shape:
+        return Value(dims, shape, "the result of an embedding")
+    found = free(node, "the result of an embedding")
+    found[0].dims[-1] = weight.dims[1]
+    return found
+
+
+def _repeated(v: Value, times: int) -> Value:
+    ids = v.dims[-3]
+    shape = (*v.shape[:-3], v.shape[-3] * times, *v.shape[-2:])
+    many = None if ids is None else np.repeat(ids, times)
+    return Value([*v.dims[:-3], many, *v.dims[-2:]], shape, v.why, v.static)
+
+
+def _parameter(w: Walk, node: Node | None) -> Node | None:
+    """Return the node, if a constant can be folded into it: a parameter itself."""
+    known = (
+        node is not None and node.op == "placeholder" and w.traced.sources[node][0] == "parameter"
+    )
+    return node if known else None
+
+
+def _added(w: Walk, node: Node) -> Node | None:
+    """Return a parameter that is added to what the node gives, and serves as its bias."""
+    users = list(node.users)
+    if len(users) != 1 or name_of(users[0]) != "add":
+        return None
+    others = [n for n in users[0].all_input_nodes if n is not node]
+    bias = _parameter(w, others[0]) if others else None
+    return bias if bias is not None and shape_of(bias) == shape_of(node)[-1:] else None

@@ -1,0 +1,97 @@
+"""Walk a graph once: which atoms stand at each place of each tensor."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from pruneviz.graph.rules import rule_of
+from pruneviz.graph.state import Walk
+from pruneviz.graph.trace import Traced
+from pruneviz.graph.values import (
+    args_of,
+    flatten,
+    free,
+    schema_of,
+    shape_of,
+    size,
+)
+from pruneviz.model.tensors import tensors_of
+
+OUTPUT = "its units are the model's output"
+
+
+def walk(traced: Traced) -> Walk:
+    """Walk the graph of a model."""
+    w = Walk(traced)
+    spectral = _spectral(traced)
+    twin = tensors_of(traced.model)
+    for node in traced.nodes:
+        if node.op == "placeholder":
+            kind, name = traced.sources[node]
+            if kind in ("parameter", "buffer"):
+                w.values[node] = w.source(name, twin[name], kind)
+                if name in spectral:
+                    w.freeze(
+                        w.values[node], "spectral_norm divides by what all of its weight gives"
+                    )
+            else:
+                what = (
+                    "the model's input" if kind == "input" else "a constant tensor of the forward"
+                )
+                w.values[node] = free(node, what, static=kind == "constant")
+        elif node.op == "output":
+            w.freeze([w.values.get(n) for n in node.all_input_nodes], OUTPUT)
+        elif node.op == "get_attr":
+            w.values[node] = free(node, "a constant tensor of the forward", static=True)
+        elif node.target is operator.getitem:
+            found = w.values.get(args_of(node)[0])
+            w.values[node] = found[args_of(node)[1]] if isinstance(found, list) else free(node, "")
+        else:
+            operands = [w.values.get(n) for n in node.all_input_nodes]
+            w.dead = node not in traced.live
+            rule = rule_of(node)
+            if rule is None:
+                w.freeze(operands, f"operator {node.target} has no rule")
+                w.values[node] = free(node, f"the result of {node.target}")
+            else:
+                w.values[node] = rule(w, node, bound(w, node), shape_of(node))
+            static = all(v.static for v in flatten(operands)) and bool(operands)
+            for v in flatten(w.values[node]):
+                v.static = static
+    return w
+
+
+def _spectral(traced: Traced) -> set[str]:
+    """Names of the weights under spectral normalisation, old style or new."""
+    names = set(traced.model.state_dict())
+    found = {n for n in names if n.endswith("_orig") and n.removesuffix("_orig") + "_u" in names}
+    for name, module in traced.model.named_modules():
+        if type(module).__name__ == "_SpectralNorm":
+            found.add(name.rpartition(".")[0] + ".original")
+    return found
+
+
+def bound(w: Walk, node: Node) -> dict[str, Any]:
+    """Arguments of a node by the names in its operator's schema, with values in place of nodes."""
+
+    def valued(a: Any) -> Any:
+        if isinstance(a, Node):
+            val = a.meta.get("val")
+            return size(val) if isinstance(val, (int, torch.SymInt)) else w.values.get(a)
+        if isinstance(a, (list, tuple)):
+            return [valued(x) for x in a]
+        return a
+
+    named = {}
+    for i, arg in enumerate(schema_of(node).arguments):
+        if i < len(node.args):
+            named[arg.name] = valued(node.args[i])
+        elif arg.name in node.kwargs:
+            named[arg.name] = valued(node.kwargs[arg.name])
+        else:
+            named[arg.name] = arg.default_value if arg.has_default_value() else None
+    return named

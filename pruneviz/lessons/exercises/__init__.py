@@ -1,0 +1,1 @@
+"""Exercises that check themselves: one file of answers for each lesson."""

@@ -1,0 +1,155 @@
+"""The exercises of lesson 06: criteria of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruneviz.core.groups import Groups
+from pruneviz.core.plan import Scores
+from pruneviz.evidence.collect import collect
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.graph.find_groups import find_groups
+from pruneviz.lessons.checkpoints import load
+from pruneviz.lessons.data import fashion_mnist
+from pruneviz.lessons.exercises.exercise import NOTHING, Right, exercise
+from pruneviz.selection.criteria.registry import CRITERIA, register
+from pruneviz.selection.score import score
+from pruneviz.study.ablation import ablate
+from pruneviz.study.criterion_card_intervals import column, rho
+
+TRIAL = "an answer that is being checked"
+NO_NUMBER = "Some of the scores are no finite numbers: a neuron without a number has no place."
+CHANCE = 0.06  # about the half width of an interval of the card
+
+
+@exercise(
+    "06-quiet",
+    hints=(
+        "one of the two becomes ten times as large, the other a tenth: which operation of the two "
+        "numbers gives the same as before?",
+        "multiply them.",
+    ),
+    solution="""\
+def quiet(incoming, outgoing):
+    return incoming * outgoing
+""",
+)
+def quiet(answer: Callable[[Tensor, Tensor], Any]) -> str:
+    """Check a score from two norms that does not notice a rescaling."""
+    incoming = torch.tensor([3.0, 1.0, 2.0, 0.5, 4.0, 0.8])
+    outgoing = torch.tensor([1.0, 5.0, 0.5, 0.25, 3.0, 0.9])
+    got = answer(incoming.clone(), outgoing.clone())
+    if got is None or got is ...:
+        return NOTHING
+    if not isinstance(got, Tensor) or got.shape != incoming.shape:
+        return "It must return a tensor with one score a neuron, of the shape of `incoming`."
+    if not bool(got.isfinite().all()):
+        return NO_NUMBER
+    places = _places(got)
+    for u in range(len(incoming)):
+        large = torch.ones_like(incoming)
+        large[u] = 1000.0
+        for name, a, b in (("incoming", large, 1.0), ("outgoing", 1.0, large)):
+            scores = answer(a * incoming, b * outgoing)
+            if not bool(scores[u] > scores[torch.arange(len(incoming)) != u].max()):
+                return (
+                    f"The larger the {name} weights, the higher the score. With {name} weights a "
+                    f"thousand times as large neuron {u} should come first, but it does not grow enough."
+                )
+    for u in range(len(incoming)):
+        for times in (10.0, 1000.0):
+            factor = torch.ones_like(incoming)
+            factor[u] = times
+            loud = answer(incoming * factor, outgoing / factor)
+            now = _places(loud)
+            if now != places:
+                return (
+                    f"Neuron {u} becomes {times:g} times as loud and is listened to that much less, and "
+                    f"it moves from place {places[u] + 1} to {now[u] + 1}: it should stay."
+                )
+    return _in_the_network(answer)
+
+
+def _places(scores: Tensor) -> list[int]:
+    """Return the place of each score, the smallest first."""
+    return [int(p) for p in scores.argsort(stable=True).argsort()]
+
+
+def _in_the_network(answer: Callable[[Tensor, Tensor], Any]) -> str:
+    """Say how well the score foretells the loss without each neuron."""
+    groups, _, truth = _truth()
+    model = load("lenet-300-100")
+    layers = [model.state_dict()[f"{name}.weight"] for name in ("fc1", "fc2", "fc3")]
+    norms = zip([w.norm(dim=1) for w in layers], [w.norm(dim=0) for w in layers[1:]], strict=False)
+    both = torch.cat([answer(incoming, outgoing) for incoming, outgoing in norms])
+    l2 = score(model, "l2", groups=groups)
+    reached, limit = (rho(c, column(truth)) for c in (both.numpy(), column(l2)))
+    said = (
+        f"In LeNet, over both layers, its rank correlation with the truth is {reached:.2f}; l2 has "
+    )
+    if reached > limit + CHANCE:
+        return Right(f"{said}{limit:.2f}. It is immune, and it compares the layers better.")
+    return Right(f"{said}{limit:.2f}. It is immune, but it compares the layers no better.")
+
+
+@exercise(
+    "06-invent",
+    hints=(
+        "a large weight that multiplies nothing does nothing: weights and what they multiply belong "
+        "together.",
+        "take the power of each product, weight squared times the mean square of what it multiplies, "
+        "and make one number of each row.",
+    ),
+    solution="""\
+# wanda of the list, squared: before the mean over incoming and outgoing weights
+def mine(matrix, input_sq):
+    return (matrix**2 * input_sq).sum(1)
+""",
+)
+def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
+    """Check a criterion: it beats LAMP at foretelling the loss without each neuron."""
+    got = answer(torch.ones(2, 3), torch.ones(2, 3))
+    if got is None or got is ...:
+        return NOTHING
+    if not isinstance(got, Tensor) or got.shape != (2,):
+        return "It must return a tensor with one score a row: for 2 rows the shape (2,)."
+    groups, evidence, truth = _truth()
+    model = load("lenet-300-100")
+
+    def trial(matrix: Tensor, input_sq: Tensor) -> Tensor:
+        return answer(matrix, input_sq)
+
+    if not bool(got.isfinite().all()):
+        return NO_NUMBER
+    needs = ("weight", "input_sq")
+    try:
+        register(TRIAL, source="", formula="", needs=needs, granularity="unit")(trial)
+        scores = score(model, TRIAL, groups=groups, evidence=evidence)
+    finally:
+        CRITERIA.pop(TRIAL, None)
+    lamp = score(model, "lamp", groups=groups)
+    reached, limit = (rho(column(s), column(truth)) for s in (scores, lamp))
+    if not all(bool(v.isfinite().all()) for v in scores.values.values()):
+        return NO_NUMBER
+    if reached != reached:
+        return "All neurons get the same score: that is no order."
+    said = f"Its rank correlation with the truth is {reached:.2f}; lamp has {limit:.2f}."
+    if reached <= limit:
+        return said
+    close = " So small a lead may be chance: other images could turn it over."
+    return Right(said + (close if reached - limit < CHANCE else ""))
+
+
+@cache
+def _truth() -> tuple[Groups, Evidence, Scores]:
+    """Measure what the lesson measures: the loss without each neuron, and what the neurons read."""
+    model, train = load("lenet-300-100"), fashion_mnist().train
+    groups = find_groups(model, train[:8].x)
+    seen = collect(model, [x for x, _ in train[:1000].batches(500)], comoment=False, progress=False)
+    truth = ablate(model, train[5000:7000].batches(500), groups=groups, progress=False)
+    return groups, seen, truth

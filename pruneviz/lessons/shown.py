@@ -1,0 +1,45 @@
+"""Show a figure in a notebook: picture, alt text, caption."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pruneviz.core.errors import ArgumentError
+from pruneviz.panels.kit.html import png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def show(picture: Axes | Figure, caption: str) -> None:
+    """Show a figure with a caption, which is also its alt text; then close it.
+
+    Parameters
+    ----------
+    picture : Axes or Figure
+        From a ``plot_`` function, or from ``panel.figure()``.
+    caption : str
+        One sentence that says what there is to see, also to those who cannot see it.
+
+    Examples
+    --------
+    >>> import numpy as np, pruneviz as pv
+    >>> show(pv.plot_mask(np.eye(2, dtype=bool)), "The diagonal of two by two weights is kept.")
+    The diagonal of two by two weights is kept.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.display import display
+    from matplotlib.figure import Figure
+
+    figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
+    if not isinstance(figure, Figure):
+        raise ArgumentError("`picture` must be Axes or a Figure, but these axes have no figure.")
+    data = {"image/png": png(figure), "text/plain": caption}
+    plt.close(figure)  # or the inline backend would show it once more
+    if not InteractiveShell.initialized():
+        print(caption)
+        return
+    display(data, metadata={"image/png": {"alt": caption}}, raw=True)
+    display({"text/markdown": f"*{caption}*", "text/plain": caption}, raw=True)

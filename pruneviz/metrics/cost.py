@@ -1,0 +1,256 @@
+"""What a model costs: numbers, bytes, and MACs for one example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from pruneviz.core import checks
+from pruneviz.metrics.latency import latencies
+from pruneviz.model.forward import one_example, run
+from pruneviz.model.hooks import evaluating, no_fast_path
+from pruneviz.model.weights import Mask, masked_attributes, steps
+
+aten = torch.ops.aten
+COMPRESSED = (torch.sparse_csr, torch.sparse_csc)
+
+
+def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> Cost:
+    """Count what a model stores, and the work that it does for one example.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward; the first dimension is that of the examples, and only the first
+        one is used. A tuple holds positional arguments, a dict keyword arguments.
+    latency : bool
+        Also measure the clock, for a fifth of a second: ``latency_ms`` is the time of the
+        fastest forward with all of `example_input` at once, in eval mode, on this machine and at this
+        moment. To compare two models measure them in turn: `pruneviz.metrics.latency.latencies`.
+
+    Returns
+    -------
+    Cost
+        ``macs`` counts matrix products, convolutions, attention and LSTMs by their dense shapes,
+        masked or not; of a sparse CSR matrix (see `to_csr`) what it stores. Adding, normalising,
+        pooling and activations are by convention not counted; any other operator that could not be
+        counted is named in ``uncounted``.
+
+    Raises
+    ------
+    ArgumentError
+        If the example input does not fit, or the model's forward raises.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> conv = torch.nn.Conv2d(1, 2, 3, bias=False)
+    >>> pv.measure(conv, torch.zeros(7, 1, 4, 4))
+    Cost(params=18, nonzero=18, bytes=72, macs=72, uncounted=(), latency_ms=None)
+    """
+    checks.model(model)
+    args, kwargs = one_example(example_input)
+    with evaluating(model):
+        params, nonzero, size = _stored(model)
+        with (
+            no_fast_path(),
+            _Seen() as seen,
+            _Counter() as counter,
+        ):
+            run(model, args, kwargs)
+        known = counter.flop_registry
+    unknown = sorted({str(op) for op in seen.ops if op not in known and not _is_free(op, seen)})
+    ms = latencies([model], example_input)[0] if latency else None
+    return Cost(params, nonzero, size, counter.get_total_flops() // 2, tuple(unknown), ms)
+
+
+def _stored(model: nn.Module) -> tuple[int, int, int]:
+    """Return (params, nonzero, bytes); what masks add to the model does not count."""
+    masks = {id(m.keep) for m in model.modules() if isinstance(m, Mask)}
+    params = list(model.parameters())  # a tied one once
+    buffers = [b for b in model.buffers() if id(b) not in masks]
+    masked: dict[int, Tensor] = {}
+    for module in model.modules():
+        for attribute in masked_attributes(module):
+            original = getattr(steps(module, attribute), "original", None)
+            if original is not None:
+                masked[id(original)] = getattr(module, attribute)
+    nonzero = sum(int((masked.get(id(p), p) != 0).sum()) for p in params)
+    size = sum(t.numel() * t.element_size() for t in (*params, *buffers))
+    return sum(p.numel() for p in params), nonzero, size
+
+
+class _Counter(FlopCounterMode):
+    """Count without naming modules: torch would hook all of the process, those that train, too."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False, custom_mapping=MORE)
+        idle: Any = nullcontext()
+        idle.parents = {"Global"}
+        self.mod_tracker = idle
+
+
+class _Seen(TorchDispatchMode):
+    """Remember every operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: dict[Any, Any] = {}  # packet -> one of its overloads
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.ops[getattr(func, "_overloadpacket", func)] = func
+        return func(*args, **(kwargs or {}))
+
+
+def _sdpa(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+    *batch, queries, width = q
+    return 2 * prod(batch) * queries * k[-2] * (width + v[-1])  # q kᵀ, and weights times v
+
+
+def _matvec(a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+    return 2 * prod(a)
+
+
+def _addmv(bias: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+    return 2 * prod(a)
+
+
+def _lstm(x: Any, w_input: Any, w_hidden: Any, *args: Any, **kwargs: Any) -> int:
+    time, batch, _ = x
+    return 2 * time * batch * (prod(w_input) + prod(w_hidden))
+
+
+def _bilinear(x: Any, weight: Any, y: Any, *args: Any, **kwargs: Any) -> int:
+    return 2 * x[0] * prod(weight)  # x (batch, i), weight (o, i, j), y (batch, j)
+
+
+def _product(*operands: Any, **kwargs: Any) -> int:
+    a, b = operands[-2:]
+    if b.layout in COMPRESSED:  # F.linear(x, csr) multiplies with its transpose
+        return 2 * a.shape[0] * b._nnz()
+    stored = a._nnz() if a.layout in COMPRESSED else a.numel()
+    return 2 * stored * b.shape[1]
+
+
+_product._get_raw = True  # type: ignore[attr-defined]  # torch's counter: tensors, not shapes
+
+# what torch's counter does not know; and products, of which one factor may be sparse
+MORE: dict[Any, Callable[..., int]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+    aten.mm: _product,
+    aten.addmm: _product,
+    aten.mv: _matvec,
+    aten.dot: _matvec,
+    aten.vdot: _matvec,
+    aten.addmv: _addmv,
+    aten.mkldnn_rnn_layer: _lstm,
+    aten._trilinear: _bilinear,
+}
+
+# by convention no work: they move, look up, compare, pool or normalise
+FREE = frozenset(
+    """
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar
+    _assert_tensor_metadata _batch_norm_no_update _conj _embedding_bag
+    _embedding_bag_forward_only _fused_dropout _fused_rms_norm _local_scalar_dense _log_softmax
+    _native_batch_norm_legit _native_batch_norm_legit_functional
+    _native_batch_norm_legit_no_training _pack_padded_sequence _pad_packed_sequence
+    _prelu_kernel _safe_softmax _softmax _thnn_fused_gru_cell _thnn_fused_lstm_cell _to_copy
+    _unique2 _unsafe_index _unsafe_index_put _unsafe_view _upsample_bicubic2d_aa
+    _upsample_bilinear2d_aa _weight_norm_interface adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d affine_grid_generator alias all amax amin aminmax any arange argmax
+    argmin argsort as_strided avg_pool1d avg_pool2d avg_pool3d bernoulli bincount bucketize cat
+    celu channel_shuffle clone col2im complex constant_pad_nd contiguous copy cudnn_batch_norm
+    cummax cummin cumprod cumsum detach diag_embed dropout elu embedding empty empty_like
+    empty_strided equal expand exponential eye fill flip fractional_max_pool2d
+    fractional_max_pool3d full full_like gather gelu glu grid_sampler_2d grid_sampler_3d
+    hardshrink hardsigmoid hardswish hardtanh im2col index index_add index_copy index_fill
+    index_put index_select instance_norm is_nonzero isin item leaky_relu lift_fresh
+    linalg_vector_norm linspace log_sigmoid_forward logsumexp masked_fill masked_scatter
+    masked_select max max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d
+    mean median min miopen_batch_norm mish mkldnn_max_pool2d mode multinomial native_batch_norm
+    native_batch_norm_backward native_channel_shuffle native_dropout native_group_norm
+    native_layer_norm new_empty new_empty_strided new_full new_ones new_zeros nonzero
+    nonzero_static norm normal one_hot ones ones_like permute pixel_shuffle pixel_unshuffle
+    prelu prod quantile rand rand_like randint randint_like randn randn_like random_ randperm
+    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d resize_ roll rot90 rrelu
+    rrelu_with_noise scalar_tensor scatter scatter_add scatter_reduce searchsorted
+    select_scatter selu set_ silu slice_scatter softplus softshrink sort squeeze stack std
+    std_mean sum threshold topk transpose tril tril_indices triu triu_indices unfold uniform
+    unique_consecutive unique_dim unsafe_split unsafe_split_with_sizes upsample_bicubic2d
+    upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d upsample_trilinear3d var var_mean view where zero zeros zeros_like
+    """.split()
+)
+
+
+def _is_free(packet: Any, seen: _Seen) -> bool:
+    op = seen.ops[packet]
+    if not isinstance(op, torch._ops.OpOverload):
+        return False
+    tags = set(op.tags)
+    if tags & {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.inplace_view}:
+        return True
+    if op.is_view or op.namespace == "prim":
+        return True
+    name = op._schema.name.removeprefix("aten::")
+    return name in FREE or name.removesuffix("_") in FREE
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs: stored numbers, bytes, and the work for one example.
+
+    Parameters
+    ----------
+    params : int
+        Numbers in all parameters; a tensor that two layers share counts once.
+    nonzero : int
+        Those of them that are not 0, masks applied. This is no sparsity: a dense network has zeros
+        too.
+    bytes : int
+        Bytes of parameters and buffers, stored dense in their own dtype.
+    macs : int
+        Multiply-accumulates for one example in matrix products, convolutions and attention. Zeros
+        are multiplied like any other number.
+    uncounted : tuple of str
+        Operators that ran and that nobody could count: their work is missing in `macs`.
+    latency_ms : float or None
+        Milliseconds for one forward pass, where it was measured.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> cost = pv.measure(torch.nn.Linear(300, 100), torch.zeros(1, 300))
+    >>> cost.macs, cost.flops, cost.params
+    (30000, 60000, 30100)
+    """
+
+    params: int
+    nonzero: int
+    bytes: int
+    macs: int
+    uncounted: tuple[str, ...] = field(default=())
+    latency_ms: float | None = None
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one example: a multiply-accumulate is two."""
+        return 2 * self.macs

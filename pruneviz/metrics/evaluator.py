@@ -1,0 +1,212 @@
+"""Judge many models on the same examples: accuracy, with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.metrics.accuracy import NO_EXAMPLE, counted
+from pruneviz.metrics.intervals import interval
+from pruneviz.model.batches import ready, takes
+
+CONVOLVED, PLAIN = 100, 500  # examples at once: what the cache holds; what a matrix product likes
+
+Batches = list[tuple[Any, Tensor]]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Accuracy:
+    """The share of examples that a model puts into the right class: for `sweep` and `sensitivity`.
+
+    Call it with a model, as any other ``evaluate``. The batches are read once and kept, laid out as
+    a CPU gets through them fastest, and all models are judged by the same examples. A table made
+    with it has three more columns: ``low`` and ``high``, between which the accuracy over all such
+    examples lies in 95 of 100 cases (Wilson's interval), and ``examples``.
+
+    Parameters
+    ----------
+    batches : iterable of (inputs, labels)
+        As for `accuracy`. Batches of tensors are split into smaller ones, never joined.
+    examples : int, optional
+        Judge by so many examples, drawn once and without replacement: faster, and less certain.
+        Needs batches of tensors.
+    seed : int
+        For drawing; the caller's random state is not touched.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no example, or fewer than `examples`.
+
+    References
+    ----------
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> judge = pv.Accuracy([(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
+    >>> judge
+    Accuracy on 4 examples
+    >>> judge(torch.nn.Identity())
+    0.75
+    >>> {k: round(v, 2) for k, v in judge.columns(torch.nn.Identity()).items()}
+    {'metric': 0.75, 'low': 0.3, 'high': 0.95, 'examples': 4}
+    """
+
+    batches: Iterable[tuple[Any, Tensor]]
+    examples: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.batches, Iterable) or isinstance(self.batches, (str, Tensor)):
+            raise ArgumentError(
+                "`batches` must be an iterable of (inputs, labels), such as a list or a DataLoader, but "
+                f"{checks._kind(self.batches)} was passed."
+            )
+        listed = [_pair(b) for b in self.batches]
+        if self.examples is not None:
+            n = checks.count(self.examples, "examples", low=1)
+            listed = _drawn(listed, n, checks.count(self.seed, "seed"))
+        object.__setattr__(self, "batches", listed)
+        if not self.total:
+            raise ArgumentError(NO_EXAMPLE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the other layouts are made anew where they are needed
+        return {name: getattr(self, name) for name in ("batches", "examples", "seed")}
+
+    def __repr__(self) -> str:
+        return f"Accuracy on {self.total:,} examples"
+
+    def __call__(self, model: nn.Module) -> float:
+        """Return the accuracy of a model, in [0, 1]; the model is not changed."""
+        return self.right(model) / self.total
+
+    def columns(self, model: nn.Module) -> dict[str, float]:
+        """Return ``metric``, ``low``, ``high`` and ``examples`` for a model."""
+        return self.of(self.right(model))
+
+    def of(self, right: int) -> dict[str, float]:
+        """Return the same for a number of examples in the right class."""
+        low, high = interval(right, self.total)
+        return {"metric": right / self.total, "low": low, "high": high, "examples": self.total}
+
+    def right(self, model: nn.Module, batches: Batches | None = None) -> int:
+        """Count the examples that a model puts into the right class."""
+        return counted(model, self.laid_out(model) if batches is None else batches)[0]
+
+    def laid_out(self, model: nn.Module) -> Batches:
+        """Return the batches as this model gets through them fastest."""
+        convolves = any(isinstance(m, _ConvNd) for m in model.modules())
+        first = self._images[0][0] if convolves and self._images else None
+        suits = isinstance(first, Tensor) and first.ndim == 4 and takes(model, first)
+        return self._images if suits else self._rows
+
+    @cached_property
+    def total(self) -> int:
+        """Number of examples."""
+        return sum(len(labels) for _, labels in self.batches)
+
+    @cached_property
+    def _images(self) -> Batches:
+        return ready(self.batches, CONVOLVED)
+
+    @cached_property
+    def _rows(self) -> Batches:
+        # of `ready` only the sizes: where nothing is convolved no layout is better than the given one
+        return [part for batch in self.batches for part in _split(*batch)]
+
+
+def columns_of(evaluate: Any) -> dict[str, type]:
+    """Return the columns that an `evaluate` fills, and their types; or raise.
+
+    >>> columns_of(len)
+    {'metric': <class 'float'>}
+    """
+    if not callable(evaluate):
+        raise ArgumentError(
+            "`evaluate` must be a function of a model, or pv.Accuracy(batches), but "
+            f"{checks._kind(evaluate)} was passed."
+        )
+    more = {"low": float, "high": float, "examples": int}
+    return {"metric": float} | (more if isinstance(evaluate, Accuracy) else {})
+
+
+def judged(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str, Any]:
+    """Return what an `evaluate` says of a model, by column; or raise."""
+    try:
+        if isinstance(evaluate, Accuracy):
+            return evaluate.columns(model)
+        value = evaluate(model)
+    except ArgumentError:
+        raise
+    except Exception as e:
+        raise ArgumentError(f"`evaluate` raised {type(e).__name__}: {e}") from e
+    return {"metric": metric(value)}
+
+
+def metric(value: Any) -> float:
+    """Return what an `evaluate` returned as a finite number; or raise.
+
+    >>> metric(torch.tensor([0.5]))
+    0.5
+    """
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        number = float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ArgumentError(
+            f"`evaluate` must return a finite number, or a tensor of one, but it returned {value!r}. "
+            "Try pv.Accuracy(batches)."
+        )
+    return number
+
+
+def _pair(batch: Any) -> tuple[Any, Tensor]:
+    got = f"{checks._kind(batch)} was"
+    if isinstance(batch, (tuple, list)):
+        if len(batch) == 2 and isinstance(batch[1], Tensor):
+            return batch[0], batch[1]
+        got = f"{len(batch)} part{'s were' if len(batch) != 1 else ' was'}"
+        if len(batch) == 2:
+            got = f"labels of class {type(batch[1]).__name__} were"
+    raise ArgumentError(
+        f"a batch must be a pair (inputs, labels), labels a tensor of classes, but {got} passed."
+    )
+
+
+def _split(x: Any, labels: Tensor) -> Iterator[tuple[Any, Tensor]]:
+    if isinstance(x, Tensor) and x.ndim and labels.ndim and len(x) == len(labels):
+        yield from zip(x.split(PLAIN), labels.split(PLAIN), strict=True)
+    else:  # what is wrong with them will be said when they are run
+        yield x, labels
+
+
+def _drawn(batches: Batches, n: int, seed: int) -> Batches:
+    """Return n of all examples, in the order in which they came."""
+    if not all(isinstance(x, Tensor) and len(x) == len(y) for x, y in batches):
+        raise ArgumentError(
+            "`examples` draws from batches of tensors, (inputs, labels) of one length. Leave it out "
+            "to judge by all of them."
+        )
+    total = sum(len(y) for _, y in batches)
+    if n > total:
+        raise ArgumentError(
+            f"`examples` must be at most {total:,}, all that there are, but {n:,} was passed."
+        )
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].sort().values
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return [(x[chosen], y[chosen])]

@@ -1,0 +1,84 @@
+"""How long a forward takes, on this machine, now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.model.forward import arguments, run
+from pruneviz.model.hooks import evaluating
+
+
+def latencies(
+    models: Sequence[nn.Module], example_input: Any, *, seconds: float = 0.2, least: int = 5
+) -> list[float]:
+    """Measure how long a forward of each model takes, in turn, so that all meet the same machine.
+
+    Round after round every model runs once, and its fastest run counts: whatever else the machine
+    does can only add to it. (A median does not do on a busy machine, where a run takes one slice of
+    the processor's time or two.) The numbers are of this machine at this moment: compare only what
+    one call has measured.
+
+    Parameters
+    ----------
+    models : sequence of nn.Module
+        Not changed. They run in eval mode, without gradients.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward, as they are: all examples of the batch at once.
+    seconds : float
+        About how long to measure, all models together.
+    least : int
+        At least so many rounds, however long they take.
+
+    Returns
+    -------
+    list of float
+        Milliseconds for one forward of each model, the fastest of all rounds; two more rounds before
+        them do not count.
+
+    Raises
+    ------
+    ArgumentError
+        If the example input does not fit, or a model's forward raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> small, large = torch.nn.Linear(1000, 1), torch.nn.Linear(1000, 5000)
+    >>> short, long = latencies([small, large], torch.zeros(50, 1000))
+    >>> short < long
+    True
+    """
+    if not models:
+        raise ArgumentError("`models` is empty: there is nothing to measure.")
+    seconds = checks.number(seconds, "seconds", low=0)
+    least = checks.count(least, "least", low=1)
+    args, kwargs = arguments(example_input)
+    taken: list[list[float]] = [[] for _ in models]
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
+        for model in [*models, *models]:  # the first runs of all are slow: caches, buffers
+            run(model, args, kwargs)
+        end = time.perf_counter() + seconds
+        while len(taken[0]) < least or time.perf_counter() < end:
+            for model, times in zip(models, taken, strict=True):
+                _wait()
+                start = time.perf_counter()
+                run(model, args, kwargs)
+                _wait()
+                times.append((time.perf_counter() - start) * 1000)
+    return [min(times) for times in taken]
+
+
+def _wait() -> None:
+    """Let an accelerator finish what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -1,0 +1,237 @@
+"""Which of two models is faster, and how sure that is: in turn, on this machine, now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from pruneviz.core import checks
+from pruneviz.metrics.cost import measure
+from pruneviz.model.batches import count_examples
+from pruneviz.model.forward import arguments, run
+from pruneviz.model.hooks import evaluating
+
+BLOCK = 0.0005  # seconds of runs timed at once: far less than a slice of a busy processor's time
+LEAST = 15  # rounds
+# two copies of one model differ by up to so much, for good: by where in memory they lie
+SAME = 0.01
+
+
+@dataclass(frozen=True, repr=False)
+class Timing:
+    """What the clock says of two models, beside what their MACs promise.
+
+    Parameters
+    ----------
+    before_ms, after_ms : float
+        Milliseconds for one forward of all examples at once: the median of all rounds.
+    before_iqr_ms, after_iqr_ms : float
+        Their spread: the distance between the quartiles.
+    latency_speedup : float
+        How many times as fast the second model is: the median of before ÷ after over the rounds. Below
+        1 it is slower.
+    low, high : float
+        Between these it lies in 95 of 100 such measurements: the interval of that median, from the
+        ranks of the rounds.
+    speedup : float
+        MACs before ÷ MACs after: the promise. NaN if there are none.
+    rounds, examples, threads : int
+        How often each was timed; the size of the batch; torch's threads.
+    device : str
+        Where they ran.
+
+    Examples
+    --------
+    >>> import pruneviz as pv
+    >>> pv.Timing(1.2, 0.6, 0.1, 0.05, 2.0, 1.9, 2.1, 3.85, 400, 64, 1, "cpu")
+    Timing of 400 rounds in turn: batch of 64, 1 thread, cpu
+      before  1.2 ms (spread 0.1)
+      after   0.6 ms (spread 0.05)
+      the clock says 2.00 times as fast (1.90 to 2.10); the MACs promise 3.85 times
+    >>> pv.Timing(1.2, 1.2, 0.1, 0.1, 1.0, 0.97, 1.02, 10.0, 400, 64, 1, "cpu").told_apart
+    False
+    """
+
+    before_ms: float
+    after_ms: float
+    before_iqr_ms: float
+    after_iqr_ms: float
+    latency_speedup: float
+    low: float
+    high: float
+    speedup: float
+    rounds: int
+    examples: int
+    threads: int
+    device: str
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the interval lies off 1 by more than a hundredth, on one side."""
+        return told_apart(self.low, self.high)
+
+    def __repr__(self) -> str:
+        threads = f"{self.threads} thread" + ("" if self.threads == 1 else "s")
+        verdict = "says slower: " if self.latency_speedup < 1 else "says "
+        if not self.told_apart:
+            verdict = "could not tell them apart: "
+        times = f"{self.latency_speedup:.2f} times as fast ({self.low:.2f} to {self.high:.2f})"
+        return (
+            f"Timing of {self.rounds} rounds in turn: batch of {self.examples}, {threads}, "
+            f"{self.device}\n"
+            f"  before  {self.before_ms:.3g} ms (spread {self.before_iqr_ms:.2g})\n"
+            f"  after   {self.after_ms:.3g} ms (spread {self.after_iqr_ms:.2g})\n"
+            f"  the clock {verdict}{times}; the MACs promise {self.speedup:.2f} times"
+        )
+
+
+def compare_latency(
+    before: nn.Module,
+    after: nn.Module,
+    example_input: Any,
+    *,
+    seconds: float = 1.0,
+    threads: int | None = None,
+    seed: int = 0,
+) -> Timing:
+    """Time two models in turn, on the same input, and say whether the clock can tell them apart.
+
+    Each round times a block of runs of the one and of the other, in random order, so that whatever
+    else the machine does meets both. What one gets is true for this machine, this batch and this
+    moment.
+
+    Parameters
+    ----------
+    before, after : nn.Module
+        Not changed. They run in eval mode, without gradients, each where it is.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward: all examples of the batch at once.
+    seconds : float
+        About how long to measure; at least 15 rounds. Warming up comes before.
+    threads : int, optional
+        Of torch; default: as many as it uses now.
+    seed : int
+        For the order; the caller's random state is not touched.
+
+    Returns
+    -------
+    Timing
+
+    Raises
+    ------
+    ArgumentError
+        If the example input does not fit, or a forward raises.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> large, small = torch.nn.Linear(1000, 2000), torch.nn.Linear(1000, 20)
+    >>> timing = pv.compare_latency(large, small, torch.zeros(50, 1000), seconds=0.1)
+    >>> timing.told_apart, timing.latency_speedup > 2, timing.speedup
+    (True, True, 100.0)
+    """
+    models = [checks.model(before), checks.model(after)]
+    args, kwargs = arguments(example_input)
+    macs = [measure(m, example_input).macs for m in models]
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
+        calls = [call_of(m, args, kwargs) for m in models]
+        times = in_turn(calls, seconds=seconds, threads=threads, seed=seed)
+    value, low, high = ratio(times[:, 0], times[:, 1])
+    low_quarter, median, high_quarter = np.percentile(times, [25, 50, 75], axis=0).tolist()
+    return Timing(
+        before_ms=median[0],
+        after_ms=median[1],
+        before_iqr_ms=high_quarter[0] - low_quarter[0],
+        after_iqr_ms=high_quarter[1] - low_quarter[1],
+        latency_speedup=value,
+        low=low,
+        high=high,
+        speedup=macs[0] / macs[1] if macs[1] else float("nan"),
+        rounds=len(times),
+        examples=count_examples(args, kwargs),
+        threads=torch.get_num_threads() if threads is None else threads,
+        device=" and ".join(dict.fromkeys(_device(m) for m in models)),
+    )
+
+
+def told_apart(low: float, high: float) -> bool:
+    """Whether an interval of ratios lies off 1 by more than a hundredth, on one side.
+
+    >>> told_apart(1.2, 1.3), told_apart(0.9, 1.1), told_apart(1.001, 1.005)
+    (True, False, False)
+    """
+    return low > 1 + SAME or high < 1 - SAME
+
+
+def in_turn(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    seconds: float,
+    threads: int | None = None,
+    seed: int = 0,
+    between: Callable[[], None] | None = None,
+) -> np.ndarray:
+    """Return milliseconds a call, shape (rounds, calls): each round times them all, in random order.
+
+    `between` is called before each round, and may raise to end it all.
+
+    >>> in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
+    (15, 3)
+    """
+    from torch.utils.benchmark import Timer  # half of `import pruneviz`, if it stood above
+
+    seconds = checks.number(seconds, "seconds", low=0)
+    rng = np.random.default_rng(checks.count(seed, "seed"))
+    n = torch.get_num_threads() if threads is None else checks.count(threads, "threads", low=1)
+    timers = [Timer("call()", globals={"call": c}, num_threads=n) for c in calls]
+    once = [min(t.timeit(1).median for _ in range(3)) for t in timers]  # and warm up
+    number = [max(1, round(BLOCK / max(s, 1e-9))) for s in once]
+    rounds: list[np.ndarray] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < LEAST or time.perf_counter() < end:
+        if between is not None:
+            between()
+        row = np.empty(len(calls))
+        for i in rng.permutation(len(calls)):
+            row[i] = timers[i].timeit(number[i]).median  # waits for an accelerator
+        rounds.append(row * 1000)
+    return np.array(rounds)
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Return the median of a ÷ b over rounds, and its interval at 95 %: from its ranks, exact.
+
+    >>> ratio(np.full(9, 3.0), np.full(9, 2.0))
+    (1.5, 1.5, 1.5)
+    """
+    from scipy.stats import quantile_test
+
+    found = quantile_test(a / b, p=0.5).confidence_interval(0.95)
+    return float(np.median(a / b)), float(found.low), float(found.high)
+
+
+def call_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+    """Return a forward without arguments, its inputs where the model is; it has run once."""
+    run(model, args, kwargs)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+    def there(v: Any) -> Any:
+        return v.to(device) if isinstance(v, Tensor) and device is not None else v
+
+    args, kwargs = tree_map(there, (args, kwargs))
+    return lambda: model(*args, **kwargs)
+
+
+def _device(model: nn.Module) -> str:
+    device = next((t.device for t in model.parameters()), torch.device("cpu"))
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,172 @@
+"""How much of the work is left: weight by weight, with the zeros of weights and of activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from pruneviz.core import checks
+from pruneviz.metrics.cost import MORE
+from pruneviz.model.batches import count_examples, nothing_to, parts
+from pruneviz.model.forward import arguments, run
+from pruneviz.model.hooks import evaluating, no_fast_path
+from pruneviz.model.weights import places
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+aten = torch.ops.aten
+ADDED = frozenset({aten.addmm, aten.addmv, aten.baddbmm})  # their first operand is added
+OTHER, WHOLE = "other", "whole"
+
+
+def work(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
+    """Count the multiply-accumulates of each weight tensor for one example, with and without zeros.
+
+    What a machine would do that skips zeros. Ordinary kernels skip none: see `compare_latency`.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Masked or not. Not changed. It runs in eval mode.
+    batches : iterable
+        As for `collect`: where the activations come from. For the dense numbers one example is enough:
+        ``[x]``.
+
+    Returns
+    -------
+    DataFrame
+        One row a weight tensor, then ``"other"`` (products without a weight, such as attention's),
+        then ``"whole"``, the sum. Columns:
+
+        - ``tensor``, ``shape``, ``weights``, ``sparsity`` of the weights
+        - ``macs``: multiply-accumulates by the dense shapes, as `measure` counts them
+        - ``flops``: 2 × ``macs``
+        - ``macs_weights``: those whose weight is not 0
+        - ``active``: the share of what the weights are multiplied with that is not 0
+        - ``macs_weights_activations``: ``macs_weights`` × ``active``. An estimate: it takes zeros of
+          weights and of activations to be independent.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no weights, there is no example, or the model's forward raises.
+
+    References
+    ----------
+    Han, Pool, Tran, Dally 2015, "Learning both Weights and Connections", arXiv:1506.02626, tables 3
+    and 4: FLOP% = Weights% × Act% of the layer before. Here ``active`` is measured where the layer
+    reads, behind the pooling; and the input image counts with its own zeros.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> frame = pv.work(model, [torch.randn(100, 4)])
+    >>> frame[["tensor", "macs", "flops"]].values.tolist()
+    [['0.weight', 32, 64], ['2.weight', 16, 32], ['other', 0, 0], ['whole', 48, 96]]
+    """
+    import pandas as pd
+
+    model = checks.unwrapped(model)
+    examples = 0
+    with evaluating(model), parametrize.cached(), no_fast_path():
+        weights = {n: place.tensor for n, place in places(model).items()}
+        counts = {n: Count() for n in (*weights, OTHER)}
+        owner = {w.untyped_storage().data_ptr(): n for n, w in weights.items()}
+        with _Products(owner, counts):
+            for inputs, _ in parts(batches):
+                args, kwargs = arguments(inputs)
+                examples += count_examples(args, kwargs)
+                run(model, args, kwargs)
+    if not examples:
+        raise nothing_to("count")
+    n, left = 0, 0
+    rows = []
+    for name, w in weights.items():
+        nonzero = int(torch.count_nonzero(w))
+        n, left = n + w.numel(), left + nonzero
+        head = (name, tuple(w.shape), w.numel(), 1 - nonzero / w.numel() if w.numel() else math.nan)
+        rows.append(head + counts[name].columns(examples))
+    rows.append((OTHER, "", 0, math.nan, *counts[OTHER].columns(examples)))
+    whole = Count(*(sum(getattr(c, f) for c in counts.values()) for f in Count.__annotations__))
+    rows.append((WHOLE, "", n, 1 - left / n, *whole.columns(examples)))
+    names = ["tensor", "shape", "weights", "sparsity", "macs", "flops", "macs_weights", "active",
+             "macs_weights_activations"]  # fmt: skip
+    return pd.DataFrame(rows, columns=names)
+
+
+@dataclass
+class Count:
+    """Multiply-accumulates of all examples."""
+
+    macs: int = 0
+    weights: int = 0  # those whose weight is not 0
+    read: float = 0.0  # those whose activation is not 0
+    both: float = 0.0
+
+    def columns(self, examples: int) -> tuple[float, ...]:
+        """Return macs, flops, macs_weights, active, macs_weights_activations of one example."""
+        active = self.read / self.macs if self.macs else math.nan
+        macs, weights = (_share(n, examples) for n in (self.macs, self.weights))
+        return macs, 2 * macs, weights, active, self.both / examples
+
+
+class _Products(TorchDispatchMode):
+    """Count every product that runs, for the weight that stands in it."""
+
+    def __init__(self, owner: Mapping[int, str], counts: Mapping[str, Count]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.counts = counts
+        self.known = FlopCounterMode(display=False, custom_mapping=MORE).flop_registry
+        self.nonzero: dict[Any, float] = {}  # of a weight, or a part of it
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        packet = getattr(func, "_overloadpacket", func)
+        if packet in self.known:
+            macs = self.known[packet](*args, **(kwargs or {}), out_val=out) // 2
+            self._add(packet, macs, [a for a in args if isinstance(a, Tensor)])
+        return out
+
+    def _add(self, packet: Any, macs: int, operands: list[Tensor]) -> None:
+        factors = operands[1:] if packet in ADDED else operands
+        at = [self.owner.get(_place(t)) for t in factors]
+        name = next((n for n in at if n is not None), None)
+        kept = active = 1.0
+        if name is not None:
+            weight = factors[at.index(name)]
+            key = (_place(weight), weight.storage_offset(), tuple(weight.shape))
+            if key not in self.nonzero:
+                self.nonzero[key] = _density(weight)
+            kept = self.nonzero[key]
+            active = _density(next(t for t, n in zip(factors, at, strict=True) if n is None))
+        count = self.counts[name or OTHER]
+        count.macs += macs
+        count.weights += round(macs * kept)
+        count.read += macs * active
+        count.both += macs * kept * active
+
+
+def _place(t: Tensor) -> int:
+    return t.untyped_storage().data_ptr() if t.layout == torch.strided else 0
+
+
+def _density(t: Tensor) -> float:
+    return int(torch.count_nonzero(t)) / t.numel() if t.numel() else 0.0
+
+
+def _share(total: int, examples: int) -> float:
+    return total // examples if total % examples == 0 else total / examples

@@ -1,0 +1,196 @@
+"""A model's forward: example inputs, copies, outputs, and running it quietly."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.model.hooks import evaluating, is_beside, no_fast_path, turned
+
+
+def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return (positional, keyword) arguments for the model's forward, or raise.
+
+    >>> import torch
+    >>> arguments(torch.zeros(2))
+    ((tensor([0., 0.]),), {})
+    """
+    if isinstance(example_input, Tensor):
+        return (example_input,), {}
+    if isinstance(example_input, (tuple, list)):
+        args, kwargs = tuple(example_input), {}
+    elif isinstance(example_input, Mapping):
+        args, kwargs = (), dict(example_input)
+    else:
+        raise _wrong(f"a {type(example_input).__name__} was passed")
+    if not any(isinstance(v, Tensor) for v in tree_leaves((args, kwargs))):
+        raise _wrong(f"a {type(example_input).__name__} without a tensor was passed")
+    return args, kwargs
+
+
+def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments cut to the first example: the first dimension is that of the examples.
+
+    >>> import torch
+    >>> one_example(torch.zeros(2, 3))[0][0].shape
+    torch.Size([1, 3])
+    """
+    args, kwargs = arguments(example_input)
+    first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
+    if first.ndim == 0 or first.shape[0] == 0:
+        raise _wrong(f"the first tensor has shape {tuple(first.shape)}: it holds no example")
+    n = first.shape[0]
+
+    def cut(v: Any) -> Any:
+        return v[:1] if isinstance(v, Tensor) and v.ndim and v.shape[0] == n else v
+
+    return tree_map(cut, (args, kwargs))
+
+
+def run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the model; an error of its forward becomes one that names the shapes it was given."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+    def move(v: Any) -> Any:
+        return v.to(device) if isinstance(v, Tensor) and device is not None else v
+
+    try:
+        args, kwargs = tree_map(move, (args, kwargs))
+        return model(*args, **kwargs)
+    except Exception as e:
+        given = [*map(shape_text, args), *(f"{k}={shape_text(v)}" for k, v in kwargs.items())]
+        text = str(e).strip().splitlines() or [""]
+        raise ArgumentError(
+            f"`model` ({type(model).__name__}) could not run on one example of `example_input`, "
+            f"{', '.join(given)}: {type(e).__name__}: {text[0][:200]} "
+            "(the first dimension must be that of the examples)."
+        ) from e
+
+
+def shape_text(v: Any) -> str:
+    """Return the dtype and shape of a tensor, or the type of anything else."""
+    if isinstance(v, Tensor):
+        return f"{str(v.dtype).removeprefix('torch.')}{list(v.shape)}"
+    return type(v).__name__
+
+
+def _wrong(got: str) -> ArgumentError:
+    return ArgumentError(
+        "`example_input` must be a tensor, a tuple of arguments or a dict of keyword arguments, "
+        f"its first dimension the examples, but {got}."
+    )
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a copy of the model that shares nothing with it, parametrizations included.
+
+    Raises
+    ------
+    ArgumentError
+        If the model cannot be copied.
+
+    Examples
+    --------
+    >>> a = nn.Linear(2, 1)
+    >>> b = copy_of(a)
+    >>> b.weight is a.weight, bool((b.weight == a.weight).all())
+    (False, True)
+    """
+    checks.model(model)
+    try:
+        with torch.inference_mode(False):  # a copy made inside that mode could never be trained
+            new = copy.deepcopy(model)
+            # what a forward has computed from the weights and kept (timm's tables of attention
+            # biases) is not true of a copy whose weights change; such modules forget it here
+            new._apply(_same)
+    except (RuntimeError, TypeError) as e:
+        raise ArgumentError(
+            f"`model` cannot be copied ({e}). A model keeps only parameters and buffers as tensors: "
+            "move what forward computed out of its attributes, or detach it. Masks of torch.nn.utils.prune "
+            "have to be made permanent first: torch.nn.utils.prune.remove(layer, 'weight')."
+        ) from e
+    for module in new.modules():
+        if parametrize.is_parametrized(module):
+            # torch gives each parametrized module a class of its own, but a deep copy shares it:
+            # removing a parametrization from the copy would take the property off the original
+            cls = type(module)
+            module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
+    return new
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def outputs_of(output: Any) -> list[Tensor]:
+    """All tensors of a model's output, in a fixed order, whatever holds them.
+
+    >>> outputs_of({"a": torch.zeros(2), "b": [torch.ones(1), None]})
+    [tensor([0., 0.]), tensor([1.])]
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        parts = list(output.values())
+    elif isinstance(output, (tuple, list)):
+        parts = list(output)
+    elif dataclasses.is_dataclass(output) or hasattr(output, "__dict__"):
+        parts = list(vars(output).values())
+    else:
+        parts = []
+    return [t for part in parts for t in outputs_of(part)]
+
+
+def plain(values: Any, model: nn.Module) -> Any:
+    """Copy all tensors within, to the model's device: ordinary ones under any mode."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+    def copied(v: Any) -> Any:
+        return v.detach().clone().to(device) if isinstance(v, Tensor) else v
+
+    return pytree.tree_map(copied, values)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Run attention as single operators, and keep what torch logs and warns of to itself.
+
+    Beside another thread (see `hooks.beside`) its logs and warnings stay as they are: they are the
+    same in all threads.
+    """
+    with no_fast_path(), nullcontext() if is_beside() else _silence():
+        yield
+
+
+@turned
+def _silence() -> Iterator[None]:
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def check_runs(model: nn.Module, example_input: Any) -> None:
+    """Raise an ArgumentError, with the shapes it was given, if a model cannot run on its example."""
+    model = checks.unwrapped(model)
+    with quiet(), torch.inference_mode(False), evaluating(model):
+        twin = copy_of(model)
+        with evaluating(twin):
+            run(twin, *plain(arguments(example_input), twin))

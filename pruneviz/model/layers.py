@@ -1,0 +1,98 @@
+"""Layers that multiply what they read with a weight: who they are, and that weight as a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from pruneviz.model.attention import SlimAttention
+from pruneviz.model.hooks import evaluating, no_fast_path
+
+
+def is_consumer(module: nn.Module) -> bool:
+    """Whether a layer is a Linear, a convolution (not a transposed one), or GPT-2's Conv1D."""
+    if isinstance(module, _ConvNd):
+        return not isinstance(module, _ConvTransposeNd)
+    return isinstance(module, nn.Linear) or turned(module)
+
+
+def turned(module: nn.Module) -> bool:
+    """Whether it is GPT-2's Conv1D: a Linear whose weight has the shape (inputs, outputs)."""
+    if not hasattr(module, "nf"):  # asked first: reading a weight may run a parametrization
+        return False
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def consumers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of a model that multiply what they read with a weight, by name.
+
+    >>> list(consumers(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))))
+    ['0', '2']
+    """
+    return {name: m for name, m in model.named_modules() if is_consumer(m)}
+
+
+def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of those layers, by the layers' names."""
+    with evaluating(model):  # reading a weight may run a parametrization
+        return {n: tuple(weight_of(m).shape) for n, m in consumers(model).items()}
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Return a layer's weight as the forward sees it, detached."""
+    return cast(Tensor, module.weight).detach()
+
+
+def blocks_of(module: nn.Module) -> Tensor:
+    """Return the weight as it multiplies columns, block after block: (groups, outputs / groups, n).
+
+    >>> blocks_of(nn.Conv2d(4, 6, 3)).shape, blocks_of(nn.Conv2d(4, 6, 3, groups=2)).shape
+    (torch.Size([1, 6, 36]), torch.Size([2, 3, 18]))
+    """
+    weight = weight_of(module)
+    flat = weight.T if turned(module) else weight.flatten(1)
+    return flat.unflatten(0, (getattr(module, "groups", 1), -1))
+
+
+def shaped(module: nn.Module, matrix: Tensor) -> Tensor:
+    """Return such blocks, or one matrix (outputs, n), in the shape of the layer's weight."""
+    weight = weight_of(module)
+    if turned(module):
+        return matrix.flatten(0, -2).T.contiguous().to(weight)
+    return matrix.reshape(weight.shape).to(weight)
+
+
+def columns_of(index: np.ndarray, taps: int) -> Tensor:
+    """From places among the inputs, (units, k), to columns of the weight as a matrix, (units, k · taps).
+
+    >>> columns_of(np.array([[1], [0]]), 2)
+    tensor([[2, 3],
+            [0, 1]])
+    """
+    places = torch.from_numpy(index.astype("int64"))
+    return (places.unsqueeze(-1) * taps + torch.arange(taps)).flatten(1)
+
+
+@contextmanager
+def open_attention(model: nn.Module) -> Iterator[None]:
+    """Let torch's attention layers call their output projection as the layer that it is.
+
+    torch passes the projection's tensors to one function, past every hook; our own class computes
+    the same, layer by layer. Undone afterwards.
+    """
+    closed = [m for m in model.modules() if type(m) is nn.MultiheadAttention]
+    with no_fast_path():
+        try:
+            for m in closed:
+                m.__class__ = SlimAttention
+            yield
+        finally:
+            for m in closed:
+                m.__class__ = nn.MultiheadAttention

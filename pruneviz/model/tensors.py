@@ -1,0 +1,141 @@
+"""The tensors of a model by name, who holds them, and whether groups are of this model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.names import layer_name, plain
+from pruneviz.core.slices import Slice
+
+
+@dataclass(frozen=True)
+class Held:
+    """One parameter or buffer, and every (layer, attribute) that holds it: ties share one.
+
+    `part` is ``""`` for an attribute of the layer; for what a parametrization of that attribute
+    keeps it is ``"original"``, ``"original0"``, ….
+    """
+
+    tensor: Tensor
+    part: str
+    holders: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def visible(self) -> Tensor:
+        """What the forward sees in its place: masks applied, detached, not copied."""
+        module, attribute = self.holders[0]
+        return getattr(module, attribute).detach() if self.part else self.tensor.detach()
+
+
+def held(model: nn.Module) -> dict[str, Held]:
+    """Return every parameter and buffer by its plain name; tied ones under each of their names.
+
+    >>> list(held(nn.BatchNorm1d(2)))
+    ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    tensors: dict[int, Tensor] = {}
+    part: dict[int, str] = {}
+    names: dict[int, list[str]] = {}
+    holders: dict[int, list[tuple[nn.Module, str]]] = {}
+    for path, module in modules.items():
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            key, full = id(tensor), f"{path}.{attribute}" if path else attribute
+            owner, name, inside = module, attribute, ""
+            if isinstance(module, parametrize.ParametrizationList):
+                owner, name = modules[layer_name(full)], path.rpartition(".")[2]
+                inside = attribute
+            tensors[key] = tensor
+            part.setdefault(key, inside)
+            names.setdefault(key, []).append(plain(full))
+            if (owner, name) not in holders.setdefault(key, []):  # one module at two places
+                holders[key].append((owner, name))
+    found = {k: Held(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
+    return {name: found[k] for k, all_of_it in names.items() for name in all_of_it}
+
+
+def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise unless what a plan keeps of a weight, or of a group, is a boolean tensor of its shape."""
+    checks.kind(keep, f"plan.keep[{name!r}]", Tensor)
+    if tuple(keep.shape) != shape or keep.dtype != torch.bool:
+        raise ArgumentError(
+            f"`plan` is of another model: for {name!r} it has {keep.dtype} of shape "
+            f"{tuple(keep.shape)}, but needs torch.bool of {shape}."
+        )
+
+
+def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], what: str) -> None:
+    """Raise unless the slices of the chosen groups lie within the tensors that a model has."""
+    covered: dict[tuple[str, int], int] = {}  # number of positions that all groups name
+    for g in groups:
+        for key, index in {(s.tensor, s.dim): s.index for s in g.slices if s.role == "out"}.items():
+            covered[key] = covered.get(key, 0) + index.size
+    for g in chosen:
+        for s in g.slices:
+            problem = _misfit(s, have, covered)
+            if problem:
+                raise ArgumentError(f"`{what}` is of another model: {problem}.")
+
+
+def _misfit(s: Slice, have: dict[str, Held], covered: dict[tuple[str, int], int]) -> str:
+    name = plain(s.tensor)
+    if name not in have:
+        known = ", ".join(list(have)[:6])
+        return f"it names {name!r}, but the tensors here are: {known}"
+    shape = tuple(have[name].tensor.shape)
+    if s.dim >= len(shape) or (s.blocks > 1 and shape[0] % s.blocks):
+        return f"{name!r} has the shape {shape} here"
+    n, last = shape[s.dim] * s.blocks, int(s.index.max()) + 1
+    # groups of a smaller model name the first positions, and leave no gap
+    less = s.role == "out" and covered.get((s.tensor, s.dim)) == last < n
+    if last > n or less:
+        return f"its units reach to {last} along dimension {s.dim} of {name!r}, which has {n} here"
+    return ""
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, detached, by each of their names."""
+    params = model.named_parameters(remove_duplicate=False)
+    return {n: t.detach() for n, t in (*params, *model.named_buffers(remove_duplicate=False))}
+
+
+def matrix(weight: Tensor, where: Slice) -> Tensor:
+    """Return the numbers of each unit in a weight, a copy of shape (units, numbers).
+
+    >>> import numpy as np
+    >>> matrix(torch.arange(6.0).view(2, 3), Slice("fc2.weight", 1, np.array([[0], [2]]), "in"))
+    tensor([[0., 3.],
+            [2., 5.]])
+    """
+    if where.blocks > 1:  # input channel b * n + j is column j of the rows in block b
+        split = weight.unflatten(0, (where.blocks, -1))  # (blocks, rows / blocks, ..., n, ...)
+        lines = split.movedim(where.dim + 1, 1).flatten(0, 1)  # (blocks * n, rows / blocks, ...)
+    else:
+        lines = weight.movedim(where.dim, 0)  # (n, ...)
+    index = torch.from_numpy(where.index.astype("int64")).to(weight.device)  # a copy, writable
+    numbers = lines[index].flatten(1)  # (units, k, ...) -> (units, numbers)
+    return numbers.float() if numbers.dtype in (torch.float16, torch.bfloat16) else numbers
+
+
+def holders_of(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, str]]]]:
+    """Each parameter and buffer by each of its names, with every (module, attribute) that holds it."""
+    found: dict[int, tuple[list[str], Tensor, list[tuple[nn.Module, str]]]] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for attribute, t in (*module._parameters.items(), *module._buffers.items()):
+            if t is not None:
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                names, _, places = found.setdefault(id(t), ([], t, []))
+                names.append(name)
+                if (module, attribute) not in places:  # a module may stand at two places
+                    places.append((module, attribute))
+    return {name: (t, places) for names, t, places in found.values() for name in names}

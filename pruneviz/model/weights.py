@@ -1,0 +1,248 @@
+"""Where the weights of a model are: those of Linear, Conv, Embedding and attention layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.names import layer_name
+from pruneviz.model.hooks import evaluating
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+LAYERS = (nn.Linear, nn.Bilinear, _ConvNd, nn.Embedding, nn.EmbeddingBag)
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+class Mask(nn.Module):
+    """The parametrization by which `mask` works: zero wherever `keep` is False.
+
+    Parameters
+    ----------
+    keep : Tensor, bool
+        Of the weight's shape; kept as a buffer, so it travels with state_dict and device.
+    place : int
+        The weight's place among the layer's parameters: `bake` puts it back there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Mask(torch.tensor([True, False]))(torch.tensor([3.0, 4.0]))
+    tensor([3., 0.])
+    """
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor, place: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)
+        self.place = place
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.masked_fill(~self.keep, 0)  # and so is its gradient
+
+    def extra_repr(self) -> str:
+        return f"keeps {int(self.keep.sum()):,} of {self.keep.numel():,}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One weight tensor and every (module, attribute) that holds it: tied layers share one."""
+
+    name: str
+    holders: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def tensor(self) -> Tensor:
+        """The weight as the forward sees it: masks applied, detached, not copied."""
+        module, attribute = self.holders[0]
+        return getattr(module, attribute).detach()
+
+
+def places(model: nn.Module) -> dict[str, Place]:
+    """Return the weight tensors of a model by name, such as ``"fc1.weight"``.
+
+    Counted are the weights of Linear, Bilinear, Conv, Embedding and MultiheadAttention; not biases,
+    not norms. A tied tensor appears once, under its first name.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none, or a layer has no shape yet, or its weight is not a parameter.
+
+    Examples
+    --------
+    >>> list(places(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
+    ['0.weight']
+    """
+    found: dict[int, Place] = {}
+    for name, module in checks.model(model).named_modules():
+        for attribute in _attributes(module):
+            full = f"{name}.{attribute}" if name else attribute
+            key = id(_parameter(module, attribute, name or type(module).__name__))
+            before = found.get(key, Place(full, ()))
+            found[key] = Place(before.name, (*before.holders, (module, attribute)))
+    if not found:
+        n = sum(p.numel() for p in model.parameters())
+        what = f"{n:,} parameters, but none of them in" if n else "no parameters: it needs"
+        raise ArgumentError(
+            f"`model` ({type(model).__name__}) has {what} a Linear, Conv or Embedding layer. "
+            "There is nothing to prune."
+        )
+    return {p.name: p for p in found.values()}
+
+
+def masked_attributes(module: nn.Module) -> list[str]:
+    """Names of the module's own tensors that carry a mask."""
+    if not parametrize.is_parametrized(module):
+        return []
+    names = list(cast(nn.ModuleDict, module.parametrizations))
+    return [a for a in names if any(isinstance(s, Mask) for s in steps(module, a))]
+
+
+def steps(module: nn.Module, attribute: str) -> parametrize.ParametrizationList:
+    """Return the parametrizations of a tensor, in the order in which they are applied."""
+    kept = cast(nn.ModuleDict, module.parametrizations)[attribute]
+    return cast(parametrize.ParametrizationList, kept)
+
+
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of every weight tensor as the forward sees it: masks applied.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Name, such as ``"fc1.weight"``, to a detached copy.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no weights.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> {n: w.shape for n, w in pv.named_weights(torch.nn.Linear(3, 2)).items()}
+    {'weight': torch.Size([2, 3])}
+    """
+    model = checks.unwrapped(model)
+    with evaluating(model):
+        return {name: place.tensor.clone() for name, place in places(model).items()}
+
+
+def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:
+    """Count the weights of each layer in bins that are the same for all layers.
+
+    Exact zeros that a mask made are left out: they would tower over the rest.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    bins : int
+        Number of bins, even, so that one edge is 0; they reach from minus to plus the largest |w|.
+
+    Returns
+    -------
+    DataFrame
+        One row a layer and bin: ``layer``, ``left``, ``right``, ``count``.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no weights, or a weight is NaN or infinite.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.copy_(torch.tensor([[-1.0, 0.25]]))
+    >>> pv.weight_histogram(layer, bins=4)["count"].tolist()
+    [1, 0, 1, 0]
+    """
+    import pandas as pd
+
+    edges, counts = bins_of(model, bins)
+    ends = {"left": edges[:-1], "right": edges[1:]}
+    frames = [pd.DataFrame({"layer": layer, **ends, "count": n}) for layer, n in counts.items()]
+    return pd.concat(frames, ignore_index=True)
+
+
+def bins_of(model: nn.Module, bins: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return what `weight_histogram` tells, without pandas, which takes long to import.
+
+    Returns
+    -------
+    edges : ndarray, shape (bins + 1,)
+    counts : dict of str to ndarray of shape (bins,)
+        By layer.
+
+    Examples
+    --------
+    >>> edges, counts = bins_of(nn.Linear(3, 2), 4)
+    >>> len(edges), {layer: int(n.sum()) for layer, n in counts.items()}
+    (5, {'': 6})
+    """
+    bins = checks.count(bins, "bins", low=2)
+    arrays = {n: _numbers(n, w) for n, w in named_weights(model).items()}
+    # not np.abs(a).max(), nor always a[a != 0]: ten million numbers take 20 ms to copy
+    sizes = (max(float(a.max()), -float(a.min())) for a in arrays.values() if a.size)
+    top = max(sizes, default=0.0) or 1.0
+    edges = np.linspace(-top, top, bins + bins % 2 + 1)
+    counts: dict[str, np.ndarray] = {}
+    for name, a in arrays.items():
+        # with their ends instead of all edges: numpy then need not sort the weights
+        left = a if np.count_nonzero(a) == a.size else a[a != 0]
+        count = np.histogram(left, len(edges) - 1, (-top, top))[0]
+        counts[layer_name(name)] = counts.get(layer_name(name), 0) + count
+    return edges, counts
+
+
+def _attributes(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return tuple(a for a in ATTENTION if getattr(module, a, None) is not None)
+    return ("weight",) if isinstance(module, LAYERS) else ()
+
+
+def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
+    """Return what identifies a weight: the parameter itself, or what a parametrization keeps of it."""
+    if parametrize.is_parametrized(module, attribute):
+        kept = steps(module, attribute)
+        return cast(Tensor, kept.original if hasattr(kept, "original") else kept.original0)
+    weight = getattr(module, attribute)
+    if isinstance(weight, nn.Parameter):
+        return weight
+    if hasattr(module, f"{attribute}_u"):
+        cure = "Take it away first: torch.nn.utils.remove_spectral_norm(layer)"
+    elif hasattr(module, f"{attribute}_orig"):
+        cure = f"Make that mask permanent first: torch.nn.utils.prune.remove(layer, {attribute!r})"
+    else:
+        cure = "Use torch.nn.utils.parametrizations, or remove what computes it"
+    raise ArgumentError(
+        f"the {attribute} of layer {layer!r} is not a parameter: a hook computes it anew at each "
+        f"forward. {cure}."
+    )
+
+
+def _numbers(name: str, weight: Tensor) -> np.ndarray:
+    array = weight.float().cpu().numpy().reshape(-1)
+    if not np.isfinite(array).all():
+        raise ArgumentError(
+            f"{name!r} contains NaN or infinity. Train it anew, or load a sound checkpoint."
+        )
+    return array

@@ -1,0 +1,1 @@
+"""What all panels share: controls, history, pointer, background work, code, static pictures."""

@@ -1,0 +1,153 @@
+"""A certificate: what was removed, how that is known to be harmless, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.plan import Plan
+from pruneviz.graph.find_groups import find_groups
+from pruneviz.model.batches import listed
+from pruneviz.model.forward import arguments
+from pruneviz.pruning.equivalence import difference_of
+from pruneviz.pruning.lossless import SAME as ONE
+from pruneviz.pruning.lossless import sleeping
+from pruneviz.pruning.shrink import RECORD, Shrinker
+from pruneviz.pruning.surgery.removal import units_of_cut
+from pruneviz.redundancy.bounds import FAR
+from pruneviz.redundancy.redundant import find_twins
+
+KINDS = ("exact", "exact-off-border", "observed", "approximate")
+SAME = 1e-9  # max|Δ| ÷ max|output| in float64: rounding
+SAME_FLOAT = 1e-4  # the same in float32, where an operator has no float64 kernel
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What `certify` found.
+
+    Parameters
+    ----------
+    removed : mapping of str to tuple of int
+        Name of a group of the model before to the units that are gone.
+    kind : str
+        ``"exact"``: the outputs are the same for every input, and that is proved; ``"observed"``: they
+        were the same on these batches; ``"exact-off-border"``: what is gone is constant, but enters a
+        zero-padded convolution: the same except near the border; ``"approximate"``: they differ.
+    max_error : float
+        max|Δ output| on these batches, in float64.
+    scale : float
+        max|output| of the model before.
+    examples : int
+    """
+
+    removed: Mapping[str, tuple[int, ...]]
+    kind: str
+    max_error: float
+    scale: float
+    examples: int
+
+    def __str__(self) -> str:
+        n = sum(map(len, self.removed.values()))
+        where = ", ".join(f"{len(u)} of {g}" for g, u in list(self.removed.items())[:4])
+        where += ", …" if len(self.removed) > 4 else ""
+        return (
+            f"{self.kind}: {n:,} unit{'s' * (n != 1)} gone ({where or 'none'}); outputs differ by at most "
+            f"{self.max_error:.1e} (of {self.scale:.1e}) on {self.examples:,} examples"
+        )
+
+
+def certify(
+    before: nn.Module,
+    after: nn.Module,
+    batches: Iterable[Any],
+    *,
+    low: float | Tensor | None = None,
+    high: float | Tensor | None = None,
+) -> Certificate:
+    """Compare a model with the smaller one that was made from it, and say how far they are the same.
+
+    Parameters
+    ----------
+    before, after : nn.Module
+        `after` is from `shrink` or `prune` on `before`. Not changed.
+    batches : iterable
+        As for `collect`; targets are ignored.
+    low, high : float or Tensor, optional
+        The box of inputs for which ``"exact"`` is to hold; by default any input.
+
+    Returns
+    -------
+    Certificate
+
+    Raises
+    ------
+    ArgumentError
+        If there is no example, or the outputs of the two have other shapes.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    >>> with torch.no_grad():
+    ...     model[0].weight[1], model[0].bias[1] = 0, -0.5  # dead
+    >>> x = torch.randn(5, 2)
+    >>> small = pv.shrink(model, pv.free(model, x), example_input=x, repair="merge")
+    >>> certificate = pv.certify(model, small, [x])
+    >>> certificate.kind, dict(certificate.removed), certificate.max_error < 1e-12
+    ('exact', {'0': (1,)}, True)
+    """
+    before, after = checks.unwrapped(before), checks.unwrapped(after)
+    data = [arguments(inputs) for inputs in listed(batches, "compare on")]
+    error, scale, precise = difference_of(before, after, data, varied=False)
+    limit = SAME if precise else SAME_FLOAT
+    examples = sum(next(t for t in torch.utils._pytree.tree_leaves(d) if isinstance(t, Tensor)).shape[0]
+                   for d in data)  # fmt: skip
+    args, kwargs = data[0]
+    example = kwargs if kwargs and not args else args
+    try:
+        groups = find_groups(before, example, approximate=True)
+        gone = units_of_cut(groups, getattr(after, RECORD, ()))
+    except (GraphError, ArgumentError):
+        groups, gone = None, {}
+    removed = {g: tuple(np.flatnonzero(mark).tolist()) for g, mark in gone.items() if mark.any()}
+    same = error <= limit * scale
+    box = (-FAR if low is None else low, FAR if high is None else high)
+    kind = "observed" if same else "approximate"
+    if removed and groups is not None:
+        idle = sleeping(before, example, groups, None, *box, off_border=True)
+        left = {g: np.array([u for u in units if not idle[g][u]]) for g, units in removed.items()}
+        if same and all(len(u) == 0 for u in left.values()):
+            kind = "exact"
+        elif same:
+            twins = find_twins(before, groups=groups, threshold=ONE)
+            pairs = set(zip(twins["group"], twins["removed"], strict=True))
+            pairs |= set(zip(twins["group"], twins["kept"], strict=True))
+            doubles = all((g, u) in pairs for g, units in left.items() for u in units)
+            kind = "exact" if doubles else "observed"
+        elif all(len(u) == 0 for u in left.values()):
+            # constants before a padded convolution: were they folded, and nothing else done?
+            keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
+            for name, units in removed.items():
+                keep[name][list(units)] = False
+            folded = _folded(before, Plan(keep, groups), example)
+            if difference_of(folded, after, data, varied=False)[0] <= SAME_FLOAT * scale:
+                kind = "exact-off-border"
+    elif same and not removed and type(after) is type(before):
+        kind = "exact" if error == 0 and not getattr(after, RECORD, ()) else kind
+    return Certificate(removed, kind, error, scale, examples)
+
+
+def _folded(before: nn.Module, plan: Plan, example: Any) -> nn.Module:
+    """Return the model without the units of a plan, proved constants folded into the biases."""
+    shrinker = Shrinker(before, example)
+    small = shrinker.quick(plan)
+    shrinker.repair(small, plan, "merge", None, None)
+    return small

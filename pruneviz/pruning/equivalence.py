@@ -1,0 +1,63 @@
+"""How far the outputs of two models are from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pruneviz.core.errors import ArgumentError
+from pruneviz.model.forward import copy_of, outputs_of, plain, quiet
+from pruneviz.model.hooks import evaluating, seeded
+from pruneviz.pruning.surgery.proof import (
+    at_precision,
+    copied,
+    difference,
+    promoted_all,
+    variations,
+)
+
+
+def difference_of(
+    before: nn.Module,
+    after: nn.Module,
+    data: Iterable[Any],
+    *,
+    varied: bool = True,
+) -> tuple[float, float, bool]:
+    """Return max|Δ output| and max|output| of two models, and whether that was in float64.
+
+    It is, on copies, unless an operator has no kernel for it.
+    """
+    data = list(data)
+    try:
+        return *_difference(before, after, data, varied, True), True
+    except (NotImplementedError, RuntimeError):  # another error comes again
+        return *_difference(before, after, data, varied, False), False
+
+
+def _difference(
+    before: nn.Module, after: nn.Module, data: list[Any], varied: bool, exact: bool
+) -> tuple[float, float]:
+    a, b = copy_of(before), copy_of(after)
+    a, b = (a.double(), b.double()) if exact else (a, b)
+    worst, scale = 0.0, 0.0
+    with quiet(), evaluating(a), evaluating(b), at_precision(exact):
+        for example in data:
+            for args, kwargs in variations(plain(example, a)) if varied else [plain(example, a)]:
+                args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
+                with seeded(0):
+                    want = outputs_of(a(*copied(args), **copied(kwargs)))
+                with seeded(0):
+                    got = outputs_of(b(*copied(args), **copied(kwargs)))
+                gap = difference(got, want)
+                if not np.isfinite(gap):
+                    raise ArgumentError(
+                        "the outputs of the two models cannot be compared: they have other shapes, or "
+                        "are not numbers. Pass the model that the smaller one was made from."
+                    )
+                worst = max(worst, gap)
+                scale = max([scale, *(float(t.abs().max()) for t in want if t.numel())])
+    return worst, scale

@@ -1,0 +1,168 @@
+"""The front door: find groups, score, select, shrink, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import some_can_go
+from pruneviz.core.plan import Plan
+from pruneviz.evidence.collect import collect
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.graph.find_groups import walked
+from pruneviz.graph.grouping import build
+from pruneviz.metrics.cost import measure
+from pruneviz.model.batches import listed
+from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_source
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.selection.criteria.registry import criterion as registered
+from pruneviz.selection.score import score
+from pruneviz.selection.select import select
+
+STEPS = 12  # of the search for a share of MACs: 1 ÷ 4096 of the scale
+
+
+def prune(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    sparsity: float | None = None,
+    macs: float | None = None,
+    criterion: str | Callable[[Tensor], Tensor] = "l2",
+    evidence: Evidence | None = None,
+    batches: Iterable[Any] | None = None,
+    repair: str = "none",
+    ridge: float = RIDGE,
+    scope: str | None = None,
+    protect: Iterable[str] = (),
+    min_keep: int = 1,
+    round_to: int = 1,
+    approximate: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """Remove the least important units of a model, and return the smaller model.
+
+    The same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other. What is
+    measured to cost least, without training, is the second-order choice and least squares::
+
+        evidence = pv.collect(model, batches, loss=F.cross_entropy)
+        small = pv.prune(model, x, macs=0.5, criterion="obs", repair="lstsq", evidence=evidence, batches=batches)
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward, as for `find_groups`.
+    sparsity : float, optional
+        Share of the units of each group to remove, in [0, 1).
+    macs : float, optional
+        Share of the multiply-accumulates to keep, in (0, 1]: the new model has at most that much.
+        Give this or `sparsity`. The smallest sparsity that reaches it is taken.
+    criterion : str or callable
+        For units, such as ``"l2"``; see `score`.
+    evidence : Evidence, optional
+        From `collect`, for criteria and repairs that need it.
+    batches : iterable, optional
+        As for `collect`. Without `evidence` it is collected from these, if it is needed; for criteria
+        that need gradients by `cross_entropy`, with labels drawn from the model's own predictions.
+        With ``repair="lstsq"`` the layers are re-fitted on these one after the other.
+    repair, ridge
+        As for `shrink`.
+    scope, protect, min_keep, round_to
+        As for `select`.
+    approximate : bool
+        As for `find_groups`: whether to cut units over which a norm runs.
+    seed : int
+        As for `score`.
+
+    Returns
+    -------
+    nn.Module
+        A new, smaller model, proved equal to the masked one.
+
+    Raises
+    ------
+    ArgumentError
+        If not exactly one of `sparsity` and `macs` is given, or a value is out of range, or so few
+        MACs cannot be reached.
+    GraphError
+        If the model cannot be traced, or nothing in it can be cut, or `shrink` refuses.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> small = pv.prune(model, torch.zeros(1, 8), macs=0.5)
+    >>> small[0]
+    Linear(in_features=8, out_features=16, bias=True)
+    """
+    if (sparsity is None) == (macs is None):
+        passed = "neither was" if sparsity is None else "both were"
+        raise ArgumentError(
+            "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share of "
+            f"MACs to keep: {passed} passed."
+        )
+    if sparsity is not None:
+        sparsity = checks.sparsity(sparsity)
+    else:
+        macs = checks.number(macs, "macs", low=0, high=1)
+    checks.choice(repair, "repair", RUNGS)
+    ridge = checks.number(ridge, "ridge", low=0)
+    if repair != "none":
+        check_source(repair, evidence, batches)
+    model = checks.unwrapped(model)
+    chosen = None if callable(criterion) else registered(criterion, "unit")
+    data = None if batches is None else listed(batches, "learn from")
+    if evidence is None and data is not None and chosen is not None and chosen.evidence:
+        gradients = bool({"grad_sq", "fisher", "model"} & set(chosen.evidence))
+        loss = F.cross_entropy if gradients else None
+        evidence = collect(model, data, loss=loss, seed=seed, progress=False)
+    w = walked(model, example_input)
+    groups = build(w, approximate=approximate)
+    some_can_go(groups)
+    scores = score(model, criterion, groups=groups, evidence=evidence, seed=seed)
+    shrinker = Shrinker(model, example_input, w)
+
+    def plan(share: float) -> Plan:
+        return select(scores, sparsity=share, scope=scope, protect=protect, min_keep=min_keep,
+                      round_to=round_to)  # fmt: skip
+
+    if sparsity is None:
+        assert macs is not None
+        sparsity = _for_macs(shrinker, plan, macs, example_input)
+    chosen_plan = plan(sparsity)
+    new = shrinker.proved(chosen_plan)
+    if repair != "none":
+        shrinker.repair(new, chosen_plan, repair, evidence, data, ridge)
+    return new
+
+
+def _for_macs(
+    shrinker: Shrinker, plan: Callable[[float], Plan], macs: float, example_input: Any
+) -> float:
+    """Search the smallest sparsity at which at most a share of the MACs is left."""
+    dense = measure(shrinker.model, example_input).macs
+
+    def left(share: float) -> float:
+        return measure(shrinker.quick(plan(share)), example_input).macs / max(1, dense)
+
+    if macs >= 1:
+        return 0.0
+    low, high = 0.0, 1 - 2**-STEPS
+    least = left(high)
+    if least > macs:
+        raise ArgumentError(
+            f"`macs` must be at least {least:.3f} here: with all units gone that may go, so much of "
+            f"the MACs is left, but {macs:g} was asked for. Protect fewer layers, lower `min_keep`, "
+            "or allow approximate=True."
+        )
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if left(middle) <= macs else (middle, high)
+    return high

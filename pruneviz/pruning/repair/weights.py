@@ -1,0 +1,86 @@
+"""Re-fit single weights that stay to the outputs that the whole rows gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneviz.core.names import tensor_name
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.model.batches import listed
+from pruneviz.model.forward import arguments, run
+from pruneviz.model.hooks import evaluating, hooked
+from pruneviz.model.layers import blocks_of, consumers, open_attention, shaped, turned
+from pruneviz.model.tensors import Held, held
+from pruneviz.pruning.repair.ladder import refit_rows
+from pruneviz.pruning.repair.least_squares import fits
+from pruneviz.pruning.repair.units import check_finite
+
+
+def refit_weights(
+    model: nn.Module,
+    new: nn.Module,
+    keep: Mapping[str, Tensor],
+    evidence: Evidence | None,
+    batches: Iterable[Any] | None,
+    ridge: float,
+) -> None:
+    """Give the weights that a mask keeps new values, in place; biases take up the remainder.
+
+    With batches layer by layer in the order of the forward, each on what it reads in the masked
+    model; else on the moments of the dense one.
+    """
+    there, layers = held(new), consumers(model)
+    chosen = [n for n in layers
+              if tensor_name(n) in keep and len(there[tensor_name(n)].holders) == 1]  # fmt: skip
+    data = None if batches is None else listed(batches, "fit to")
+    if data is not None:
+        chosen = in_order(model, chosen, data[0])
+    for layer in chosen:
+        module, bias = layers[layer], _bias(there, layer)
+        with evaluating(model), torch.no_grad():
+            old = blocks_of(module).cpu()
+        stays = keep[tensor_name(layer)].cpu()
+        stays = (stays.T if turned(module) else stays.flatten(1)).reshape(old.shape)
+        free = bias is not None
+        if data is not None:
+            with torch.inference_mode(False), torch.no_grad():
+                found = fits(model, new, layer, data)
+            pairs = [
+                f.solve_rows(w, k, ridge, free) for f, w, k in zip(found, old, stays, strict=True)
+            ]
+        elif evidence is not None and layer in evidence.inputs and evidence.columns(layer).full:
+            m, (groups, _, n) = evidence.columns(layer), old.shape
+            mean, square = m.mean.reshape(groups, n), m.covariance.reshape(groups, n, n)
+            pairs = [
+                refit_rows(w, a, c, k, ridge=ridge, free=free)
+                for w, a, c, k in zip(old, mean, square, stays, strict=True)
+            ]
+        else:
+            continue
+        weight, gain = torch.cat([w for w, _ in pairs]), torch.cat([g for _, g in pairs])
+        check_finite(layer, weight, gain)
+        with torch.no_grad():
+            there[tensor_name(layer)].tensor.copy_(shaped(module, weight))
+            if bias is not None:
+                bias += gain.to(bias)
+
+
+def in_order(model: nn.Module, layers: list[str], inputs: Any) -> list[str]:
+    """Sort layers by when they first run; those that do not run are left out."""
+    order: dict[str, None] = {}
+
+    def note(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        order.setdefault(name)
+
+    with evaluating(model), open_attention(model), hooked(model, layers, note):
+        run(model, *arguments(inputs))
+    return list(order)
+
+
+def _bias(there: Mapping[str, Held], layer: str) -> Tensor | None:
+    h = there.get(tensor_name(layer, "bias"))
+    return h.tensor if h is not None and len(h.holders) == 1 else None

@@ -1,0 +1,147 @@
+"""The same function with other weights: units that speak louder, and are listened to less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.names import plain
+from pruneviz.model.forward import arguments, copy_of
+from pruneviz.model.hooks import evaluating
+from pruneviz.model.tensors import Held, check_fit, held
+from pruneviz.pruning.equivalence import difference_of
+
+SAME = 1e-5  # max|Δ output| ÷ max|output|: the new weights are rounded to their type
+
+
+@torch.inference_mode(False)
+def rescaled(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    groups: Groups,
+    factor: float = 10.0,
+    share: float = 0.5,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a model that computes the same, in which some units are louder: × 10 in, ÷ 10 out.
+
+    What feeds a unit (rows and bias) is multiplied by a factor, and what reads it (columns) divided
+    by it. After ReLU, which passes a positive factor through, nothing changes but the weights; so a
+    criterion that judges by what a network *does* must not change its mind.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    example_input : Tensor, tuple or dict
+        As for `find_groups`.
+    groups : Groups
+        From `find_groups` on the same model. Where a factor does not pass through (after GELU or
+        sigmoid, before a softmax, in a norm over the units), the units of the group stay as they are.
+    factor : float
+        Greater than 0. A power of two changes no bit of most weights' mantissa.
+    share : float
+        Share of the units of each group that are rescaled, in (0, 1], drawn at random. If all of a
+        group were, their order would stay.
+    seed : int
+        For drawing; the caller's random state is not touched.
+
+    Returns
+    -------
+    nn.Module
+        A new model. That it computes the same in eval mode was checked, on `example_input` and at
+        least seven variations of it, in float64. BatchNorm keeps its running variance: trained on, or
+        re-estimated, the new model would differ.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no group whose units can be rescaled, `groups` are of another model, or an argument
+        is out of range.
+
+    References
+    ----------
+    Neyshabur, Salakhutdinov, Srebro 2015, "Path-SGD", arXiv:1506.02617, §3.1: networks of ReLU units
+    stay the same when a unit's incoming weights are multiplied by c and its outgoing ones by 1/c.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.randn(5, 4)
+    >>> groups = pv.find_groups(model, x)
+    >>> louder = pv.rescaled(model, x, groups=groups)
+    >>> bool(torch.allclose(model(x), louder(x), atol=1e-5))
+    True
+    >>> ratio = (louder[0].bias / model[0].bias).round().tolist()
+    >>> ratio.count(10.0), ratio.count(1.0)
+    (4, 4)
+    """
+    model = checks.unwrapped(model)
+    new, done = rescaled_groups(model, example_input, groups, factor, share, seed)
+    if not done:
+        raise ArgumentError(
+            f"no unit of `model` ({type(model).__name__}) can be rescaled: a factor passes through ReLU, "
+            "pooling and BatchNorm, but not through what follows the units here."
+        )
+    return new
+
+
+def rescaled_groups(
+    model: nn.Module, example_input: Any, groups: Groups, factor: float, share: float, seed: int
+) -> tuple[nn.Module, list[str]]:
+    """Return the new model, and the names of the groups that have louder units."""
+    checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
+    factor, share = checks.number(factor, "factor"), checks.number(share, "share", low=0, high=1)
+    if factor <= 0 or share == 0:
+        name, value = ("factor", factor) if factor <= 0 else ("share", share)
+        raise ArgumentError(f"`{name}` must be greater than 0, but {value:g} was passed.")
+    rng = np.random.default_rng(checks.count(seed, "seed"))
+    cut = [g for g in groups if not g.frozen]
+    example = arguments(example_input)
+    with evaluating(model):
+        check_fit(groups, cut, held(model), "groups")
+    new, done = copy_of(model), []
+    for g in cut:
+        chosen = np.zeros(g.size, bool)
+        chosen[rng.permutation(g.size)[: max(1, round(share * g.size))]] = True
+        trial = copy_of(new)
+        with torch.no_grad():
+            _scale(g, held(trial), chosen, factor)
+        if g.consumers and _equal(model, trial, example):
+            new = trial
+            done.append(g.name)
+    return new, done
+
+
+def _scale(group: Group, have: Mapping[str, Held], chosen: np.ndarray, factor: float) -> None:
+    """Multiply what makes the chosen units, and divide what reads them."""
+    seen: set[tuple[int, int, str]] = set()
+    readers = set(group.consumers)
+    for s in group.slices:
+        there = have[plain(s.tensor)]
+        module, attribute = there.holders[0]
+        key = (id(there.tensor), s.dim, s.role)
+        # a norm passes on what it is given times its weight: the weight would do it twice
+        norm = isinstance(module, _BatchNorm) and attribute == "weight"
+        reads = s.role == "in" and s.layer in readers
+        t: Tensor = there.tensor
+        if key in seen or norm or not t.is_floating_point() or not (s.role == "out" or reads):
+            continue
+        seen.add(key)
+        mark = torch.from_numpy(s.mark(tuple(t.shape), chosen).copy()).to(t.device)
+        t[mark] = t[mark] * factor if s.role == "out" else t[mark] / factor
+
+
+def _equal(before: nn.Module, after: nn.Module, example: Any) -> bool:
+    error, scale, _ = difference_of(before, after, [example])
+    return error <= SAME * scale

@@ -1,0 +1,1 @@
+"""The parts of `shrink`: cut tensors, fold constants, mend sizes, prove the result."""

@@ -1,0 +1,73 @@
+"""Constants that silenced units leave behind go into the biases of those who read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from pruneviz.core.errors import GraphError
+from pruneviz.graph.silence import watcher
+from pruneviz.graph.state import Walk
+from pruneviz.graph.values import End
+from pruneviz.model.tensors import holders_of
+
+# (name of a bias, of an operator, dimension it sums over) -> what is added, in float64
+Folds = dict[tuple[str, str, int], Tensor]
+
+
+def folder(
+    w: Walk, gone: np.ndarray, folds: Folds
+) -> Callable[[Node, Callable[[Node], Any]], None]:
+    """Watch a masked run, and work out what constants add to which bias: W c, summed over a kernel."""
+
+    def bad(end: End, at: np.ndarray, why: str) -> None:
+        raise GraphError(f"operator {end.node.target} cannot lose these units: {why}.")
+
+    def constant(end: End, at: np.ndarray, c: Tensor, env: Callable[[Node], Any]) -> None:
+        assert end.weight is not None and end.bias is not None
+        weight = env(end.weight).detach().double()
+        c, index = c.to(weight.device), torch.from_numpy(at).to(weight.device)
+        if end.blocks > 1:
+            each = weight.shape[1]
+            rows = weight.reshape(end.blocks, -1, each, weight[0, 0].numel()).sum(-1)
+            full = torch.zeros(end.blocks * each, dtype=c.dtype, device=c.device)
+            full[index] = c
+            extra = torch.einsum("bok,bk->bo", rows, full.reshape(end.blocks, each)).reshape(-1)
+        else:
+            columns = weight.movedim(end.weight_dim, 0)[index]  # (removed, out, kernel)
+            extra = torch.tensordot(c, columns.reshape(*columns.shape[:2], -1).sum(-1), 1)
+        folds[w.traced.sources[end.bias][1], end.node.name, end.dim] = extra
+
+    return watcher(w, gone, bad, constant)
+
+
+def fold(w: Walk, new: nn.Module, folds: Folds, gone: np.ndarray) -> None:
+    """Add to each bias of a cut model what its silenced inputs contribute, in place.
+
+    Raises
+    ------
+    GraphError
+        If a layer is used in several places, and different constants arrive there.
+    """
+    by_bias: dict[str, dict[str, Tensor]] = {}
+    for (name, node, _), extra in folds.items():
+        at = by_bias.setdefault(name, {})
+        at[node] = at[node] + extra if node in at else extra
+    holders = holders_of(new) if by_bias else {}
+    for name, at in by_bias.items():
+        extras = list(at.values())
+        ids = w.tensors.get((name, 0, 1))
+        stays = slice(None) if ids is None else torch.from_numpy(~gone[w.atoms.roots(ids)])
+        first = extras[0][stays]
+        if any(not torch.allclose(first, e[stays], rtol=1e-6, atol=1e-12) for e in extras[1:]):
+            raise GraphError(
+                f"{name!r} is used in several places, where different constants arrive: they cannot "
+                "all be folded into one bias. Leave the units that feed it out of the plan."
+            )
+        tensor = holders[name][0]
+        tensor.data += first.to(tensor)

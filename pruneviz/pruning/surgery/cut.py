@@ -1,0 +1,163 @@
+"""Cut tensors out of a model, in place, and tell its layers their new sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from pruneviz.core.errors import GraphError
+from pruneviz.model.attention import SlimAttention, slim
+from pruneviz.model.tensors import holders_of
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What is taken out of one model: enough to do it again.
+
+    Parameters
+    ----------
+    keep : tuple of (tensor, dim, blocks, ndarray of bool)
+        Along a dimension of a tensor, what stays; `blocks` as in `Slice`.
+    attributes : tuple of (layer, attribute, value)
+        Sizes that a layer's own Python reads.
+    """
+
+    keep: tuple[tuple[str, int, int, np.ndarray], ...]
+    attributes: tuple[tuple[str, str, Any], ...] = field(default=())
+
+
+def cut(model: nn.Module, what: Cut) -> None:
+    """Cut a model in place: parameters, buffers, ties, and the sizes that its layers hold.
+
+    Raises
+    ------
+    GraphError
+        If a tensor does not have the size that is to be cut.
+    """
+    holders = holders_of(model)
+    touched: dict[int, list[tuple[nn.Module, str]]] = {}
+    new: dict[int, Tensor] = {}
+    # columns of grouped convolutions first: their blocks are blocks of rows
+    for name, dim, blocks, keep in sorted(what.keep, key=lambda k: -k[2]):
+        if name not in holders:
+            raise GraphError(
+                f"there is no tensor {name!r} in this model: the plan is of another one."
+            )
+        old, places = holders[name]
+        touched[id(old)] = places
+        new[id(old)] = without(new.get(id(old), old.detach()), name, dim, blocks, keep)
+    for key, places in touched.items():
+        module, attribute = places[0]
+        parameter = module._parameters.get(attribute)
+        tensor = new[key]
+        if parameter is not None:
+            tensor = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+        for module, attribute in places:  # all holders of a tied tensor share the new one
+            store = module._parameters if attribute in module._parameters else module._buffers
+            store[attribute] = tensor  # type: ignore[assignment]
+    cut_modules = {id(m) for places in touched.values() for m, _ in places}
+    for module in model.modules():
+        inner = [m for m in module.children() if m is getattr(module, "parametrizations", None)]
+        inner = [part for m in inner for part in m.children()]
+        if any(id(m) in cut_modules for m in (module, *inner)):
+            resize(module)
+    for module in model.modules():
+        # torch's encoder passes padding on as nested tensors, which only its own attention reads
+        if isinstance(module, nn.TransformerEncoder) and any(
+            isinstance(m, SlimAttention) for m in module.modules()
+        ):
+            module.use_nested_tensor = False
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for layer, attribute, value in what.attributes:
+        setattr(modules[layer], attribute, value)
+
+
+def without(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> Tensor:
+    """Return a tensor with only what stays along a dimension (block by block)."""
+    size = t.shape[dim] * blocks
+    if size != keep.size:
+        raise GraphError(
+            f"{name!r} has {size} places along dimension {dim}, but the plan speaks of {keep.size}: "
+            "it is of another model."
+        )
+    if blocks == 1:
+        new = t.index_select(dim, torch.from_numpy(np.flatnonzero(keep)).to(t.device))
+    else:
+        parts = keep.reshape(blocks, -1)  # (blocks, columns)
+        if len(set(parts.sum(1))) > 1:
+            raise GraphError(
+                f"the same number must stay in each of the {blocks} groups of {name!r}, but the plan "
+                f"keeps {parts.sum(1).tolist()}."
+            )
+        pieces = t.reshape(blocks, -1, *t.shape[1:])  # (blocks, rows, columns, ...)
+        index = [torch.from_numpy(np.flatnonzero(p)).to(t.device) for p in parts]
+        chosen = [piece.index_select(1, i) for piece, i in zip(pieces, index, strict=True)]
+        new = torch.cat(chosen)
+    if t.ndim == 4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last):
+        new = new.contiguous(memory_format=torch.channels_last)
+    return new
+
+
+def resize(module: nn.Module) -> None:
+    """Set the sizes that a layer of torch's own holds from the shapes of its tensors."""
+    weight = getattr(module, "weight", None)
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    if isinstance(module, nn.MultiheadAttention):
+        slim(module)
+    elif not shape and isinstance(module, _NormBase) and module.running_mean is not None:
+        module.num_features = len(module.running_mean)
+    elif not shape:
+        return
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = shape
+    elif isinstance(module, _ConvNd):
+        _resize_conv(module, shape)
+    elif isinstance(module, _NormBase):
+        module.num_features = shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        if module.num_groups == module.num_channels:  # each channel on its own
+            module.num_groups = shape[0]
+        module.num_channels = shape[0]
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = shape
+    elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        module.num_embeddings, module.embedding_dim = shape
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = shape[0]
+    elif hasattr(module, "nf") and len(shape) == 2:  # GPT-2's Conv1D
+        vars(module).update({"nf": shape[1], "nx": shape[0]})
+
+
+def _resize_conv(module: _ConvNd, shape: tuple[int, ...]) -> None:
+    transposed = isinstance(module, _ConvTransposeNd)
+    if module.groups > 1 and module.in_channels == module.groups:  # each channel on its own
+        each = module.out_channels // module.groups
+        module.groups = shape[0] if transposed else shape[0] // each
+    if transposed:
+        module.in_channels, module.out_channels = shape[0], shape[1] * module.groups
+    else:
+        module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
+
+
+def sizes_of(module: nn.Module) -> Iterable[tuple[str, Any]]:
+    """Yield the whole numbers, and sequences of them, among a module's own attributes."""
+    for name, value in vars(module).items():
+        if name.startswith("_") and name not in ("_num_heads",):
+            continue
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int) or (
+            isinstance(value, (tuple, list))
+            and value
+            and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        ):
+            yield name, value

@@ -1,0 +1,310 @@
+"""Which neurons can never fire: bounds of every unit for a whole box of inputs."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Groups
+from pruneviz.graph.find_groups import walked
+from pruneviz.graph.grouping import build
+from pruneviz.graph.interpreter import call, promoted, promoted_types
+from pruneviz.graph.silence import spread
+from pruneviz.graph.state import Walk
+from pruneviz.graph.values import args_of, name_of, schema_of, sizes
+from pruneviz.model.forward import arguments, quiet
+from pruneviz.model.hooks import evaluating
+from pruneviz.model.tensors import check_fit, held, tensors_of
+from pruneviz.redundancy.interval_rules import RULES, Call
+from pruneviz.redundancy.intervals import Interval, uncertain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+STEADY = 1e-6  # a unit that varies by no more than this share of itself is constant
+
+
+def bounds(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    low: float | Tensor,
+    high: float | Tensor,
+    groups: Groups | None = None,
+) -> pd.DataFrame:
+    """Bound every unit where its consumers read it, for all inputs of a box: *proved*, not observed.
+
+    Intervals go through the graph of the model, operator by operator. They never promise too much,
+    but the deeper the wider: a unit that the bounds do not prove dead may be dead all the same.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Bounded as it is in eval mode. Not changed.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward. Its first floating-point tensor gives way to the box; all else,
+        such as ids or masks, stays as it is here.
+    low, high : float or Tensor
+        The box: every number of that tensor lies between them. Tensors broadcast to one example.
+    groups : Groups, optional
+        From `find_groups`; None: they are found here.
+
+    Returns
+    -------
+    DataFrame
+        One row a unit that can be cut: ``group``, ``unit``, ``low`` and ``high`` over all
+        positions, consumers and examples (in exact arithmetic, computed in float64; infinite behind
+        an operator without a rule), and ``kind``:
+
+        * ``"dead"``: it is 0 for every input of the box, whatever the rounding;
+        * ``"constant"``: it is one and the same number, up to 1e-6 of itself, and not 0;
+        * ``"always on"``: it is above 0 for every input of the box, whatever the rounding;
+        * ``""``: nothing is proved.
+
+    Raises
+    ------
+    ArgumentError
+        If `low` is somewhere above `high`, or they contain NaN or have another shape than one
+        example; if the example holds no floating-point tensor; if `groups` are of another model.
+    GraphError
+        If `torch.export` cannot follow the model.
+
+    Notes
+    -----
+    A ReLU gives exactly 0 where the number that *arrives* is not positive; but a forward in float32
+    arrives a little beside the exact number. So the intervals go through the graph twice: as they
+    are, for ``low`` and ``high``, and for "dead" and "always on" widened at every operator by the
+    errors that the forward's own arithmetic can make, such as (n + 2) · eps · (|W| |x| + |b|) for
+    sums of n products in any order. A row of zeros with a bias ≤ 0 makes no error, and stays dead.
+    A unit with ``high`` 0 and no kind has a margin too small to tell. Not covered is an arithmetic
+    coarser than the type of the tensors: TF32, or autocast outside the model.
+
+    References
+    ----------
+    Gowal et al. 2018, "On the Effectiveness of Interval Bound Propagation for Training Verifiably
+    Robust Models", arXiv:1810.12715: the bounds. Serra, Yu, Kumar, Ramalingam 2021, "Scaling Up
+    Exact Neural Network Compression by ReLU Stability", arXiv:2102.07804: what can be removed
+    without loss since it is stable over a domain.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> from pruneviz.redundancy.bounds import bounds
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight.copy_(torch.tensor([[1.0, -2.0], [1.0, 1.0], [0.0, 0.0]]))
+    ...     _ = model[0].bias.copy_(torch.tensor([0.5, -2.5, 0.5]))
+    >>> bounds(model, torch.zeros(1, 2), low=0, high=1)
+      group  unit  low  high      kind
+    0     0     0  0.0   1.5
+    1     0     1  0.0   0.0      dead
+    2     0     2  0.5   0.5  constant
+    """
+    import pandas as pd
+
+    model = checks.unwrapped(model)
+    at, box = _box(example_input, low, high)
+    w = walked(model, example_input)
+    if groups is None:
+        groups = build(w, approximate=False)
+    checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
+    cut = [g for g in groups if not g.frozen]
+    check_fit(groups, cut, held(model), "groups")
+    with quiet(), evaluating(w.traced.model):
+        exact, sure = (_by_root(w, at, box, rounded=r) for r in (False, True))
+    rows: list[tuple[Any, ...]] = []
+    for g in cut:
+        # a unit is what all of its places are
+        roots = [w.atoms.roots(_ids(w, s.tensor, s.dim, s.blocks)[s.index]) for s in g.slices]
+        places = np.concatenate(roots, 1)  # (units, places)
+        lo, hi = exact[0][places].min(1), exact[1][places].max(1)
+        sure_lo, sure_hi = sure[0][places].min(1), sure[1][places].max(1)
+        unread = ~(lo <= hi)  # or not a number
+        lo[unread], hi[unread] = -math.inf, math.inf
+        scale = np.maximum(np.abs(lo), np.abs(hi))
+        steady = np.isfinite(scale) & (scale > 0)
+        steady[steady] = (hi - lo)[steady] <= STEADY * scale[steady]
+        kinds = np.select(
+            [(sure_lo == 0) & (sure_hi == 0), steady, (sure_lo > 0) & ~unread],
+            ["dead", "constant", "always on"],
+            "",
+        )
+        rows += zip([g.name] * g.size, range(g.size), lo, hi, kinds.tolist(), strict=True)
+    return pd.DataFrame(rows, columns=["group", "unit", "low", "high", "kind"])
+
+
+def _box(example_input: Any, low: Any, high: Any) -> tuple[int, Interval]:
+    """Return which of the example's values gives way to the box, and the box."""
+    leaves = tree_leaves(arguments(example_input))
+    floats = [i for i, v in enumerate(leaves) if isinstance(v, Tensor) and v.is_floating_point()]
+    if not floats:
+        kinds = ", ".join(str(v.dtype) for v in leaves if isinstance(v, Tensor))
+        raise ArgumentError(
+            "`example_input` must hold a floating-point tensor, which gives way to the box, but its "
+            f"tensors are {kinds}. Bound a model of embeddings instead of ids."
+        )
+    shape = tuple(leaves[floats[0]].shape)
+    box = Interval(_side(low, "low", shape), _side(high, "high", shape))
+    above = (box.lo > box.hi).flatten()
+    if above.any():
+        i = int(above.nonzero()[0])
+        raise ArgumentError(
+            "`low` must nowhere be above `high`, but "
+            f"{box.lo.flatten()[i]:g} and {box.hi.flatten()[i]:g} were passed. Are they swapped?"
+        )
+    return floats[0], box
+
+
+def _side(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return one side of the box in the shape of the example, float64 on the CPU."""
+    want = f"`{name}` must be a number, or a tensor that broadcasts to one example, shape "
+    want += f"{shape[1:]}, but"
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number and not isinstance(value, (Tensor, np.ndarray)):
+        raise ArgumentError(f"{want} {value!r} was passed.")
+    side = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
+    if side.isnan().any():
+        raise ArgumentError(f"`{name}` contains NaN: such a box holds nothing.")
+    try:
+        return side.broadcast_to(shape)
+    except RuntimeError as e:
+        raise ArgumentError(f"{want} shape {tuple(side.shape)} was passed.") from e
+
+
+def _ids(w: Walk, name: str, dim: int, blocks: int) -> np.ndarray:
+    """Atoms of the places along a dimension of a tensor."""
+    if (name, dim, blocks) not in w.tensors:
+        raise ArgumentError(
+            f"`groups` is of another model: here no units lie along dimension {dim} of {name!r}."
+        )
+    return w.tensors[name, dim, blocks]
+
+
+def _by_root(w: Walk, at: int, box: Interval, *, rounded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Run intervals through the graph; return the lowest and highest of each unit where it ends."""
+    low, high = np.full(w.atoms.size, math.inf), np.full(w.atoms.size, -math.inf)
+    tensors = tensors_of(w.traced.model)
+    given = iter(range(len(w.traced.inputs)))
+    shared = _shared(w)
+    env: dict[Node, Any] = {}
+    nodes = [n for n in w.traced.nodes if n in w.traced.live and n.op != "output"]
+    last = {n: node for node in nodes for n in node.all_input_nodes}
+    for node in nodes:
+        if node.op == "placeholder":
+            kind, name = w.traced.sources[node]
+            i = next(given) if kind == "input" else -1
+            value: Any = w.traced.inputs[i] if kind == "input" else tensors.get(name)
+            value = w.traced.constants[name] if kind == "constant" else value
+            if i == at:
+                value = Interval(box.lo.to(value.device), box.hi.to(value.device))
+            # a forward may write into its buffers
+            env[node] = value.clone() if isinstance(value, Tensor) else value
+            continue
+        if node.op == "get_attr":
+            env[node] = getattr(w.traced.root, str(node.target))
+            continue
+        for end in (e for e in w.ends if e.node is node):
+            for operand, dim in ((end.value, end.dim), (end.other, end.weight_dim)):
+                if operand is not None:
+                    v, roots = env[operand], w.atoms.roots(end.ids)
+                    lo, hi = (v.lo, v.hi) if isinstance(v, Interval) else (v, v)
+                    np.minimum.at(low, roots, spread(lo, dim, np.arange(roots.size))[0])
+                    np.maximum.at(high, roots, spread(hi, dim, np.arange(roots.size))[1])
+        env[node] = _result(node, env, shared, rounded)
+        for n in node.all_input_nodes:
+            if last[n] is node:
+                del env[n]
+    return low, high
+
+
+def _result(node: Node, env: dict[Node, Any], shared: dict[Node, int], rounded: bool) -> Any:
+    """Run one operator: as it is, or on intervals by its rule."""
+    op = call(node)
+    args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
+    if op is operator.getitem and isinstance(args[0], (list, tuple)):
+        return args[0][args[1]]
+    schema = schema_of(node).arguments if isinstance(op, torch._ops.OpOverload) else []
+    names = [arg.name for arg in schema]
+    a = {arg.name: arg.default_value for arg in schema if arg.has_default_value()}
+    a |= dict(zip(names, args, strict=False)) | kwargs
+    known = not uncertain((args, kwargs))
+    if known and not _random(node, a):  # as the forward does, in its own type
+        return op(*args, **kwargs)
+    written = {arg.name for arg in schema if arg.alias_info and arg.alias_info.is_write}
+
+    def out_of_place(**given: Any) -> Any:
+        return op(**{k: v.clone() if k in written else v for k, v in given.items()})
+
+    val, name = node.meta.get("val"), name_of(node)
+    tensors = [v for v in tree_leaves(val) if isinstance(v, Tensor)]
+    floats = [v.dtype for v in tensors if v.is_floating_point()]
+    f = torch.finfo(floats[0]) if rounded and floats else None
+    value = None
+    if name in RULES and not known and (floats or not tensors):
+        a = promoted_types(tree_map(promoted, a))
+        value = RULES[name](Call(name, out_of_place, a, f))
+    value = _checked(value, val, f)
+    operands = dict(zip(names, args_of(node), strict=False)) | node.kwargs
+    for x in (n for k in written for n in tree_leaves(operands.get(k)) if isinstance(n, Node)):
+        for n in [n for n in env if n in shared and shared[n] == shared.get(x)]:
+            env[n] = _checked(None, n.meta["val"], None)  # something was written somewhere in it
+    return value
+
+
+def _random(node: Node, a: dict[str, Any]) -> bool:
+    """Whether an operator gives other numbers each time."""
+    off = a.get("train") is False or a.get("training") is False or a.get("dropout_p") == 0
+    drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return (drawn and not off) or "empty" in name_of(node)
+
+
+def _checked(value: Any, val: Any, f: torch.finfo | None) -> Any:
+    """Return what a rule found, with rounding errors and without nonsense; or that nothing is known."""
+    if isinstance(val, (list, tuple)):
+        parts = value if isinstance(value, (list, tuple)) else [None] * len(val)
+        return [_checked(part, v, f) for part, v in zip(parts, val, strict=True)]
+    if val is None or (value is not None and not isinstance(value, Interval)):
+        return value
+    shape = sizes(val.shape) if isinstance(val, Tensor) else ()
+    real = isinstance(val, Tensor) and val.is_floating_point()
+    if value is None or not real or value.lo.shape != shape:
+        device = val.device if isinstance(val, Tensor) else None
+        infinite = torch.full(shape, math.inf, dtype=torch.float64, device=device)
+        return Interval(-infinite, infinite)
+    lo, hi = value.lo, value.hi
+    bad = lo.isnan() | hi.isnan() | (lo > hi)
+    if f is not None:
+        lo = lo - (lo.abs() * 4 * f.eps + f.tiny * (lo != 0))
+        hi = hi + (hi.abs() * 4 * f.eps + f.tiny * (hi != 0))
+        bad |= value.mag > f.max  # the forward may run over
+    return Interval(lo.masked_fill(bad, -math.inf), hi.masked_fill(bad, math.inf))
+
+
+def _shared(w: Walk) -> dict[Node, int]:
+    """Give every tensor of a graph a number; those that may share memory have the same."""
+    of: dict[int, int] = {}
+    found: dict[Node, int] = {}
+    for node in w.traced.nodes:
+        val = next((v for v in tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)), None)
+        if val is None:
+            continue
+        memory = val.untyped_storage()._cdata  # parts of a split have one
+        source = next((n for n in node.all_input_nodes if n in found), None)
+        maybe = torch.Tag.maybe_aliasing_or_mutating in getattr(node.target, "tags", ())
+        of.setdefault(memory, found[source] if maybe and source is not None else memory)
+        found[node] = of[memory]
+    return found
+
+
+FAR = 1e6  # a box this large holds any input that makes sense

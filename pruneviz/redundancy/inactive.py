@@ -1,0 +1,134 @@
+"""Which units sleep: never fire, never change, hardly ever fire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pruneviz.core import checks
+from pruneviz.core.groups import Groups
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.evidence.moments import Moments
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+RARE = 0.01  # of the rows: active less often is rarely
+STEADY = 1e-6  # of the largest value: varies less is constant
+KINDS = ("dead", "constant", "rare")
+
+
+def find_sleepers(
+    evidence: Evidence, *, groups: Groups | None = None, rare: float = RARE
+) -> pd.DataFrame:
+    """List the units that were never active, always the same, or rarely active, where they are read.
+
+    What was *observed*: on other data a unit may wake up. `bounds` proves.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        From `collect`.
+    groups : Groups, optional
+        From `find_groups` on the same model: one row for each unit of a group that can be cut, at the
+        first layer that reads it. Default: for each input of each layer, whoever made it.
+    rare : float
+        A unit is rarely active if the share of its values that are not 0 is at most this, in [0, 1).
+
+    Returns
+    -------
+    DataFrame
+        One row a sleeper: ``layer`` that reads it, ``group`` (only with `groups`), ``unit`` (its
+        number in the group; without groups that of the input), ``kind``; ``active``, the share of
+        values that are not 0; ``mean``, ``std``, ``low``, ``high``. Kinds: ``"dead"`` (always 0),
+        ``"constant"`` (always the same, not 0), ``"rare"``. Counts:
+        ``frame.groupby(["layer", "kind"]).size()``.
+
+    Raises
+    ------
+    ArgumentError
+        If `rare` is out of range, or the evidence saw no layer that reads a group.
+
+    References
+    ----------
+    Hu, Peng, Tai, Tang 2016, "Network Trimming", arXiv:1607.03250, eq. 1: the share of zeros.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> with torch.no_grad():
+    ...     _ = model[0].weight.zero_()
+    ...     _ = model[0].bias.copy_(torch.tensor([-1.0, 0.5, 2.0]))
+    >>> evidence = pv.collect(model, [torch.randn(8, 2)], layers=["2"])
+    >>> pv.find_sleepers(evidence)[["layer", "unit", "kind", "mean"]]
+      layer  unit      kind  mean
+    0     2     0      dead   0.0
+    1     2     1  constant   0.5
+    2     2     2  constant   2.0
+    """
+    import pandas as pd
+
+    hint = "Collect it: pv.collect(model, batches)."
+    checks.kind(evidence, "evidence", Evidence, hint)
+    rare = checks.sparsity(rare, "rare")
+    rows: list[dict[str, Any]] = []
+    if groups is None:
+        for layer, m in evidence.inputs.items():
+            rows += _rows({"layer": layer}, _one_each(m), rare)
+    else:
+        checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
+        for g in groups:
+            if not g.frozen:
+                layer, m = evidence.of_units(g)
+                rows += _rows({"layer": layer, "group": g.name}, m, rare)
+    first = ["layer"] if groups is None else ["layer", "group"]
+    columns = [*first, "unit", "kind", "active", "mean", "std", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def kinds(m: Moments, rare: float = RARE) -> np.ndarray:
+    """Return the kind of each unit, ``""`` for those awake, from moments of shape (units, k).
+
+    >>> import torch
+    >>> kinds(Moments.of(torch.tensor([[[0.0], [0.0]], [[2.0], [2.0]], [[1.0], [0.0]]])))
+    array(['dead', 'constant', ''], dtype='<U8')
+    """
+    top = m.max
+    still = (m.high - m.low <= STEADY * top).all(1).numpy()
+    dead = (top == 0).all(1).numpy()
+    seldom = (_active(m) <= rare).numpy()
+    return np.select([dead, still, seldom], ["dead", "constant", "rare"], "").astype("<U8")
+
+
+def _rows(head: dict[str, Any], m: Moments, rare: float) -> list[dict[str, Any]]:
+    kind = kinds(m, rare)
+    active, mean = _active(m), m.mean.mean(1)
+    std = (m.square.mean(1) - mean**2).clamp(min=0).sqrt()  # over all positions of a unit
+    std[(m.high.amax(1) == m.low.amin(1))] = 0
+    return [
+        {
+            **head,
+            "unit": int(u),
+            "kind": str(kind[u]),
+            "active": float(active[u]),
+            "mean": float(mean[u]),
+            "std": float(std[u]),
+            "low": float(m.low[u].min()),
+            "high": float(m.high[u].max()),
+        }
+        for u in np.flatnonzero(kind != "")
+    ]
+
+
+def _active(m: Moments) -> torch.Tensor:
+    """Share of all values of a unit that are not 0; a quotient of counts, so that 1 in 100 is 0.01."""
+    return (m.count - m.zeros).sum(1) / (m.count * m.zeros.shape[1])
+
+
+def _one_each(m: Moments) -> Moments:
+    """Moments in which each column is a unit of its own: shape (n, 1)."""
+    return m.diagonal().each(lambda t: t.reshape(-1, 1))

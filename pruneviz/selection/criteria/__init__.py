@@ -1,0 +1,5 @@
+"""Criteria, registered: importing this package fills `CRITERIA`."""
+
+from pruneviz.selection.criteria import data as data
+from pruneviz.selection.criteria import obs_units as obs_units
+from pruneviz.selection.criteria import weights as weights

@@ -1,0 +1,125 @@
+"""The second-order choice of units for a model: who reads whom, and in which order units go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Group
+from pruneviz.core.names import plain, tensor_name
+from pruneviz.core.slices import Slice
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.model.layers import blocks_of, columns_of, consumers, turned, weight_of
+from pruneviz.model.tensors import Held, held
+from pruneviz.selection.criteria.obs import Layer, Reader, eliminate
+from pruneviz.selection.criteria.registry import register
+
+
+@register(
+    "obs",
+    source="Hassibi & Stork 1992, Optimal Brain Surgeon, eq. 5, for units",
+    formula="place in the elimination by tr(Wₚᵀ F Wₚ ([H⁻¹]ₚₚ)⁻¹) ÷ MACs",
+    needs=("model",),
+    scope="global",
+    granularity="unit",
+)
+def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) -> dict[str, Tensor]:
+    """Score the units of some groups by their place in one elimination over all of them.
+
+    Raises
+    ------
+    ArgumentError
+        If the evidence has no gradients, or not the co-moment of any layer that reads a group.
+    """
+    if not evidence.output_grad:
+        raise ArgumentError(
+            "criterion 'obs' needs gradients, but `evidence` has none. Collect them: "
+            "pv.collect(model, batches, loss=F.cross_entropy)."
+        )
+    groups, known, have = list(groups), consumers(model), held(model)
+    layers = {n: m for n, m in known.items() if n in evidence.inputs and n in evidence.output_grad}
+    makes, reads = _places(groups, layers, have)
+    readers = {}
+    for g in groups:
+        found = [(n, reads[n][g.name]) for n in layers if g.name in reads[n]]
+        usable = [r for n, s in found for r in _reader(layers[n], n, s, evidence)]
+        if not usable:
+            raise ArgumentError(
+                f"criterion 'obs' needs the co-moment of what reads group {g.name!r} "
+                f"({', '.join(g.consumers) or 'nobody'}), but `evidence` has none. Protect the group, or "
+                "collect with comoment='all'."
+            )
+        readers[g.name] = usable
+    work = [
+        Layer(n, _macs(n, m, evidence) * rows_share * columns_share, made, read, rows)
+        for n, m in layers.items()
+        for made, rows, rows_share in _shares(makes[n], m)
+        for read, _, columns_share in _shares(reads[n], m)
+    ]
+    return eliminate(readers, work)
+
+
+def _places(
+    groups: list[Group], layers: dict[str, nn.Module], have: dict[str, Held]
+) -> tuple[dict[str, dict[str, Slice]], dict[str, dict[str, Slice]]]:
+    """For each layer the groups that it makes, and those that it reads, with the places of their units."""
+    by_tensor: dict[int, list[str]] = {}
+    for name in layers:
+        weight = have.get(plain(tensor_name(name)))
+        if weight is None:
+            raise ArgumentError(
+                f"criterion 'obs' needs the weight of layer {name!r} itself, but a parametrization "
+                "computes it. Choose another criterion, or make it permanent: "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
+            )
+        key = id(weight.tensor)
+        by_tensor.setdefault(key, []).append(name)
+    makes: dict[str, dict[str, Slice]] = {n: {} for n in layers}
+    reads: dict[str, dict[str, Slice]] = {n: {} for n in layers}
+    for g in groups:
+        for s in g.slices:
+            for name in by_tensor.get(id(have[plain(s.tensor)].tensor), ()):
+                inputs = 0 if turned(layers[name]) else 1
+                (reads if s.dim == inputs else makes)[name].setdefault(g.name, s)
+    return makes, reads
+
+
+def _shares(
+    places: dict[str, Slice], module: nn.Module
+) -> Iterator[tuple[str, Tensor | None, float]]:
+    """Yield groups, the places of their units, and their share of a layer; then what is left of it."""
+    left, weight = 1.0, weight_of(module)
+    for group, s in places.items():
+        index = torch.from_numpy(s.index.astype("int64"))
+        share = index.numel() / (weight.shape[s.dim] * s.blocks)
+        left -= share
+        yield group, index, share
+    if left > 1e-9:
+        yield "", None, left
+
+
+def _reader(module: nn.Module, name: str, s: Slice, evidence: Evidence) -> list[Reader]:
+    """Return what one layer reads of a group: nothing where its co-moment is missing."""
+    seen, blocks = evidence.columns(name), blocks_of(module).double().cpu()
+    if not seen.full:
+        return []
+    # each block of outputs reads its own channels
+    weight, square = torch.block_diag(*blocks), seen.covariance
+    square = square if square.ndim == 2 else torch.block_diag(*square)
+    columns = columns_of(s.index, weight.shape[1] // evidence.inputs[name].mean.shape[-1])
+    flat = columns.flatten()
+    index = torch.arange(len(flat)).reshape(columns.shape)
+    grad = evidence.output_grad[name].double()
+    return [Reader(weight[:, flat], square[flat][:, flat], grad, index, name)]
+
+
+def _macs(name: str, module: nn.Module, evidence: Evidence) -> float:
+    """Multiply-accumulates of a layer for one example."""
+    positions = evidence.columns(name).count / max(1, evidence.examples)
+    if name not in evidence.patches:  # pixels that were read were counted, not those that were made
+        positions /= math.prod(getattr(module, "stride", ()))
+    return positions * weight_of(module).numel()

@@ -1,0 +1,116 @@
+"""What a criterion is told of the evidence, weight by weight or unit by unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Group
+from pruneviz.core.names import layer_name
+from pruneviz.evidence.evidence import Evidence, check_evidence
+from pruneviz.model.layers import blocks_of, consumers, turned, weight_of, weight_shapes
+from pruneviz.model.tensors import held
+from pruneviz.selection.criteria.registry import Criterion
+
+HOW = {
+    "grad_sq": "gradients, but `evidence` has none. Collect them: "
+    "pv.collect(model, batches, loss=F.cross_entropy).",
+    "input_sq": "what the layers read. Collect it: pv.collect(model, batches).",
+}
+
+
+class Facts:
+    """The part of the evidence that a criterion needs.
+
+    Parameters
+    ----------
+    chosen : Criterion
+    evidence : Evidence or None
+    model : nn.Module
+
+    Raises
+    ------
+    ArgumentError
+        If it needs evidence, and there is none, or it is of another model.
+    """
+
+    def __init__(self, chosen: Criterion, evidence: Evidence | None, model: nn.Module) -> None:
+        self.chosen = chosen
+        self.needs = [n for n in chosen.evidence if n not in ("reads", "model")]
+        self.layers = consumers(model) if chosen.evidence else {}
+        self.seen = evidence
+        self.same: dict[str, str] = {}  # every name of a tied weight to the one the evidence has
+        if not chosen.evidence:
+            return
+        if evidence is None:
+            raise ArgumentError(
+                f"criterion {chosen.name!r} needs evidence, but none was passed. Collect it: "
+                f"pv.collect(model, batches{', loss=F.cross_entropy' * self._gradients()})."
+            )
+        check_evidence(evidence, weight_shapes(model))
+        if self._gradients() and not evidence.output_grad:
+            raise self.missing("")
+        by_tensor: dict[int, list[str]] = {}
+        for name, h in held(model).items():
+            by_tensor.setdefault(id(h.tensor), []).append(name)
+        for names in by_tensor.values():
+            known = next((n for n in names if self._known(n)), None)
+            self.same |= dict.fromkeys(names, known) if known is not None else {}
+
+    def has(self, weight: str) -> bool:
+        """Whether there is evidence for a weight, if any is needed."""
+        return not self.needs or weight in self.same
+
+    def of(self, weight: Tensor, name: str) -> dict[str, Tensor]:
+        """Return what is needed for a weight: tensors of its shape."""
+        found = {}
+        for need in self.needs:
+            assert self.seen is not None
+            known = self.same[name]
+            if need == "input_sq":
+                found[need] = self._input_sq(known).to(weight.device)
+            else:
+                found[need] = getattr(self.seen, need)[known].to(weight.device)
+        return found
+
+    def of_units(self, group: Group) -> dict[str, Any]:
+        """Return the moments of a group's units where they are first read: shape (units, k)."""
+        if "reads" not in self.chosen.evidence:
+            return {}
+        assert self.seen is not None
+        return {"reads": self.seen.of_units(group)[1]}
+
+    def missing(self, where: str) -> ArgumentError:
+        """Say what is missing, and how to collect it."""
+        how = HOW["grad_sq" if self._gradients() else "input_sq"]
+        of = f" for the layers {where}" if where else ""
+        return ArgumentError(f"criterion {self.chosen.name!r} needs{of} {how}")
+
+    def _gradients(self) -> bool:
+        return bool({"grad_sq", "fisher", "model"} & set(self.chosen.evidence))
+
+    def _known(self, name: str) -> bool:
+        assert self.seen is not None
+        layer = layer_name(name)
+        return all(
+            layer in self.seen.inputs and name.endswith("weight") and layer in self.layers
+            if need == "input_sq"
+            else name in getattr(self.seen, need)
+            for need in self.needs
+        )
+
+    def _input_sq(self, name: str) -> Tensor:
+        """Mean square of what each weight multiplies; shape of the weight."""
+        assert self.seen is not None
+        module = self.layers[layer_name(name)]
+        groups, outputs, n = blocks_of(module).shape
+        square = self.seen.columns(
+            layer_name(name)
+        ).square  # (n,), (groups, n), or of channels alone
+        # no patches: their channels, tap after tap
+        square = square.flatten().repeat_interleave(groups * n // square.numel())
+        square = square.reshape(groups, 1, n).expand(groups, outputs, n)
+        shape = weight_of(module).shape
+        return square[0].T if turned(module) else square.reshape(shape)

@@ -1,0 +1,106 @@
+"""Units named in a line of text: which go, and which stay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from pruneviz.core.errors import ArgumentError
+
+Units = dict[str, dict[int, bool]]  # layer, number of the unit, whether it stays
+
+ITSELF = "(model)"  # the model itself has no name
+MOST = 100_000  # units in one range
+HOW = "Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit stays)."
+_ITEM = re.compile(r"([-−]?)\s*(\d{1,9})(?:\s*[-–]\s*(\d{1,9}))?")
+
+
+def read(text: str) -> Units:
+    """Read which units go (True: stay) from a line such as ``conv1: 3, 5-7; fc1: -12``.
+
+    Raises
+    ------
+    ArgumentError
+        If a part of it is no list of units, or says of one that it goes and that it stays.
+
+    Examples
+    --------
+    >>> read("conv1: 3, 5-7; fc1: -12")
+    {'conv1': {3: False, 5: False, 6: False, 7: False}, 'fc1': {12: True}}
+    >>> read(" ")
+    {}
+    >>> read("conv1 3")
+    Traceback (most recent call last):
+    ...
+    pruneviz.core.errors.ArgumentError: 'conv1 3' names no units. Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit stays).
+    """
+    units: Units = {}
+    for part in filter(str.strip, text.split(";")):
+        name, colon, numbers = part.rpartition(":")
+        name = name.strip()
+        if not colon or not name or not numbers.strip():
+            raise ArgumentError(f"{part.strip()!r} names no units. {HOW}")
+        there = units.setdefault("" if name == ITSELF else name, {})
+        for item in numbers.split(","):
+            stays, span = _item(item.strip(), name)
+            for unit in span:
+                if there.setdefault(unit, stays) != stays:
+                    raise ArgumentError(
+                        f"unit {unit} of {name!r} is named twice, once to go and once to stay. "
+                        "Leave one out."
+                    )
+    return units
+
+
+def write(units: Mapping[str, Mapping[int, bool]]) -> str:
+    """Write the line that `read` reads.
+
+    Examples
+    --------
+    >>> write({"conv1": {3: False, 7: False, 6: False, 5: False}, "fc1": {12: True}, "fc2": {}})
+    'conv1: 3, 5-7; fc1: -12'
+    """
+    parts = []
+    for name, wishes in units.items():
+        if ";" in name or name != name.strip():
+            raise ArgumentError(
+                f"layer {name!r} cannot be written by hand: its name has a semicolon, or ends in a "
+                "space. Rename it, or pass its units to pv.drop."
+            )
+        goes = _spans((u for u, stays in wishes.items() if not stays), "")
+        items = goes + _spans((u for u, stays in wishes.items() if stays), "-")
+        if items:
+            parts.append(f"{name or ITSELF}: {', '.join(items)}")
+    return "; ".join(parts)
+
+
+def _item(text: str, layer: str) -> tuple[bool, range]:
+    found = _ITEM.fullmatch(text)
+    if not found:
+        raise ArgumentError(f"{text!r}, after {layer!r}, is no number of a unit. {HOW}")
+    first, last = int(found[2]), int(found[3] or found[2])
+    if not 0 <= last - first < MOST:
+        raise ArgumentError(
+            f"{text!r}, after {layer!r}, must go from a number to a larger one, and name at most "
+            f"{MOST:,} units."
+        )
+    return bool(found[1]), range(first, last + 1)
+
+
+def _spans(numbers: Iterable[int], sign: str) -> list[str]:
+    """Write numbers, three or more in a row as a range.
+
+    >>> _spans([9, 4, 1, 2, 3, 8], "-")
+    ['-1-4', '-8', '-9']
+    """
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and runs[-1][-1] == n - 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return [
+        text
+        for run in runs
+        for text in ([f"{sign}{run[0]}-{run[-1]}"] if len(run) > 2 else [f"{sign}{n}" for n in run])
+    ]

@@ -1,0 +1,233 @@
+"""Which weights go, or which units, given their scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.names import layer_name
+from pruneviz.core.plan import Plan, Scores
+from pruneviz.selection.criteria.registry import CRITERIA, SCOPES
+from pruneviz.selection.drop import refusal
+from pruneviz.selection.ranking import lowest
+
+
+def select(
+    scores: Scores,
+    *,
+    sparsity: float | Mapping[str, float] | None = None,
+    threshold: float | None = None,
+    scope: str | None = None,
+    min_keep: int = 1,
+    protect: Iterable[str] = (),
+    round_to: int = 1,
+) -> Plan:
+    """Choose what to drop: the lowest scores, exactly as many as asked.
+
+    Parameters
+    ----------
+    scores : Scores
+        From `score`.
+    sparsity : float or mapping of str to float
+        Share to drop, in [0, 1): exactly ``round(sparsity * n)`` of the n weights of each layer (of
+        the n units of each group), or of the whole model for the global scope. Ties fall by index:
+        the first goes first. A mapping gives each layer, or group, its own; those that it does not
+        name stay whole.
+    threshold : float
+        Drop every weight, or unit, with a score below it. Give this or `sparsity`.
+    scope : str, optional
+        ``"layer"``: each layer (group) loses the same share. ``"global"``: all of them in one
+        ranking. Default: the criterion's own.
+    min_keep : int
+        At least so many weights stay in each layer, or units in each group: of these at least 1.
+    protect : iterable of str
+        Names of layers that stay whole, and with them every group to which their units belong; or
+        names of groups.
+    round_to : int
+        The number of units that stay in each group is a multiple of it. A group that has fewer
+        units stays whole.
+
+    Where `protect`, `min_keep` or `round_to` stand in the way, or parts of a group that must lose as
+    many units each (``group.even``), the nearest possible count below is dropped.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ArgumentError
+        If not exactly one of `sparsity` and `threshold` is given, a value is out of range, a layer
+        is unknown, a score is NaN, or `round_to` is asked of single weights.
+    GraphError
+        If `sparsity` names a layer whose units cannot be cut.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> scores = pv.Scores({"fc.weight": torch.tensor([[3.0, 1.0, 2.0, 1.0]])}, "magnitude")
+    >>> pv.select(scores, sparsity=0.25).keep["fc.weight"]
+    tensor([[ True, False,  True,  True]])
+    >>> pv.select(scores, threshold=2.5)
+    Plan for 4 weights in 1 layer: keeps 1, sparsity 0.750
+    """
+    checks.kind(scores, "scores", Scores, "Make them: pv.score(model, 'magnitude').")
+    groups = scores.groups
+    min_keep = checks.count(min_keep, "min_keep", low=0 if groups is None else 1)
+    round_to = checks.count(round_to, "round_to", low=1)
+    if groups is None and round_to > 1:
+        raise ArgumentError(
+            "`round_to` is for units, but these are scores of single weights. "
+            "Score units: pv.score(model, 'l2', groups=groups)."
+        )
+    if (sparsity is None) == (threshold is None):
+        raise ArgumentError(
+            "`select` takes either `sparsity`, such as 0.5, or `threshold`, such as 0.02: "
+            + ("neither was passed." if sparsity is None else "both were passed.")
+        )
+    if scope is None:
+        scope = CRITERIA[scores.criterion].scope if scores.criterion in CRITERIA else "layer"
+    checks.choice(scope, "scope", SCOPES)
+    if not scores.values:
+        raise ArgumentError("`scores` is empty: there is nothing to choose from.")
+    flat = {n: _flat(n, v, groups) for n, v in scores.values.items()}
+    whole = set(_parts(protect, flat, groups))
+    whole |= {g.name for g in groups or () if g.frozen}
+    stay = {  # what no choice may touch: protected layers, and the best `min_keep` of each
+        n: np.ones(v.size, bool) if n in whole else ~lowest(v, v.size - min_keep)
+        for n, v in flat.items()
+    }
+    if threshold is not None:
+        limit = checks.number(threshold, "threshold")
+        drop = {n: (v < limit) & ~stay[n] for n, v in flat.items()}
+    elif isinstance(sparsity, Mapping):
+        drop = _by_layer(flat, stay, _shares(sparsity, flat, groups))
+    elif scope == "layer":
+        drop = _by_layer(flat, stay, dict.fromkeys(flat, checks.sparsity(sparsity)))
+    else:
+        drop = _globally(flat, stay, checks.sparsity(sparsity))
+    if groups is not None:
+        below = threshold is not None
+        drop = {n: _allowed(groups[n], flat[n], drop[n], round_to, below) for n in flat}
+    return Plan({n: _like(~drop[n], scores.values[n]) for n in flat}, groups)
+
+
+def lowest_kept(scores: Scores, plan: Plan) -> float:
+    """Return the lowest score that stays: the threshold that a plan amounts to.
+
+    >>> scores = Scores({"w": torch.tensor([1.0, 2.0, 3.0])}, "magnitude")
+    >>> lowest_kept(scores, select(scores, sparsity=0.34))
+    2.0
+    """
+    return min(
+        (float(v[plan.keep[n]].min()) for n, v in scores.values.items() if plan.keep[n].any()),
+        default=math.inf,
+    )
+
+
+def tensors(layers: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Names of the known tensors that the named layers (or tensors) stand for, or raise.
+
+    >>> tensors(["fc1"], ["fc1.weight", "fc2.weight"])
+    ['fc1.weight']
+    """
+    if isinstance(layers, str):
+        layers = [layers]
+    known = list(known)
+    by_layer: dict[str, list[str]] = {name: [name] for name in known}
+    for name in known:
+        by_layer.setdefault(layer_name(name), []).append(name)
+    names = [checks.choice(layer, "layer", by_layer, what="layer") for layer in layers]
+    return [tensor for name in names for tensor in by_layer[name]]
+
+
+def _parts(
+    names: Iterable[str], flat: Mapping[str, np.ndarray], groups: Groups | None
+) -> list[str]:
+    """Return the keys of `flat` that names of layers, tensors or groups stand for."""
+    if groups is None:
+        return tensors(names, flat)
+    names = [names] if isinstance(names, str) else names
+    found = [g.name for name in names for g in groups.groups_of(name)]
+    return [name for name in found if name in flat and not groups[name].frozen]
+
+
+def _allowed(
+    group: Group, values: np.ndarray, drop: np.ndarray, round_to: int, below: bool
+) -> np.ndarray:
+    """Return the choice, (units,), or one of the nearest count below that can be cut from the group.
+
+    `below` a threshold no other unit may go than those chosen: the scarcest part decides.
+    """
+    labels = np.zeros(group.size, int) if group.even is None else group.even
+    parts = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    chosen = [int(drop[p].sum()) for p in parts]
+    most = min(chosen) if below else sum(chosen) // len(parts)
+    most = min(most, *(p.size - 1 for p in parts))  # one stays in each part
+    while most and (group.size - most * len(parts)) % round_to:
+        most -= 1
+    new = np.zeros(group.size, bool)
+    for p in parts:
+        new[p[lowest(values[p], most)]] = True
+    return new
+
+
+def _by_layer(
+    flat: dict[str, np.ndarray], stay: dict[str, np.ndarray], share: dict[str, float]
+) -> dict[str, np.ndarray]:
+    drop = {}
+    for n, v in flat.items():
+        k = min(round(share[n] * v.size), int((~stay[n]).sum()))
+        drop[n] = lowest(v, k)
+    return drop
+
+
+def _globally(
+    flat: dict[str, np.ndarray], stay: dict[str, np.ndarray], sparsity: float
+) -> dict[str, np.ndarray]:
+    free = np.concatenate([~s for s in stay.values()])
+    values = np.concatenate(list(flat.values()))
+    drop = np.zeros(values.size, bool)
+    drop[free] = lowest(values[free], min(round(sparsity * values.size), int(free.sum())))
+    cuts = np.cumsum([v.size for v in flat.values()])[:-1]
+    return dict(zip(flat, np.split(drop, cuts), strict=True))
+
+
+def _shares(
+    sparsity: Mapping[str, float], flat: dict[str, np.ndarray], groups: Groups | None
+) -> dict[str, float]:
+    share = dict.fromkeys(flat, 0.0)
+    for layer, value in sparsity.items():
+        parts = _parts([layer], flat, groups)
+        asked = checks.sparsity(value, f"sparsity[{layer!r}]")
+        if asked and not parts and groups is not None:
+            raise GraphError(refusal(layer, groups.groups_of(layer)[0]))
+        share.update(dict.fromkeys(parts, asked))
+    return share
+
+
+def _flat(name: str, values: torch.Tensor, groups: Groups | None) -> np.ndarray:
+    if groups is not None and tuple(values.shape) != (groups[name].size,):
+        raise ArgumentError(
+            f"the scores of group {name!r} must be one a unit, shape ({groups[name].size},), but "
+            f"have shape {tuple(values.shape)}."
+        )
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()  # numpy knows no bfloat16
+    array = values.detach().cpu().numpy().reshape(-1)
+    if np.isnan(array).any():
+        raise ArgumentError(
+            f"the scores of {name!r} contain NaN, which cannot be ranked. Mend the criterion, "
+            "or the weights it was given."
+        )
+    return array
+
+
+def _like(keep: np.ndarray, values: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(keep).view(values.shape).to(values.device)

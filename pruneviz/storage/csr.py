@@ -1,0 +1,150 @@
+"""Let the zeros be skipped: linear layers that multiply with compressed sparse rows."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.pruning.mask import bake
+
+KERNELS = ("mm", "linear")
+INDICES = {"csr_int64": torch.int64, "csr_int32": torch.int32}  # torch knows no others
+
+
+def to_csr(model: nn.Module, *, kernel: str = "mm", encoding: str = "csr_int32") -> nn.Module:
+    """Return a copy of a model whose linear layers store and multiply only what is not 0.
+
+    For inference only. Whether that is faster depends on the sparsity, the layer, the batch, the
+    kernel and the machine: `compare_latency` and `crossover` measure it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Masked or not. Not changed.
+    kernel : str
+        ``"mm"``: ``torch.mm(csr, x.T).T``; ``"linear"``: ``F.linear(x, csr)``, what one gets by putting
+        a CSR tensor in the place of the weight.
+    encoding : str
+        ``"csr_int32"`` or ``"csr_int64"``: the type of the indices.
+
+    Returns
+    -------
+    nn.Module
+        A new model. Each `nn.Linear` has become a layer with the same outputs, up to rounding;
+        convolutions and attention stay: torch has no sparse kernel for them. `measure` counts its
+        bytes and its MACs as they are.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no `nn.Linear`, or an argument is unknown.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> layer = torch.nn.Linear(100, 50)
+    >>> masked = pv.mask(layer, pv.select(pv.score(layer, "magnitude"), sparsity=0.9))
+    >>> sparse, x = pv.to_csr(masked), torch.randn(3, 100)
+    >>> sparse
+    SparseLinear(in_features=100, out_features=50, stored=500, kernel=mm)
+    >>> pv.measure(sparse, x).macs, pv.measure(masked, x).macs
+    (500, 5000)
+    >>> bool(torch.allclose(sparse(x), masked(x), atol=1e-5))
+    True
+    """
+    checks.choice(kernel, "kernel", KERNELS)
+    checks.choice(encoding, "encoding", INDICES)
+    new = bake(model)
+    if isinstance(new, nn.Linear):
+        return SparseLinear(new, kernel, INDICES[encoding])
+    found = False
+    inside = {id(m.out_proj) for m in new.modules() if isinstance(m, nn.MultiheadAttention)}
+    for module in list(new.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear) and id(child) not in inside:
+                setattr(module, name, SparseLinear(child, kernel, INDICES[encoding]))
+                found = True
+    if not found:
+        raise ArgumentError(
+            f"`model` ({type(model).__name__}) has no nn.Linear layer: torch multiplies sparse matrices, "
+            "but has no sparse convolution or attention. Shrink it instead: pv.prune(model, x, macs=0.5)."
+        )
+    return new
+
+
+class SparseLinear(nn.Module):
+    """A linear layer that stores its weight as compressed sparse rows.
+
+    Parameters
+    ----------
+    layer : nn.Linear
+    kernel : str
+        ``"mm"`` or ``"linear"``.
+    index : torch.dtype
+        int32 or int64.
+    """
+
+    crow: Tensor
+    col: Tensor
+
+    def __init__(
+        self, layer: nn.Linear, kernel: str = "mm", index: torch.dtype = torch.int32
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = layer.weight.shape
+        self.kernel = kernel
+        csr = csr_of(layer.weight.detach(), index)
+        self.register_buffer("crow", csr.crow_indices())
+        self.register_buffer("col", csr.col_indices())
+        self.value = nn.Parameter(csr.values(), requires_grad=False)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), False)
+        self.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x Wᵀ + b for x of shape (..., in_features)."""
+        _once()
+        shape = (self.out_features, self.in_features)
+        # put together anew each time, for 3 µs: hooks, state_dict and copies know only dense tensors
+        w = torch.sparse_csr_tensor(self.crow, self.col, self.value, shape, check_invariants=False)
+        flat = x if x.ndim == 2 else x.reshape(-1, self.in_features)
+        bias = self.bias
+        if self.kernel == "linear":
+            y = F.linear(flat, w, bias)
+        elif bias is None:
+            y = torch.mm(w, flat.T).T.contiguous()
+        else:
+            y = torch.addmm(bias.unsqueeze(1), w, flat.T).T.contiguous()
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Return what is shown of the layer."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"stored={self.value.numel()}, kernel={self.kernel}"
+        )
+
+
+def csr_of(weight: Tensor, index: torch.dtype = torch.int32) -> Tensor:
+    """Return a matrix as torch's CSR tensor, with indices of a type.
+
+    >>> csr_of(torch.eye(2)).col_indices()
+    tensor([0, 1], dtype=torch.int32)
+    """
+    _once()
+    csr = weight.to_sparse_csr()
+    parts = csr.crow_indices().to(index), csr.col_indices().to(index), csr.values()
+    return torch.sparse_csr_tensor(*parts, weight.shape, check_invariants=False)
+
+
+@cache
+def _once() -> None:
+    """Let torch say once, unheard, that its CSR tensors are in beta state."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        torch.eye(1).to_sparse_csr()

@@ -1,0 +1,244 @@
+"""Take the smaller model home: numbers in safetensors, and what was cut as text; no pickle."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pruneviz._version import VERSION
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.names import plain
+from pruneviz.model.forward import copy_of
+from pruneviz.model.tensors import holders_of
+from pruneviz.model.weights import Mask, places
+from pruneviz.pruning.shrink import RECORD
+from pruneviz.pruning.surgery.cut import Cut, cut
+from pruneviz.storage.packing import CSR, Csr, from_csr, to_csr
+
+KEY = "pruneviz"
+CSR_PARTS = ("crow", "col", "value")
+
+
+def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None:
+    """Write a model to one file: its tensors, and what `shrink` took out of it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From `shrink` or `prune`, trained further or not; several rounds are fine. An uncut model
+        can be saved too. Not changed.
+    path : str or Path
+        A safetensors file, such as ``"small.safetensors"``; written whole or not at all.
+    encoding : str
+        ``"dense"``, or ``"csr_int64"``, ``"csr_int32"``, ``"csr_int16"``: every weight as compressed
+        sparse rows, its zeros left out. What that takes `encodings` says beforehand. `load` gives
+        back equal numbers.
+
+    Raises
+    ------
+    ArgumentError
+        If the model is a shrunk program or carries a mask, the indices of a weight do not fit, or the
+        file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, torch, pruneviz as pv
+    >>> def build():
+    ...     return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.randn(3, 4)
+    >>> small = pv.prune(build(), x, sparsity=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pv.save(small, f"{folder}/small.safetensors")
+    ...     again = pv.load(f"{folder}/small.safetensors", build)
+    >>> bool(torch.equal(again(x), small(x)))
+    True
+    """
+    checks.choice(encoding, "encoding", ("dense", *CSR))
+    tensors, metadata = contents(model, encoding)
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        save_file(tensors, part, metadata=metadata)
+        part.replace(path)
+    except (OSError, SafetensorError) as e:
+        raise ArgumentError(f"`path` {str(path)!r} cannot be written: {e}.") from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what `save` writes: tensors by name, and the text that goes with them."""
+    checks.model(model)
+    if hasattr(model, "graph") and hasattr(model, "code"):
+        raise ArgumentError(
+            "`save` writes what a model's own code can be filled with, but a shrunk program has no "
+            "code of its own. Export it: torch.export.save(torch.export.export(program, args), path)."
+        )
+    if any(isinstance(m, Mask) for m in model.modules()):
+        raise ArgumentError(
+            "`model` carries masks, which `load` could not give back. Make the zeros plain values "
+            "first: pv.bake(model)."
+        )
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor):
+            raise ArgumentError(f"state_dict entry {name!r} is no tensor: it cannot be saved.")
+        same = first.setdefault(id(value), name)
+        if same == name:
+            tensors[name] = value.detach().cpu().contiguous().clone()
+        else:
+            aliases[name] = same
+    known = {plain(name) for name in holders_of(model)}
+    records = [_packed(c, known) for c in getattr(model, RECORD, ())]
+    data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
+    if encoding != "dense":
+        names = [n for n in places(model) if n in tensors]
+        data |= {"version": 2, "csr": {n: tuple(tensors[n].shape) for n in names}}
+        for name in names:
+            tensors |= _as_csr(name, tensors.pop(name), encoding)
+    return tensors, {KEY: json.dumps(data)}
+
+
+def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
+    """Build the original model anew, cut it as the saved one was, and fill in the saved numbers.
+
+    Nothing is unpickled: the file holds numbers and text.
+
+    Parameters
+    ----------
+    path : str or Path
+        From `save`.
+    build : callable
+        Returns the model as it was before it was shrunk; its numbers do not matter.
+
+    Returns
+    -------
+    nn.Module
+        In the mode, and on the device, in which `build` made it.
+
+    Raises
+    ------
+    ArgumentError
+        If the file is not there, is damaged, or `build` makes another model.
+
+    Examples
+    --------
+    See `save`.
+    """
+    if isinstance(build, nn.Module) or not callable(build):
+        raise ArgumentError(
+            "`build` must be a function that returns the model before it was shrunk, such as the "
+            f"class Net or lambda: Net(10), but {type(build).__name__} was passed."
+        )
+    path = Path(path)
+    if not path.is_file():
+        raise ArgumentError(f"`path` {str(path)!r} is not a file. Write one: pv.save(model, path).")
+    try:
+        with safe_open(path, framework="pt") as f:
+            text = (f.metadata() or {}).get(KEY)
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, not a dict
+        if text is None:
+            raise ArgumentError(
+                f"{str(path)!r} was not written by pv.save: it says nothing of cuts."
+            )
+        data = json.loads(text)
+        if data["version"] not in (1, 2):
+            raise ArgumentError(
+                f"{str(path)!r} is of a newer pruneviz ({data['by']}): update this one."
+            )
+        cuts = [_unpacked(c) for c in data["cuts"]]
+        for name, shape in data.get("csr", {}).items():
+            parts = [tensors.pop(f"{name}.{part}") for part in CSR_PARTS]
+            tensors[name] = _from_csr(name, parts, shape)
+    except (
+        SafetensorError,
+        json.JSONDecodeError,
+        KeyError,
+        TypeError,
+        zlib.error,
+        binascii.Error,
+    ) as e:
+        raise ArgumentError(
+            f"{str(path)!r} is damaged ({e}). Write it anew: pv.save(model, path)."
+        ) from e
+    model = copy_of(checks.model(build()))
+    for what in cuts:
+        try:
+            cut(model, what)
+        except (GraphError, RuntimeError, IndexError) as e:
+            raise ArgumentError(f"`build` makes another model than the saved one: {e}") from e
+        model.__dict__[RECORD] = (*getattr(model, RECORD, ()), what)
+    tensors |= {name: tensors[other] for name, other in data["aliases"].items()}
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as e:
+        lines = [line.strip() for line in str(e).splitlines()[1:]] or [str(e)]
+        raise ArgumentError(f"`build` makes another model than the saved one: {lines[0]}") from e
+    return model
+
+
+def _as_csr(name: str, weight: Tensor, encoding: str) -> dict[str, Tensor]:
+    wide = weight.flatten(1).float() if weight.dtype == torch.bfloat16 else weight.flatten(1)
+    try:
+        c = to_csr(wide.numpy(), CSR[encoding])
+    except ArgumentError as e:
+        raise ArgumentError(f"{name!r} cannot be written as {encoding}: {e}") from None
+    arrays = (torch.from_numpy(a) for a in (c.crow, c.col, c.value))
+    parts = {f"{name}.{part}": a for part, a in zip(CSR_PARTS, arrays, strict=True)}
+    return parts | {f"{name}.value": parts[f"{name}.value"].to(weight.dtype)}
+
+
+def _from_csr(name: str, parts: list[Tensor], shape: list[int]) -> Tensor:
+    crow, col, value = parts
+    wide = value.float() if value.dtype == torch.bfloat16 else value
+    try:
+        c = Csr(crow.numpy(), col.numpy(), wide.numpy())
+        matrix = from_csr(c, math.prod(shape[1:]))
+        return torch.from_numpy(matrix).reshape(shape).to(value.dtype)
+    except (ValueError, RuntimeError) as e:
+        raise ArgumentError(
+            f"{name!r} is damaged in the file ({e}). Write it anew: pv.save(model, path)."
+        ) from e
+
+
+def _packed(what: Cut, known: set[str]) -> dict[str, Any]:
+    keep = [
+        {"tensor": plain(name), "dim": dim, "blocks": blocks, "size": k.size,
+         "bits": base64.b64encode(zlib.compress(np.packbits(k).tobytes(), 9)).decode()}
+        for name, dim, blocks, k in what.keep
+        if plain(name) in known  # not what a mask kept that is baked by now
+    ]  # fmt: skip
+    return {
+        "keep": keep,
+        "attributes": [[*a[:2], _plain(a[2]), type(a[2]).__name__] for a in what.attributes],
+    }
+
+
+def _unpacked(data: dict[str, Any]) -> Cut:
+    keep = []
+    for k in data["keep"]:
+        raw = zlib.decompress(base64.b64decode(k["bits"], validate=True))
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=k["size"]).astype(bool)
+        keep.append((str(k["tensor"]), int(k["dim"]), int(k["blocks"]), bits))
+    attributes = [(layer, name, tuple(v) if kind == "tuple" else v)
+                  for layer, name, v, kind in data["attributes"]]  # fmt: skip
+    return Cut(tuple(keep), tuple(attributes))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (tuple, list)) else value

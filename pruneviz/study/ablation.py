@@ -1,0 +1,282 @@
+"""What each unit is really worth: the loss without it, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree as pytree
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.names import plain
+from pruneviz.core.plan import Scores
+from pruneviz.core.slices import Slice
+from pruneviz.evidence.losses import CLASSES, check_class_labels, on_device_of
+from pruneviz.model.batches import nothing_to, parts, ready
+from pruneviz.model.forward import arguments, copy_of, outputs_of, run
+from pruneviz.model.hooks import evaluating, seeded
+from pruneviz.model.tensors import Held, check_fit, held
+from pruneviz.study.prefix import Prefix
+
+CONVOLVED, PLAIN = 100, 500  # examples at once, as for `Accuracy`
+SAME = 1e-5  # max|Δ| ÷ max|output|: silenced where it is read, or where it is made
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """The losses of a model as it is, and without each unit.
+
+    Parameters
+    ----------
+    dense : ndarray, shape (parts,)
+        Loss of each example; where the loss function gives only one number a batch, of each batch.
+    without : mapping of str to ndarray, shape (units, parts)
+        By group: the same without each unit.
+    weights : ndarray, shape (parts,)
+        Number of examples in each part.
+    """
+
+    dense: np.ndarray
+    without: Mapping[str, np.ndarray]
+    weights: np.ndarray
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return int(self.weights.sum())
+
+    def rise(self, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return by how much the mean loss rises without each unit; `counts`: how often each part counts."""
+        w = self.weights if counts is None else self.weights * counts
+        return {g: (losses - self.dense) @ w / w.sum() for g, losses in self.without.items()}
+
+
+def ablate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    groups: Groups,
+    loss: Loss = F.cross_entropy,
+    progress: bool = True,
+) -> Scores:
+    """Measure how the loss rises when a single unit goes: each of them in turn, alone.
+
+    What every criterion tries to foretell. A unit is silenced as `mask` does it, and the same
+    examples run again, from the first operator that reads it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed. It runs in eval mode.
+    batches : iterable of (inputs, targets)
+        As for `collect`. Read once.
+    groups : Groups
+        From `find_groups` on the same model: the units of each group that can be cut.
+    loss : callable
+        ``loss(outputs, targets)``: one number, the mean over the batch, as those of torch give; or
+        one number an example.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Scores
+        Mean loss without the unit − mean loss with all, float64, by the name "ablation". Below 0: the
+        model is better off without it. `select` takes them like those of any criterion.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no example or no unit, `groups` are of another model, or the loss gives something
+        else than finite numbers.
+
+    References
+    ----------
+    Molchanov, Tyree, Karras, Aila, Kautz 2017, "Pruning Convolutional Neural Networks for Resource
+    Efficient Inference", arXiv:1611.06440, §3.1: the "oracle", |ΔC| for each unit alone; here with
+    its sign.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    >>> with torch.no_grad():
+    ...     for layer, weight in ((model[0], [[1.0, 0], [0, 1]]), (model[2], [[3.0, 1]])):
+    ...         _ = layer.weight.copy_(torch.tensor(weight)), layer.bias.zero_()
+    >>> x = torch.ones(1, 2)
+    >>> groups = pv.find_groups(model, x)
+    >>> mse = torch.nn.functional.mse_loss
+    >>> pv.ablate(model, [(x, model(x))], groups=groups, loss=mse, progress=False).values["0"]
+    tensor([9., 1.], dtype=torch.float64)
+    """
+    found = losses_without(model, batches, groups=groups, loss=loss, progress=progress)
+    rise = {g: torch.from_numpy(values) for g, values in found.rise().items()}
+    return Scores(rise, "ablation", groups)
+
+
+def losses_without(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    groups: Groups,
+    loss: Loss = F.cross_entropy,
+    progress: bool = True,
+) -> Ablation:
+    """Return the loss of each example, with all units and without each; arguments as for `ablate`."""
+    from tqdm.auto import tqdm
+
+    model = checks.unwrapped(model)
+    checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
+    cut = [g for g in groups if not g.frozen]
+    if not cut:
+        raise ArgumentError("no group of `groups` can be cut: there is no unit to ablate.")
+    with torch.inference_mode(False), evaluating(model):
+        check_fit(groups, cut, held(model), "groups")
+        data = _listed(model, batches)
+        runner = _Runner(model, data, loss)
+        dense, weights = runner.losses(None)
+        without = {}
+        units = sum(g.size for g in cut)
+        with tqdm(
+            total=units, desc="ablate", leave=False, disable=not progress, unit="unit"
+        ) as bar:
+            for g in cut:
+                place = runner.place_of(g)
+                rows = np.empty((g.size, len(dense)))
+                for u in range(g.size):
+                    with place.silenced(np.arange(g.size) == u):
+                        rows[u] = runner.losses(place)[0]
+                    bar.update()
+                without[g.name] = rows
+    for name, losses in {"": dense[None], **without}.items():
+        if not np.isfinite(losses).all():
+            unit = int(np.flatnonzero(~np.isfinite(losses).all(1))[0])
+            where = f" without unit {unit} of group {name!r}" if name else ""
+            raise ArgumentError(
+                f"`loss` gave NaN or infinity{where}. Look at the data, the labels, and the weights."
+            )
+    return Ablation(dense, without, weights)
+
+
+class _Place:
+    """Where the units of a group are silenced in a copy of the model: tensors, and slices of them."""
+
+    def __init__(self, group: Group, slices: list[Slice], have: Mapping[str, Held]) -> None:
+        tensors = [(s, have[plain(s.tensor)].tensor) for s in slices]
+        self.where = [(s, t) for s, t in tensors if t.is_floating_point()]
+        self.group = group
+
+    @contextmanager
+    def silenced(self, units: np.ndarray) -> Iterator[None]:
+        """Set the slices of the marked units to 0, and put them back."""
+        marks = [torch.from_numpy(s.mark(tuple(t.shape), units).copy()) for s, t in self.where]
+        with torch.no_grad():
+            held_back = []
+            for (_, t), mark in zip(self.where, marks, strict=True):
+                here = mark.to(t.device)
+                held_back.append((t, here, t[here]))
+                t[here] = 0
+            try:
+                yield
+            finally:  # last first: a tensor may be there twice
+                for t, here, old in reversed(held_back):
+                    t[here] = old
+
+
+class _Runner:
+    """Runs a copy of the model, parts of which are silenced, and computes losses."""
+
+    def __init__(self, model: nn.Module, data: list[tuple[Any, Any]], loss: Loss) -> None:
+        self.new, self.data, self.loss = copy_of(model), data, loss
+        self.have = held(self.new)
+        self.prefix: Prefix | None = None
+        if all(isinstance(x, Tensor) for x, _ in data):
+            with suppress(Exception):  # it cannot be followed: every forward in full, then
+                self.prefix = Prefix(model, [x for x, _ in data])
+
+    def place_of(self, group: Group) -> _Place:
+        """Return where to silence a group: where it is read, if that gives the same; it is cheaper."""
+        made = _Place(group, [s for s in group.slices if s.role == "out"], self.have)
+        columns = list(group.reads)
+        if not columns or group.approximate:
+            return made
+        read = _Place(group, columns, self.have)
+        one = np.arange(group.size) == 0
+        return read if all(self._same(made, read, units) for units in (one, one | True)) else made
+
+    def _same(self, a: _Place, b: _Place, units: np.ndarray) -> bool:
+        found = []
+        for place in (a, b):
+            with place.silenced(units), evaluating(self.new), seeded(0):
+                found.append(outputs_of(run(self.new, *arguments(self.data[0][0]))))
+        for p, q in zip(*found, strict=True):
+            if float((p - q).abs().max()) > SAME * float(p.abs().max()):
+                return False
+        return True
+
+    def _after(self) -> nn.Module | None:
+        """Return what gives the outputs from the first silenced layer on, if there is such a thing."""
+        try:
+            return None if self.prefix is None else self.prefix.after(self.new)
+        except Exception:  # if it is the model's fault, its own forward will say so
+            self.prefix = None
+            return None
+
+    def losses(self, place: _Place | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the loss of each part, and how many examples it has."""
+        after = None if place is None else self._after()
+        module = self.new if after is None else after
+        values, sizes = [], []
+        with evaluating(module), seeded(0):
+            for x, targets in self.data:
+                outputs = module(x) if after is not None else run(module, *arguments(x))
+                each = _each(self.loss, outputs, targets)
+                values.append(each.double().cpu().numpy())
+                n = len(pytree.tree_leaves(x)[0])
+                sizes.append(np.full(len(each), n / len(each)))
+        return np.concatenate(values), np.concatenate(sizes)
+
+
+def _listed(model: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, Any]]:
+    given = [(x, y) for x, y in parts(batches)]
+    if not given:
+        raise nothing_to("measure the loss on")
+    if any(y is None for _, y in given):
+        raise ArgumentError(
+            "`batches` must be pairs (inputs, targets): without targets there is no loss."
+        )
+    conv = any(isinstance(m, _ConvNd) for m in model.modules())
+    return [
+        (x, y)
+        for x, y in ready(given, CONVOLVED if conv else PLAIN, model=model)
+        if len(pytree.tree_leaves(x)[0])
+    ]
+
+
+def _each(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    """Return the loss of each example, or of the whole batch where it gives one number."""
+    targets = pytree.tree_map(lambda t: on_device_of(t, outputs), targets)
+    flat = isinstance(outputs, Tensor) and outputs.ndim == 2
+    if flat and getattr(loss, "__name__", type(loss).__name__) in CLASSES:
+        check_class_labels(targets, outputs.shape[1], getattr(loss, "ignore_index", -100))
+    if loss is F.cross_entropy and flat:
+        return F.cross_entropy(outputs, targets, reduction="none")
+    value = loss(outputs, targets)
+    n = len(outputs_of(outputs)[0])
+    if not isinstance(value, Tensor) or value.shape not in ((), (1,), (n,)):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentError(
+            f"`loss` must return one number, or one an example, shape ({n},), but it returned {got}."
+        )
+    return value.detach().reshape(-1)

@@ -1,0 +1,251 @@
+"""How much to take from each layer, for a budget."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Groups
+from pruneviz.core.plan import Scores
+from pruneviz.graph.find_groups import find_groups
+from pruneviz.metrics.cost import measure
+from pruneviz.metrics.work import work
+from pruneviz.model.hooks import evaluating
+from pruneviz.model.weights import places
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.selection.select import select, tensors
+from pruneviz.storage.packing import ENCODINGS, size_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Sparsities = Mapping[str, float]
+STEPS = 16  # of the search inside one step: 1 ÷ 65,536 of it
+
+
+def allocate(
+    model: nn.Module,
+    frame: pd.DataFrame,
+    *,
+    params: float | None = None,
+    bytes: float | None = None,
+    macs: float | None = None,
+    example_input: Any = None,
+    groups: Groups | None = None,
+    encoding: str = "bitmap",
+) -> dict[str, float]:
+    """Share a budget among the layers: take where it costs least, until the model is small enough.
+
+    Of each layer the convex hull of its loss over what it saves is taken: so many points of the
+    metric for a saved unit. Those steps are walked from the cheapest on, over all layers, and the
+    walk ends, also in the middle of a step, where the budget is met. For losses that add up, this is
+    the best there is; they nearly do while they are small.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    frame : DataFrame
+        From `sensitivity` on this model, with one criterion; higher metrics are better.
+    params, bytes, macs : float
+        The budget, one of them: at most so much is left. Up to 1: a share of what the model has;
+        above: a count. Of units it is counted as `measure` counts. Of weights, ``params`` are the
+        numbers that are not dropped, ``macs`` those of weights that stay, see `work`, and ``bytes``
+        those of `encoding`.
+    example_input : Tensor, tuple or dict, optional
+        Needed for units, and for ``macs``.
+    groups : Groups, optional
+        For units; default: found.
+    encoding : str
+        Of weights in bytes, see `encodings`. A tensor that is smaller dense is counted dense.
+
+    Returns
+    -------
+    dict of str to float
+        Layer, or group, to its sparsity: for ``select(scores, sparsity=…)``.
+
+    Raises
+    ------
+    ArgumentError
+        If the budget cannot be met: with the nearest that can; if not exactly one budget is given, or
+        the frame is of another model.
+
+    References
+    ----------
+    Shoham & Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers", IEEE Trans.
+    ASSP 36, §III: equal slopes on the convex hulls.
+
+    Examples
+    --------
+    >>> import pandas as pd, torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(10, 10, bias=False), torch.nn.Linear(10, 10, bias=False))
+    >>> frame = pd.DataFrame({"layer": ["0", "1"], "criterion": "magnitude", "granularity": "weight",
+    ...                       "target_sparsity": 0.8, "metric": [0.9, 0.5], "dense": 0.91})
+    >>> {n: round(s, 1) for n, s in pv.allocate(model, frame, params=100).items()}
+    {'0': 0.8, '1': 0.2}
+    """
+    needed = ("layer", "criterion", "granularity", "target_sparsity", "metric", "dense")
+    checks.columns(frame, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "allocate")
+    model = checks.unwrapped(model)
+    given = {
+        n: v for n, v in (("params", params), ("bytes", bytes), ("macs", macs)) if v is not None
+    }
+    if len(given) != 1:
+        passed = "none was" if not given else f"{' and '.join(given)} were"
+        raise ArgumentError(
+            f"`allocate` takes one budget, `params`, `bytes` or `macs`, but {passed} passed."
+        )
+    if frame[["criterion", "granularity"]].drop_duplicates().shape[0] != 1:
+        raise ArgumentError(
+            "`frame` must be of one criterion and one granularity, and not empty. Take its rows: "
+            "frame[frame['criterion'] == 'magnitude']."
+        )
+    (name, value), units = next(iter(given.items())), frame["granularity"].iloc[0] == "unit"
+    if example_input is None and (units or name == "macs"):
+        raise ArgumentError(
+            f"`allocate` needs `example_input` {'to cut units' if units else 'to count MACs'}."
+        )
+    if units:
+        left = _of_units(model, example_input, groups, name)
+    else:
+        left = _of_weights(
+            model, example_input, name, checks.choice(encoding, "encoding", ENCODINGS)
+        )
+    layers = list(dict.fromkeys(frame["layer"]))
+    whole = left({})
+    budget = _budget(value, name, whole)
+    walk = _Walk(layers, [s for n in layers for s in lower_hull(n, _points(frame, n, left, whole))])
+    least = left(walk.at(len(walk.steps)))
+    if least > budget:
+        raise ArgumentError(
+            f"`{name}` must be at least {least:,} here ({least / whole:.3f} of {whole:,}): so much is "
+            f"left with each layer at its highest sparsity in the frame, but {value:g} was asked for. "
+            "Measure higher sparsities, or more layers."
+        )
+    k = bisect_left(range(len(walk.steps)), True, key=lambda i: left(walk.at(i)) <= budget)
+    low, high = float(max(0, k - 1)), float(k)
+    for _ in range(STEPS if k else 0):
+        middle = (low + high) / 2
+        low, high = (low, middle) if left(walk.at(middle)) <= budget else (middle, high)
+    return walk.at(high)
+
+
+class _Walk:
+    """Steps (slope, layer, from, to), cheapest first."""
+
+    def __init__(self, layers: list[str], steps: list[tuple[float, str, float, float]]) -> None:
+        self.layers = layers
+        self.steps = sorted(steps, key=lambda step: step[0])
+
+    def at(self, place: float) -> dict[str, float]:
+        """Return the sparsities after so many steps, the last perhaps in part."""
+        found = dict.fromkeys(self.layers, 0.0)
+        for i, (_, layer, start, end) in enumerate(self.steps[: int(place) + 1]):
+            found[layer] = start + min(1.0, place - i) * (end - start) if place > i else start
+        return found
+
+
+def lower_hull(
+    layer: str, points: list[tuple[float, float, float]]
+) -> list[tuple[float, str, float, float]]:
+    """Return the lower convex hull of points (saved, loss, sparsity), as steps.
+
+    >>> lower_hull("fc", [(0, 0.0, 0.0), (10, 5.0, 0.1), (20, 2.0, 0.2), (30, 9.0, 0.3)])
+    [(0.1, 'fc', 0.0, 0.2), (0.7, 'fc', 0.2, 0.3)]
+    """
+    hull: list[tuple[float, float, float]] = []
+    for point in points:
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return [(_slope(a, b), layer, a[2], b[2]) for a, b in pairwise(hull)]
+
+
+def _slope(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
+    return (b[1] - a[1]) / (b[0] - a[0])
+
+
+def _points(
+    frame: pd.DataFrame, layer: str, left: Callable[[Sparsities], int], whole: int
+) -> list[tuple[float, float, float]]:
+    """Return (saved, loss, sparsity) of a layer, from nothing saved on; each saves more than the last."""
+    rows = frame[frame["layer"] == layer].sort_values("target_sparsity")
+    points = [(0.0, 0.0, 0.0)]
+    for s, metric, dense in zip(
+        rows["target_sparsity"], rows["metric"], rows["dense"], strict=True
+    ):
+        saved = whole - left({layer: float(s)})
+        if saved > points[-1][0]:
+            points.append((saved, float(dense - metric), float(s)))
+    return points
+
+
+def _budget(value: Any, name: str, whole: int) -> float:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
+    if not number > 0:
+        raise ArgumentError(
+            f"`{name}` must be a share in (0, 1] of what the model has, or a count above 1, but "
+            f"{value!r} was passed."
+        )
+    return number * whole if number <= 1 else number
+
+
+def _of_units(
+    model: nn.Module, example_input: Any, groups: Groups | None, name: str
+) -> Callable[[Sparsities], int]:
+    """Return what is left of the model, in params, bytes or MACs, for sparsities of groups."""
+    groups = groups or find_groups(model, example_input)
+    # how much is left does not depend on which units of a group go
+    scores = Scores(
+        {g.name: torch.arange(g.size).float() for g in groups if not g.frozen}, "any", groups
+    )
+    shrinker = Shrinker(model, example_input)
+
+    def left(sparsities: Sparsities) -> int:
+        new = shrinker.quick(select(scores, sparsity=sparsities)) if sparsities else model
+        return int(getattr(measure(new, example_input), name))
+
+    return left
+
+
+def _of_weights(
+    model: nn.Module, example_input: Any, name: str, encoding: str
+) -> Callable[[Sparsities], int]:
+    """Return the same for sparsities of layers."""
+    with evaluating(model):
+        weights = {n: place.tensor for n, place in places(model).items()}
+    sizes = {n: t.numel() for n, t in weights.items()}
+    uses, macs = _uses(model, example_input) if name == "macs" else ({}, 0)
+    numbers = sum(p.numel() for p in model.parameters())
+    stored = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+
+    def left(sparsities: Sparsities) -> int:
+        share = {t: s for n, s in sparsities.items() for t in tensors([n], sizes)}
+        gone = {t: min(round(s * sizes[t]), sizes[t] - 1) for t, s in share.items()}
+        if name == "params":
+            return numbers - sum(gone.values())
+        if name == "macs":
+            return macs - sum(n * uses[t] for t, n in gone.items())
+        saved = 0
+        for t, n in gone.items():
+            packed = size_of(encoding, tuple(weights[t].shape), sizes[t] - n)
+            saved += max(0, weights[t].nbytes - packed) if packed is not None else 0
+        return stored - saved
+
+    return left
+
+
+def _uses(model: nn.Module, example_input: Any) -> tuple[dict[str, int], int]:
+    """Return how often one example uses each weight, by tensor; and the MACs of all of them."""
+    frame = work(model, [(example_input, None)])
+    rows = list(zip(frame["tensor"], frame["macs"], frame["weights"], strict=True))
+    return {t: int(macs) // max(1, n) for t, macs, n in rows}, int(rows[-1][1])  # the last: whole

@@ -1,0 +1,201 @@
+"""The same number of weights gone, in several ways: what is smaller, what is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.graph.find_groups import walked
+from pruneviz.graph.grouping import build
+from pruneviz.metrics.cost import measure
+from pruneviz.metrics.latency_comparison import call_of, in_turn, ratio
+from pruneviz.model.batches import examples_in
+from pruneviz.model.forward import arguments
+from pruneviz.model.hooks import evaluating
+from pruneviz.model.weights import named_weights
+from pruneviz.pruning.mask import bake, mask
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.selection.score import score
+from pruneviz.selection.select import select
+from pruneviz.storage.csr import KERNELS, SparseLinear, to_csr
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+STEPS = 10  # of the search for as many weights: 1 ÷ 1024 of the units
+
+
+def costs(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    sparsity: float,
+    seconds: float = 1.0,
+    threads: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Take the same number of weights away in several ways, and compare bytes, MACs and the clock.
+
+    Nothing is trained or repaired: this is about cost only.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward: all examples of the batch at once are timed.
+    sparsity : float
+        Share of the weights to take, in [0, 1).
+    seconds : float
+        About how long to measure, all ways together and in turn.
+    threads : int, optional
+        Of torch; default: as many as it uses now.
+    seed : int
+        For the order; the caller's random state is not touched.
+
+    Returns
+    -------
+    DataFrame
+        One row a way; columns ``way``, ``sparsity`` (obtained), ``bytes`` and ``macs`` (as `measure`
+        counts them), ``ms`` (median), ``speedup`` (of MACs), ``latency_speedup`` (by the clock),
+        ``low``, ``high`` (its interval at 95 %), ``batch``, ``threads``. The ways:
+
+        - ``"dense"``: the model as it is
+        - ``"zeros"``: the smallest weights of each layer are zero
+        - ``"csr_linear"``, ``"csr_mm"``: the same, and the linear layers skip zeros, see `to_csr`;
+          missing where there is no linear layer
+        - ``"smaller"``: whole units are gone, those with the smallest L2 norm of each group: so many
+          that at most as many weights are left, or as few as can be
+
+    Raises
+    ------
+    ArgumentError, GraphError
+        As `find_groups`, `score` and `shrink` do.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 8))
+    >>> frame = pv.costs(model, torch.randn(16, 64), sparsity=0.9, seconds=0)
+    >>> frame[["way", "bytes", "macs"]].values.tolist()[2:]
+    [['csr_linear', 8464, 921], ['csr_mm', 8464, 921], ['smaller', 3536, 864]]
+    """
+    return compared(Ways(model, example_input).at(sparsity), example_input, seconds=seconds,
+                    threads=threads, seed=seed)  # fmt: skip
+
+
+class Ways:
+    """One model, traced once, to be thinned out to many sparsities."""
+
+    def __init__(self, model: nn.Module, example_input: Any) -> None:
+        self.model = checks.unwrapped(model)
+        walk = walked(self.model, example_input)
+        self._shrinker = Shrinker(self.model, example_input, walk)
+        self._weights = score(self.model, "magnitude")
+        self._units = score(self.model, "l2", groups=build(walk, approximate=False))
+        self._total = _count(self.model)
+        self._left: dict[float, int] = {}  # share of the units that go to weights that are left
+
+    @property
+    def width(self) -> float:
+        """Side of a square as large as the largest weight: to look up `crossover`."""
+        return max(v.numel() for v in self._weights.values.values()) ** 0.5
+
+    def at(self, sparsity: float) -> dict[str, nn.Module]:
+        """Return the model in each way, by its name."""
+        plan = select(self._weights, sparsity=sparsity, scope="layer")
+        zeros = bake(mask(self.model, plan))
+        ways = {"dense": self.model, "zeros": zeros}
+        if any(isinstance(m, nn.Linear) for m in zeros.modules()):
+            ways |= {f"csr_{k}": to_csr(zeros, kernel=k) for k in reversed(KERNELS)}
+        return ways | {"smaller": self._smaller(plan.kept)}
+
+    def _smaller(self, most: int) -> nn.Module:
+        """Remove units until at most so many weights are left."""
+        if most >= self._total:
+            return self.model
+        low, high = 0.0, 1 - 2**-STEPS
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            if middle not in self._left:  # the first steps are the same for every sparsity
+                self._left[middle] = _count(self._cut(middle))
+            low, high = (low, middle) if self._left[middle] <= most else (middle, high)
+        return self._cut(high)
+
+    def _cut(self, share: float) -> nn.Module:
+        return self._shrinker.quick(select(self._units, sparsity=share, scope="layer"))
+
+
+def compared(
+    ways: Mapping[str, nn.Module],
+    example_input: Any,
+    *,
+    seconds: float,
+    threads: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the table of `costs` for models by name; the first one is what the others are held to."""
+    count = counted(ways, example_input)
+    clock = timed(ways, example_input, seconds=seconds, threads=threads, seed=seed)
+    columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",
+               "batch", "threads"]  # fmt: skip
+    return count.merge(clock, on="way")[columns]
+
+
+def counted(ways: Mapping[str, nn.Module], example_input: Any) -> pd.DataFrame:
+    """Return what can be counted of `compared`: ``way, sparsity, bytes, macs, speedup``."""
+    import pandas as pd
+
+    whole, macs = 0, 0
+    rows: list[tuple[Any, ...]] = []
+    for way, model in ways.items():
+        cost, left = measure(model, example_input), _count(model)
+        whole, macs = (whole, macs) if rows else (left, cost.macs)
+        promise = macs / cost.macs if cost.macs else float("nan")
+        rows.append((way, 1 - left / whole, cost.bytes, cost.macs, promise))
+    return pd.DataFrame(rows, columns=["way", "sparsity", "bytes", "macs", "speedup"])
+
+
+def timed(
+    ways: Mapping[str, nn.Module],
+    example_input: Any,
+    *,
+    seconds: float,
+    threads: int | None = None,
+    seed: int = 0,
+    between: Callable[[], None] | None = None,
+) -> pd.DataFrame:
+    """Return the rest of `compared`: ``way, ms, latency_speedup, low, high, batch, threads``."""
+    import pandas as pd
+
+    args, kwargs = arguments(example_input)
+    n = torch.get_num_threads() if threads is None else threads
+    with ExitStack() as stack:
+        for model in ways.values():
+            stack.enter_context(evaluating(model))
+        calls = [call_of(m, args, kwargs) for m in ways.values()]
+        times = in_turn(calls, seconds=seconds, threads=n, seed=seed, between=between)
+    batch = examples_in(example_input)
+    rows = [
+        (way, float(np.median(times[:, i])), *ratio(times[:, 0], times[:, i]), batch, n)
+        for i, way in enumerate(ways)
+    ]
+    columns = ["way", "ms", "latency_speedup", "low", "high", "batch", "threads"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _count(model: nn.Module) -> int:
+    """Count the weights that a model keeps and that are not 0."""
+    stored = sum(m.value.numel() for m in model.modules() if isinstance(m, SparseLinear))
+    try:
+        return stored + sum(int(torch.count_nonzero(w)) for w in named_weights(model).values())
+    except ArgumentError:  # all of them are sparse
+        return stored

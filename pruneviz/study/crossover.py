@@ -1,0 +1,206 @@
+"""From which sparsity on sparse is faster than dense: on this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.metrics.latency_comparison import in_turn, ratio
+from pruneviz.storage.csr import csr_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+WAYS = ("dense", "zeros", "csr_linear", "csr_mm", "smaller")
+
+
+def crossover(
+    *,
+    sparsities: Iterable[float] = SPARSITIES,
+    widths: Iterable[int] = (256, 1024),
+    batches: Iterable[int] = (1, 64),
+    seconds: float = 0.3,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Time a linear layer dense, with zeros, sparse, and smaller: all in turn, on this machine.
+
+    Parameters
+    ----------
+    sparsities : iterable of float
+        Shares of random weights that are gone, in [0, 1).
+    widths : iterable of int
+        The layer has so many inputs and as many outputs.
+    batches : iterable of int
+        Numbers of examples at once.
+    seconds : float
+        About how long to measure each combination of the three.
+    threads : int, optional
+        Of torch; default: as many as it uses now.
+    seed : int
+        For weights, inputs and order; the caller's random state is not touched.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        One row a width, batch, sparsity and way; columns ``width``, ``batch``, ``sparsity``, ``way``,
+        ``ms`` (median), ``speedup`` (dense MACs ÷ its MACs), ``latency_speedup`` (dense ÷ its
+        milliseconds), ``low``, ``high`` (interval of that at 95 %), ``threads``. The ways:
+
+        - ``"dense"``: ``F.linear(x, w)``; ``"zeros"``: the same with zeros in ``w``
+        - ``"csr_linear"``: ``F.linear(x, csr)``; ``"csr_mm"``: ``torch.mm(csr, x.T)``, both with
+          indices of int32
+        - ``"smaller"``: dense, with √(1 − sparsity) times the inputs and the outputs: as many weights
+          as are left in the others
+
+    Raises
+    ------
+    ArgumentError
+        If a list is empty or a value out of range.
+
+    Examples
+    --------
+    >>> import pruneviz as pv
+    >>> frame = pv.crossover(sparsities=[0.9], widths=[64], batches=[1], seconds=0, progress=False)
+    >>> frame[["width", "way", "speedup"]].round(1).values.tolist()[3:]
+    [[64, 'csr_mm', 10.0], [64, 'smaller', 10.2]]
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    grid = [
+        (w, b, s)
+        for w in _listed(widths, "widths", lambda v: checks.count(v, "widths", low=1))
+        for b in _listed(batches, "batches", lambda v: checks.count(v, "batches", low=1))
+        for s in _listed(sparsities, "sparsities", lambda v: checks.sparsity(v, "sparsities"))
+    ]
+    n = torch.get_num_threads() if threads is None else checks.count(threads, "threads", low=1)
+    rows: list[tuple[Any, ...]] = []
+    for width, batch, sparsity in tqdm(grid, desc="crossover", leave=False, disable=not progress):
+        calls, macs = calls_of(width, batch, sparsity, checks.count(seed, "seed"))
+        with torch.no_grad():
+            times = in_turn(list(calls.values()), seconds=seconds, threads=n, seed=seed)
+        for i, way in enumerate(calls):
+            value, low, high = ratio(times[:, 0], times[:, i])
+            rows.append((width, batch, sparsity, way, float(np.median(times[:, i])),
+                         width * width / macs[way] if macs[way] else math.inf,
+                         value, low, high, n))  # fmt: skip
+    columns = ["width", "batch", "sparsity", "way", "ms", "speedup", "latency_speedup", "low", "high",
+               "threads"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def break_evens(data: pd.DataFrame) -> pd.DataFrame:
+    """Return from which sparsity on CSR is faster than dense, for each width, batch and kernel.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `crossover`.
+
+    Returns
+    -------
+    DataFrame
+        One row a width, batch and sparse way (``"csr_…"``); columns ``width``, ``batch``, ``way``, ``break_even``, and
+        ``below``, ``above``: the neighbouring sparsities that were measured, between which it lies. From
+        ``above`` on it was always faster. In between, the logarithm of the ratio is taken as a straight
+        line over that of the density. NaN in ``break_even`` and ``above``: not even at the highest
+        sparsity; in ``below``: at the lowest already, and ``break_even`` is that one.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"width": 64, "batch": 1, "way": "csr_mm", "sparsity": [0.5, 0.9, 0.99],
+    ...                      "latency_speedup": [0.2, 0.5, 2.0]})
+    >>> pv.break_evens(data)
+       width  batch     way  break_even  below  above
+    0     64      1  csr_mm    0.968377    0.9   0.99
+    """
+    import pandas as pd
+
+    needed = ("width", "batch", "way", "sparsity", "latency_speedup")
+    checks.columns(data, dict.fromkeys(needed, "pv.crossover()"), "break_evens")
+    rows = []
+    data = data[data["way"].str.startswith("csr")].sort_values("sparsity")
+    for key, part in data.groupby(["width", "batch", "way"]):
+        faster = part["latency_speedup"].to_numpy(float)
+        rows.append((*key, *_crossing(part["sparsity"].to_numpy(float), faster)))
+    return pd.DataFrame(rows, columns=["width", "batch", "way", "break_even", "below", "above"])
+
+
+def nearest(data: pd.DataFrame, width: float, batch: int) -> tuple[int, int]:
+    """Return the width and the batch that were measured nearest to these: by ratio.
+
+    >>> import pandas as pd
+    >>> nearest(pd.DataFrame({"width": [256, 1024], "batch": [1, 64]}), 485, 20)
+    (256, 64)
+    """
+    checks.columns(data, dict.fromkeys(("width", "batch"), "pv.crossover()"), "nearest")
+
+    def near(known: Iterable[int], to: float) -> int:
+        return int(min(known, key=lambda v: abs(math.log(v / to))))
+
+    return near(data["width"], width), near(data["batch"], batch)
+
+
+def _crossing(sparsity: np.ndarray, faster: np.ndarray) -> tuple[float, float, float]:
+    """Return (break-even, below, above): from there on it is always faster."""
+    slow = np.flatnonzero(faster <= 1)
+    if not len(slow):
+        return float(sparsity[0]), math.nan, float(sparsity[0])
+    i = int(slow[-1])
+    if i == len(sparsity) - 1:
+        return math.nan, float(sparsity[i]), math.nan
+    x = np.log1p(-sparsity[i : i + 2])
+    y = np.log(faster[i : i + 2])
+    at = 1 - math.exp(x[0] - y[0] * (x[1] - x[0]) / (y[1] - y[0]))
+    return float(at), float(sparsity[i]), float(sparsity[i + 1])
+
+
+def calls_of(
+    width: int, batch: int, sparsity: float, seed: int
+) -> tuple[dict[str, Callable[[], Tensor]], dict[str, int]]:
+    """Return what to time, and the MACs of each for one example."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, width, generator=g)
+    w = torch.randn(width, width, generator=g)
+    gone = torch.randperm(width * width, generator=g)[: round(sparsity * width * width)]
+    zeros = w.clone()
+    zeros.view(-1)[gone] = 0
+    csr = csr_of(zeros)
+    side = max(1, round(width * math.sqrt(1 - sparsity)))
+    small, few = w[:side, :side].contiguous(), x[:, :side].contiguous()
+    calls: dict[str, Callable[[], Tensor]] = {
+        "dense": lambda: F.linear(x, w),
+        "zeros": lambda: F.linear(x, zeros),
+        "csr_linear": lambda: F.linear(x, csr),
+        "csr_mm": lambda: torch.mm(csr, x.T),
+        "smaller": lambda: F.linear(few, small),
+    }
+    full, left = width * width, csr.values().numel()
+    return calls, dict(zip(WAYS, (full, full, left, left, side * side), strict=True))
+
+
+def _listed(values: Iterable[Any], name: str, check: Callable[[Any], Any]) -> list[Any]:
+    listed = [check(v) for v in values]
+    if not listed:
+        raise ArgumentError(f"`{name}` is empty: there is nothing to measure.")
+    return listed

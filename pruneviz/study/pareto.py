@@ -1,0 +1,184 @@
+"""What is lost against what is saved: curves over seeds, the Pareto front, an operating point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+SETTINGS = ("network", "criterion", "granularity", "scope", "repair", "tune")
+WANTED = "pv.sweep(model, …)"
+
+
+def pareto(
+    data: pd.DataFrame,
+    *,
+    x: str = "macs",
+    y: str = "metric",
+    by: str | Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Average a sweep over its seeds, and mark the points that no other point beats.
+
+    A point is beaten if another one costs no more and is no worse, and is better in one of the two.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `sweep`: a row for each setting, target sparsity and seed. Not changed.
+    x : str
+        Column of the cost: less is better.
+    y : str
+        Column of the quality: more is better.
+    by : str or sequence of str, optional
+        Columns that name a curve; default: of network, criterion, granularity, scope, repair and tune
+        those that vary, or the criterion.
+
+    Returns
+    -------
+    DataFrame
+        One row for each curve and target sparsity, cheapest last: ``curve``, `by`,
+        ``target_sparsity``, ``seeds`` (how many), `x` and `y` (means), ``low`` and ``high`` (of `y`:
+        the lowest and highest seed; with one seed its interval, where the sweep has one),
+        ``pareto`` (bool).
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or there is no row.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"criterion": ["a", "a", "b"], "target_sparsity": [0.5, 0.9, 0.5],
+    ...                      "macs": [50, 10, 60], "metric": [0.8, 0.7, 0.75]})
+    >>> pv.pareto(data)[["curve", "macs", "pareto"]].values.tolist()
+    [['a', 50.0, True], ['a', 10.0, True], ['b', 60.0, False]]
+    """
+    names = curve_columns(data) if by is None else [by] if isinstance(by, str) else list(by)
+    if not names:
+        raise ArgumentError("`by` is empty. Name at least one column, such as 'criterion'.")
+    needed = dict.fromkeys((*names, "target_sparsity", x, y), WANTED)
+    checks.columns(data, needed, "pareto")
+    if data.empty:
+        raise ArgumentError(f"`data` has no rows. Make it with {WANTED}.")
+    whole = data.dropna(subset=[x, y])
+    if whole.empty:
+        raise ArgumentError(f"columns {x!r} and {y!r} have no row in which both are numbers.")
+    rows = []
+    for key, part in whole.groupby([*names, "target_sparsity"], sort=False):
+        low, high = part[y].min(), part[y].max()
+        if len(part) == 1 and y == "metric" and {"low", "high"} <= set(part):
+            low, high = part["low"].iloc[0], part["high"].iloc[0]
+        rows.append(
+            {
+                "curve": ", ".join(str(k) for k in key[:-1]),
+                **dict(zip((*names, "target_sparsity"), key, strict=True)),
+                "seeds": len(part),
+                x: float(part[x].mean()),
+                y: float(part[y].mean()),
+                "low": float(low),
+                "high": float(high),
+            }
+        )
+    import pandas as pd
+
+    points = pd.DataFrame(rows)
+    order = {curve: i for i, curve in enumerate(dict.fromkeys(points["curve"]))}
+    points = points.sort_values(
+        ["curve", x], ascending=[True, False], kind="stable",
+        key=lambda c: c.map(order) if c.name == "curve" else c, ignore_index=True,
+    )  # fmt: skip
+    points["pareto"] = _unbeaten(points[x].tolist(), points[y].tolist())
+    return points
+
+
+def curve_columns(data: pd.DataFrame) -> list[str]:
+    """Return the columns that tell one curve of a sweep from another.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> curve_columns(pd.DataFrame({"criterion": ["l2", "l2"], "repair": ["none", "lstsq"]}))
+    ['repair']
+    """
+    there = [n for n in SETTINGS if n in data]
+    return [n for n in there if len(set(data[n])) > 1] or ["criterion"]
+
+
+def choose(
+    data: pd.DataFrame,
+    *,
+    at_most: Mapping[str, float] | None = None,
+    at_least: Mapping[str, float] | None = None,
+    best: str = "metric",
+) -> pd.Series[Any]:
+    """Choose an operating point: of the rows within all limits the one with the best quality.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `sweep` or `pareto`.
+    at_most, at_least : mapping of str to float, optional
+        Column to limit, such as ``at_most={"bytes": 100_000}, at_least={"metric": 0.85}``.
+    best : str
+        What counts among them: a column, more is better; ``"-macs"``: less is better.
+
+    Returns
+    -------
+    Series
+        The row; of equal ones the first.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or no row is within all limits (the message names the nearest).
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"macs": [90, 50, 10], "metric": [0.9, 0.88, 0.6]})
+    >>> int(pv.choose(data, at_most={"macs": 60})["macs"])
+    50
+    >>> int(pv.choose(data, at_least={"metric": 0.5}, best="-macs")["macs"])
+    10
+    """
+    most, least = dict(at_most or {}), dict(at_least or {})
+    column = best.removeprefix("-")
+    checks.columns(data, dict.fromkeys((*most, *least, column), WANTED), "choose")
+    limits = [(n, checks.number(v, n), 1) for n, v in most.items()]
+    limits += [(n, checks.number(v, n), -1) for n, v in least.items()]
+    if data.empty:
+        raise ArgumentError(f"`data` has no rows. Make it with {WANTED}.")
+    fits = data[[all(sign * row[n] <= sign * v for n, v, sign in limits)
+                 for _, row in data.iterrows()]]  # fmt: skip
+    if fits.empty:
+        raise ArgumentError(f"no row is within all limits. {_nearest(data, limits)}")
+    values = fits[column].astype(float)
+    where = values.argmin() if best.startswith("-") else values.argmax()
+    return fits.iloc[int(where)]
+
+
+def _nearest(data: pd.DataFrame, limits: list[tuple[str, float, int]]) -> str:
+    """Say which row misses the limits by the least, each measured in parts of its limit."""
+
+    def missed(row: Any) -> float:
+        return sum(max(0.0, sign * (row[n] - v)) / (abs(v) or 1.0) for n, v, sign in limits)
+
+    row = min((r for _, r in data.iterrows()), key=missed)
+    has = ", ".join(f"{n} {row[n]:,.6g} ({_asked(sign)} {v:,.6g})" for n, v, sign in limits)
+    return f"The nearest has {has}."
+
+
+def _asked(sign: int) -> str:
+    return "asked for: at most" if sign > 0 else "asked for: at least"
+
+
+def _unbeaten(xs: list[float], ys: list[float]) -> list[bool]:
+    points = list(zip(xs, ys, strict=True))
+    return [not any(a <= x and b >= y and (a < x or b > y) for a, b in points) for x, y in points]

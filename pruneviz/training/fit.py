@@ -1,0 +1,141 @@
+"""Train: the one verb that does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import seeded
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Tensor]],
+    *,
+    epochs: int = 1,
+    lr: float = 1e-3,
+    seed: int = 0,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    progress: bool = True,
+) -> nn.Module:
+    """Train a copy of the model and return it.
+
+    The learning rate falls from `lr` to 0 along half a cosine over all epochs, step by
+    step; where nobody knows the number of batches, epoch by epoch. What a mask holds
+    at zero stays zero, whatever momentum or weight decay do.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed.
+    batches : iterable of (inputs, targets)
+        Gone through once an epoch. If it shuffles by torch's global generator, `seed` decides the
+        order, and the caller's random state stays as it was.
+    epochs : int
+    lr : float
+        Learning rate at the start.
+    seed : int
+        Decides the order of shuffled batches, dropout, and so on.
+    loss : callable
+        ``loss(model(inputs), targets)``, a scalar tensor.
+    optimizer : callable
+        ``optimizer(parameters, lr=lr)``; a ``functools.partial`` sets the rest.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    nn.Module
+        A new model, its `training` flags as those of `model`.
+
+    Raises
+    ------
+    ArgumentError
+        If there is nothing to train (no parameters, no batches) or the loss is not finite.
+
+    References
+    ----------
+    Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, eq. 5 (one cycle).
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> x = torch.linspace(-1, 1, 64).view(64, 1)
+    >>> model = torch.nn.Linear(1, 2)
+    >>> fitted = pv.fit(model, [(x, (x[:, 0] > 0).long())], epochs=50, lr=0.1, progress=False)
+    >>> pv.accuracy(fitted, [(x, (x[:, 0] > 0).long())]) > 0.95
+    True
+    """
+    epochs = checks.count(epochs, "epochs")
+    lr = checks.number(lr, "lr", low=0)
+    new = copy_of(model)
+    params = [p for p in new.parameters() if p.requires_grad]
+    if not params:
+        raise ArgumentError(
+            "`model` has no parameter to train. Set requires_grad to True on some of them."
+        )
+    device = params[0].device
+    opt = optimizer(params, lr=lr)
+    flags = [(m, m.training) for m in new.modules()]
+    steps = _length(batches)
+    with seeded(seed, {p.device for p in params}), torch.enable_grad():
+        new.train()
+        for epoch in range(epochs):
+            seen = 0
+            for step, (x, y) in enumerate(_bar(batches, epoch, epochs, progress)):
+                part = min(step / steps, 1) if steps else 0
+                done = (epoch + part) / epochs  # 0 at the start, 1 at the end
+                for group in opt.param_groups:
+                    group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
+                value = loss(new(x.to(device)), y.to(device))
+                if value.ndim:
+                    raise ArgumentError(
+                        f"`loss` must return a scalar, but its shape is {tuple(value.shape)}. "
+                        "Take the mean over the batch."
+                    )
+                if not torch.isfinite(value):
+                    raise ArgumentError(
+                        f"the loss became {value.item()} in epoch {epoch + 1}, batch {step + 1}. "
+                        "Try a smaller `lr`, and look for NaN in the data."
+                    )
+                opt.zero_grad()
+                value.backward()
+                opt.step()
+                seen += len(y)
+            if not seen:
+                raise ArgumentError(_EMPTY if epoch == 0 else _USED_UP)
+        opt.zero_grad()
+    for m, training in flags:
+        m.training = training
+    return new
+
+
+_EMPTY = "`batches` is empty: there is nothing to train on. Pass an iterable of (inputs, targets)."
+_USED_UP = (
+    "`batches` was used up in the first epoch: a generator runs only once. "
+    "Pass a list, a DataLoader or Split.batches()."
+)
+
+
+def _length(batches: Iterable[Any]) -> int:
+    """Return the number of batches, or 0 where nobody knows it."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a generator, or a DataLoader over a stream
+        return 0
+
+
+def _bar(batches: Iterable[Any], epoch: int, epochs: int, progress: bool) -> Iterable[Any]:
+    from tqdm.auto import tqdm
+
+    text = f"epoch {epoch + 1} of {epochs}"
+    return tqdm(batches, desc=text, leave=False, disable=not progress, unit="batch")
