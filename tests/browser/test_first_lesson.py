@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from lab import Page, chromium, lab, needs_a_browser, nothing_left
+from browser.lab import Page, chromium, lab, needs_a_browser, nothing_left
 from playwright.sync_api import expect
 
 from pruneviz.lessons import notebooks

@@ -5,7 +5,7 @@ import re
 
 import nbformat
 import pytest
-from lab import Page, chromium, lab, needs_a_browser, nothing_left, voila
+from browser.lab import Page, chromium, lab, needs_a_browser, nothing_left, voila
 from playwright.sync_api import expect
 
 expect.set_options(timeout=20_000)  # a busy machine may take its time

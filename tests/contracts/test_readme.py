@@ -8,7 +8,7 @@ import torch
 import pruneviz as pv
 from pruneviz import lessons
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

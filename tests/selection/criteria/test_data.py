@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from handmade import rows, where
 from helpers import Tied, assert_untouched, inputs, refused, snapshot
+from helpers.handmade import rows, where
 from torch import Tensor, nn
 from zoo.case import net
 

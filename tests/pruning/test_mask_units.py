@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 
-import handmade
 import numpy as np
 import pytest
 import torch
-from handmade import rows, where
-from helpers import assert_untouched, refused, snapshot, state, storages
+from helpers import assert_untouched, handmade, refused, snapshot, state, storages
+from helpers.handmade import rows, where
 from torch import nn
 from torch.nn.utils import parametrizations
 

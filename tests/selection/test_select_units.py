@@ -3,12 +3,11 @@ from __future__ import annotations
 import math
 import re
 
-import handmade
 import numpy as np
 import pytest
 import torch
-from handmade import OUTPUT, rows, where
-from helpers import refused
+from helpers import handmade, refused
+from helpers.handmade import OUTPUT, rows, where
 from hypothesis import given
 from hypothesis import strategies as st
 

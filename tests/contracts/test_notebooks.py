@@ -16,7 +16,7 @@ from pruneviz.lessons import guesses as guess
 from pruneviz.lessons import notebooks
 from pruneviz.lessons.exercises import exercise as exercises
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATHS = notebooks.notebooks(ROOT / "notebooks")
 IDS = [p.stem for p in PATHS]
 

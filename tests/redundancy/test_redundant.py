@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import handmade
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import MODELS, assert_untouched, build, inputs, refused, snapshot
+from helpers import MODELS, assert_untouched, build, handmade, inputs, refused, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import re
 
-import handmade
 import numpy as np
 import pytest
 import torch
-from handmade import rows, where
-from helpers import refused
+from helpers import handmade, refused
+from helpers.handmade import rows, where
 
 import pruneviz as pv
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import math
 
-import handmade
 import numpy as np
 import pytest
 import torch
-from handmade import OUTPUT, rows, where
-from helpers import assert_untouched, refused, snapshot
+from helpers import assert_untouched, handmade, refused, snapshot
+from helpers.handmade import OUTPUT, rows, where
 from torch import nn
 from torch.nn.utils import parametrizations
 

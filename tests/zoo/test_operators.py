@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from zoo.case import Case, gap, net, param, stir
 from zoo.judge import judge
 

@@ -1,11 +1,10 @@
 """The loss without each unit, measured."""
 
-import handmade
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_untouched, build, inputs, labels, refused, snapshot
+from helpers import assert_untouched, build, handmade, inputs, labels, refused, snapshot
 from torch import nn
 
 import pruneviz as pv
