@@ -40,7 +40,7 @@ class Comparison:
     --------
     >>> import numpy as np, pruneviz as pv
     >>> labels = np.zeros(100, dtype=int)
-    >>> pv.Comparison(labels, labels, np.array([1, 1] + [0] * 98))
+    >>> Comparison(labels, labels, np.array([1, 1] + [0] * 98))
     Comparison on 100 examples, intervals at level 0.95
       accuracy before  1.000 (0.963 to 1.000)
       accuracy after   0.980 (0.930 to 0.994)
@@ -135,7 +135,7 @@ class Comparison:
         --------
         >>> import numpy as np, pruneviz as pv
         >>> said = np.array([0, 0, 1, 1])
-        >>> frame = pv.Comparison(said, said, np.array([0, 0, 1, 0]), names=("a", "b")).to_frame()
+        >>> frame = Comparison(said, said, np.array([0, 0, 1, 0]), names=("a", "b")).to_frame()
         >>> frame[["class", "examples", "before", "after", "lost"]]
           class  examples  before  after  lost
         0     a         2     1.0    1.0   0.0

@@ -51,12 +51,12 @@ class Timing:
     Examples
     --------
     >>> import pruneviz as pv
-    >>> pv.Timing(1.2, 0.6, 0.1, 0.05, 2.0, 1.9, 2.1, 3.85, 400, 64, 1, "cpu")
+    >>> Timing(1.2, 0.6, 0.1, 0.05, 2.0, 1.9, 2.1, 3.85, 400, 64, 1, "cpu")
     Timing of 400 rounds in turn: batch of 64, 1 thread, cpu
       before  1.2 ms (spread 0.1)
       after   0.6 ms (spread 0.05)
       the clock says 2.00 times as fast (1.90 to 2.10); the MACs promise 3.85 times
-    >>> pv.Timing(1.2, 1.2, 0.1, 0.1, 1.0, 0.97, 1.02, 10.0, 400, 64, 1, "cpu").told_apart
+    >>> Timing(1.2, 1.2, 0.1, 0.1, 1.0, 0.97, 1.02, 10.0, 400, 64, 1, "cpu").told_apart
     False
     """
 

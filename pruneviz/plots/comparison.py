@@ -45,7 +45,7 @@ def plot_damage(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     --------
     >>> import numpy as np, pruneviz as pv
     >>> said = np.array([0, 0, 1, 1])
-    >>> comparison = pv.Comparison(said, said, np.array([0, 0, 1, 0]), names=("cat", "dog"))
+    >>> comparison = Comparison(said, said, np.array([0, 0, 1, 0]), names=("cat", "dog"))
     >>> ax = pv.plot_damage(comparison.to_frame())
     >>> [(t.get_text(), float(b.get_width())) for t, b in zip(ax.get_yticklabels(), ax.patches)]
     [('cat', 0.0), ('dog', 0.5)]

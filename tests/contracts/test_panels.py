@@ -30,6 +30,7 @@ from PIL import Image
 from torch import nn
 
 import pruneviz as pv
+from pruneviz.panels.kit.panel import Panel
 from pruneviz.panels.kit import cells
 from pruneviz.panels.kit import panel as base
 
@@ -342,7 +343,7 @@ def field_of(panel, name):
 
 def test_a_panel_is_a_widget_with_its_controls_in_it(panel):
     assert isinstance(panel, widgets.VBox)
-    assert isinstance(panel, pv.Panel)
+    assert isinstance(panel, Panel)
     assert all(control in inside(panel) for control in panel.controls.values())
 
 

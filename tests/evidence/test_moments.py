@@ -184,7 +184,7 @@ def test_merging_other_shapes_is_refused(other, message):
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3), (3,)])
 def test_moments_need_rows(shape):
     with refused(f"moments need rows of numbers, shape (..., rows, n), but {shape} was passed."):
-        pv.Moments.of(torch.zeros(shape))
+        Moments.of(torch.zeros(shape))
 
 
 def test_a_single_row():

@@ -12,6 +12,7 @@ from scipy.stats import multinomial
 from torch import nn
 
 import pruneviz as pv
+from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.intervals import paired_interval
 
 
@@ -84,7 +85,7 @@ def test_the_paired_interval_by_hand():
 
 
 def compared(labels, before, after, **options):
-    return pv.Comparison(*(np.array(a) for a in (labels, before, after)), **options)
+    return Comparison(*(np.array(a) for a in (labels, before, after)), **options)
 
 
 def test_a_comparison_by_hand():
@@ -125,7 +126,7 @@ def test_mcnemars_exact_p_by_hand():
         "more than noise: of two equally good models, chance alone makes as much in 39 of 1,000"
         in repr(c)
     )
-    assert pv.Comparison(labels, before, after, level=0.99).inside_noise
+    assert Comparison(labels, before, after, level=0.99).inside_noise
 
 
 def test_words_where_nothing_flipped_and_where_all_did():

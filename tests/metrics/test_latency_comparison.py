@@ -12,6 +12,7 @@ from helpers import MODELS, assert_untouched, build, inputs, mlp, refused, snaps
 from torch import nn
 
 import pruneviz as pv
+from pruneviz.metrics.latency_comparison import Timing
 from pruneviz.metrics import latency_comparison as timing
 from pruneviz.metrics.latency_comparison import in_turn, ratio
 
@@ -19,7 +20,7 @@ ROWS = 40
 
 
 def said(value, low, high, **other):
-    t = pv.Timing(1.5, 1.0, 0.1, 0.2, value, low, high, 4.0, 20, 64, 2, "cpu")
+    t = Timing(1.5, 1.0, 0.1, 0.2, value, low, high, 4.0, 20, 64, 2, "cpu")
     return dataclasses.replace(t, **other)
 
 
