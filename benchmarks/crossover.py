@@ -1,7 +1,7 @@
 """From which sparsity on sparse beats dense, on this machine; what lesson 01 reads. `--record` stores it.
 
 Two tables, one thread: `crossover` times one linear layer dense, with zeros, in CSR and smaller, over
-widths, batches and sparsities; `costs` two of the lessons' networks, as many weights gone in each
+widths, batches and sparsities; `compare_costs` two of the lessons' networks, as many weights gone in each
 way, and with half of the units of every layer gone. About three minutes; an idle machine, please.
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
     tables = {"crossover": frame, "costs": costs(options.seconds)}
     took = round(time.perf_counter() - start)
     print(f"{platform.platform()}, {processor()}, load before {busy:.2f}, {took} s\n")
-    print(pv.break_evens(frame).to_string(float_format="%.3f", index=False), "\n")
+    print(pv.speed_break_evens(frame).to_string(float_format="%.3f", index=False), "\n")
     print(tables["costs"].to_string(float_format="%.3g", index=False))
     if options.record:
         what = f"--record --seconds {options.seconds:g}"

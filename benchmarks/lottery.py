@@ -52,7 +52,7 @@ def rows(seed: int, data: lessons.Dataset, judge: Callable[[nn.Module], float]) 
         if name == "ticket":
             for i, plan in enumerate(result.plans, 1):
                 for control in ("random-weights", "random-mask"):
-                    new = train(pv.ticket(start, plan, control=control, seed=seed))
+                    new = train(pv.lottery_ticket(start, plan, control=control, seed=seed))
                     found.append(_row(seed, control, i, plan.sparsity, judge(new)))
         print(pd.DataFrame(found).round(4).tail(2 * ROUNDS).to_string(), flush=True)
     return pd.DataFrame(found)

@@ -78,8 +78,8 @@ import pandas as pd
 lenet, x = lessons.load("lenet-300-100"), judge[0][0][:16]
 strip = pv.panel_strip(lenet, x[:8], judge[0][1][:8], batches=judge)
 neurons = pv.panel_neurons(lenet, x, batches=judge)
-sleepers = pv.panel_sleepers(lenet, judge)
-twins = pv.panel_twins(lenet, x, batches=judge)
+sleepers = pv.panel_inactive(lenet, judge)
+twins = pv.panel_redundant(lenet, x, batches=judge)
 tradeoff = pv.panel_tradeoff(pd.read_csv(CURVES))
 widgets.VBox([strip, neurons, sleepers, twins, tradeoff])
 """.replace("CURVES", repr(str(Path(__file__).parents[1] / "data" / "curves" / "tradeoff.csv"))),

@@ -37,18 +37,18 @@ from .metrics.accuracy import (
     predict as predict,
 )
 from .metrics.evaluator import Accuracy as Accuracy
-from .metrics.intervals import interval as interval
+from .metrics.intervals import accuracy_interval as accuracy_interval
 from .metrics.accuracy_comparison import compare_accuracy as compare_accuracy
 from .metrics.cost import (
     Cost as Cost,
     measure as measure,
 )
-from .metrics.work import work as work
+from .metrics.work import effective_macs as effective_macs
 from .metrics.latency_comparison import compare_latency as compare_latency
 
 # redundancy: which units do nothing, or nothing new
-from .redundancy.inactive import find_sleepers as find_sleepers
-from .redundancy.redundant import find_twins as find_twins
+from .redundancy.inactive import find_inactive as find_inactive
+from .redundancy.redundant import find_redundant as find_redundant
 from .redundancy.bounds import bounds as bounds
 
 # selection: what should go
@@ -60,7 +60,7 @@ from .selection.score import score as score
 from .selection.select import select as select
 from .selection.drop import (
     drop as drop,
-    one_of_each as one_of_each,
+    drop_redundant as drop_redundant,
 )
 
 # pruning: remove it, repair what is left, prove the result
@@ -71,8 +71,8 @@ from .pruning.mask import (
 from .pruning.shrink import shrink as shrink
 from .pruning.prune import prune as prune
 from .pruning.recalibrate import recalibrate as recalibrate
-from .pruning.rescale import rescaled as rescaled
-from .pruning.lossless import free as free
+from .pruning.rescale import rescale as rescale
+from .pruning.lossless import lossless_plan as lossless_plan
 from .pruning.certificate import certify as certify
 
 # storage: take it home: files, bytes, sparse layers
@@ -82,7 +82,7 @@ from .storage.files import (
 )
 from .storage.encodings import (
     encodings as encodings,
-    break_even as break_even,
+    bytes_break_even as bytes_break_even,
 )
 from .storage.csr import to_csr as to_csr
 
@@ -90,7 +90,7 @@ from .storage.csr import to_csr as to_csr
 from .training.schedules import schedule as schedule
 from .training.fit import fit as fit
 from .training.iterative import prune_iteratively as prune_iteratively
-from .training.lottery import ticket as ticket
+from .training.lottery import lottery_ticket as lottery_ticket
 
 # study: many prunings, one table
 from .study.sweep import sweep as sweep
@@ -98,10 +98,10 @@ from .study.sensitivity import sensitivity as sensitivity
 from .study.allocate import allocate as allocate
 from .study.ablation import ablate as ablate
 from .study.criterion_card import criterion_card as criterion_card
-from .study.costs import costs as costs
+from .study.costs import compare_costs as compare_costs
 from .study.crossover import (
     crossover as crossover,
-    break_evens as break_evens,
+    speed_break_evens as speed_break_evens,
 )
 from .study.pareto import (
     pareto as pareto,
@@ -118,8 +118,8 @@ from .plots.images import (
     plot_strip as plot_strip,
 )
 from .plots.groups import plot_groups as plot_groups
-from .plots.inactive import plot_sleepers as plot_sleepers
-from .plots.redundant import plot_twins as plot_twins
+from .plots.inactive import plot_inactive as plot_inactive
+from .plots.redundant import plot_redundant as plot_redundant
 from .plots.tradeoff import (
     plot_tradeoff as plot_tradeoff,
     plot_pareto as plot_pareto,
@@ -135,15 +135,15 @@ from .plots.bytes import plot_bytes as plot_bytes
 from .plots.costs import plot_costs as plot_costs
 from .plots.crossover import (
     plot_crossover as plot_crossover,
-    plot_break_evens as plot_break_evens,
+    plot_speed_break_evens as plot_speed_break_evens,
 )
 
 # panels: widgets that answer while you drag
 from .panels.weights import panel_weights as panel_weights
 from .panels.strip import panel_strip as panel_strip
 from .panels.neurons import panel_neurons as panel_neurons
-from .panels.inactive import panel_sleepers as panel_sleepers
-from .panels.redundant import panel_twins as panel_twins
+from .panels.inactive import panel_inactive as panel_inactive
+from .panels.redundant import panel_redundant as panel_redundant
 from .panels.card import panel_card as panel_card
 from .panels.schedule import panel_schedule as panel_schedule
 from .panels.tradeoff import panel_tradeoff as panel_tradeoff

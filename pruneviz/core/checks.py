@@ -21,7 +21,7 @@ def sparsity(value: Any, name: str = "sparsity") -> float:
     >>> sparsity(50)
     Traceback (most recent call last):
     ...
-    pruneviz.core.errors.ArgumentError: `sparsity` must be a fraction in [0, 1), but 50 was passed. Did you mean 0.5? Fractions, never percentages.
+    pruneviz.ArgumentError: `sparsity` must be a fraction in [0, 1), but 50 was passed. Did you mean 0.5? Fractions, never percentages.
     """
     want = f"`{name}` must be a fraction in [0, 1), but {value!r} was passed."
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -58,7 +58,7 @@ def choice(value: Any, name: str, options: Iterable[str], *, what: str = "") -> 
     >>> choice("magnitud", "criterion", ["magnitude", "lamp"])
     Traceback (most recent call last):
     ...
-    pruneviz.core.errors.ArgumentError: `criterion` 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude.
+    pruneviz.ArgumentError: `criterion` 'magnitud' is unknown. Did you mean 'magnitude'? Known: lamp, magnitude.
     """
     options = sorted(options)
     if isinstance(value, str) and value in options:

@@ -13,6 +13,8 @@ class ArgumentError(ValueError):
     True
     """
 
+    __module__ = "pruneviz"  # tracebacks name what users import, wherever this file lies
+
 
 class GraphError(ValueError):
     """A model cannot be traced, or a layer is frozen, or a removal was refused.
@@ -23,3 +25,5 @@ class GraphError(ValueError):
     >>> issubclass(pv.GraphError, ValueError)
     True
     """
+
+    __module__ = "pruneviz"

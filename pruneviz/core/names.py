@@ -16,10 +16,10 @@ def single(x: Tensor) -> Tensor:
 _ORIGINAL = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
 
 
-def plain(name: str) -> str:
+def unmasked_name(name: str) -> str:
     """Name of a tensor whether it carries a mask or not.
 
-    >>> plain("fc1.parametrizations.weight.original"), plain("fc1.weight")
+    >>> unmasked_name("fc1.parametrizations.weight.original"), unmasked_name("fc1.weight")
     ('fc1.weight', 'fc1.weight')
     """
     return _ORIGINAL.sub(r"\1\2", name)

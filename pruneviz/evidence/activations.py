@@ -14,7 +14,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.slices import Slice
-from pruneviz.model.forward import arguments, run
+from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention
 from pruneviz.model.patches import batched
@@ -76,7 +76,7 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
         open_attention(model),
         hooked(model, [reader.layer], watch),
     ):
-        run(model, args, kwargs)
+        run_forward(model, args, kwargs)
     if not seen:
         raise ArgumentError(
             f"layer {reader.layer!r} never ran as a layer: what it reads cannot be seen."

@@ -16,9 +16,9 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import single
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradients import Gradients
-from pruneviz.evidence.streams import Patches, Stream, rows_of
+from pruneviz.evidence.streams import Patches, Stream, input_rows
 from pruneviz.model.batches import count_examples, nothing_to, parts
-from pruneviz.model.forward import arguments, run
+from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention, weight_of
 from pruneviz.model.patches import spreads
@@ -128,7 +128,7 @@ def collect(
             n = count_examples(args, kwargs)
             examples += n
             if gradients is None:
-                run(model, args, kwargs)
+                run_forward(model, args, kwargs)
             elif n:
                 gradients.add(args, kwargs, targets, n, watch)
         if not examples:
@@ -151,7 +151,7 @@ class Watch:
         module, x = self.modules[name], inputs[0].detach()
         if not x.numel():
             return
-        rows = single(rows_of(module, x))
+        rows = single(input_rows(module, x))
         if name not in self.inputs:
             self._start(name, module, rows.shape[1])
         self.inputs[name].add(rows)

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from pruneviz.core.names import single
 from pruneviz.model.patches import patches
 
-MOST = 1 << 24  # numbers in the gradients of single examples that are held at once
+MAX_NUMBERS = 1 << 24  # numbers in the gradients of single examples that are held at once
 
 
 def pairs_of(module: nn.Module, x: Tensor, g: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def sum_of_squares(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         x, g = x[:, :, 0].double(), g[:, :, 0].double()
         return ((g * g).mT @ (x * x)).flatten(0, 1)
     total = torch.zeros(x.shape[0], g.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
-    step = max(1, MOST // total.numel())
+    step = max(1, MAX_NUMBERS // total.numel())
     for i in range(0, x.shape[1], step):
         each = sum(b[:, i : i + step].mT @ a[:, i : i + step] for a, b in pairs)
         total += (each.double() ** 2).sum(1)  # type: ignore[union-attr]

@@ -22,9 +22,9 @@ from pruneviz.evidence.gradient_squares import (
     table_squares,
 )
 from pruneviz.evidence.losses import Losses, first_of
-from pruneviz.model.forward import run
+from pruneviz.model.forward import run_forward
 from pruneviz.model.hooks import hooked
-from pruneviz.model.layers import consumers, turned
+from pruneviz.model.layers import consumers, is_conv1d
 from pruneviz.model.patches import batched
 from pruneviz.model.weights import places
 
@@ -70,7 +70,7 @@ class Gradients:
             ):
                 self.alone.append(name)
         for name in self.seen:  # GPT-2's Conv1D, which `places` does not count
-            if turned(self.modules[name]):
+            if is_conv1d(self.modules[name]):
                 self.weights[name] = f"{name}.weight"
         self.examples = 0
         self.labelled: bool | None = None
@@ -103,7 +103,7 @@ class Gradients:
         leaves = {name: self._leaf(name) for name in self.alone}
         with torch.enable_grad(), hooked(self.model, self.seen, note):
             call = _with(self.model, leaves) if leaves else self.model
-            outputs = run(call, args, kwargs)
+            outputs = run_forward(call, args, kwargs)
             for (name, x, _), version in zip(calls, versions, strict=True):
                 if x._version != version:
                     raise ArgumentError(
@@ -207,7 +207,7 @@ class Gradients:
             pairs = [pairs_of(*c, n) for c in dense]
             if pairs:
                 total = sum_of_squares(pairs)
-                back = turned(dense[0][0])
+                back = is_conv1d(dense[0][0])
                 _plus(sums, weight, total.T.contiguous() if back else total.reshape(shape))
             if rows:
                 _plus(sums, weight, table_squares(rows, shape, n, pairs))

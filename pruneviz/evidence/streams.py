@@ -99,7 +99,7 @@ class Patches:
         )
 
 
-def rows_of(module: nn.Module, x: Tensor) -> Tensor:
+def input_rows(module: nn.Module, x: Tensor) -> Tensor:
     """Return what a layer reads with its columns in dimension 1: (rows, n) or (examples, n, positions)."""
     if isinstance(module, _ConvNd):
         return batched(module, x).flatten(2)

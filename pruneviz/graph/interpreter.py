@@ -20,7 +20,7 @@ DOUBLE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.flo
           torch.complex64: torch.complex128}  # fmt: skip
 
 
-def run(
+def run_graph(
     w: Walk,
     tensors: Mapping[str, Tensor],
     inputs: Iterable[Any],
@@ -138,11 +138,11 @@ def silenced(
         lost = gone[w.atoms.roots(ids)]
         if roles.get(key) == "out" and lost.any():
             name, dim, blocks = key
-            new[name] = without(new[name], dim, torch.from_numpy(lost), blocks)
+            new[name] = zeroed(new[name], dim, torch.from_numpy(lost), blocks)
     return new
 
 
-def without(t: Tensor, dim: int, lost: Tensor, blocks: int = 1) -> Tensor:
+def zeroed(t: Tensor, dim: int, lost: Tensor, blocks: int = 1) -> Tensor:
     """Return a copy with zeros where `lost` says, along a dimension (block by block)."""
     lost = lost.to(t.device)
     if blocks > 1:  # rows come in blocks, each with columns of its own

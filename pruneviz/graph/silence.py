@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from pruneviz.core.groups import Groups
 from pruneviz.graph.grouping import build, by_use, role
-from pruneviz.graph.interpreter import run, silenced
+from pruneviz.graph.interpreter import run_graph, silenced
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import layer_of
 from pruneviz.graph.values import End
@@ -37,7 +37,7 @@ def settle(w: Walk) -> None:
         w.constants = True
 
     silent = silenced(w, tensors_of(w.traced.model), gone, roles_of(w))
-    run(w, silent, w.traced.inputs, gone=gone, watch=watcher(w, gone, bad, constant))
+    run_graph(w, silent, w.traced.inputs, gone=gone, watch=watcher(w, gone, bad, constant))
     for group in groups if why else ():
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index.ravel()]

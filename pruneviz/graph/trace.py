@@ -20,10 +20,10 @@ from pruneviz.core.names import layer_name
 from pruneviz.model.forward import (
     arguments,
     check_runs,
+    copied_inputs,
     copy_of,
     one_example,
     outputs_of,
-    plain,
     quiet,
 )
 from pruneviz.model.hooks import evaluating, seeded
@@ -128,7 +128,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
         )
     with quiet(), torch.inference_mode(False), evaluating(model):
         twin = copy_of(model)
-        args, kwargs = plain((args, kwargs), twin)
+        args, kwargs = copied_inputs((args, kwargs), twin)
         try:
             # of a copy: caches that a forward fills would hold fake tensors afterwards; and where
             # export gives up it prints the whole graph

@@ -79,7 +79,7 @@ class End:
     refuse: str = ""
 
 
-def free(node: Node, why: str, *, static: bool = False) -> Any:
+def untied(node: Node, why: str, *, static: bool = False) -> Any:
     """Return a value without units, or a list of them."""
     val = node.meta.get("val")
     if isinstance(val, (tuple, list)):

@@ -14,10 +14,10 @@ from pruneviz.graph.trace import Traced
 from pruneviz.graph.values import (
     args_of,
     flatten,
-    free,
     schema_of,
     shape_of,
     size,
+    untied,
 )
 from pruneviz.model.tensors import tensors_of
 
@@ -42,21 +42,23 @@ def walk(traced: Traced) -> Walk:
                 what = (
                     "the model's input" if kind == "input" else "a constant tensor of the forward"
                 )
-                w.values[node] = free(node, what, static=kind == "constant")
+                w.values[node] = untied(node, what, static=kind == "constant")
         elif node.op == "output":
             w.freeze([w.values.get(n) for n in node.all_input_nodes], OUTPUT)
         elif node.op == "get_attr":
-            w.values[node] = free(node, "a constant tensor of the forward", static=True)
+            w.values[node] = untied(node, "a constant tensor of the forward", static=True)
         elif node.target is operator.getitem:
             found = w.values.get(args_of(node)[0])
-            w.values[node] = found[args_of(node)[1]] if isinstance(found, list) else free(node, "")
+            w.values[node] = (
+                found[args_of(node)[1]] if isinstance(found, list) else untied(node, "")
+            )
         else:
             operands = [w.values.get(n) for n in node.all_input_nodes]
             w.dead = node not in traced.live
             rule = rule_of(node)
             if rule is None:
                 w.freeze(operands, f"operator {node.target} has no rule")
-                w.values[node] = free(node, f"the result of {node.target}")
+                w.values[node] = untied(node, f"the result of {node.target}")
             else:
                 w.values[node] = rule(w, node, bound(w, node), shape_of(node))
             static = all(v.static for v in flatten(operands)) and bool(operands)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.accuracy import predicted_classes
-from pruneviz.metrics.intervals import checked_level, interval, paired_interval
+from pruneviz.metrics.intervals import accuracy_interval, checked_level, paired_interval
 from pruneviz.model.hooks import evaluating
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Comparison:
 
     Examples
     --------
-    >>> import numpy as np, pruneviz as pv
+    >>> import numpy as np
+    >>> from pruneviz.metrics.accuracy_comparison import Comparison
     >>> labels = np.zeros(100, dtype=int)
     >>> Comparison(labels, labels, np.array([1, 1] + [0] * 98))
     Comparison on 100 examples, intervals at level 0.95
@@ -74,13 +75,13 @@ class Comparison:
     def interval_before(self) -> tuple[float, float]:
         """Wilson's interval of the accuracy before."""
         right = int((self.said_before == self.labels).sum())
-        return interval(right, self.examples, level=self.level)
+        return accuracy_interval(right, self.examples, level=self.level)
 
     @property
     def interval_after(self) -> tuple[float, float]:
         """Wilson's interval of the accuracy after."""
         right = int((self.said_after == self.labels).sum())
-        return interval(right, self.examples, level=self.level)
+        return accuracy_interval(right, self.examples, level=self.level)
 
     @property
     def difference(self) -> float:
@@ -133,7 +134,8 @@ class Comparison:
 
         Examples
         --------
-        >>> import numpy as np, pruneviz as pv
+        >>> import numpy as np
+        >>> from pruneviz.metrics.accuracy_comparison import Comparison
         >>> said = np.array([0, 0, 1, 1])
         >>> frame = Comparison(said, said, np.array([0, 0, 1, 0]), names=("a", "b")).to_frame()
         >>> frame[["class", "examples", "before", "after", "lost"]]

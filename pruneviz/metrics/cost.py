@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz.core import checks
 from pruneviz.metrics.latency import latencies
-from pruneviz.model.forward import one_example, run
+from pruneviz.model.forward import one_example, run_forward
 from pruneviz.model.hooks import evaluating, no_fast_path
 from pruneviz.model.weights import Mask, masked_attributes, steps
 
@@ -67,7 +67,7 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
             _Seen() as seen,
             _Counter() as counter,
         ):
-            run(model, args, kwargs)
+            run_forward(model, args, kwargs)
         known = counter.flop_registry
     unknown = sorted({str(op) for op in seen.ops if op not in known and not _is_free(op, seen)})
     ms = latencies([model], example_input)[0] if latency else None

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.accuracy import NO_EXAMPLE, counted
-from pruneviz.metrics.intervals import interval
+from pruneviz.metrics.intervals import accuracy_interval
 from pruneviz.model.batches import ready, takes
 
 CONVOLVED, PLAIN = 100, 500  # examples at once: what the cache holds; what a matrix product likes
@@ -98,7 +98,7 @@ class Accuracy:
 
     def of(self, right: int) -> dict[str, float]:
         """Return the same for a number of examples in the right class."""
-        low, high = interval(right, self.total)
+        low, high = accuracy_interval(right, self.total)
         return {"metric": right / self.total, "low": low, "high": high, "examples": self.total}
 
     def right(self, model: nn.Module, batches: Batches | None = None) -> int:

@@ -9,7 +9,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 
 
-def interval(correct: int, examples: int, *, level: float = 0.95) -> tuple[float, float]:
+def accuracy_interval(correct: int, examples: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return between which shares the accuracy over all such examples lies.
 
     Parameters
@@ -42,7 +42,7 @@ def interval(correct: int, examples: int, *, level: float = 0.95) -> tuple[float
     Examples
     --------
     >>> import pruneviz as pv
-    >>> low, high = pv.interval(900, 1000)
+    >>> low, high = pv.accuracy_interval(900, 1000)
     >>> f"{low:.3f} to {high:.3f}"
     '0.880 to 0.917'
     """
@@ -53,7 +53,7 @@ def interval(correct: int, examples: int, *, level: float = 0.95) -> tuple[float
     if correct > examples:
         raise ArgumentError(
             f"`correct` must be at most `examples`, {examples:,}, but {correct:,} was passed. Counts, "
-            "not shares: pv.interval(900, 1000)."
+            "not shares: pv.accuracy_interval(900, 1000)."
         )
     found = binomtest(correct, examples).proportion_ci(checked_level(level), method="wilson")
     return float(found.low), float(found.high)
@@ -90,7 +90,7 @@ def checked_level(level: Any) -> float:
     >>> checked_level(95)
     Traceback (most recent call last):
     ...
-    pruneviz.core.errors.ArgumentError: `level` must be a fraction in (0, 1), but 95 was passed. Did you mean 0.95? Fractions, never percentages.
+    pruneviz.ArgumentError: `level` must be a fraction in (0, 1), but 95 was passed. Did you mean 0.95? Fractions, never percentages.
     """
     number = float(level) if isinstance(level, Real) and not isinstance(level, bool) else 0.0
     if 0 < number < 1:

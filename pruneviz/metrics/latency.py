@@ -12,7 +12,7 @@ from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.forward import arguments, run
+from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating
 
 
@@ -66,13 +66,13 @@ def latencies(
         for model in models:
             stack.enter_context(evaluating(model))
         for model in [*models, *models]:  # the first runs of all are slow: caches, buffers
-            run(model, args, kwargs)
+            run_forward(model, args, kwargs)
         end = time.perf_counter() + seconds
         while len(taken[0]) < least or time.perf_counter() < end:
             for model, times in zip(models, taken, strict=True):
                 _wait()
                 start = time.perf_counter()
-                run(model, args, kwargs)
+                run_forward(model, args, kwargs)
                 _wait()
                 times.append((time.perf_counter() - start) * 1000)
     return [min(times) for times in taken]

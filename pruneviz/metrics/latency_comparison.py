@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_map
 from pruneviz.core import checks
 from pruneviz.metrics.cost import measure
 from pruneviz.model.batches import count_examples
-from pruneviz.model.forward import arguments, run
+from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating
 
 BLOCK = 0.0005  # seconds of runs timed at once: far less than a slice of a busy processor's time
 LEAST = 15  # rounds
 # two copies of one model differ by up to so much, for good: by where in memory they lie
-SAME = 0.01
+SAME_SPEED = 0.01
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,7 @@ class Timing:
 
     Examples
     --------
-    >>> import pruneviz as pv
+    >>> from pruneviz.metrics.latency_comparison import Timing
     >>> Timing(1.2, 0.6, 0.1, 0.05, 2.0, 1.9, 2.1, 3.85, 400, 64, 1, "cpu")
     Timing of 400 rounds in turn: batch of 64, 1 thread, cpu
       before  1.2 ms (spread 0.1)
@@ -170,7 +170,7 @@ def told_apart(low: float, high: float) -> bool:
     >>> told_apart(1.2, 1.3), told_apart(0.9, 1.1), told_apart(1.001, 1.005)
     (True, False, False)
     """
-    return low > 1 + SAME or high < 1 - SAME
+    return low > 1 + SAME_SPEED or high < 1 - SAME_SPEED
 
 
 def in_turn(
@@ -222,7 +222,7 @@ def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 def call_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
     """Return a forward without arguments, its inputs where the model is; it has run once."""
-    run(model, args, kwargs)
+    run_forward(model, args, kwargs)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
     def there(v: Any) -> Any:

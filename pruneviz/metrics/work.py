@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pruneviz.core import checks
 from pruneviz.metrics.cost import MORE
 from pruneviz.model.batches import count_examples, nothing_to, parts
-from pruneviz.model.forward import arguments, run
+from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, no_fast_path
 from pruneviz.model.weights import places
 
@@ -29,7 +29,7 @@ ADDED = frozenset({aten.addmm, aten.addmv, aten.baddbmm})  # their first operand
 OTHER, WHOLE = "other", "whole"
 
 
-def work(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
+def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     """Count the multiply-accumulates of each weight tensor for one example, with and without zeros.
 
     What a machine would do that skips zeros. Ordinary kernels skip none: see `compare_latency`.
@@ -71,7 +71,7 @@ def work(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     --------
     >>> import torch, pruneviz as pv
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> frame = pv.work(model, [torch.randn(100, 4)])
+    >>> frame = pv.effective_macs(model, [torch.randn(100, 4)])
     >>> frame[["tensor", "macs", "flops"]].values.tolist()
     [['0.weight', 32, 64], ['2.weight', 16, 32], ['other', 0, 0], ['whole', 48, 96]]
     """
@@ -87,7 +87,7 @@ def work(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
             for inputs, _ in parts(batches):
                 args, kwargs = arguments(inputs)
                 examples += count_examples(args, kwargs)
-                run(model, args, kwargs)
+                run_forward(model, args, kwargs)
     if not examples:
         raise nothing_to("count")
     n, left = 0, 0

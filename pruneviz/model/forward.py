@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.hooks import evaluating, is_beside, no_fast_path, turned
+from pruneviz.model.hooks import evaluating, is_beside, no_fast_path, switch_for_all_threads
 
 
 def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -60,7 +60,7 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tree_map(cut, (args, kwargs))
 
 
-def run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the model; an error of its forward becomes one that names the shapes it was given."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
@@ -154,7 +154,7 @@ def outputs_of(output: Any) -> list[Tensor]:
     return [t for part in parts for t in outputs_of(part)]
 
 
-def plain(values: Any, model: nn.Module) -> Any:
+def copied_inputs(values: Any, model: nn.Module) -> Any:
     """Copy all tensors within, to the model's device: ordinary ones under any mode."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
@@ -175,7 +175,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@turned
+@switch_for_all_threads
 def _silence() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -193,4 +193,4 @@ def check_runs(model: nn.Module, example_input: Any) -> None:
     with quiet(), torch.inference_mode(False), evaluating(model):
         twin = copy_of(model)
         with evaluating(twin):
-            run(twin, *plain(arguments(example_input), twin))
+            run_forward(twin, *copied_inputs(arguments(example_input), twin))

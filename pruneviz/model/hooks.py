@@ -180,7 +180,9 @@ def hooked(
             handle.remove()
 
 
-def turned(switch: Callable[[], Iterator[None]]) -> Callable[[], AbstractContextManager[None]]:
+def switch_for_all_threads(
+    switch: Callable[[], Iterator[None]],
+) -> Callable[[], AbstractContextManager[None]]:
     """Make a context manager of a switch that is the same in all threads.
 
     The first thread that comes in turns it, the last one that leaves turns it back: else the one that
@@ -188,7 +190,7 @@ def turned(switch: Callable[[], Iterator[None]]) -> Callable[[], AbstractContext
 
     Examples
     --------
-    >>> @turned
+    >>> @switch_for_all_threads
     ... def light():
     ...     print("on")
     ...     yield
@@ -220,7 +222,7 @@ def turned(switch: Callable[[], Iterator[None]]) -> Callable[[], AbstractContext
     return both
 
 
-@turned
+@switch_for_all_threads
 def no_fast_path() -> Iterator[None]:
     """Let attention run as single operators: its fused fast path hides them from every counter."""
     before = torch.backends.mha.get_fastpath_enabled()

@@ -19,10 +19,10 @@ def is_consumer(module: nn.Module) -> bool:
     """Whether a layer is a Linear, a convolution (not a transposed one), or GPT-2's Conv1D."""
     if isinstance(module, _ConvNd):
         return not isinstance(module, _ConvTransposeNd)
-    return isinstance(module, nn.Linear) or turned(module)
+    return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
-def turned(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
     """Whether it is GPT-2's Conv1D: a Linear whose weight has the shape (inputs, outputs)."""
     if not hasattr(module, "nf"):  # asked first: reading a weight may run a parametrization
         return False
@@ -57,14 +57,14 @@ def blocks_of(module: nn.Module) -> Tensor:
     (torch.Size([1, 6, 36]), torch.Size([2, 3, 18]))
     """
     weight = weight_of(module)
-    flat = weight.T if turned(module) else weight.flatten(1)
+    flat = weight.T if is_conv1d(module) else weight.flatten(1)
     return flat.unflatten(0, (getattr(module, "groups", 1), -1))
 
 
 def shaped(module: nn.Module, matrix: Tensor) -> Tensor:
     """Return such blocks, or one matrix (outputs, n), in the shape of the layer's weight."""
     weight = weight_of(module)
-    if turned(module):
+    if is_conv1d(module):
         return matrix.flatten(0, -2).T.contiguous().to(weight)
     return matrix.reshape(weight.shape).to(weight)
 

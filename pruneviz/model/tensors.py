@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.names import layer_name, plain
+from pruneviz.core.names import layer_name, unmasked_name
 from pruneviz.core.slices import Slice
 
 
@@ -57,7 +57,7 @@ def held(model: nn.Module) -> dict[str, Held]:
                 inside = attribute
             tensors[key] = tensor
             part.setdefault(key, inside)
-            names.setdefault(key, []).append(plain(full))
+            names.setdefault(key, []).append(unmasked_name(full))
             if (owner, name) not in holders.setdefault(key, []):  # one module at two places
                 holders[key].append((owner, name))
     found = {k: Held(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
@@ -88,7 +88,7 @@ def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], wh
 
 
 def _misfit(s: Slice, have: dict[str, Held], covered: dict[tuple[str, int], int]) -> str:
-    name = plain(s.tensor)
+    name = unmasked_name(s.tensor)
     if name not in have:
         known = ", ".join(list(have)[:6])
         return f"it names {name!r}, but the tensors here are: {known}"

@@ -18,7 +18,7 @@ from pruneviz.plots.bytes import size
 from pruneviz.plots.crossover import LABELS
 from pruneviz.plots.style import figure
 from pruneviz.study.costs import Ways, counted, timed
-from pruneviz.study.crossover import break_evens, nearest
+from pruneviz.study.crossover import nearest, speed_break_evens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ def panel_costs(
     Raises
     ------
     ArgumentError, GraphError
-        As `costs` does.
+        As `compare_costs` does.
 
     Examples
     --------
@@ -115,7 +115,7 @@ class CostsPanel(Panel):
         self._width = self._ways.width
         self._x, self._seconds, self._threads = x, seconds, threads
         self._record = crossover
-        self._breaks = None if crossover is None else break_evens(crossover)
+        self._breaks = None if crossover is None else speed_break_evens(crossover)
         super().__init__()
         self.add_class("pv-costs")
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
@@ -182,13 +182,13 @@ class CostsPanel(Panel):
         threads = "" if self._threads is None else f", threads={self._threads!r}"
         code = (
             f"import pruneviz as pv\n{more}\n"
-            f"table = pv.costs(model, {some}, sparsity={sparsity!r}, seconds={self._seconds!r}{threads})\n"
+            f"table = pv.compare_costs(model, {some}, sparsity={sparsity!r}, seconds={self._seconds!r}{threads})\n"
             "print(table)\nax = pv.plot_costs(table)\n"
         )
         if self._record is not None:
             width, size = nearest(self._record, self._width, batch)
             code += (
-                "print(pv.break_evens(crossover))\n"
+                "print(pv.speed_break_evens(crossover))\n"
                 f"ax = pv.plot_crossover(crossover, width={width}, batch={size}, at={sparsity!r})\n"
             )
         return code

@@ -26,8 +26,8 @@ from pruneviz.plots import activation_map
 from pruneviz.plots import inactive as plot
 from pruneviz.plots.style import figure
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.redundancy.inactive import KINDS, RARE, find_sleepers
-from pruneviz.selection.drop import without
+from pruneviz.redundancy.inactive import KINDS, RARE, find_inactive
+from pruneviz.selection.drop import plan_without
 from pruneviz.selection.edit import named
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 ALL = -1  # examples of every class
-MOST = 100  # examples in the picture
+MAX_EXAMPLES = 100  # examples in the picture
 ORDERS = {"how often awake": "active", "how strong": "mean", "number": "unit"}
 REPAIRS = {
     "nothing": "nothing: all stay",
@@ -46,7 +46,7 @@ REPAIRS = {
 FOUND = ("accuracy_before", "accuracy", "accuracy_seen_before", "accuracy_seen")
 
 
-def panel_sleepers(
+def panel_inactive(
     model: nn.Module,
     batches: Iterable[tuple[Any, Tensor]],
     *,
@@ -76,7 +76,7 @@ def panel_sleepers(
     rare : float
         Where the slider stands at first, in [0, 0.5].
     order : str
-        ``"active"``, ``"mean"`` or ``"unit"``, as for `plot_sleepers`.
+        ``"active"``, ``"mean"`` or ``"unit"``, as for `plot_inactive`.
     repair : str
         ``"nothing"``: all units stay; ``"remove"``: the sleepers go; ``"fold"``: they go, and their
         means go into the biases of the layers that read them.
@@ -102,7 +102,7 @@ def panel_sleepers(
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> with torch.no_grad():
     ...     model[0].weight[3], model[0].bias[3] = 0, -1.0
-    >>> panel = pv.panel_sleepers(model, [(torch.randn(20, 4), torch.arange(20) % 2)])
+    >>> panel = pv.panel_inactive(model, [(torch.randn(20, 4), torch.arange(20) % 2)])
     >>> panel.result["dead"]
     [3]
     >>> panel.controls["repair"].value = "remove"
@@ -114,7 +114,7 @@ def panel_sleepers(
 
 
 class SleepersPanel(Panel):
-    """The panel behind `panel_sleepers`."""
+    """The panel behind `panel_inactive`."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class SleepersPanel(Panel):
         rare = self.controls["rare"].at
         frame = self._sleepers(layer, seen, rare)
         units = {kind: frame["unit"][frame["kind"] == kind].tolist() for kind in KINDS}
-        plan = without(self._groups, layer, [u for kind in KINDS for u in units[kind]])
+        plan = plan_without(self._groups, layer, [u for kind in KINDS for u in units[kind]])
         self._asked = (layer, seen, rare, order), self._shares_of(plan, repair, seen), plan
         return {
             "layer": layer,
@@ -243,7 +243,7 @@ class SleepersPanel(Panel):
         """Collect what the units do: class by class, and of all together."""
         each = by_class(self.batches)
         self._parts = {ALL: self.batches, **each}
-        self._shown = some_of_each(each, MOST)
+        self._shown = some_of_each(each, MAX_EXAMPLES)
         found = {
             c: collect(self._model, part, comoment=False, progress=False)
             for c, part in each.items()
@@ -255,7 +255,7 @@ class SleepersPanel(Panel):
         return max(dead, key=lambda n: dead[n])
 
     def _sleepers(self, layer: str, seen: int, rare: float) -> Any:
-        return find_sleepers(self._evidence[seen], groups=self._known[layer], rare=rare)
+        return find_inactive(self._evidence[seen], groups=self._known[layer], rare=rare)
 
     def _shares_of(self, plan: Any, repair: str, seen: int) -> dict[str, tuple[Any, int]]:
         """Return what each accuracy is of: which units go and how, and on which examples."""

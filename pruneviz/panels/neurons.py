@@ -27,7 +27,7 @@ from pruneviz.plots.groups import row_label, rows
 from pruneviz.plots.style import figure
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import CRITERIA
-from pruneviz.selection.edit import amend, changes, turned
+from pruneviz.selection.edit import amend, changes, toggled
 from pruneviz.selection.notation import read, write
 from pruneviz.selection.score import score
 from pruneviz.selection.select import select
@@ -323,7 +323,7 @@ class NeuronsPanel(Panel):
     def _turned(self) -> str:
         """Return what is to be written by hand so that the picked unit goes, or stays."""
         here = self._result
-        return write(turned(self._planned, here["by_hand"], here["layer"], here["unit"]))
+        return write(toggled(self._planned, here["by_hand"], here["layer"], here["unit"]))
 
     def _rows(self, result: dict[str, Any]) -> list[network.Row]:
         return network_rows(self._labels, self._reads, self._makes, result)

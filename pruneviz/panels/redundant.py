@@ -25,8 +25,8 @@ from pruneviz.panels.kit.worker import GoOn
 from pruneviz.panels.redundant_text import Reading, told
 from pruneviz.plots import redundant_pair as plots
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.redundancy.redundant import find_twins
-from pruneviz.selection.drop import one_of_each
+from pruneviz.redundancy.redundant import find_redundant
+from pruneviz.selection.drop import drop_redundant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-MOST = 100_000  # pairs that are looked at
+MAX_PAIRS = 100_000  # pairs that are looked at
 RUNGS = {"delete": "none", "fold": "fold", "merge": "merge", "least squares": "lstsq"}
 BY = {"what they do": "activations", "their weights": "weights"}
 ALL = "all layers"
 
 
-def panel_twins(
+def panel_redundant(
     model: nn.Module,
     x: Any,
     *,
@@ -55,7 +55,7 @@ def panel_twins(
 
     Each unit is a point: how similar it is to the larger unit that is most like it, and how large
     beside that one. Drag the threshold: of each pair that reaches it one goes, if its twin stays (see
-    `one_of_each`). The smaller network is made for real; when the hand rests, it is repaired by each
+    `drop_redundant`). The smaller network is made for real; when the hand rests, it is repaired by each
     rung of the ladder (see `shrink`), and the four accuracies stand side by side. Pick a pair, and
     see the weights with which its two units read.
 
@@ -92,7 +92,7 @@ def panel_twins(
     Raises
     ------
     ArgumentError, GraphError
-        As `find_groups`, `collect`, `find_twins` and `accuracy` do.
+        As `find_groups`, `collect`, `find_redundant` and `accuracy` do.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def panel_twins(
     ...     _ = model[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 0.0], [2.0, 4.0]]))
     ...     _ = model[0].bias.zero_()
     >>> x = torch.rand(50, 2)
-    >>> panel = pv.panel_twins(model, x, batches=[(x, pv.predict(model, x))], threshold=0.99)
+    >>> panel = pv.panel_redundant(model, x, batches=[(x, pv.predict(model, x))], threshold=0.99)
     >>> panel.result["kept"], panel.result["removed"], panel.result["accuracy"]["merge"]
     (2, 0, 1.0)
     >>> panel.close()
@@ -111,7 +111,7 @@ def panel_twins(
 
 
 class TwinsPanel(Panel):
-    """The panel behind `panel_twins`."""
+    """The panel behind `panel_redundant`."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class TwinsPanel(Panel):
         self._judged = sum(len(labels) for _, labels in self.batches)
         self._reading = Reading(self._model, self._groups, x)
         self._frames: dict[str, pd.DataFrame] = {}
-        self._plan: Cut | None = None
+        self._plan: Choice | None = None
         self._dragged = False  # whether the hand that is in the picture has the threshold
         super().__init__()
         limit, self._threshold = self.slider("threshold", threshold, 0.0, 1.0, 0.01)
@@ -229,8 +229,8 @@ class TwinsPanel(Panel):
             "import pruneviz as pv\n\n"
             f"{self._again or LISTED}{'' if self._given else collected}"
             "groups = pv.find_groups(model, x)\n"
-            f"pairs = pv.find_twins(model, groups=groups, {seen}threshold={threshold!r}, top={MOST})\n"
-            f"plan = pv.one_of_each(pairs{some}, groups)\n"
+            f"pairs = pv.find_redundant(model, groups=groups, {seen}threshold={threshold!r}, top={MAX_PAIRS})\n"
+            f"plan = pv.drop_redundant(pairs{some}, groups)\n"
             f"for repair in {tuple(RUNGS.values())}:\n"
             "    small = pv.shrink(model, plan, example_input=x, repair=repair, evidence=evidence)\n"
             "    print(repair, pv.accuracy(small, batches))\n"
@@ -240,24 +240,24 @@ class TwinsPanel(Panel):
         """Return all that the plan depends on."""
         return self._threshold.at, self.controls["layer"].value, self.controls["by"].value
 
-    def _cut(self, how: tuple[float, str, str]) -> Cut:
+    def _cut(self, how: tuple[float, str, str]) -> Choice:
         """Choose, and cut."""
         threshold, layer, by = how
         if by not in self._frames:  # found once for each way to compare
             seen = self._evidence if by == "activations" else None
-            self._frames[by] = find_twins(
-                self._model, groups=self._groups, evidence=seen, top=MOST, threshold=0
+            self._frames[by] = find_redundant(
+                self._model, groups=self._groups, evidence=seen, top=MAX_PAIRS, threshold=0
             )
         frame = self._frames[by]
         frame = frame if layer == ALL else frame[frame["group"] == layer]
-        plan = one_of_each(frame[frame["similarity"] >= threshold], self._groups)
+        plan = drop_redundant(frame[frame["similarity"] >= threshold], self._groups)
         keep = {n: k.tolist() for n, k in plan.keep.items()}
         # of each unit the larger one that is most like it
         best = frame.drop_duplicates(["group", "removed"]).reset_index(drop=True)
         pairs = zip(best["group"], best["removed"], strict=True)
         points = best.assign(goes=[not keep[g][u] for g, u in pairs])
         macs = measure(self._shrinker.quick(plan), self._x).macs
-        return Cut(how, plan, points, macs)
+        return Choice(how, plan, points, macs)
 
     def _accuracy(self, right: dict[str, float]) -> dict[str, float] | None:
         """Return all accuracies in their order; None if one is missing."""
@@ -307,7 +307,7 @@ class TwinsPanel(Panel):
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Choice:
     """What follows from the threshold, the layer and the comparison."""
 
     how: tuple[float, str, str]

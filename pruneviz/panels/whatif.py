@@ -274,7 +274,7 @@ class WhatIfPanel(Panel):
     def draw(self, result: dict[str, Any]) -> Figure:
         layers = self._layers(result.get("plan"))
         flips = self._flips(result) if result else None
-        tall = 0.3 + 0.26 * min(len(layers), plot.MOST)
+        tall = 0.3 + 0.26 * min(len(layers), plot.MAX_LAYERS)
         rows = [1.5, *([tall] if layers else []), *([1.5] if flips else [])]
         with figure(7.6, sum(rows) + 0.3, rows=tuple(rows)) as (fig, axs):
             each = list(axs) if len(rows) > 1 else [axs]
@@ -318,7 +318,7 @@ class WhatIfPanel(Panel):
             protect=choice.protect,
         )
 
-    def _layers(self, plan: Plan | None) -> list[plot.Layer]:
+    def _layers(self, plan: Plan | None) -> list[plot.LayerBar]:
         return [] if plan is None else layers(plan, self.controls["protect"].value)
 
     def _flips(self, result: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.latency_comparison import Timing, told_apart
 from pruneviz.panels.kit.script import AGAIN, found
 from pruneviz.plots.bytes import size as bytes_in_words
-from pruneviz.plots.whatif import Bar, Layer
+from pruneviz.plots.whatif import Bar, LayerBar
 from pruneviz.study.whatif import WhatIf
 
 LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
@@ -76,17 +76,17 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     return [*rows, Bar("time", text, share, 1.0, low, high)]
 
 
-def layers(plan: Plan, protected: Collection[str]) -> list[Layer]:
+def layers(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
     """Return what of each layer stays; `protected`: names of layers that somebody wants whole."""
     if plan.groups is None:
         frame = plan.to_frame()
         counts = zip(frame["layer"], frame["kept"].tolist(), frame["total"].tolist(), strict=True)
-        rows = [Layer(n, k, t) for n, k, t in counts]
+        rows = [LayerBar(n, k, t) for n, k, t in counts]
     else:
         rows = [
-            Layer(g.name, g.size, g.size, g.frozen)
+            LayerBar(g.name, g.size, g.size, g.frozen)
             if g.frozen
-            else Layer(
+            else LayerBar(
                 g.name,
                 int(plan.keep[g.name].sum()),
                 g.size,

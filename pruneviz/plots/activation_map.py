@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-MOST = 40  # rows; how many more units there are is said
+MAX_ROWS = 40  # rows; how many more units there are is said
 EACH = 8  # rows at least for each kind of sleeper, if there are as many
 ROW = 13  # pixels
 X0, X1, Y0, WIDTH = 84, 744, 28, 760
@@ -107,7 +107,7 @@ def picture(
     a = np.asarray(data, dtype=float)
     if a.ndim != 2 or not a.size or not np.isfinite(a).all():
         raise ArgumentError(
-            "plot_sleepers draws finite numbers of shape (units, examples), but an array of shape "
+            "plot_inactive draws finite numbers of shape (units, examples), but an array of shape "
             f"{a.shape} was passed. Make it with pv.activations(model, x, groups=groups, group=...)."
         )
     checks.choice(order, "order", ORDERS)
@@ -126,8 +126,8 @@ def _kinds(sleepers: pd.DataFrame | None, units: int) -> list[str]:
     kinds = [""] * units
     if sleepers is None:
         return kinds
-    source = "pv.find_sleepers(evidence, groups=groups)"
-    checks.columns(sleepers, dict.fromkeys(("unit", "kind"), source), "plot_sleepers")
+    source = "pv.find_inactive(evidence, groups=groups)"
+    checks.columns(sleepers, dict.fromkeys(("unit", "kind"), source), "plot_inactive")
     for unit, kind in zip(sleepers["unit"], sleepers["kind"], strict=True):
         checks.choice(kind, "kind", MARKS, what="kind")
         if not 0 <= unit < units or kinds[unit]:
@@ -155,7 +155,7 @@ def _columns(labels: Sequence[int] | None, examples: int) -> list[int]:
 def _rows(a: np.ndarray, kinds: list[str], order: str) -> list[int]:
     """Return the units to be drawn, from above."""
     share, mean = (a != 0).mean(1), a.mean(1)
-    most, rank = min(MOST, len(a)), {kind: i for i, kind in enumerate((*MARKS, ""))}
+    most, rank = min(MAX_ROWS, len(a)), {kind: i for i, kind in enumerate((*MARKS, ""))}
     # of the sleepers those first that are awake on some of these examples: there is more to see
     asleep = {k: sorted(_where(kinds, k), key=lambda u: (-share[u], u)) for k in MARKS}
     awake = sorted(_where(kinds, ""), key=lambda u: (share[u], u))

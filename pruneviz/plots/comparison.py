@@ -44,6 +44,7 @@ def plot_damage(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Examples
     --------
     >>> import numpy as np, pruneviz as pv
+    >>> from pruneviz.metrics.accuracy_comparison import Comparison
     >>> said = np.array([0, 0, 1, 1])
     >>> comparison = Comparison(said, said, np.array([0, 0, 1, 0]), names=("cat", "dog"))
     >>> ax = pv.plot_damage(comparison.to_frame())

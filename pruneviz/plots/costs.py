@@ -28,7 +28,7 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     data : DataFrame
-        From `costs`.
+        From `compare_costs`.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -49,12 +49,14 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     --------
     >>> import torch, pruneviz as pv
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 8))
-    >>> ax = pv.plot_costs(pv.costs(model, torch.randn(4, 64), sparsity=0.5, seconds=0))
+    >>> ax = pv.plot_costs(pv.compare_costs(model, torch.randn(4, 64), sparsity=0.5, seconds=0))
     >>> [t.get_text() for t in ax.get_yticklabels()][-1]
     'dense and smaller'
     """
     needed = ("way", "bytes", "macs", "ms", "latency_speedup", "low", "high")
-    checks.columns(data, dict.fromkeys(needed, "pv.costs(model, x, sparsity=0.9)"), "plot_costs")
+    checks.columns(
+        data, dict.fromkeys(needed, "pv.compare_costs(model, x, sparsity=0.9)"), "plot_costs"
+    )
     from matplotlib.patches import Patch
     from matplotlib.patheffects import withStroke
 
@@ -103,7 +105,7 @@ def svg(data: pd.DataFrame, *, label: str, uid: str = "pv") -> str:
     Parameters
     ----------
     data : DataFrame
-        From `costs`; ``ms`` and what follows from it may be NaN.
+        From `compare_costs`; ``ms`` and what follows from it may be NaN.
     label : str
         What a screen reader says of the picture.
     uid : str

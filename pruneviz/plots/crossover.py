@@ -182,13 +182,13 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
     )
 
 
-def plot_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw from which sparsity on CSR is faster than dense, over the width of the layer.
 
     Parameters
     ----------
     data : DataFrame
-        From `break_evens`.
+        From `speed_break_evens`.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -208,11 +208,13 @@ def plot_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> import pandas as pd, pruneviz as pv
     >>> data = pd.DataFrame({"width": [64, 256], "batch": 1, "way": "csr_mm",
     ...                      "break_even": [None, 0.9], "below": [0.99, 0.8], "above": [None, 0.95]})
-    >>> [t.get_text() for t in pv.plot_break_evens(data).get_legend().texts]
+    >>> [t.get_text() for t in pv.plot_speed_break_evens(data).get_legend().texts]
     ['CSR, torch.mm(csr, x.T), batch of 1']
     """
     needed = ("width", "batch", "way", "break_even", "below", "above")
-    checks.columns(data, dict.fromkeys(needed, "pv.break_evens(frame)"), "plot_break_evens")
+    checks.columns(
+        data, dict.fromkeys(needed, "pv.speed_break_evens(frame)"), "plot_speed_break_evens"
+    )
     ax = axes(ax, (7.6, 3.8))
     numbers = data.assign(**{c: data[c].astype(float) for c in needed[3:]})
     known = numbers[["break_even", "below", "above"]].to_numpy().ravel()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_sleepers(
+def plot_inactive(
     data: Any,
     *,
     sleepers: pd.DataFrame | None = None,
@@ -36,7 +36,7 @@ def plot_sleepers(
     data : array-like, shape (units, examples)
         From `activations`.
     sleepers : DataFrame, optional
-        From `find_sleepers`: the rows of this group; columns ``unit`` and ``kind``.
+        From `find_inactive`: the rows of this group; columns ``unit`` and ``kind``.
     labels : sequence of int, length examples, optional
         Class of each example; examples of one class stand together, under its name.
     classes : sequence of str, optional
@@ -61,7 +61,7 @@ def plot_sleepers(
     --------
     >>> import numpy as np, pandas as pd, pruneviz as pv
     >>> a = np.array([[0.0, 0, 0], [1, 0, 2]])
-    >>> ax = pv.plot_sleepers(a, sleepers=pd.DataFrame({"unit": [0], "kind": ["dead"]}))
+    >>> ax = pv.plot_inactive(a, sleepers=pd.DataFrame({"unit": [0], "kind": ["dead"]}))
     >>> ax.images[0].get_array().shape, [c.get_label() for c in ax.collections]
     ((2, 3, 4), ['dead'])
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MOST = 64  # units drawn of a layer; how many more there are stands beside them
+MAX_UNITS = 64  # units drawn of a layer; how many more there are stands beside them
 LINE = 32  # of them in a line
 CELL, STEP = 8, 10.4  # pixels from unit to unit, and from line to line
 LIT = "#F0E442"  # Okabe & Ito's yellow
@@ -42,14 +42,14 @@ class Side:
 
     @property
     def drawn(self) -> list[int]:
-        """The first `MOST` units; one that is lit is always among them."""
-        late = sorted(u for u in self.lit if u >= min(self.total, MOST))[:LINE]
-        return [*range(min(self.total, MOST) - len(late)), *late]
+        """The first `MAX_UNITS` units; one that is lit is always among them."""
+        late = sorted(u for u in self.lit if u >= min(self.total, MAX_UNITS))[:LINE]
+        return [*range(min(self.total, MAX_UNITS) - len(late)), *late]
 
     @property
     def lines(self) -> int:
         """How many lines of units are drawn, at least 1."""
-        return max(1, -(-min(self.total, MOST) // LINE))
+        return max(1, -(-min(self.total, MAX_UNITS) // LINE))
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 LIT = "#F0E442"  # Okabe & Ito's yellow
-SOURCE = "pv.find_twins(model, groups=groups)"
+SOURCE = "pv.find_redundant(model, groups=groups)"
 SIMILARITY = "similarity of the two"
 SCALE = "scale: how much of the other one it is"
 
 
-def plot_twins(
+def plot_redundant(
     data: pd.DataFrame,
     *,
     threshold: float | None = None,
@@ -36,7 +36,7 @@ def plot_twins(
     Parameters
     ----------
     data : DataFrame
-        From `find_twins`: columns ``similarity`` and ``scale``. If there is a column ``goes``
+        From `find_redundant`: columns ``similarity`` and ``scale``. If there is a column ``goes``
         (bool), it says of each pair whether its smaller unit goes: those are the crosses.
     threshold : float, optional
         A dashed line at this similarity.
@@ -60,11 +60,11 @@ def plot_twins(
     --------
     >>> import pandas as pd, pruneviz as pv
     >>> data = pd.DataFrame({"similarity": [0.9, 0.4, 0.3], "scale": [0.8, -0.4, 0.1]})
-    >>> ax = pv.plot_twins(data, threshold=0.5)
+    >>> ax = pv.plot_redundant(data, threshold=0.5)
     >>> {c.get_label(): len(c.get_offsets()) for c in ax.collections}
     {'less alike': 2, 'alike': 1}
     """
-    checks.columns(data, dict.fromkeys(("similarity", "scale"), SOURCE), "plot_twins")
+    checks.columns(data, dict.fromkeys(("similarity", "scale"), SOURCE), "plot_redundant")
     if threshold is not None:
         threshold = checks.number(threshold, "threshold", low=-1, high=1)
     similarity, scale, goes = points(data, threshold)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pruneviz.plots.redundant import LIT, SCALE, SIMILARITY, plot_twins, points
+from pruneviz.plots.redundant import LIT, SCALE, SIMILARITY, plot_redundant, points
 from pruneviz.plots.style import GREY, KEPT, PRUNED, bare
 from pruneviz.plots.svg import FONT, LARGE, nice, opened, uri
 
@@ -34,7 +34,7 @@ class View:
     Parameters
     ----------
     pairs : DataFrame
-        As for `plot_twins`, with ``goes``.
+        As for `plot_redundant`, with ``goes``.
     threshold : float
     picked : int or None
         A row of it.
@@ -129,7 +129,7 @@ def static(view: View) -> Figure:
 
     fig = Figure(figsize=(WIDTH / 100, HEIGHT / 100), layout="constrained")
     grid = fig.add_gridspec(2, 3, width_ratios=(2.1, 1, 1), height_ratios=(1.5, 1))
-    plot_twins(view.pairs, threshold=view.threshold, picked=view.picked,
+    plot_redundant(view.pairs, threshold=view.threshold, picked=view.picked,
                ax=fig.add_subplot(grid[:, 0]))  # fmt: skip
     bound = _bound(view.images)
     for i, (image, title) in enumerate(zip(view.images, view.titles, strict=True)):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MOST = 24  # layers that are drawn
+MAX_LAYERS = 24  # layers that are drawn
 # of a bar: where an interval ends that is wider, so that the words beside it can be read
 OVER = 1.015
 ROW = 20  # pixels from layer to layer
@@ -45,7 +45,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerBar:
     """How many of a layer stay.
 
     Parameters
@@ -128,17 +128,17 @@ def bars(rows: Sequence[Bar], *, label: str, width: int = 680) -> str:
     return f"{opened(width, 6 + row * len(rows), label)}{''.join(parts)}</svg>"
 
 
-def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> str:
+def layers(rows: Sequence[LayerBar], *, label: str, uid: str, width: int = 680) -> str:
     """Draw a bar a layer: blue for what stays, orange and hatched for what goes, grey for frozen.
 
     Examples
     --------
-    >>> text = layers([Layer("<fc>", 1, 4), Layer("out", 9, 9, "the output")], label="x", uid="u")
+    >>> text = layers([LayerBar("<fc>", 1, 4), LayerBar("out", 9, 9, "the output")], label="x", uid="u")
     >>> "1 of 4 stay" in text, "frozen: the output" in text, "&lt;fc&gt;" in text
     (True, True, True)
     """
     row, x0, x1 = ROW, 150, 372
-    shown = rows[:MOST]
+    shown = rows[:MAX_LAYERS]
     parts = []
     for i, r in enumerate(shown):
         y = 4 + i * row
@@ -156,21 +156,21 @@ def layers(rows: Sequence[Layer], *, label: str, uid: str, width: int = 680) -> 
             f'<text x="{x0 - 6}" y="{y + 11}" text-anchor="end">{escape(r.short)}</text>'
             f'<text x="{x1 + 12}" y="{y + 11}">{escape(text)}</text></g></g>'
         )
-    if len(rows) > MOST:
-        y = 4 + MOST * row
-        parts.append(f'<text x="{x0}" y="{y + 11}" {FONT}>and {len(rows) - MOST} more</text>')
-    height = 8 + row * (len(shown) + (len(rows) > MOST))
+    if len(rows) > MAX_LAYERS:
+        y = 4 + MAX_LAYERS * row
+        parts.append(f'<text x="{x0}" y="{y + 11}" {FONT}>and {len(rows) - MAX_LAYERS} more</text>')
+    height = 8 + row * (len(shown) + (len(rows) > MAX_LAYERS))
     return f"{opened(width, height, label, 'pick')}{hatch(uid)}{''.join(parts)}</svg>"
 
 
-def layer_at(rows: Sequence[Layer], y: float) -> Layer | None:
+def layer_at(rows: Sequence[LayerBar], y: float) -> LayerBar | None:
     """Return the layer at a place of the picture, in pixels from above; None if there is none.
 
-    >>> layer_at([Layer("a", 1, 2), Layer("b", 1, 2)], 30).name, layer_at([], 30)
+    >>> layer_at([LayerBar("a", 1, 2), LayerBar("b", 1, 2)], 30).name, layer_at([], 30)
     ('b', None)
     """
     i = int(y - 2) // ROW
-    return rows[i] if 0 <= i < min(len(rows), MOST) else None
+    return rows[i] if 0 <= i < min(len(rows), MAX_LAYERS) else None
 
 
 def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
@@ -188,9 +188,9 @@ def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
     _rows(ax, [b.name for b in rows], 1.0)
 
 
-def draw_layers(rows: Sequence[Layer], ax: Axes) -> None:
+def draw_layers(rows: Sequence[LayerBar], ax: Axes) -> None:
     """Draw the same with matplotlib."""
-    shown = rows[:MOST]
+    shown = rows[:MAX_LAYERS]
     for i, r in enumerate(shown):
         share = r.kept / max(r.total, 1)
         ax.barh(i, share, color=GREY if r.frozen else KEPT, height=0.7)

@@ -17,16 +17,16 @@ from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.batches import listed
 from pruneviz.model.forward import arguments
 from pruneviz.pruning.equivalence import difference_of
-from pruneviz.pruning.lossless import SAME as ONE
+from pruneviz.pruning.lossless import EQUAL_WEIGHTS as ONE
 from pruneviz.pruning.lossless import sleeping
 from pruneviz.pruning.shrink import RECORD, Shrinker
 from pruneviz.pruning.surgery.removal import units_of_cut
 from pruneviz.redundancy.bounds import FAR
-from pruneviz.redundancy.redundant import find_twins
+from pruneviz.redundancy.redundant import find_redundant
 
 KINDS = ("exact", "exact-off-border", "observed", "approximate")
-SAME = 1e-9  # max|Δ| ÷ max|output| in float64: rounding
-SAME_FLOAT = 1e-4  # the same in float32, where an operator has no float64 kernel
+SAME_OUTPUT = 1e-9  # max|Δ| ÷ max|output| in float64: rounding
+SAME_OUTPUT_FLOAT32 = 1e-4  # the same in float32, where an operator has no float64 kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def certify(
     >>> with torch.no_grad():
     ...     model[0].weight[1], model[0].bias[1] = 0, -0.5  # dead
     >>> x = torch.randn(5, 2)
-    >>> small = pv.shrink(model, pv.free(model, x), example_input=x, repair="merge")
+    >>> small = pv.shrink(model, pv.lossless_plan(model, x), example_input=x, repair="merge")
     >>> certificate = pv.certify(model, small, [x])
     >>> certificate.kind, dict(certificate.removed), certificate.max_error < 1e-12
     ('exact', {'0': (1,)}, True)
@@ -107,7 +107,7 @@ def certify(
     before, after = checks.unwrapped(before), checks.unwrapped(after)
     data = [arguments(inputs) for inputs in listed(batches, "compare on")]
     error, scale, precise = difference_of(before, after, data, varied=False)
-    limit = SAME if precise else SAME_FLOAT
+    limit = SAME_OUTPUT if precise else SAME_OUTPUT_FLOAT32
     examples = sum(next(t for t in torch.utils._pytree.tree_leaves(d) if isinstance(t, Tensor)).shape[0]
                    for d in data)  # fmt: skip
     args, kwargs = data[0]
@@ -127,7 +127,7 @@ def certify(
         if same and all(len(u) == 0 for u in left.values()):
             kind = "exact"
         elif same:
-            twins = find_twins(before, groups=groups, threshold=ONE)
+            twins = find_redundant(before, groups=groups, threshold=ONE)
             pairs = set(zip(twins["group"], twins["removed"], strict=True))
             pairs |= set(zip(twins["group"], twins["kept"], strict=True))
             doubles = all((g, u) in pairs for g, units in left.items() for u in units)
@@ -138,7 +138,7 @@ def certify(
             for name, units in removed.items():
                 keep[name][list(units)] = False
             folded = _folded(before, Plan(keep, groups), example)
-            if difference_of(folded, after, data, varied=False)[0] <= SAME_FLOAT * scale:
+            if difference_of(folded, after, data, varied=False)[0] <= SAME_OUTPUT_FLOAT32 * scale:
                 kind = "exact-off-border"
     elif same and not removed and type(after) is type(before):
         kind = "exact" if error == 0 and not getattr(after, RECORD, ()) else kind

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.forward import copy_of, outputs_of, plain, quiet
+from pruneviz.model.forward import copied_inputs, copy_of, outputs_of, quiet
 from pruneviz.model.hooks import evaluating, seeded
 from pruneviz.pruning.surgery.proof import (
     at_precision,
@@ -46,7 +46,9 @@ def _difference(
     worst, scale = 0.0, 0.0
     with quiet(), evaluating(a), evaluating(b), at_precision(exact):
         for example in data:
-            for args, kwargs in variations(plain(example, a)) if varied else [plain(example, a)]:
+            for args, kwargs in (
+                variations(copied_inputs(example, a)) if varied else [copied_inputs(example, a)]
+            ):
                 args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
                 with seeded(0):
                     want = outputs_of(a(*copied(args), **copied(kwargs)))

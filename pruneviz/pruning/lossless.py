@@ -11,12 +11,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core import checks
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.forward import arguments
-from pruneviz.model.forward import plain as plain_inputs
+from pruneviz.model.forward import copied_inputs as plain_inputs
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.patches import spreads
@@ -25,13 +25,13 @@ from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.redundancy.bounds import FAR, bounds
 from pruneviz.redundancy.inactive import kinds
-from pruneviz.redundancy.redundant import find_twins
+from pruneviz.redundancy.redundant import find_redundant
 from pruneviz.selection.drop import spare
 
-SAME = 1 - 1e-9  # similarity from which on two units are one
+EQUAL_WEIGHTS = 1 - 1e-9  # similarity from which on two units are one
 
 
-def free(
+def lossless_plan(
     model: nn.Module,
     example_input: Any,
     *,
@@ -82,7 +82,7 @@ def free(
     ...     model[0].weight[1], model[0].bias[1] = 0, 0.5  # constant
     ...     model[0].weight[3], model[0].bias[3] = model[0].weight[0], model[0].bias[0]  # a double
     >>> x = torch.randn(5, 2)
-    >>> plan = pv.free(model, x)
+    >>> plan = pv.lossless_plan(model, x)
     >>> small = pv.shrink(model, plan, example_input=x, repair="merge")
     >>> small[0].out_features, bool(torch.allclose(small(x), model(x), atol=1e-6))
     (2, True)
@@ -95,7 +95,7 @@ def free(
     whole = Plan(
         {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}, groups
     )
-    twins = find_twins(model, groups=groups, threshold=SAME)
+    twins = find_redundant(model, groups=groups, threshold=EQUAL_WEIGHTS)
     equal = twins[(twins["scale"] - 1).abs() <= 1e-9]
     plan = _without(whole, asleep, equal)
     if len(twins) > len(equal):  # multiples: only where what lies between keeps them
@@ -104,7 +104,7 @@ def free(
     if evidence is not None and any(
         m.full for m in (*evidence.inputs.values(), *evidence.patches.values())
     ):
-        seen = find_twins(model, groups=groups, evidence=evidence, threshold=SAME)
+        seen = find_redundant(model, groups=groups, evidence=evidence, threshold=EQUAL_WEIGHTS)
         plan = _without(plan, {}, seen)
     return plan
 
@@ -147,7 +147,7 @@ def _unread(g: Group, have: dict[str, Held]) -> np.ndarray:
     for s in g.slices:
         if s.role != "in" or s.layer not in g.consumers:
             continue
-        weight = have[plain(s.tensor)].visible
+        weight = have[unmasked_name(s.tensor)].visible
         if s.blocks > 1:
             split = weight.unflatten(0, (s.blocks, -1)).movedim(s.dim + 1, 1).flatten(0, 1)
         else:
@@ -160,7 +160,9 @@ def _unread(g: Group, have: dict[str, Held]) -> np.ndarray:
 
 def _padded(g: Group, have: dict[str, Held]) -> bool:
     """Whether a zero-padded convolution reads the group."""
-    modules = [have[plain(s.tensor)].holders[0][0] for s in g.slices if s.layer in g.consumers]
+    modules = [
+        have[unmasked_name(s.tensor)].holders[0][0] for s in g.slices if s.layer in g.consumers
+    ]
     return any(
         isinstance(m, _ConvNd) and spreads(m) and any(m._reversed_padding_repeated_twice)
         for m in modules

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.model.forward import copy_of
@@ -165,7 +165,7 @@ def _silence(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn
     for name, kept in keep.items():
         lost = ~kept.cpu().numpy()
         for s in groups[name].slices if lost.any() else ():
-            tensor = have[plain(s.tensor)].tensor
+            tensor = have[unmasked_name(s.tensor)].tensor
             if s.role == "out":
                 mark = torch.from_numpy(s.mark(tuple(tensor.shape), lost).copy())
                 gone[id(tensor)] = gone.get(id(tensor), torch.zeros_like(mark)) | mark

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruneviz.core import checks
 from pruneviz.model.batches import nothing_to, parts
-from pruneviz.model.forward import arguments, copy_of, run
+from pruneviz.model.forward import arguments, copy_of, run_forward
 from pruneviz.model.hooks import evaluating
 
 
@@ -62,7 +62,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
             m.training, m.momentum = True, 1.0  # afterwards it holds this batch's statistics
         seen = False
         for inputs, _ in parts(batches):
-            run(new, *arguments(inputs))
+            run_forward(new, *arguments(inputs))
             seen = True
             for m in norms:
                 total = sums[m]

@@ -13,17 +13,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.model.forward import arguments, copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import Held, check_fit, held
 from pruneviz.pruning.equivalence import difference_of
 
-SAME = 1e-5  # max|Δ output| ÷ max|output|: the new weights are rounded to their type
+SAME_OUTPUT_ROUNDED = 1e-5  # max|Δ output| ÷ max|output|: the new weights are rounded to their type
 
 
 @torch.inference_mode(False)
-def rescaled(
+def rescale(
     model: nn.Module,
     example_input: Any,
     *,
@@ -79,7 +79,7 @@ def rescaled(
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> x = torch.randn(5, 4)
     >>> groups = pv.find_groups(model, x)
-    >>> louder = pv.rescaled(model, x, groups=groups)
+    >>> louder = pv.rescale(model, x, groups=groups)
     >>> bool(torch.allclose(model(x), louder(x), atol=1e-5))
     True
     >>> ratio = (louder[0].bias / model[0].bias).round().tolist()
@@ -128,7 +128,7 @@ def _scale(group: Group, have: Mapping[str, Held], chosen: np.ndarray, factor: f
     seen: set[tuple[int, int, str]] = set()
     readers = set(group.consumers)
     for s in group.slices:
-        there = have[plain(s.tensor)]
+        there = have[unmasked_name(s.tensor)]
         module, attribute = there.holders[0]
         key = (id(there.tensor), s.dim, s.role)
         # a norm passes on what it is given times its weight: the weight would do it twice
@@ -144,4 +144,4 @@ def _scale(group: Group, have: Mapping[str, Held], chosen: np.ndarray, factor: f
 
 def _equal(before: nn.Module, after: nn.Module, example: Any) -> bool:
     error, scale, _ = difference_of(before, after, [example])
-    return error <= SAME * scale
+    return error <= SAME_OUTPUT_ROUNDED * scale

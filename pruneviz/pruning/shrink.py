@@ -22,12 +22,12 @@ from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.graph.find_groups import walked
 from pruneviz.graph.grouping import by_use
-from pruneviz.graph.interpreter import run, silenced
+from pruneviz.graph.interpreter import run_graph, silenced
 from pruneviz.graph.silence import roles_of
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
-from pruneviz.model.forward import arguments, copy_of, plain, quiet
+from pruneviz.model.forward import arguments, copied_inputs, copy_of, quiet
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, held, tensors_of
@@ -147,7 +147,7 @@ class Shrinker:
         self.walk = walked(model, example_input) if w is None else w
         self._roles = roles_of(self.walk)
         with torch.inference_mode(False):
-            self._example = plain(arguments(example_input), self.walk.traced.model)
+            self._example = copied_inputs(arguments(example_input), self.walk.traced.model)
         # which sizes were right for the groups that lose units, proved once for each set of them
         self._sizes: dict[frozenset[str], int] = {frozenset(): 0}
 
@@ -169,7 +169,7 @@ class Shrinker:
             if w.constants:
                 tensors = silenced(w, tensors_of(w.traced.model), gone, self._roles)
                 with quiet(), evaluating(w.traced.model):
-                    run(w, tensors, w.traced.inputs, gone=gone, watch=folder(w, gone, folds))
+                    run_graph(w, tensors, w.traced.inputs, gone=gone, watch=folder(w, gone, folds))
             norms = bare_norms(w, self.model, gone)
             choices = [(), *blamed(w, self.model, gone)]
             for attributes in [*choices[at:], *choices[:at]]:

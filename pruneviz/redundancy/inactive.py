@@ -21,7 +21,7 @@ STEADY = 1e-6  # of the largest value: varies less is constant
 KINDS = ("dead", "constant", "rare")
 
 
-def find_sleepers(
+def find_inactive(
     evidence: Evidence, *, groups: Groups | None = None, rare: float = RARE
 ) -> pd.DataFrame:
     """List the units that were never active, always the same, or rarely active, where they are read.
@@ -64,7 +64,7 @@ def find_sleepers(
     ...     _ = model[0].weight.zero_()
     ...     _ = model[0].bias.copy_(torch.tensor([-1.0, 0.5, 2.0]))
     >>> evidence = pv.collect(model, [torch.randn(8, 2)], layers=["2"])
-    >>> pv.find_sleepers(evidence)[["layer", "unit", "kind", "mean"]]
+    >>> pv.find_inactive(evidence)[["layer", "unit", "kind", "mean"]]
       layer  unit      kind  mean
     0     2     0      dead   0.0
     1     2     1  constant   0.5

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.core.slices import ROLES
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.evidence.moments import Moments
@@ -26,17 +26,17 @@ from pruneviz.redundancy.similarity import (
     pooled_covariance,
     similar_pairs,
 )
-from pruneviz.redundancy.unit_weights import parts_of, rows_of
+from pruneviz.redundancy.unit_weights import parts_of, weight_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 COLUMNS = ["group", "layer", "kept", "removed", "similarity", "scale", "offset"]
-EQUAL = 1 - 1e-6  # of two sizes: rounding alone can tell them apart
+EQUAL_SIZE = 1 - 1e-6  # of two sizes: rounding alone can tell them apart
 
 
-def find_twins(
+def find_redundant(
     model: nn.Module,
     *,
     groups: Groups,
@@ -94,13 +94,13 @@ def find_twins(
     Examples
     --------
     >>> import torch, pruneviz as pv
-    >>> from pruneviz.redundancy.redundant import find_twins
+    >>> from pruneviz.redundancy.redundant import find_redundant
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
     >>> with torch.no_grad():
     ...     _ = model[0].weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 1.0], [2.0, 4.0]]))
     ...     _ = model[0].bias.copy_(torch.tensor([1.0, -1.0, 2.0]))
     >>> groups = pv.find_groups(model, torch.zeros(1, 2))
-    >>> find_twins(model, groups=groups, threshold=0.9)
+    >>> find_redundant(model, groups=groups, threshold=0.9)
       group layer  kept  removed  similarity  scale  offset
     0     0     0     2        0         1.0    0.5     0.0
     """
@@ -153,7 +153,7 @@ def nearest(
     Shapes (units,); the scale is 0 where no kept unit is as similar as asked. The weights of the model
     are to be read under `evaluating`.
     """
-    rows = rows_of(g, have).double().cpu()
+    rows = weight_rows(g, have).double().cpu()
     size = norms(rows)
     unit = rows / size.clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
     twin, scale = torch.zeros(g.size, dtype=torch.long), torch.zeros(g.size, dtype=torch.float64)
@@ -171,7 +171,7 @@ def _by_weights(
     g: Group, have: dict[str, Held], top: int | None, threshold: float | None
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield kept, removed, similarity, scale and offset, for each part of a group."""
-    rows = rows_of(g, have)
+    rows = weight_rows(g, have)
     size = norms(rows).cpu().numpy()
     if not np.isfinite(size).all():
         raise ArgumentError(
@@ -217,7 +217,7 @@ def _by_activations(
 
 def _ordered(i: np.ndarray, j: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the larger of each pair, the first if they are equal, and the other."""
-    first = size[i] >= size[j] * EQUAL
+    first = size[i] >= size[j] * EQUAL_SIZE
     return np.where(first, i, j), np.where(first, j, i)
 
 
@@ -226,7 +226,7 @@ def _seen(
 ) -> Iterator[tuple[Moments, Tensor, np.ndarray]]:
     """Yield, for each part of a group: moments, the columns of its units there, the units."""
     for s in g.slices:
-        weight = have[plain(s.tensor)].visible
+        weight = have[unmasked_name(s.tensor)].visible
         if s.role != "in" or s.layer not in g.consumers or weight.ndim < 2:
             continue
         m, patches = evidence.inputs.get(s.layer), evidence.patches.get(s.layer)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core.groups import Group
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.core.slices import Slice
 from pruneviz.model.tensors import Held, matrix
 from pruneviz.redundancy.similarity import norms
@@ -23,7 +23,10 @@ def parts_of(g: Group, have: dict[str, Held], roles: tuple[str, ...]) -> list[np
     """Return the units that can stand in for each other: those of one block of grouped convolutions."""
     blocks = [np.zeros((g.size, 1), np.int64)]
     for s in g.slices:
-        module, weight = have[plain(s.tensor)].holders[0][0], have[plain(s.tensor)].tensor
+        module, weight = (
+            have[unmasked_name(s.tensor)].holders[0][0],
+            have[unmasked_name(s.tensor)].tensor,
+        )
         if not isinstance(module, _ConvNd) or weight.ndim < 2 or _depthwise(g, s.layer, module):
             continue
         reads = s.dim == (0 if module.transposed else 1)
@@ -40,7 +43,7 @@ def _depthwise(g: Group, layer: str, module: nn.Module) -> bool:
     return alone and layer != g.producers[0]
 
 
-def rows_of(g: Group, have: dict[str, Held]) -> Tensor:
+def weight_rows(g: Group, have: dict[str, Held]) -> Tensor:
     """Return what the units compute, shape (units, numbers): t times a unit has t times its row.
 
     Producers, whose results are added, stand side by side. What comes later, such as a depthwise
@@ -49,7 +52,7 @@ def rows_of(g: Group, have: dict[str, Held]) -> Tensor:
     """
     layers: dict[str, Found] = {}
     for s in g.slices:
-        h = have[plain(s.tensor)]
+        h = have[unmasked_name(s.tensor)]
         seen = h.visible
         # of weight_norm the norms stand for the whole weight: they have as many rows
         fits = seen.ndim == h.tensor.ndim and seen.shape[s.dim] == h.tensor.shape[s.dim]

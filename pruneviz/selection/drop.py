@@ -141,12 +141,12 @@ def _listed(items: list[Any], most: int = 4) -> str:
     return ", ".join([*map(str, items[:most]), *["…"] * (len(items) > most)])
 
 
-def without(groups: Groups, group: str, units: Iterable[int]) -> Plan:
+def plan_without(groups: Groups, group: str, units: Iterable[int]) -> Plan:
     """Return the plan that drops these units of one group, all but the last if they are all.
 
     >>> import numpy as np, pruneviz as pv
     >>> rows = pv.Slice("fc.weight", 0, np.arange(3)[:, None], "out")
-    >>> without(pv.Groups((pv.Group("fc", 3, (rows,)),)), "fc", [2, 0, 1]).keep["fc"]
+    >>> plan_without(pv.Groups((pv.Group("fc", 3, (rows,)),)), "fc", [2, 0, 1]).keep["fc"]
     tensor([False,  True, False])
     """
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
@@ -155,10 +155,10 @@ def without(groups: Groups, group: str, units: Iterable[int]) -> Plan:
     return Plan(keep, groups)
 
 
-SOURCE = "pv.find_twins(model, groups=groups, threshold=0.8)"
+SOURCE = "pv.find_redundant(model, groups=groups, threshold=0.8)"
 
 
-def one_of_each(twins: pd.DataFrame, groups: Groups) -> Plan:
+def drop_redundant(twins: pd.DataFrame, groups: Groups) -> Plan:
     """Return the plan in which of each pair the smaller unit goes, if its twin stays.
 
     The pairs are gone through in their order. A unit goes if the other one of the pair has not gone
@@ -167,7 +167,7 @@ def one_of_each(twins: pd.DataFrame, groups: Groups) -> Plan:
     Parameters
     ----------
     twins : DataFrame
-        From `find_twins`, the most similar first: columns ``group``, ``kept``, ``removed``.
+        From `find_redundant`, the most similar first: columns ``group``, ``kept``, ``removed``.
     groups : Groups
         The same.
 
@@ -189,10 +189,10 @@ def one_of_each(twins: pd.DataFrame, groups: Groups) -> Plan:
     >>> units = np.arange(4)[:, None]
     >>> groups = pv.Groups((pv.Group("fc1", 4, (pv.Slice("fc1.weight", 0, units, "out"),)),))
     >>> twins = pd.DataFrame({"group": "fc1", "kept": [0, 1, 3], "removed": [1, 2, 0]})
-    >>> pv.one_of_each(twins, groups).keep["fc1"]  # 2 is like 1, which has gone; 1 relies on 0
+    >>> pv.drop_redundant(twins, groups).keep["fc1"]  # 2 is like 1, which has gone; 1 relies on 0
     tensor([ True, False,  True,  True])
     """
-    checks.columns(twins, dict.fromkeys(("group", "kept", "removed"), SOURCE), "one_of_each")
+    checks.columns(twins, dict.fromkeys(("group", "kept", "removed"), SOURCE), "drop_redundant")
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
     for name, part in twins.groupby("group", sort=False):

@@ -66,7 +66,7 @@ def amend(plan: Plan, units: Wishes) -> Plan:
     return Plan(keep, groups)
 
 
-def turned(plan: Plan, units: Wishes, layer: str, unit: int) -> dict[str, dict[int, bool]]:
+def toggled(plan: Plan, units: Wishes, layer: str, unit: int) -> dict[str, dict[int, bool]]:
     """Return the wishes with one unit turned: to go if it stays by now, to stay if it goes.
 
     Where the plan itself says so, no wish is left.
@@ -76,9 +76,9 @@ def turned(plan: Plan, units: Wishes, layer: str, unit: int) -> dict[str, dict[i
     >>> import numpy as np, pruneviz as pv
     >>> rows = pv.Slice("fc1.weight", 0, np.arange(4)[:, None], "out")
     >>> plan = pv.drop(pv.Groups((pv.Group("fc1", 4, (rows,)),)), {"fc1": [0, 1]})
-    >>> turned(plan, {}, "fc1", 0)
+    >>> toggled(plan, {}, "fc1", 0)
     {'fc1': {0: True}}
-    >>> turned(plan, {"fc1": {0: True}}, "fc1", 0)
+    >>> toggled(plan, {"fc1": {0: True}}, "fc1", 0)
     {'fc1': {}}
     """
     groups = _groups(plan)

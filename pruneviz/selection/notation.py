@@ -10,7 +10,7 @@ from pruneviz.core.errors import ArgumentError
 Units = dict[str, dict[int, bool]]  # layer, number of the unit, whether it stays
 
 ITSELF = "(model)"  # the model itself has no name
-MOST = 100_000  # units in one range
+MAX_RANGE = 100_000  # units in one range
 HOW = "Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit stays)."
 _ITEM = re.compile(r"([-−]?)\s*(\d{1,9})(?:\s*[-–]\s*(\d{1,9}))?")
 
@@ -32,7 +32,7 @@ def read(text: str) -> Units:
     >>> read("conv1 3")
     Traceback (most recent call last):
     ...
-    pruneviz.core.errors.ArgumentError: 'conv1 3' names no units. Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit stays).
+    pruneviz.ArgumentError: 'conv1 3' names no units. Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit stays).
     """
     units: Units = {}
     for part in filter(str.strip, text.split(";")):
@@ -79,10 +79,10 @@ def _item(text: str, layer: str) -> tuple[bool, range]:
     if not found:
         raise ArgumentError(f"{text!r}, after {layer!r}, is no number of a unit. {HOW}")
     first, last = int(found[2]), int(found[3] or found[2])
-    if not 0 <= last - first < MOST:
+    if not 0 <= last - first < MAX_RANGE:
         raise ArgumentError(
             f"{text!r}, after {layer!r}, must go from a number to a larger one, and name at most "
-            f"{MOST:,} units."
+            f"{MAX_RANGE:,} units."
         )
     return bool(found[1]), range(first, last + 1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
@@ -79,7 +79,7 @@ def score(
     >>> pv.score(layer, "magnitud")
     Traceback (most recent call last):
     ...
-    pruneviz.core.errors.ArgumentError: criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: fisher, lamp, magnitude, random, taylor, wanda.
+    pruneviz.ArgumentError: criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: fisher, lamp, magnitude, random, taylor, wanda.
     """
     model = checks.unwrapped(model)
     checks.choice(reduction, "reduction", REDUCTIONS)
@@ -138,7 +138,7 @@ def _unit_scores(
         device = weights[0][1].device
         values = fn(torch.empty(shape, device=device), **more, **facts.of_units(group))
         return _checked(chosen, values, shape, what, where)
-    weights = [w for w in weights if facts.has(plain(w[0].tensor))]
+    weights = [w for w in weights if facts.has(unmasked_name(w[0].tensor))]
     if not weights:
         raise facts.missing(f"of group {group.name!r}")
     if reduction == "first":
@@ -146,7 +146,7 @@ def _unit_scores(
         weights = [w for w in weights if (w[0].layer, w[0].dim) in own][:1] or weights[:1]
     scores = []
     for place, weight in weights:
-        name = plain(place.tensor)
+        name = unmasked_name(place.tensor)
         _check_finite(name, weight)
         seen = {k: matrix(t, place) for k, t in facts.of(weight, name).items()}
         values = fn(matrix(weight, place), **more, **seen)
@@ -161,7 +161,7 @@ def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
     """Return where the units of a group have weights, and those weights as the forward sees them."""
     found: dict[tuple[object, ...], tuple[Slice, Tensor]] = {}
     for s in group.slices:
-        there = have[plain(s.tensor)]
+        there = have[unmasked_name(s.tensor)]
         weight = there.visible
         if not (isinstance(there.tensor, nn.Parameter) and weight.is_floating_point()):
             continue

@@ -98,7 +98,7 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     return frame.astype({c: "Int64" for c in frame.columns if c not in HEAD})
 
 
-def break_even(shape: Iterable[int], encoding: str) -> float:
+def bytes_break_even(shape: Iterable[int], encoding: str) -> float:
     """Return the smallest sparsity at which an encoding of a tensor is smaller than dense float32.
 
     Parameters
@@ -123,7 +123,7 @@ def break_even(shape: Iterable[int], encoding: str) -> float:
     Examples
     --------
     >>> import pruneviz as pv
-    >>> [round(pv.break_even((300, 784), e), 4) for e in ("csr_int64", "csr_int32", "bitmap")]
+    >>> [round(pv.bytes_break_even((300, 784), e), 4) for e in ("csr_int64", "csr_int32", "bitmap")]
     [0.6675, 0.5006, 0.0313]
     """
     checks.choice(encoding, "encoding", ENCODINGS)

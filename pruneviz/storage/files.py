@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.model.forward import copy_of
 from pruneviz.model.tensors import holders_of
 from pruneviz.model.weights import Mask, places
@@ -103,7 +103,7 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
             tensors[name] = value.detach().cpu().contiguous().clone()
         else:
             aliases[name] = same
-    known = {plain(name) for name in holders_of(model)}
+    known = {unmasked_name(name) for name in holders_of(model)}
     records = [_packed(c, known) for c in getattr(model, RECORD, ())]
     data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
     if encoding != "dense":
@@ -218,10 +218,10 @@ def _from_csr(name: str, parts: list[Tensor], shape: list[int]) -> Tensor:
 
 def _packed(what: Cut, known: set[str]) -> dict[str, Any]:
     keep = [
-        {"tensor": plain(name), "dim": dim, "blocks": blocks, "size": k.size,
+        {"tensor": unmasked_name(name), "dim": dim, "blocks": blocks, "size": k.size,
          "bits": base64.b64encode(zlib.compress(np.packbits(k).tobytes(), 9)).decode()}
         for name, dim, blocks, k in what.keep
-        if plain(name) in known  # not what a mask kept that is baked by now
+        if unmasked_name(name) in known  # not what a mask kept that is baked by now
     ]  # fmt: skip
     return {
         "keep": keep,

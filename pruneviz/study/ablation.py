@@ -17,18 +17,18 @@ from torch.utils import _pytree as pytree
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.names import plain
+from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.losses import CLASSES, check_class_labels, on_device_of
 from pruneviz.model.batches import nothing_to, parts, ready
-from pruneviz.model.forward import arguments, copy_of, outputs_of, run
+from pruneviz.model.forward import arguments, copy_of, outputs_of, run_forward
 from pruneviz.model.hooks import evaluating, seeded
 from pruneviz.model.tensors import Held, check_fit, held
 from pruneviz.study.prefix import Prefix
 
 CONVOLVED, PLAIN = 100, 500  # examples at once, as for `Accuracy`
-SAME = 1e-5  # max|Δ| ÷ max|output|: silenced where it is read, or where it is made
+SAME_SILENCE = 1e-5  # max|Δ| ÷ max|output|: silenced where it is read, or where it is made
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -173,7 +173,7 @@ class _Place:
     """Where the units of a group are silenced in a copy of the model: tensors, and slices of them."""
 
     def __init__(self, group: Group, slices: list[Slice], have: Mapping[str, Held]) -> None:
-        tensors = [(s, have[plain(s.tensor)].tensor) for s in slices]
+        tensors = [(s, have[unmasked_name(s.tensor)].tensor) for s in slices]
         self.where = [(s, t) for s, t in tensors if t.is_floating_point()]
         self.group = group
 
@@ -219,9 +219,9 @@ class _Runner:
         found = []
         for place in (a, b):
             with place.silenced(units), evaluating(self.new), seeded(0):
-                found.append(outputs_of(run(self.new, *arguments(self.data[0][0]))))
+                found.append(outputs_of(run_forward(self.new, *arguments(self.data[0][0]))))
         for p, q in zip(*found, strict=True):
-            if float((p - q).abs().max()) > SAME * float(p.abs().max()):
+            if float((p - q).abs().max()) > SAME_SILENCE * float(p.abs().max()):
                 return False
         return True
 
@@ -240,7 +240,7 @@ class _Runner:
         values, sizes = [], []
         with evaluating(module), seeded(0):
             for x, targets in self.data:
-                outputs = module(x) if after is not None else run(module, *arguments(x))
+                outputs = module(x) if after is not None else run_forward(module, *arguments(x))
                 each = _each(self.loss, outputs, targets)
                 values.append(each.double().cpu().numpy())
                 n = len(pytree.tree_leaves(x)[0])

@@ -17,7 +17,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.cost import measure
-from pruneviz.metrics.work import work
+from pruneviz.metrics.work import effective_macs
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.weights import places
 from pruneviz.pruning.shrink import Shrinker
@@ -59,7 +59,7 @@ def allocate(
     params, bytes, macs : float
         The budget, one of them: at most so much is left. Up to 1: a share of what the model has;
         above: a count. Of units it is counted as `measure` counts. Of weights, ``params`` are the
-        numbers that are not dropped, ``macs`` those of weights that stay, see `work`, and ``bytes``
+        numbers that are not dropped, ``macs`` those of weights that stay, see `effective_macs`, and ``bytes``
         those of `encoding`.
     example_input : Tensor, tuple or dict, optional
         Needed for units, and for ``macs``.
@@ -246,6 +246,6 @@ def _of_weights(
 
 def _uses(model: nn.Module, example_input: Any) -> tuple[dict[str, int], int]:
     """Return how often one example uses each weight, by tensor; and the MACs of all of them."""
-    frame = work(model, [(example_input, None)])
+    frame = effective_macs(model, [(example_input, None)])
     rows = list(zip(frame["tensor"], frame["macs"], frame["weights"], strict=True))
     return {t: int(macs) // max(1, n) for t, macs, n in rows}, int(rows[-1][1])  # the last: whole

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STEPS = 10  # of the search for as many weights: 1 ÷ 1024 of the units
 
 
-def costs(
+def compare_costs(
     model: nn.Module,
     example_input: Any,
     *,
@@ -84,7 +84,7 @@ def costs(
     --------
     >>> import torch, pruneviz as pv
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 8))
-    >>> frame = pv.costs(model, torch.randn(16, 64), sparsity=0.9, seconds=0)
+    >>> frame = pv.compare_costs(model, torch.randn(16, 64), sparsity=0.9, seconds=0)
     >>> frame[["way", "bytes", "macs"]].values.tolist()[2:]
     [['csr_linear', 8464, 921], ['csr_mm', 8464, 921], ['smaller', 3536, 864]]
     """
@@ -142,7 +142,7 @@ def compared(
     threads: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the table of `costs` for models by name; the first one is what the others are held to."""
+    """Return the table of `compare_costs` for models by name; the first one is what the others are held to."""
     count = counted(ways, example_input)
     clock = timed(ways, example_input, seconds=seconds, threads=threads, seed=seed)
     columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",

@@ -157,7 +157,7 @@ def criterion_card(
     reduction : str
         As for `score`.
     factor : float
-        Of the rescaling test: see `rescaled`.
+        Of the rescaling test: see `rescale`.
     seeds : iterable of int
         How often everything is repeated to see its spread: with each seed the examples of the
         measurement are drawn anew (bootstrap), and the criteria that draw, draw. The first one scores.

@@ -103,7 +103,7 @@ def crossover(
     return pd.DataFrame(rows, columns=columns)
 
 
-def break_evens(data: pd.DataFrame) -> pd.DataFrame:
+def speed_break_evens(data: pd.DataFrame) -> pd.DataFrame:
     """Return from which sparsity on CSR is faster than dense, for each width, batch and kernel.
 
     Parameters
@@ -130,14 +130,14 @@ def break_evens(data: pd.DataFrame) -> pd.DataFrame:
     >>> import pandas as pd, pruneviz as pv
     >>> data = pd.DataFrame({"width": 64, "batch": 1, "way": "csr_mm", "sparsity": [0.5, 0.9, 0.99],
     ...                      "latency_speedup": [0.2, 0.5, 2.0]})
-    >>> pv.break_evens(data)
+    >>> pv.speed_break_evens(data)
        width  batch     way  break_even  below  above
     0     64      1  csr_mm    0.968377    0.9   0.99
     """
     import pandas as pd
 
     needed = ("width", "batch", "way", "sparsity", "latency_speedup")
-    checks.columns(data, dict.fromkeys(needed, "pv.crossover()"), "break_evens")
+    checks.columns(data, dict.fromkeys(needed, "pv.crossover()"), "speed_break_evens")
     rows = []
     data = data[data["way"].str.startswith("csr")].sort_values("sparsity")
     for key, part in data.groupby(["width", "batch", "way"]):

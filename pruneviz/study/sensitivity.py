@@ -27,7 +27,7 @@ from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.prefix import Prefix
 from pruneviz.study.setup import Question
 from pruneviz.study.sweep import COSTS
-from pruneviz.study.table import Row, Table, failed, rows_of, several
+from pruneviz.study.table import Row, Table, all_rows, failed, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +135,7 @@ def sensitivity(
     }  # fmt: skip
     table = Table("sensitivity", asks, answers, None if path is None else Path(path), arguments)
     job = _Sensitivity(q, evaluate, parts, seed)
-    return pd.DataFrame(rows_of(job, asked, table, n_jobs=n_jobs, progress=progress))
+    return pd.DataFrame(all_rows(job, asked, table, n_jobs=n_jobs, progress=progress))
 
 
 def _parts(q: Question, what: str, layers: Iterable[str] | None) -> dict[str, list[str]]:

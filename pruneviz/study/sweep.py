@@ -21,7 +21,7 @@ from pruneviz.model.hooks import seeded
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.setup import Question
-from pruneviz.study.table import Row, Table, failed, rows_of, several
+from pruneviz.study.table import Row, Table, all_rows, failed, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +157,7 @@ def sweep(
     }  # fmt: skip
     table = Table("sweep", asks, answers, None if path is None else Path(path), arguments)
     job = _Sweep(q, tune, evaluate)
-    return pd.DataFrame(rows_of(job, asked, table, same=same, n_jobs=n_jobs, progress=progress))
+    return pd.DataFrame(all_rows(job, asked, table, same=same, n_jobs=n_jobs, progress=progress))
 
 
 @dataclass(frozen=True, eq=False)

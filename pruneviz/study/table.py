@@ -119,7 +119,7 @@ class Table:
             )
 
 
-def rows_of(
+def all_rows(
     job: Job,
     asked: Sequence[Row],
     table: Table,
@@ -187,7 +187,7 @@ def several(values: Any, name: str) -> list[Any]:
     >>> several(0.5, "sparsities")
     Traceback (most recent call last):
     ...
-    pruneviz.core.errors.ArgumentError: `sparsities` must be a list, but 0.5 was passed. Try [0.5].
+    pruneviz.ArgumentError: `sparsities` must be a list, but 0.5 was passed. Try [0.5].
     """
     if isinstance(values, (str, float, int)) or not isinstance(values, Iterable):
         raise ArgumentError(

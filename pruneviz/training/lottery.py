@@ -16,7 +16,9 @@ CONTROLS = ("none", "random-mask", "random-weights")
 OTHER = 0x9E3779B9  # or the seed that a start was drawn with would draw the same start again
 
 
-def ticket(model: nn.Module, plan: Plan, *, control: str = "none", seed: int = 0) -> nn.Module:
+def lottery_ticket(
+    model: nn.Module, plan: Plan, *, control: str = "none", seed: int = 0
+) -> nn.Module:
     """Return an untrained network under a mask, or one of its two controls.
 
     A mask was found by training and pruning. Does the network that is left owe its accuracy to
@@ -40,7 +42,7 @@ def ticket(model: nn.Module, plan: Plan, *, control: str = "none", seed: int = 0
     Returns
     -------
     nn.Module
-        A new model under a mask, not yet trained: ``pv.fit(pv.ticket(...), batches)``.
+        A new model under a mask, not yet trained: ``pv.fit(pv.lottery_ticket(...), batches)``.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def ticket(model: nn.Module, plan: Plan, *, control: str = "none", seed: int = 0
     >>> start = torch.nn.Linear(50, 2)
     >>> plan = pv.select(pv.score(start, "magnitude"), sparsity=0.5)
     >>> for control in ("none", "random-weights", "random-mask"):
-    ...     new = pv.ticket(start, plan, control=control)
+    ...     new = pv.lottery_ticket(start, plan, control=control)
     ...     same = ((new.weight != 0) == plan.keep["weight"]).all()
     ...     print(control, bool(same), int((new.weight != 0).sum()))
     none True 50
@@ -85,7 +87,7 @@ def _anew(model: nn.Module) -> nn.Module:
         if own and reset is None:
             raise ArgumentError(
                 f"layer {(name or type(module).__name__)!r} has no `reset_parameters`: nobody knows "
-                "how it starts. Build the model anew instead: pv.ticket(Net(), plan)."
+                "how it starts. Build the model anew instead: pv.lottery_ticket(Net(), plan)."
             )
         if own and reset is not None:
             reset()

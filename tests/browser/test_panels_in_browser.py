@@ -62,8 +62,8 @@ PANELS = {
     "weights": "pv.panel_weights(model, batches=batches)",
     "strip": "pv.panel_strip(model, x[:5], y[:5], batches=batches, classes=classes)",
     "neurons": "pv.panel_neurons(model, x[:8], batches=batches)",
-    "sleepers": "pv.panel_sleepers(model, batches, classes=classes)",
-    "twins": "pv.panel_twins(model, x[:8], batches=batches)",
+    "sleepers": "pv.panel_inactive(model, batches, classes=classes)",
+    "twins": "pv.panel_redundant(model, x[:8], batches=batches)",
     "tradeoff": "pv.panel_tradeoff(data)",
     "whatif": "pv.panel_whatif(model, batches, classes=classes)",
 }

@@ -120,7 +120,7 @@ WRITERS = {
     "bake": lambda m: pv.bake(m),
     "fit": lambda m: pv.fit(m, batches(), epochs=2, lr=0.1, progress=False),
     "prune_iteratively": lambda m: rounds(m),
-    "ticket": lambda m: pv.ticket(m, plan_for(m), control="random-mask"),
+    "ticket": lambda m: pv.lottery_ticket(m, plan_for(m), control="random-mask"),
 }
 
 

@@ -37,8 +37,8 @@ PANELS = {
     "weights": lambda m, b: pv.panel_weights(m, batches=b),
     "strip": strip,
     "neurons": lambda m, b: pv.panel_neurons(m, X[:4], batches=b),
-    "sleepers": lambda m, b: pv.panel_sleepers(m, b),
-    "twins": lambda m, b: pv.panel_twins(m, X[:4], batches=b),
+    "sleepers": lambda m, b: pv.panel_inactive(m, b),
+    "twins": lambda m, b: pv.panel_redundant(m, X[:4], batches=b),
     "whatif": lambda m, b: pv.panel_whatif(m, b),
 }
 
@@ -49,7 +49,7 @@ def test_numbers_of_any_width(name, dtype):
     x, model = X.to(dtype), colour().to(dtype)
     made = {
         "neurons": lambda m, b: pv.panel_neurons(m, x[:4], batches=b),
-        "twins": lambda m, b: pv.panel_twins(m, x[:4], batches=b),
+        "twins": lambda m, b: pv.panel_redundant(m, x[:4], batches=b),
         "strip": lambda m, b: strip(m, b, x),
     }
     panel = {**PANELS, **made}[name](model, [(x, Y)])
@@ -84,7 +84,7 @@ def test_batches_of_several_lengths(tmp_path, monkeypatch):
     exec(what.to_python(), names)
     assert pv.accuracy(names["small"], batches) == what.result["metric"]
     what.close()
-    sleepers = pv.panel_sleepers(model, batches)
+    sleepers = pv.panel_inactive(model, batches)
     picture = sleepers._drawn[1]
     assert picture.shades.shape[1] == len(sleepers._shown[1])
     x = torch.cat([pv.activations(model, part, groups=sleepers._groups, group="3")
@@ -123,10 +123,10 @@ def test_the_sleepers_of_weight_norm_are_seen_where_they_are_read():
     got = pv.activations(model, x, groups=groups, group="0")
     torch.testing.assert_close(got, model[:2](x).T.detach())
     batches = [(x, torch.arange(30) % 3)]
-    panel = pv.panel_sleepers(model, batches)
+    panel = pv.panel_inactive(model, batches)
     assert panel.result["units"] == 16
     panel.close()
-    panel = pv.panel_twins(model, x[:4], batches=batches)
+    panel = pv.panel_redundant(model, x[:4], batches=batches)
     assert panel.result["total"] == 16
     panel.close()
     with begins("criterion 'obs' needs the weight of layer '0' itself, but a parametrization"):
@@ -181,7 +181,7 @@ ADVICE = [
 def test_labels_that_do_not_fit_are_told_what_to_do(labels, advice):
     for f in (
         lambda: pv.accuracy(colour(), [(X[:4], labels)]),
-        lambda: pv.panel_sleepers(colour(), [(X[:4], labels)]),
+        lambda: pv.panel_inactive(colour(), [(X[:4], labels)]),
         lambda: pv.panel_whatif(colour(), [(X[:4], labels)]),
     ):
         with pytest.raises(pv.ArgumentError) as error:
@@ -191,7 +191,7 @@ def test_labels_that_do_not_fit_are_told_what_to_do(labels, advice):
 
 def test_a_label_below_zero_is_no_class():
     with begins("a label is -1, but classes are counted from 0."):
-        pv.panel_sleepers(colour(), [(X, Y - 1)])
+        pv.panel_inactive(colour(), [(X, Y - 1)])
 
 
 BAD_STRIPS = [
@@ -215,7 +215,7 @@ def test_classes_are_a_list_of_names(name, classes):
     kind = "an int" if classes == 5 else f"a {type(classes).__name__}"
     make = {
         "strip": strip,
-        "sleepers": pv.panel_sleepers,
+        "sleepers": pv.panel_inactive,
         "whatif": pv.panel_whatif,
     }[name]
     with begins(
@@ -237,7 +237,7 @@ def test_why_nothing_can_go_is_said():
     batches = [(x, torch.arange(6) % 3)]
     for make in (
         lambda: pv.panel_neurons(model, x),
-        lambda: pv.panel_twins(model, x, batches=batches),
+        lambda: pv.panel_redundant(model, x, batches=batches),
     ):
         with pytest.raises(
             pv.GraphError, match="no unit of the model can be removed: '0': its units are"
@@ -268,7 +268,7 @@ def test_nothing_is_removed_where_nobody_sleeps():
     with torch.no_grad():
         model[0].weight.abs_()
         model[0].bias.fill_(0.1)  # all of them always fire
-    panel = pv.panel_sleepers(model, [(torch.rand(60, 4), Y)], rare=0.0, repair="remove")
+    panel = pv.panel_inactive(model, [(torch.rand(60, 4), Y)], rare=0.0, repair="remove")
     assert not any(panel.result["counts"].values())
     assert "All stay: accuracy" in panel.sentence
     with pytest.raises(pv.ArgumentError, match="Known: none yet"):

@@ -30,9 +30,9 @@ from PIL import Image
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.panels.kit.panel import Panel
 from pruneviz.panels.kit import cells
 from pruneviz.panels.kit import panel as base
+from pruneviz.panels.kit.panel import Panel
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -112,7 +112,9 @@ PLOTS = {
         **k,
     ),
     "plot_bytes": lambda **k: pv.plot_bytes(pv.encodings(mlp()), **k),
-    "plot_break_evens": lambda **k: pv.plot_break_evens(pv.break_evens(crossed()), **k),
+    "plot_speed_break_evens": lambda **k: pv.plot_speed_break_evens(
+        pv.speed_break_evens(crossed()), **k
+    ),
     "plot_costs": lambda **k: pv.plot_costs(crossed(), **k),
     "plot_crossover": lambda **k: pv.plot_crossover(crossed(), **k),
     "plot_sensitivity": lambda **k: pv.plot_sensitivity(
@@ -121,8 +123,8 @@ PLOTS = {
         ),
         **k,
     ),
-    "plot_sleepers": lambda **k: pv.plot_sleepers(np.eye(3), **k),
-    "plot_twins": lambda **k: pv.plot_twins(
+    "plot_inactive": lambda **k: pv.plot_inactive(np.eye(3), **k),
+    "plot_redundant": lambda **k: pv.plot_redundant(
         pd.DataFrame({"similarity": [0.9, 0.4], "scale": [1.0, -0.5]}), **k
     ),
 }

@@ -180,8 +180,8 @@ def test_a_hand_in_a_thread_of_its_own_draws_and_restores_nothing(monkeypatch):
         panels = [
             pv.panel_strip(model, X[:3], y[:3], batches=[(X, y)]),
             pv.panel_neurons(model, X[:3], batches=[(X, y)]),
-            pv.panel_sleepers(model, [(X, y)]),
-            pv.panel_twins(model, X[:3], batches=[(X, y)]),
+            pv.panel_inactive(model, [(X, y)]),
+            pv.panel_redundant(model, X[:3], batches=[(X, y)]),
             pv.panel_whatif(model, [(X, y)], repair="lstsq"),
         ]
         for panel in panels:

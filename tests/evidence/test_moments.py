@@ -11,7 +11,6 @@ from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pruneviz as pv
 from pruneviz.evidence.moments import Moments
 from pruneviz.evidence.streams import Stream
 

@@ -25,37 +25,45 @@ def wilson(k, n, z):
 @given(st.integers(1, 400), st.data())
 def test_the_interval_is_wilsons(n, data):
     k = data.draw(st.integers(0, n))
-    low, high = pv.interval(k, n)
+    low, high = pv.accuracy_interval(k, n)
     assert (low, high) == pytest.approx(wilson(k, n, 1.959963985), abs=1e-9)
     assert 0 <= low <= k / n <= high <= 1
     assert low < high
 
 
 def test_a_higher_level_is_wider():
-    assert pv.interval(80, 100, level=0.99) == pytest.approx(wilson(80, 100, 2.575829304), abs=1e-8)
+    assert pv.accuracy_interval(80, 100, level=0.99) == pytest.approx(
+        wilson(80, 100, 2.575829304), abs=1e-8
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: pv.interval(5, 0), "`examples` must be a whole number ≥ 1, but 0 was passed."),
-        (lambda: pv.interval(0.9, 10), "`correct` must be a whole number ≥ 0, but 0.9 was passed."),
         (
-            lambda: pv.interval(11, 10),
-            "`correct` must be at most `examples`, 10, but 11 was passed. Counts, not shares: "
-            "pv.interval(900, 1000).",
+            lambda: pv.accuracy_interval(5, 0),
+            "`examples` must be a whole number ≥ 1, but 0 was passed.",
         ),
         (
-            lambda: pv.interval(5, 10, level=95),
+            lambda: pv.accuracy_interval(0.9, 10),
+            "`correct` must be a whole number ≥ 0, but 0.9 was passed.",
+        ),
+        (
+            lambda: pv.accuracy_interval(11, 10),
+            "`correct` must be at most `examples`, 10, but 11 was passed. Counts, not shares: "
+            "pv.accuracy_interval(900, 1000).",
+        ),
+        (
+            lambda: pv.accuracy_interval(5, 10, level=95),
             "`level` must be a fraction in (0, 1), but 95 was passed. Did you mean 0.95? Fractions, "
             "never percentages.",
         ),
         (
-            lambda: pv.interval(5, 10, level=1),
+            lambda: pv.accuracy_interval(5, 10, level=1),
             "`level` must be a fraction in (0, 1), but 1 was passed.",
         ),
         (
-            lambda: pv.interval(5, 10, level="high"),
+            lambda: pv.accuracy_interval(5, 10, level="high"),
             "`level` must be a fraction in (0, 1), but 'high' was passed.",
         ),
     ],
@@ -102,7 +110,9 @@ def test_a_comparison_by_hand():
     assert c.worse.tolist() == [1, 4]
     assert c.better.tolist() == [3]
     assert c.otherwise.tolist() == [6]
-    assert c.interval_before == pv.interval(5, 8) and c.interval_after == pv.interval(4, 8)
+    assert c.interval_before == pv.accuracy_interval(
+        5, 8
+    ) and c.interval_after == pv.accuracy_interval(4, 8)
     assert c.interval == paired_interval(2, 1, 8)
     assert c.p_value == 1.0 and c.inside_noise
     frame = c.to_frame()

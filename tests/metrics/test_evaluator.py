@@ -53,7 +53,7 @@ def test_columns_hold_wilsons_interval():
     found = pv.Accuracy(batches(n=20)).columns(mlp())
     right = round(found["metric"] * 40)
     assert found == {
-        "metric": right / 40, "low": pv.interval(right, 40)[0], "high": pv.interval(right, 40)[1],
+        "metric": right / 40, "low": pv.accuracy_interval(right, 40)[0], "high": pv.accuracy_interval(right, 40)[1],
         "examples": 40,
     }  # fmt: skip
 

@@ -12,9 +12,8 @@ from helpers import MODELS, assert_untouched, build, inputs, mlp, refused, snaps
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.metrics.latency_comparison import Timing
 from pruneviz.metrics import latency_comparison as timing
-from pruneviz.metrics.latency_comparison import in_turn, ratio
+from pruneviz.metrics.latency_comparison import Timing, in_turn, ratio
 
 ROWS = 40
 

@@ -43,7 +43,7 @@ def test_the_tables_of_han_et_al(name):
     layers = [n for n in HAN[name] if n != "total"]
     left = {n: HAN[name][n][3] / 100 for n in layers}
     plan = pv.select(pv.score(model, "magnitude"), sparsity={n: 1 - s for n, s in left.items()})
-    frame = pv.work(pv.mask(model, plan), [IMAGES]).set_index("tensor")
+    frame = pv.effective_macs(pv.mask(model, plan), [IMAGES]).set_index("tensor")
     before, flops = 1.0, 0.0  # they count the image as dense
     for layer in layers:
         row, (weights, flop, active, _, share) = frame.loc[f"{layer}.weight"], HAN[name][layer]
@@ -62,7 +62,7 @@ def test_the_tables_of_han_et_al(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dense_it_is_what_measure_counts(name):
     model = lesson(name)
-    frame = pv.work(model, [IMAGES, IMAGES[:1]])
+    frame = pv.effective_macs(model, [IMAGES, IMAGES[:1]])
     assert whole(frame)["macs"] == pv.measure(model, IMAGES).macs
     assert (frame["flops"] == 2 * frame["macs"]).all()
     assert (frame["macs_weights"] == frame["macs"]).all()  # no weight is exactly 0
@@ -74,7 +74,7 @@ def test_masked_as_much_is_left_as_weights(name):
     model = lesson(name)
     masked = pv.mask(model, plan_for(model, 0.9))
     for pruned in (masked, pv.bake(masked)):
-        frame = pv.work(pruned, [IMAGES])
+        frame = pv.effective_macs(pruned, [IMAGES])
         assert whole(frame)["macs"] == pv.measure(model, IMAGES).macs
         rows = frame[:-2]
         assert (rows["macs_weights"] / rows["macs"] - (1 - rows["sparsity"])).abs().max() < 1e-9
@@ -88,13 +88,15 @@ def test_activations_by_hand():
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     x = torch.tensor([[1.0, -1.0], [2.0, 3.0], [0.0, 0.0], [-1.0, -4.0]])
-    frame = pv.work(model, [x]).set_index("tensor")
+    frame = pv.effective_macs(model, [x]).set_index("tensor")
     assert frame.loc["0.weight", "macs_weights"] == 2
     assert frame.loc["0.weight", "active"] == 6 / 8
     assert frame.loc["0.weight", "macs_weights_activations"] == 2 * 6 / 8
     assert frame.loc["2.weight", "active"] == 3 / 8  # 1 and 0; 2 and 3; 0 and 0; 0 and 0
     assert frame.loc["2.weight", "macs_weights_activations"] == 2 * 3 / 8
-    several = pv.work(model, [(x[:1], torch.zeros(1)), (x[1:], torch.zeros(3))]).set_index("tensor")
+    several = pv.effective_macs(
+        model, [(x[:1], torch.zeros(1)), (x[1:], torch.zeros(3))]
+    ).set_index("tensor")
     assert several.equals(frame)
 
 
@@ -104,7 +106,7 @@ def test_what_is_skipped_where_zeros_are_independent():
     masked = pv.mask(layer, pv.select(pv.score(layer, "random"), sparsity=0.8))
     x = torch.randn(50, 400).relu()
     really = torch.count_nonzero(x, 0) @ torch.count_nonzero(masked.weight, 0) / 50
-    estimate = whole(pv.work(masked, [x]))["macs_weights_activations"]
+    estimate = whole(pv.effective_macs(masked, [x]))["macs_weights_activations"]
     assert abs(estimate / really - 1) < 0.01
 
 
@@ -123,7 +125,7 @@ def test_layers(layer, shape):
     masked = pv.mask(layer, plan_for(layer, 0.75))
     x = torch.randn(3, *shape)
     x[:, :1] = 0
-    frame = pv.work(masked, [x])
+    frame = pv.effective_macs(masked, [x])
     row = frame.iloc[0]
     assert row["macs"] == pv.measure(layer, x).macs == whole(frame)["macs"]
     assert math.isclose(row["macs_weights"], row["macs"] * (1 - row["sparsity"]))
@@ -136,7 +138,7 @@ def test_attention_and_its_projections():
     x = torch.randn(3, t, d)
     plan = plan_for(model, 0.5)
     for m in (model, pv.mask(model, plan)):
-        frame = pv.work(m, [((x, x, x), None)]).set_index("tensor")
+        frame = pv.effective_macs(m, [((x, x, x), None)]).set_index("tensor")
         assert frame["macs"].to_dict() == {
             "in_proj_weight": 3 * t * d * d, "out_proj.weight": t * d * d,
             "other": 2 * t * t * d, "whole": 4 * t * d * d + 2 * t * t * d,
@@ -146,7 +148,7 @@ def test_attention_and_its_projections():
 
 
 def test_a_tied_weight_works_twice():
-    frame = pv.work(build("tied"), [inputs()]).set_index("tensor")
+    frame = pv.effective_macs(build("tied"), [inputs()]).set_index("tensor")
     assert frame.loc["fc1.weight", "macs"] == 2 * 36 * 36
     assert "fc2.weight" not in frame.index
 
@@ -160,7 +162,7 @@ def test_what_looks_up_and_what_never_runs_is_no_work():
         def forward(self, x):
             return self.fc(F.relu(self.table(x)))
 
-    frame = pv.work(Net(), [torch.tensor([1, 2, 3])]).set_index("tensor")
+    frame = pv.effective_macs(Net(), [torch.tensor([1, 2, 3])]).set_index("tensor")
     assert frame["macs"].to_dict() == {
         "table.weight": 0, "idle.weight": 0, "fc.weight": 8, "other": 0, "whole": 8,
     }  # fmt: skip
@@ -173,9 +175,9 @@ def test_it_leaves_no_trace(name):
     before = snapshot(model)
     if name == "raising":
         with pytest.raises(pv.ArgumentError, match="boom"):
-            pv.work(model, [inputs()])
+            pv.effective_macs(model, [inputs()])
     else:
-        frame = pv.work(model, [inputs()])
+        frame = pv.effective_macs(model, [inputs()])
         if name != "spectral":  # what makes a weight is done once, and no work of the weight
             assert whole(frame)["macs"] == pv.measure(model, inputs()).macs
     assert_untouched(model, before)
@@ -185,17 +187,17 @@ def test_it_leaves_no_trace(name):
     ("call", "message"),
     [
         (
-            lambda: pv.work(mlp(), []),
+            lambda: pv.effective_macs(mlp(), []),
             "`batches` is empty: there is nothing to count. Pass an iterable of batches; a generator "
             "runs only once.",
         ),
         (
-            lambda: pv.work(nn.ReLU(), [inputs()]),
+            lambda: pv.effective_macs(nn.ReLU(), [inputs()]),
             "`model` (ReLU) has no parameters: it needs a Linear, Conv or Embedding layer. There is "
             "nothing to prune.",
         ),
         (
-            lambda: pv.work(mlp(), 3),
+            lambda: pv.effective_macs(mlp(), 3),
             "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, "
             "but an int was passed.",
         ),

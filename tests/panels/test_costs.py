@@ -36,7 +36,7 @@ def test_the_sparsity_changes_result_picture_and_sentence(panel):
     assert first["sparsity"] == 0.9 and first["batch"] == 9 and first["break_even"] == {}
     assert list(first["ways"]) == WAYS
     panel.controls["sparsity"].value = 0.5
-    frame = pv.costs(mlp(), X, sparsity=0.5, seconds=0).set_index("way")
+    frame = pv.compare_costs(mlp(), X, sparsity=0.5, seconds=0).set_index("way")
     for way in WAYS:
         assert panel.result["ways"][way]["bytes"] == frame.loc[way, "bytes"]
         assert panel.result["ways"][way]["macs"] == frame.loc[way, "macs"]
@@ -153,7 +153,7 @@ def test_what_the_clock_cannot_tell_apart_is_said(panel, monkeypatch):
 def test_with_a_record_it_shows_where_csr_breaks_even():
     record = recorded()
     panel = pv.panel_costs(mlp(), X, seconds=0, crossover=record, batch=1, sparsity=0.7)
-    table = pv.break_evens(record)
+    table = pv.speed_break_evens(record)
     rows = table[(table["width"] == 16) & (table["batch"] == 1)].set_index("way")["break_even"]
     for way, at in panel.result["break_even"].items():
         assert at is None if rows[way] != rows[way] else at == rows[way]

@@ -34,7 +34,7 @@ def net() -> nn.Module:
 @pytest.fixture
 def panel():
     before = set(_instances)
-    made = pv.panel_sleepers(net(), [(X, Y)], classes=["a", "b", "c"], layer="0", rare=0.05)
+    made = pv.panel_inactive(net(), [(X, Y)], classes=["a", "b", "c"], layer="0", rare=0.05)
     yield made
     made.close()
     assert set(_instances) == before  # closing a panel closes what is in it
@@ -142,7 +142,7 @@ def test_if_all_sleep_one_stays():
     with torch.no_grad():
         model[0].weight.zero_()
         model[0].bias.fill_(-1)
-    panel = pv.panel_sleepers(model, [(X, Y)], repair="remove")
+    panel = pv.panel_inactive(model, [(X, Y)], repair="remove")
     assert panel.result["dead"] == [0, 1, 2]
     assert panel.result["plan"].kept == 1
     assert panel.result["accuracy"] == panel.result["accuracy_before"]
@@ -150,7 +150,7 @@ def test_if_all_sleep_one_stays():
 
 
 def test_the_layer_with_most_dead_units_is_shown_first():
-    panel = pv.panel_sleepers(net(), [(X, Y)])
+    panel = pv.panel_inactive(net(), [(X, Y)])
     assert panel.result["layer"] == "0"
     assert panel.controls["seen"].options[1] == ("class 0", 0)
     panel.close()
@@ -241,7 +241,7 @@ def test_a_name_is_text():
     model = nn.Sequential(
         OrderedDict({evil: nn.Linear(4, 5), "relu": nn.ReLU(), "b": nn.Linear(5, 3)})
     )
-    panel = pv.panel_sleepers(model, [(X, Y)], classes=[evil, "b", "c"], repair="remove")
+    panel = pv.panel_inactive(model, [(X, Y)], classes=[evil, "b", "c"], repair="remove")
     panel.controls["seen"].value = 0
     panel._toolbar.code.value = True
     shown = panel._view.value + panel._toolbar._text.value
@@ -253,7 +253,7 @@ def test_a_name_is_text():
 
 def test_the_panel_keeps_to_its_own_model():
     model = net()
-    panel = pv.panel_sleepers(model, [(X, Y)], layer="0")
+    panel = pv.panel_inactive(model, [(X, Y)], layer="0")
     whole = panel.result["accuracy_before"]
     with torch.no_grad():
         model[0].weight.zero_()
@@ -268,7 +268,7 @@ def test_the_panel_keeps_to_its_own_model():
 def test_no_trace_and_a_static_picture():
     model = net().train()
     before = snapshot(model)
-    panel = pv.panel_sleepers(model, [(X, Y)])
+    panel = pv.panel_inactive(model, [(X, Y)])
     panel.controls["repair"].value = "fold"
     data, metadata = panel._repr_mimebundle_()
     picture = panel._view.value
@@ -293,5 +293,5 @@ BAD = [
 def test_bad_calls_leave_no_widgets(options, message):
     before = set(_instances)
     with pytest.raises(pv.ArgumentError, match=message):
-        pv.panel_sleepers(**{"model": net(), "batches": [(X, Y)], **options})
+        pv.panel_inactive(**{"model": net(), "batches": [(X, Y)], **options})
     assert set(_instances) == before

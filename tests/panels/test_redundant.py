@@ -10,7 +10,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz.lessons.exercises import exercise as exercises
-from pruneviz.selection.drop import one_of_each
+from pruneviz.selection.drop import drop_redundant
 
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -37,7 +37,7 @@ def batches():
 @pytest.fixture
 def panel():
     before = set(_instances)
-    made = pv.panel_twins(net(), X[:4], batches=batches(), threshold=0.999)
+    made = pv.panel_redundant(net(), X[:4], batches=batches(), threshold=0.999)
     yield made
     made.close()
     assert set(_instances) == before
@@ -61,8 +61,8 @@ def test_each_answer_is_what_shrink_gives(panel):
     model, r = net(), panel.result
     groups = pv.find_groups(model, X[:4])
     evidence = pv.collect(model, [X], progress=False)
-    pairs = pv.find_twins(model, groups=groups, evidence=evidence, threshold=0.5)
-    plan = one_of_each(pairs[pairs["group"] == "1"], groups)
+    pairs = pv.find_redundant(model, groups=groups, evidence=evidence, threshold=0.5)
+    plan = drop_redundant(pairs[pairs["group"] == "1"], groups)
     assert plan.kept < plan.total - 1
     assert all(torch.equal(r["plan"].keep[n], k) for n, k in plan.keep.items())
     for name, rung in (("delete", "none"), ("fold", "fold"), ("merge", "merge"),
@@ -181,7 +181,7 @@ def test_its_code_gives_the_same_plan_and_accuracies(by, layer, given, capsys):
     names = {"model": net(), "x": X[:4], "batches": batches()}
     if given:
         names["evidence"] = pv.collect(net(), [X], progress=False)
-    panel = pv.panel_twins(
+    panel = pv.panel_redundant(
         names["model"], X[:4], batches=names["batches"], evidence=names.get("evidence"), by=by,
         layer=layer, threshold=0.6,
     )  # fmt: skip
@@ -197,7 +197,7 @@ def test_names_are_shown_as_text():
     model = nn.Sequential()
     for layer, part in zip(("0", name, "2", "3"), net()[:4], strict=True):
         model.add_module(layer, part)
-    panel = pv.panel_twins(
+    panel = pv.panel_redundant(
         model, X[:4], batches=[(X, pv.predict(model, X))], layer=name, threshold=0.5
     )
     assert "<img src=x" not in panel._view.value and name in panel.sentence
@@ -211,7 +211,7 @@ def test_kernels_of_a_convolution():
     ).eval()
     x = torch.rand(30, 1, 7, 7)
     model(x)
-    panel = pv.panel_twins(
+    panel = pv.panel_redundant(
         model, x[:3], batches=[(x, pv.predict(model, x))], layer="2", threshold=0
     )
     view = panel._view_of(panel.result)
@@ -228,7 +228,7 @@ def test_where_nobody_is_alike_it_says_so():
         model[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         model[0].bias.zero_()
     x = torch.randn(20, 2)
-    panel = pv.panel_twins(model, x, batches=[(x, pv.predict(model, x))], by="weights")
+    panel = pv.panel_redundant(model, x, batches=[(x, pv.predict(model, x))], by="weights")
     assert panel.sentence.endswith("No two units are alike.")
     assert panel.result["pair"] is None and panel.result["pairs"] == 0
     assert "image/png" in panel._repr_mimebundle_()[0]
@@ -246,7 +246,7 @@ def test_every_control_has_a_name(panel):
 def test_evidence_is_collected_once_or_not_at_all(monkeypatch):
     evidence = pv.collect(net(), [X], progress=False)
     monkeypatch.setattr("pruneviz.panels.redundant.collect", lambda *_, **__: 1 / 0)
-    panel = pv.panel_twins(net(), X[:4], batches=batches(), evidence=evidence, threshold=0.5)
+    panel = pv.panel_redundant(net(), X[:4], batches=batches(), evidence=evidence, threshold=0.5)
     panel.controls["threshold"].value = 0.9
     panel.close()
 
@@ -265,7 +265,7 @@ def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, mon
 def test_no_trace_and_a_static_picture():
     model = net().train()
     before = snapshot(model)
-    panel = pv.panel_twins(model, X[:4], batches=batches(), threshold=0.5)
+    panel = pv.panel_redundant(model, X[:4], batches=batches(), threshold=0.5)
     panel.controls["threshold"].value = 0.7
     data, metadata = panel._repr_mimebundle_()
     picture = panel._view.value
@@ -289,13 +289,13 @@ BAD = [
 def test_bad_calls_leave_no_widgets(options, message):
     before = set(_instances)
     with pytest.raises(pv.ArgumentError, match=message):
-        pv.panel_twins(net(), X[:4], **{"batches": batches(), **options})
+        pv.panel_redundant(net(), X[:4], **{"batches": batches(), **options})
     assert set(_instances) == before
 
 
 def test_a_model_without_units_is_refused():
     with pytest.raises(pv.GraphError, match="no unit of the model can be removed"):
-        pv.panel_twins(nn.Linear(3, 2), torch.zeros(1, 3), batches=[])
+        pv.panel_redundant(nn.Linear(3, 2), torch.zeros(1, 3), batches=[])
 
 
 def shared(share):

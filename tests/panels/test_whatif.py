@@ -392,8 +392,8 @@ def test_a_network_that_views_its_channels_is_judged_by_every_panel():
         pv.panel_whatif(model, [(x, y)], sparsity=0.5),
         pv.panel_weights(model, batches=[(x, y)]),
         pv.panel_neurons(model, x[:4], batches=[(x, y)]),
-        pv.panel_sleepers(model, [(x, y)]),
-        pv.panel_twins(model, x[:4], batches=[(x, y)]),
+        pv.panel_inactive(model, [(x, y)]),
+        pv.panel_redundant(model, x[:4], batches=[(x, y)]),
     ):
         assert panel.result is not None
         panel.close()

@@ -46,7 +46,7 @@ def grid():
 
 
 def costs():
-    return pv.costs(mlp(), inputs(), sparsity=0.5, seconds=0)
+    return pv.compare_costs(mlp(), inputs(), sparsity=0.5, seconds=0)
 
 
 def texts(ax):
@@ -97,7 +97,7 @@ def test_bytes_of_several_models_are_lines_with_rings_where_they_cross():
     assert legend(ax) == list(plot.LABELS.values())
     rings = [float(x.get_xdata()[0]) for x in ax.lines if len(x.get_xdata()) == 1]
     for encoding in ("csr_int64", "csr_int32", "csr_int16"):
-        want = pv.break_even((30, 40), encoding)
+        want = pv.bytes_break_even((30, 40), encoding)
         assert min(abs(r - want) for r in rings) < 1 / 1200
     assert ax.get_yscale() == "log"
 
@@ -136,8 +136,8 @@ def test_crossover_shows_ratios_intervals_and_what_macs_promise():
 
 
 def test_break_evens_shows_the_table():
-    table = pv.break_evens(grid())
-    ax = pv.plot_break_evens(table)
+    table = pv.speed_break_evens(grid())
+    ax = pv.plot_speed_break_evens(table)
     assert legend(ax) == [
         f"{name}, batch of {b}"
         for name in ("CSR, F.linear(x, csr)", "CSR, torch.mm(csr, x.T)")
@@ -154,14 +154,14 @@ def test_break_evens_shows_the_table():
 def test_what_never_breaks_even_is_an_open_sign_at_the_top():
     table = pd.DataFrame({"width": [64, 256], "batch": 1, "way": "csr_mm",
                           "break_even": [np.nan, 0.9], "below": [0.99, 0.8], "above": [np.nan, 0.95]})  # fmt: skip
-    ax = pv.plot_break_evens(table)
+    ax = pv.plot_speed_break_evens(table)
     top = ax.lines[0].get_ydata()[0]
     assert 0.99 < top < 1 and ax.get_ylim()[1] > top
     (sign,) = [x for x in ax.lines if x.get_markerfacecolor() == "none"]
     assert sign.get_xdata().tolist() == [64] and sign.get_ydata().tolist() == [top]
     ax.figure.canvas.draw()
     assert ax.get_yticklabels()[-1].get_text() == "never"
-    none = pv.plot_break_evens(table.assign(break_even=np.nan, above=np.nan))
+    none = pv.plot_speed_break_evens(table.assign(break_even=np.nan, above=np.nan))
     assert len([x for x in none.lines if x.get_markerfacecolor() == "none"]) == 1
 
 
@@ -210,14 +210,14 @@ def test_costs_are_three_bars_a_way():
             "`batch` 2 was not measured. The frame has: 1, 8.",
         ),
         (
-            lambda: pv.plot_break_evens(grid()),
-            "plot_break_evens needs a column 'break_even', but the frame has: width, batch, sparsity, "
-            "way, ms, speedup, latency_speedup, low, high, threads. Make it with pv.break_evens(frame).",
+            lambda: pv.plot_speed_break_evens(grid()),
+            "plot_speed_break_evens needs a column 'break_even', but the frame has: width, batch, sparsity, "
+            "way, ms, speedup, latency_speedup, low, high, threads. Make it with pv.speed_break_evens(frame).",
         ),
         (
             lambda: pv.plot_costs(pd.DataFrame({"way": []})),
             "plot_costs needs a column 'bytes', but the frame has: way. Make it with "
-            "pv.costs(model, x, sparsity=0.9).",
+            "pv.compare_costs(model, x, sparsity=0.9).",
         ),
     ],
 )  # fmt: skip
@@ -228,7 +228,7 @@ def test_bad_input(call, message):
 
 
 def test_the_data_are_left_alone():
-    for data, draw in ((grid(), pv.plot_crossover), (pv.break_evens(grid()), pv.plot_break_evens),
+    for data, draw in ((grid(), pv.plot_crossover), (pv.speed_break_evens(grid()), pv.plot_speed_break_evens),
                        (costs(), pv.plot_costs), (thinned(0.5), pv.plot_bytes)):  # fmt: skip
         before = data.copy()
         draw(data, ax=Figure().subplots())

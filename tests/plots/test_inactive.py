@@ -19,8 +19,8 @@ from pruneviz import lessons
 from pruneviz.model.batches import by_class, some_of_each
 from pruneviz.plots import activation_map as heat
 from pruneviz.plots import inactive as plot
-from pruneviz.plots.activation_map import EACH, MARKS, MOST
-from pruneviz.selection.drop import without
+from pruneviz.plots.activation_map import EACH, MARKS, MAX_ROWS
+from pruneviz.selection.drop import plan_without
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -53,7 +53,7 @@ def test_of_many_units_some_of_each_kind_are_drawn_and_the_rest_is_said():
     a[:100:2, 0] = 1  # dead where one looked, awake elsewhere: these are shown first
     frame = pd.DataFrame({"unit": range(100), "kind": ["dead"] * 100})
     p = heat.picture(a, sleepers=frame)
-    assert len(p.units) == len(set(p.units)) == MOST
+    assert len(p.units) == len(set(p.units)) == MAX_ROWS
     assert p.kinds.count("dead") == EACH
     assert set(p.units[:EACH]) == set(range(0, 2 * EACH, 2))
     assert {100, 299} <= set(p.units)  # from one end of those awake to the other
@@ -61,7 +61,7 @@ def test_of_many_units_some_of_each_kind_are_drawn_and_the_rest_is_said():
     assert "dead: 100 (8 drawn)" in [words for _, _, words in p.key()]
     assert "40 of 300 units drawn" in p.words()
     only = heat.picture(np.zeros((50, 2)), sleepers=frame.iloc[:50])
-    assert len(only.units) == MOST  # nobody is awake
+    assert len(only.units) == MAX_ROWS  # nobody is awake
 
 
 def test_examples_of_a_class_stand_together_under_its_name():
@@ -84,7 +84,7 @@ def test_both_renderers_draw_the_same():
     marked = re.findall(r'<g class="(.*?)" data-unit="(\d+)"', text)
     assert sorted((int(u), k) for k, u in marked) == list(FRAME.itertuples(index=False, name=None))
     ax = Figure().subplots()
-    assert pv.plot_sleepers(SIX, sleepers=FRAME, labels=[0, 1, 1], ax=ax) is ax
+    assert pv.plot_inactive(SIX, sleepers=FRAME, labels=[0, 1, 1], ax=ax) is ax
     drawn = {c.get_label(): len(c.get_offsets()) for c in ax.collections}
     assert drawn == {"dead": 2, "constant": 1, "rare": 1}
     uri = re.search(r'href="data:image/png;base64,(.*?)"', text).group(1)
@@ -97,7 +97,7 @@ def test_both_renderers_draw_the_same():
 def test_without_axes_there_is_a_new_figure():
     import matplotlib.pyplot as plt
 
-    ax = pv.plot_sleepers(SIX)
+    ax = pv.plot_inactive(SIX)
     assert ax.figure.get_size_inches()[0] == pytest.approx(plot.size(heat.picture(SIX))[0])
     plt.close(ax.figure)
 
@@ -108,7 +108,7 @@ def test_kinds_differ_in_more_than_colour():
 
 BAD = [
     ({"data": np.zeros(3)}, "an array of shape (3,) was passed"),
-    ({"data": np.full((2, 2), np.nan)}, "plot_sleepers draws finite numbers"),
+    ({"data": np.full((2, 2), np.nan)}, "plot_inactive draws finite numbers"),
     ({"data": np.zeros((0, 3))}, "an array of shape (0, 3) was passed"),
     ({"labels": [1]}, "`labels` must be one class an example, but there are 1 for 3 examples."),
     ({"order": "size"}, "`order` 'size' is unknown"),
@@ -122,7 +122,7 @@ BAD = [
 @pytest.mark.parametrize(("options", "message"), BAD)
 def test_bad_calls_say_what_to_do(options, message):
     with pytest.raises(pv.ArgumentError, match=re.escape(message)):
-        pv.plot_sleepers(**{"data": SIX, **options})
+        pv.plot_inactive(**{"data": SIX, **options})
 
 
 # the reader
@@ -203,6 +203,6 @@ def test_examples_by_class():
 
 def test_one_unit_stays():
     groups = pv.find_groups(net(), X)
-    plan = without(groups, "0", [5, 1, 0, 2, 3, 4])
+    plan = plan_without(groups, "0", [5, 1, 0, 2, 3, 4])
     assert plan.keep["0"].tolist() == [False, False, False, False, True, False]
     assert plan.keep["3"].all()

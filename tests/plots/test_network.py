@@ -16,7 +16,7 @@ from pruneviz import lessons
 from pruneviz.model.batches import ready
 from pruneviz.plots import network
 from pruneviz.plots.groups import rows
-from pruneviz.plots.network import LINE, MOST, Row, Side
+from pruneviz.plots.network import LINE, MAX_UNITS, Row, Side
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -36,7 +36,7 @@ TWO = [
 def test_at_most_64_units_are_drawn_and_what_is_lit_always(total, lit):
     lit = {u for u in lit if u < total}
     side = Side(total, lit=frozenset(lit))
-    assert len(side.drawn) == len(set(side.drawn)) == min(total, MOST)
+    assert len(side.drawn) == len(set(side.drawn)) == min(total, MAX_UNITS)
     assert lit <= set(side.drawn)
     assert side.drawn == sorted(side.drawn)
     assert side.lines == max(1, -(-len(side.drawn) // LINE))
@@ -66,7 +66,9 @@ def test_both_renderers_draw_the_same_signs():
     for kind, path in paths.items():
         assert marks[kind] == len(re.findall("M", path))
     assert marks["lit"] == 2
-    assert marks["makes"] + marks["makes, gone"] == marks["reads"] + marks["reads, gone"] == MOST
+    assert (
+        marks["makes"] + marks["makes, gone"] == marks["reads"] + marks["reads, gone"] == MAX_UNITS
+    )
     assert marks["makes, frozen"] == 10
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import pruneviz as pv
 from pruneviz.plots import redundant as twins
 from pruneviz.plots import redundant_pair as pair
-from pruneviz.selection.drop import one_of_each
+from pruneviz.selection.drop import drop_redundant
 
 DATA = pd.DataFrame({"similarity": [0.9, 0.8, 0.5, 0.2], "scale": [0.8, -0.4, 0.3, 0.1]})
 EVIL = "<img src=x onerror=alert(1)>"
@@ -36,7 +36,7 @@ def drawn(ax):
 
 def test_the_artists_carry_the_data():
     ax = Figure().subplots()
-    assert pv.plot_twins(DATA, threshold=0.5, picked=1, ax=ax) is ax
+    assert pv.plot_redundant(DATA, threshold=0.5, picked=1, ax=ax) is ax
     assert drawn(ax) == {
         "picked": [[0.8, -0.4]],
         "alike": [[0.9, 0.8], [0.8, -0.4], [0.5, 0.3]],
@@ -46,25 +46,25 @@ def test_the_artists_carry_the_data():
 
 
 def test_a_column_says_who_goes():
-    ax = pv.plot_twins(DATA.assign(goes=[False, True, False, False]), threshold=0.5)
+    ax = pv.plot_redundant(DATA.assign(goes=[False, True, False, False]), threshold=0.5)
     assert drawn(ax)["goes"] == [[0.8, -0.4]]
     assert len(drawn(ax)["stays"]) == 3
-    assert len(drawn(pv.plot_twins(DATA))["less alike"]) == 4
-    assert len(drawn(pv.plot_twins(DATA[:0]))["less alike"]) == 0
+    assert len(drawn(pv.plot_redundant(DATA))["less alike"]) == 4
+    assert len(drawn(pv.plot_redundant(DATA[:0]))["less alike"]) == 0
 
 
 def test_kinds_differ_in_more_than_colour():
-    ax = pv.plot_twins(DATA, threshold=0.5, picked=0)
+    ax = pv.plot_redundant(DATA, threshold=0.5, picked=0)
     paths = {c.get_label(): c.get_paths()[0].vertices.tobytes() for c in ax.collections}
     assert len(set(paths.values())) == 3
 
 
 BAD = [
-    ({"data": [1]}, "plot_twins draws a DataFrame, but a list was passed."),
+    ({"data": [1]}, "plot_redundant draws a DataFrame, but a list was passed."),
     (
         {"data": DATA[["scale"]]},
-        "plot_twins needs a column 'similarity', but the frame has: scale. Make it with "
-        "pv.find_twins(model, groups=groups).",
+        "plot_redundant needs a column 'similarity', but the frame has: scale. Make it with "
+        "pv.find_redundant(model, groups=groups).",
     ),
     ({"threshold": 95}, "`threshold` must be a number in [-1, 1], but 95 was passed."),
     ({"picked": 4}, "`picked` must be a number in [0, 3], but 4 was passed."),
@@ -75,7 +75,7 @@ BAD = [
 @pytest.mark.parametrize(("options", "message"), BAD)
 def test_bad_calls(options, message):
     with refused(message):
-        pv.plot_twins(**{"data": DATA, **options})
+        pv.plot_redundant(**{"data": DATA, **options})
 
 
 def test_the_svg_shows_all_of_it_and_escapes_names():
@@ -136,7 +136,7 @@ def groups(n=6):
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda p: p[0] != p[1])))
 def test_whoever_goes_leaves_a_twin_behind(found):
     frame = pd.DataFrame(found, columns=["kept", "removed"]).assign(group="fc1")
-    keep = one_of_each(frame, groups()).keep["fc1"]
+    keep = drop_redundant(frame, groups()).keep["fc1"]
     for unit in (~keep).nonzero()[:, 0].tolist():
         assert any(keep[k] for k, r in found if r == unit)
     if found:  # and of the first pair one goes
@@ -144,25 +144,25 @@ def test_whoever_goes_leaves_a_twin_behind(found):
 
 
 def test_nothing_goes_without_pairs_and_frozen_groups_are_left_out():
-    plan = one_of_each(pd.DataFrame({"group": [], "kept": [], "removed": []}), groups())
+    plan = drop_redundant(pd.DataFrame({"group": [], "kept": [], "removed": []}), groups())
     assert list(plan.keep) == ["fc1"] and plan.kept == 6
     with pytest.raises(pv.ArgumentError, match="group 'fc2' is unknown"):
-        one_of_each(pd.DataFrame({"group": ["fc2"], "kept": [0], "removed": [1]}), groups())
+        drop_redundant(pd.DataFrame({"group": ["fc2"], "kept": [0], "removed": [1]}), groups())
     with pytest.raises(pv.ArgumentError, match="needs a column 'group'"):
-        one_of_each(DATA, groups())
+        drop_redundant(DATA, groups())
     with pytest.raises(pv.ArgumentError, match="`groups` must be a Groups"):
-        one_of_each(pd.DataFrame({"group": [], "kept": [], "removed": []}), None)
+        drop_redundant(pd.DataFrame({"group": [], "kept": [], "removed": []}), None)
 
 
 def test_as_many_must_go_from_each_part():
     even = pv.Group("fc1", 4, groups(4)["fc1"].slices, even=np.array([0, 0, 1, 1]))
     pairs = pd.DataFrame({"group": "fc1", "kept": [0, 2], "removed": [1, 3]})
-    assert one_of_each(pairs, pv.Groups((even,))).keep["fc1"].tolist() == [True, False] * 2
+    assert drop_redundant(pairs, pv.Groups((even,))).keep["fc1"].tolist() == [True, False] * 2
     with pytest.raises(pv.GraphError, match="name as many units from each"):
-        one_of_each(pairs[:1], pv.Groups((even,)))
+        drop_redundant(pairs[:1], pv.Groups((even,)))
 
 
 def test_plan_is_of_booleans():
     frame = pd.DataFrame({"group": ["fc1"], "kept": [5], "removed": [0]})
-    keep = one_of_each(frame, groups()).keep["fc1"]
+    keep = drop_redundant(frame, groups()).keep["fc1"]
     assert keep.dtype == torch.bool and keep.tolist() == [False] + [True] * 5

@@ -55,7 +55,7 @@ def gone(plan: pv.Plan) -> dict[str, list[int]]:
 @pytest.mark.parametrize(("padding", "first"), [(1, [2, 5]), (0, [2, 3, 5])])
 def test_free_finds_what_was_planted_and_nothing_else(padding, first):
     model, x = planted(padding), batch()
-    plan = pv.free(model, x[:2])
+    plan = pv.lossless_plan(model, x[:2])
     assert gone(plan) == {"0": first, "3": [0], "8": [7, 9]}  # 7 is the smaller one of the pair
     small = pv.shrink(model, plan, example_input=x[:2], repair="merge")
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_free_finds_what_was_planted_and_nothing_else(padding, first):
 
 def test_free_of_a_network_with_nothing_to_spare():
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
-    assert gone(pv.free(model, torch.randn(4, 3))) == {}
+    assert gone(pv.lossless_plan(model, torch.randn(4, 3))) == {}
 
 
 def test_free_by_a_box():
@@ -72,8 +72,8 @@ def test_free_by_a_box():
     with torch.no_grad():
         model[0].weight[1], model[0].bias[1] = torch.tensor([1.0, 1.0]), -3.0  # asleep on [0, 1]
     x = torch.rand(4, 2)
-    assert gone(pv.free(model, x)) == {}
-    assert gone(pv.free(model, x, low=0, high=1)) == {"0": [1]}
+    assert gone(pv.lossless_plan(model, x)) == {}
+    assert gone(pv.lossless_plan(model, x, low=0, high=1)) == {"0": [1]}
 
 
 def test_what_is_asleep_in_a_box_has_no_twin():
@@ -83,7 +83,7 @@ def test_what_is_asleep_in_a_box_has_no_twin():
         model[0].bias[1] = -4.0  # asleep on [0, 1], but its weights look like those of unit 0
         model[2].weight[0, 1] = 5.0
     x = torch.rand(20, 2).double()
-    plan = pv.free(model, x, low=0, high=1)
+    plan = pv.lossless_plan(model, x, low=0, high=1)
     assert gone(plan) == {"0": [1]}
     small = pv.shrink(model, plan, example_input=x, repair="merge")
     assert torch.allclose(small(x), model(x), atol=1e-12)
@@ -106,7 +106,7 @@ def test_free_with_evidence_is_what_was_observed():
         model[0].bias.fill_(0.1)
         model[0].weight[2], model[0].bias[2] = torch.tensor([1.0, 1.0]), -2.0
     evidence = pv.collect(model, [x], progress=False)
-    plan = pv.free(model, x, evidence=evidence)
+    plan = pv.lossless_plan(model, x, evidence=evidence)
     assert 2 in gone(plan)["0"]
     small = pv.shrink(model, plan, example_input=x, repair="merge", evidence=evidence)
     assert torch.allclose(small(x), model(x), atol=1e-12)
@@ -121,10 +121,10 @@ def test_multiples_stay_where_the_activation_does_not_keep_them():
         return model
 
     x = torch.randn(8, 3)
-    assert gone(pv.free(double(nn.ReLU()), x)) == {"0": [0]}
-    assert gone(pv.free(double(nn.LeakyReLU()), x)) == {"0": [0]}
-    assert gone(pv.free(double(nn.GELU()), x)) == {}
-    assert gone(pv.free(double(nn.Tanh()), x)) == {}
+    assert gone(pv.lossless_plan(double(nn.ReLU()), x)) == {"0": [0]}
+    assert gone(pv.lossless_plan(double(nn.LeakyReLU()), x)) == {"0": [0]}
+    assert gone(pv.lossless_plan(double(nn.GELU()), x)) == {}
+    assert gone(pv.lossless_plan(double(nn.Tanh()), x)) == {}
 
 
 def test_equal_parts_stay_equal():
@@ -135,10 +135,10 @@ def test_equal_parts_stay_equal():
     with torch.no_grad():
         model[0].weight[:3], model[0].bias[:3] = 0, -1  # three dead, all in the first group
     x = torch.randn(3, 1, 2, 2)
-    assert gone(pv.free(model, x)) == {}
+    assert gone(pv.lossless_plan(model, x)) == {}
     with torch.no_grad():
         model[0].weight[6], model[0].bias[6] = 0, -1
-    plan = pv.free(model, x)
+    plan = pv.lossless_plan(model, x)
     assert len(gone(plan)["0"]) == 2 and 6 in gone(plan)["0"]
     small = pv.shrink(model, plan, example_input=x, repair="merge")
     assert torch.allclose(small(x), model(x), atol=1e-6)
@@ -154,7 +154,7 @@ def test_dead_units_are_found_whatever_their_number(n, dead, seed):
         for d in dead:
             model[0].weight[d], model[0].bias[d] = 0, -1
     x = torch.randn(4, 3).double()
-    plan = pv.free(model, x)
+    plan = pv.lossless_plan(model, x)
     found = set(gone(plan).get("0", []))
     assert found <= dead and len(found) == min(len(dead), n - 1)  # one has to stay
     small = pv.shrink(model, plan, example_input=x)
@@ -164,7 +164,7 @@ def test_dead_units_are_found_whatever_their_number(n, dead, seed):
 def test_free_and_certify_leave_no_trace():
     model, x = planted().train(), batch(6)
     before = snapshot(model)
-    small = pv.shrink(model, pv.free(model, x), example_input=x, repair="merge")
+    small = pv.shrink(model, pv.lossless_plan(model, x), example_input=x, repair="merge")
     pv.certify(model, small, [x])
     assert_untouched(model, before)
     assert not storages(model) & storages(small)
@@ -220,12 +220,12 @@ def test_certify_refuses():
 def test_sleepers_by_group_and_by_layer():
     model, x = planted(), batch()
     groups, evidence = pv.find_groups(model, x[:2]), pv.collect(model, x, progress=False)
-    frame = pv.find_sleepers(evidence, groups=groups)
+    frame = pv.find_inactive(evidence, groups=groups)
     found = frame[frame["group"] != "8"][["group", "unit", "kind"]].values.tolist()
     assert found == [["0", 2, "dead"], ["0", 3, "constant"], ["3", 0, "constant"]]
     assert frame.loc[1, "mean"] == pytest.approx(0.4)
     assert (frame.loc[0, ["active", "mean", "std", "low", "high"]] == 0).all()
-    flat = pv.find_sleepers(evidence)
+    flat = pv.find_inactive(evidence)
     assert (
         flat[flat["layer"] == "8"]["kind"] == "constant"
     ).sum() == 16  # 4 × 4 pixels of one channel
@@ -244,11 +244,11 @@ def test_rare_is_a_share():
     x[:, 1] = 1
     x[3, 0] = 2.0
     evidence = pv.collect(Once(), x, progress=False)
-    assert pv.find_sleepers(evidence)["kind"].tolist() == ["rare", "constant"]
-    assert pv.find_sleepers(evidence, rare=0.005)["kind"].tolist() == ["constant"]
+    assert pv.find_inactive(evidence)["kind"].tolist() == ["rare", "constant"]
+    assert pv.find_inactive(evidence, rare=0.005)["kind"].tolist() == ["constant"]
     message = "`rare` must be a fraction in [0, 1), but 5 was passed. Did you mean 0.05?"
     with pytest.raises(pv.ArgumentError, match=re.escape(message)):
-        pv.find_sleepers(evidence, rare=5)
+        pv.find_inactive(evidence, rare=5)
 
 
 # -- batch norms, and the front door -------------------------------------------------------------

@@ -19,7 +19,7 @@ def three():
 def test_by_hand():
     model, x = three(), torch.randn(4, 2)
     groups = pv.find_groups(model, x)
-    new = pv.rescaled(model, x, groups=groups, factor=4.0, share=1.0)
+    new = pv.rescale(model, x, groups=groups, factor=4.0, share=1.0)
     assert torch.equal(new[0].weight, 4 * model[0].weight)
     assert torch.equal(new[0].bias, 4 * model[0].bias)
     assert torch.equal(new[2].weight, model[2].weight / 4)
@@ -33,7 +33,7 @@ def test_the_share_and_the_seed_choose_the_units():
     groups = pv.find_groups(model, x)
 
     def louder(**options):
-        new = pv.rescaled(model, x, groups=groups, **options)
+        new = pv.rescale(model, x, groups=groups, **options)
         return (new[0].bias != model[0].bias).nonzero()[:, 0].tolist()
 
     assert len(louder()) == 5 and len(louder(share=0.3)) == 3 and len(louder(share=0.01)) == 1
@@ -75,7 +75,7 @@ def test_nothing_passes():
         "no unit of `model` (Sigmoids) can be rescaled: a factor passes through ReLU, pooling and "
         "BatchNorm, but not through what follows the units here."
     ):
-        pv.rescaled(model, X, groups=pv.find_groups(model, X))
+        pv.rescale(model, X, groups=pv.find_groups(model, X))
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_nothing_passes():
 def test_bad_input(options, message):
     model, x = three(), torch.randn(4, 2)
     with refused(message):
-        pv.rescaled(model, x, **{"groups": pv.find_groups(model, x), **options})
+        pv.rescale(model, x, **{"groups": pv.find_groups(model, x), **options})

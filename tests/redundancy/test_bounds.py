@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pruneviz as pv
 from pruneviz.graph.find_groups import walked
-from pruneviz.graph.interpreter import run
+from pruneviz.graph.interpreter import run_graph
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import tensors_of
 from pruneviz.redundancy.bounds import bounds
@@ -288,7 +288,7 @@ def check_everywhere(model: nn.Module, x: Tensor, low: Tensor, high: Tensor, mon
             if i % 2:  # corners
                 share = share.round()
             given = (box.lo + share * (box.hi - box.lo)).clamp(box.lo, box.hi).to(x.dtype)
-            run(w, tensors, [given], double=double, watch=watch)
+            run_graph(w, tensors, [given], double=double, watch=watch)
     return [
         v
         for (_, n), v in seen.items()

@@ -15,7 +15,7 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.moments import Moments
 from pruneviz.evidence.streams import Patches
 from pruneviz.lessons.models import ResidualNet
-from pruneviz.redundancy.redundant import find_twins
+from pruneviz.redundancy.redundant import find_redundant
 
 COLUMNS = ["group", "layer", "kept", "removed", "similarity", "scale", "offset"]
 MLP = handmade.mlp_groups()
@@ -76,7 +76,7 @@ def test_a_hand_computation():
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 4.0], [0.0, 3.0]]))
         model[0].bias.copy_(torch.tensor([1.0, 2.0, 4.0]))
-    frame = find_twins(model, groups=pv.find_groups(model, torch.zeros(2, 2)))
+    frame = find_redundant(model, groups=pv.find_groups(model, torch.zeros(2, 2)))
     assert list(frame.columns) == COLUMNS
     # (0, 4, 2) and (0, 3, 4): 20 / (√20 · 5); (2, 0, 1): 4 / (√5 · 5), 2 / (√5 · √20)
     want = [
@@ -91,7 +91,7 @@ def test_planted_neurons_are_found_and_none_invented():
     model = handmade.mlp()
     copy_rows(model.fc1, 1, 4)
     copy_rows(model.fc2, 3, 0, 2.5)
-    frame = find_twins(model, groups=MLP, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=MLP, threshold=1 - 1e-9)
     assert pairs(frame) == [("fc1", 1, 4), ("fc2", 0, 3)]
     np.testing.assert_allclose(frame.scale, [1, 0.4], rtol=1e-6)
     assert (frame.offset == 0).all()
@@ -100,7 +100,7 @@ def test_planted_neurons_are_found_and_none_invented():
 def test_a_negative_multiple_is_no_twin():
     model = handmade.mlp()
     copy_rows(model.fc1, 1, 4, -1.0)
-    frame = find_twins(model, groups=MLP)
+    frame = find_redundant(model, groups=MLP)
     assert frame.similarity.iloc[0] < 0.99
     assert frame[frame.group == "fc1"].similarity.iloc[-1] == -1
 
@@ -109,7 +109,7 @@ def test_the_bias_counts():
     model = handmade.mlp()
     copy_rows(model.fc1, 1, 4)
     model.fc1.bias.data[4] += 1
-    assert find_twins(model, groups=MLP, threshold=0.999).empty
+    assert find_redundant(model, groups=MLP, threshold=0.999).empty
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -135,7 +135,7 @@ def test_channels_are_compared_as_they_are_behind_a_batch_norm(affine):
     scale = 2.0 if affine else 1.0
     torch.testing.assert_close(behind[:, 4], scale * behind[:, 1])
     groups = pv.find_groups(model, x)
-    frame = find_twins(model, groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=groups, threshold=1 - 1e-9)
     assert pairs(frame) == [("0", 4, 1) if affine else ("0", 1, 4)]
     assert frame.scale[0] == pytest.approx(1 / scale)
 
@@ -168,11 +168,11 @@ def test_all_producers_must_agree_in_one_scale():
     copy_rows(model.norm, 0, 3, 2.0)
     copy_rows(model.a, 0, 3)
     copy_rows(model.norm, 0, 3, 1.0, "running_mean", "running_var")
-    assert find_twins(model, groups=groups, threshold=1 - 1e-9).empty
+    assert find_redundant(model, groups=groups, threshold=1 - 1e-9).empty
     copy_rows(model.b, 0, 3, 3.0)
-    assert find_twins(model, groups=groups, threshold=1 - 1e-9).empty
+    assert find_redundant(model, groups=groups, threshold=1 - 1e-9).empty
     copy_rows(model.b, 0, 3, 2.0)
-    frame = find_twins(model, groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=groups, threshold=1 - 1e-9)
     assert pairs(frame) == [("a", 3, 0)]
     assert frame.scale[0] == pytest.approx(0.5)
 
@@ -194,9 +194,9 @@ def test_what_comes_later_must_agree_too(after):
         for n in names:
             getattr(after, n).uniform_(0.2, 2)
     same_sum(model)
-    assert find_twins(model, groups=groups, threshold=1 - 1e-9).empty
+    assert find_redundant(model, groups=groups, threshold=1 - 1e-9).empty
     copy_rows(after, 0, 3, 1.0, *names)
-    frame = find_twins(model, groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=groups, threshold=1 - 1e-9)
     assert pairs(frame) == [("a", 0, 3)]
     assert frame.scale[0] == pytest.approx(1)
     # twice the sum stays twice as much in a PReLU, and where what is added is twice as much as well
@@ -204,12 +204,12 @@ def test_what_comes_later_must_agree_too(after):
         getattr(layer, name).data[3] *= 2
     model.b.bias.data[3] *= 2
     if "bias" in names:
-        assert find_twins(model, groups=groups, threshold=1 - 1e-9).empty
+        assert find_redundant(model, groups=groups, threshold=1 - 1e-9).empty
         after.bias.data[3] *= 2
         if isinstance(after, nn.BatchNorm2d):
             # β − γ μ ÷ σ is twice as much
             after.running_mean.data[3] *= 2
-    frame = find_twins(model, groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=groups, threshold=1 - 1e-9)
     assert pairs(frame) == [("a", 3, 0)]
     assert frame.scale[0] == pytest.approx(0.5)
     read = {}
@@ -223,7 +223,7 @@ def test_a_residual_net():
     model = randomised(ResidualNet())
     x = torch.randn(2, 1, 28, 28)
     groups = pv.find_groups(model, x)
-    assert find_twins(model, groups=groups, threshold=0.99).empty
+    assert find_redundant(model, groups=groups, threshold=0.99).empty
     norm = ("weight", "bias", "running_mean", "running_var")
     inner = model.stage2[0]
     copy_rows(inner.conv1, 3, 30)
@@ -234,7 +234,7 @@ def test_a_residual_net():
                      (second.conv2, second.bn2)):  # fmt: skip
         copy_rows(conv, 60, 7)
         copy_rows(bn, 60, 7, 1.0, *norm)
-    frame = find_twins(model, groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=groups, threshold=1 - 1e-9)
     assert sorted(pairs(frame)) == [("stage2.0.conv1", 3, 30), ("stage3.0.conv2", 7, 60)]
     np.testing.assert_allclose(frame.scale, 1)
     plan = pv.drop(groups, {"stage2.0.conv1": [30]})
@@ -261,7 +261,7 @@ def test_filters_of_different_blocks_read_different_channels(transposed):
     else:
         w[4] = w[0]
         w[3] = 2 * w[1]
-    frame = find_twins(model, groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=groups, threshold=1 - 1e-9)
     assert pairs(frame) == [(middle.name, 3, 1)]
 
 
@@ -270,9 +270,9 @@ def test_a_gated_unit_has_two_rows():
     model = nn.Sequential(nn.Linear(4, 10), nn.GLU(), nn.Linear(5, 2))
     copy_rows(model[0], 1, 4)
     groups = pv.find_groups(model, torch.zeros(2, 4))
-    assert find_twins(model, groups=groups, threshold=0.999).empty
+    assert find_redundant(model, groups=groups, threshold=0.999).empty
     copy_rows(model[0], 6, 9)
-    assert pairs(find_twins(model, groups=groups, threshold=0.999)) == [("0", 1, 4)]
+    assert pairs(find_redundant(model, groups=groups, threshold=0.999)) == [("0", 1, 4)]
 
 
 def test_attention_heads():
@@ -284,7 +284,7 @@ def test_attention_heads():
         for t in (model.self_attn.in_proj_weight, model.self_attn.in_proj_bias):
             parts = t.view(3, 3, 4, *t.shape[1:])  # q, k, v; heads
             parts[:, 2] = parts[:, 0]
-    frame = find_twins(model, groups=groups, threshold=0.999)
+    frame = find_redundant(model, groups=groups, threshold=0.999)
     assert pairs(frame) == [("self_attn", 0, 2)]
 
 
@@ -303,7 +303,7 @@ def test_weights_count_as_the_forward_sees_them(wrap):
         model[0].weight.data[2, 2:] = model[0].weight.data[3, 2:]
         model[0].bias.data[2] = model[0].bias.data[3]
         model = pv.mask(model, pv.Plan({"0.weight": keep}))
-    frame = find_twins(model, groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=groups, threshold=1 - 1e-9)
     assert sorted(pairs(frame)) == [("0", 2, 3)] * (wrap == "masked") + [("0", 4, 1)]
 
 
@@ -315,14 +315,14 @@ def test_every_precision(dtype):
     for layer in model[:2]:
         copy_rows(layer, 2, 4)
     copy_rows(model[1], 2, 4, 1.0, "running_mean", "running_var")
-    frame = find_twins(model.to(dtype), groups=groups, threshold=1 - 1e-9)
+    frame = find_redundant(model.to(dtype), groups=groups, threshold=1 - 1e-9)
     assert pairs(frame) == [("0", 2, 4)]
 
 
 def test_frozen_groups_have_none():
     model = handmade.mlp()
     copy_rows(model.fc3, 0, 1)
-    assert "fc3" not in set(find_twins(model, groups=MLP).group)
+    assert "fc3" not in set(find_redundant(model, groups=MLP).group)
 
 
 def test_a_unit_of_zeros_sleeps():
@@ -330,7 +330,7 @@ def test_a_unit_of_zeros_sleeps():
     for unit in (2, 3):
         model.fc1.weight.data[unit] = 0
         model.fc1.bias.data[unit] = 0
-    frame = find_twins(model, groups=MLP)
+    frame = find_redundant(model, groups=MLP)
     assert not {2, 3} & {*frame[frame.group == "fc1"].kept, *frame[frame.group == "fc1"].removed}
 
 
@@ -340,28 +340,28 @@ def test_top_counts_over_all_groups_and_a_hundred_is_what_comes_without():
         nn.Linear(5, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 2)
     )
     groups = pv.find_groups(model, torch.zeros(2, 5))
-    every = find_twins(model, groups=groups, threshold=-1)
+    every = find_redundant(model, groups=groups, threshold=-1)
     assert len(every) == 30 * 29 // 2 + 20 * 19 // 2
     assert every.similarity.is_monotonic_decreasing
     for frame, n in (
-        (find_twins(model, groups=groups), 100),
-        (find_twins(model, groups=groups, top=7), 7),
+        (find_redundant(model, groups=groups), 100),
+        (find_redundant(model, groups=groups, top=7), 7),
     ):
         pd.testing.assert_frame_equal(frame, every.head(n))
-    both = find_twins(model, groups=groups, top=7, threshold=every.similarity[3])
+    both = find_redundant(model, groups=groups, top=7, threshold=every.similarity[3])
     pd.testing.assert_frame_equal(both, every.head(4))
 
 
 def test_no_pair_gives_an_empty_frame_of_the_same_types():
     some, none = (
-        find_twins(handmade.mlp(), groups=MLP),
-        find_twins(handmade.mlp(), groups=MLP, threshold=1),
+        find_redundant(handmade.mlp(), groups=MLP),
+        find_redundant(handmade.mlp(), groups=MLP, threshold=1),
     )
     assert none.empty
     assert list(none.columns) == COLUMNS
     assert list(none.dtypes[2:]) == list(some.dtypes[2:])
     only = pv.Groups((MLP["fc3"],))
-    assert find_twins(handmade.mlp(), groups=only).empty
+    assert find_redundant(handmade.mlp(), groups=only).empty
 
 
 # what units did: by evidence
@@ -373,7 +373,7 @@ def test_by_activations_a_hand_computation():
         (pv.Group("0", 3, (*handmade.rows("0", 3), handmade.where("1.weight", 1, "in", 3))),)
     )
     rows = torch.tensor([[0.0, 7.0, 1.0], [1.0, 3.0, 1.0], [3.0, -5.0, 1.0], [0.0, 7.0, 1.0]])
-    frame = find_twins(model, groups=groups, evidence=Evidence({"1": Moments.of(rows)}))
+    frame = find_redundant(model, groups=groups, evidence=Evidence({"1": Moments.of(rows)}))
     # unit 1 = 7 − 4 · unit 0; unit 2 is constant
     want = [("0", "0", 1, 0, 1.0, -0.25, 1.75)]
     pd.testing.assert_frame_equal(frame, pd.DataFrame(want, columns=COLUMNS))
@@ -382,7 +382,7 @@ def test_by_activations_a_hand_computation():
 def test_by_activations_as_numpy_has_it():
     model = handmade.mlp()
     x = torch.randn(200, 5)
-    frame = find_twins(model, groups=MLP, evidence=seen(model, x, "fc2", "fc3"), top=1000)
+    frame = find_redundant(model, groups=MLP, evidence=seen(model, x, "fc2", "fc3"), top=1000)
     with torch.no_grad():
         a = F.relu(model.fc1(x)).double().numpy()
     alive = a.std(0) > 0
@@ -402,7 +402,7 @@ def test_by_activations_planted_neurons_are_found_and_none_invented():
     copy_rows(model.fc2, 3, 0, 2.5)
     x = torch.randn(300, 5).double()
     evidence = seen(model, x, "fc2", "fc3")
-    frame = find_twins(model, groups=MLP, evidence=evidence, threshold=1 - 1e-9)
+    frame = find_redundant(model, groups=MLP, evidence=evidence, threshold=1 - 1e-9)
     assert pairs(frame) == [("fc1", 1, 4), ("fc2", 0, 3)]
     np.testing.assert_allclose(frame.scale, [1, 0.4])
     np.testing.assert_allclose(frame.offset, 0, atol=1e-12)
@@ -426,7 +426,7 @@ def test_by_activations_the_middle_of_a_kernel_and_the_pixels_of_a_flatten():
     copy_rows(model[3], 0, 3, 0.5)
     evidence = seen(model, x, "3", "6")
     assert not evidence.inputs["3"].full
-    frame = find_twins(
+    frame = find_redundant(
         model, groups=pv.find_groups(model, x), evidence=evidence, threshold=1 - 1e-9
     )
     assert sorted(pairs(frame)) == [("0", 4, 1), ("3", 0, 3)]
@@ -437,7 +437,7 @@ def test_by_activations_the_middle_of_a_kernel_and_the_pixels_of_a_flatten():
 def test_by_activations_all_positions_are_pooled():
     model, x = convolutional()
     evidence = seen(model, x, "6")  # nobody watched layer 3: its group is left out
-    frame = find_twins(model, groups=pv.find_groups(model, x), evidence=evidence)
+    frame = find_redundant(model, groups=pv.find_groups(model, x), evidence=evidence)
     assert set(frame.group) == {"3"}
     with torch.no_grad():
         a = model[:5](x).movedim(1, 0).flatten(1).numpy()  # (channels, examples · pixels)
@@ -460,7 +460,7 @@ def test_by_activations_within_the_blocks_of_a_grouped_consumer():
     copy_rows(model[0], 5, 7, 0.5)  # of one block
     copy_rows(model[0], 1, 6)  # of two: 1 cannot stand in for 6
     for evidence in (seen(model, x, "2", "5"), None):
-        frame = find_twins(model, groups=groups, evidence=evidence, threshold=1 - 1e-9)
+        frame = find_redundant(model, groups=groups, evidence=evidence, threshold=1 - 1e-9)
         assert pairs(frame) == [("0", 5, 7)]
         np.testing.assert_allclose(frame.scale, 0.5)
 
@@ -470,7 +470,9 @@ def test_by_activations_a_constant_unit_is_nobodys_twin():
     for unit in (2, 3):
         model.fc1.weight.data[unit] = 0
         model.fc1.bias.data[unit] = 0.1
-    frame = find_twins(model, groups=MLP, evidence=seen(model, torch.randn(99, 5), "fc2", "fc3"))
+    frame = find_redundant(
+        model, groups=MLP, evidence=seen(model, torch.randn(99, 5), "fc2", "fc3")
+    )
     fc1 = frame[frame.group == "fc1"]
     assert not {2, 3} & {*fc1.kept, *fc1.removed}
 
@@ -480,8 +482,10 @@ def test_with_evidence_as_it_is_collected():
 
     model, x = convolutional()
     groups = pv.find_groups(model, x)
-    frame = find_twins(model, groups=groups, evidence=collect(model, x.split(20), progress=False))
-    want = find_twins(model, groups=groups, evidence=seen(model, x, "3", "6"))
+    frame = find_redundant(
+        model, groups=groups, evidence=collect(model, x.split(20), progress=False)
+    )
+    want = find_redundant(model, groups=groups, evidence=seen(model, x, "3", "6"))
     pd.testing.assert_frame_equal(frame, want, rtol=1e-4, atol=1e-6)
 
 
@@ -502,7 +506,7 @@ def test_any_planted_pair_is_found(width, inputs, scale, data):
     copy_rows(model.fc1, i, j, scale)
     hidden = (*handmade.rows("fc1", width), handmade.where("fc2.weight", 1, "in", width))
     groups = pv.Groups((pv.Group("fc1", width, hidden),))
-    frame = find_twins(model, groups=groups, threshold=1.0)
+    frame = find_redundant(model, groups=groups, threshold=1.0)
     found = {
         frozenset((a, b)): s for a, b, s in zip(frame.kept, frame.removed, frame.scale, strict=True)
     }
@@ -521,17 +525,17 @@ def test_no_trace(name):
     except ValueError:
         pytest.skip("it has no groups")
     before = snapshot(model)
-    find_twins(model, groups=groups)
+    find_redundant(model, groups=groups)
     assert_untouched(model, before)
     with pytest.raises(pv.ArgumentError):
-        find_twins(model, groups=groups, threshold=95)
+        find_redundant(model, groups=groups, threshold=95)
     assert_untouched(model, before)
 
 
 def test_data_parallel_is_taken_off():
     model = handmade.mlp()
-    frame = find_twins(nn.DataParallel(model), groups=MLP)
-    pd.testing.assert_frame_equal(frame, find_twins(model, groups=MLP))
+    frame = find_redundant(nn.DataParallel(model), groups=MLP)
+    pd.testing.assert_frame_equal(frame, find_redundant(model, groups=MLP))
 
 
 def test_a_norm_of_the_batch_s_own_statistics():
@@ -548,7 +552,7 @@ def test_a_norm_of_the_batch_s_own_statistics():
         pytest.skip(groups["0"].frozen)
     copy_rows(model[0], 0, 3)
     copy_rows(model[1], 0, 3)
-    assert pairs(find_twins(model, groups=groups, threshold=1 - 1e-9)) == [("0", 0, 3)]
+    assert pairs(find_redundant(model, groups=groups, threshold=1 - 1e-9)) == [("0", 0, 3)]
 
 
 def spoiled(value, name="weight"):
@@ -573,61 +577,61 @@ HINT = "Collect it: pv.collect(model, batches)."
     ("call", "message"),
     [
         (
-            lambda m: find_twins(m, groups=MLP, threshold=95),
+            lambda m: find_redundant(m, groups=MLP, threshold=95),
             "`threshold` must be a similarity in [-1, 1], but 95 was passed. Did you mean 0.95? "
             "Similarities, never percentages.",
         ),
         (
-            lambda m: find_twins(m, groups=MLP, evidence=of_conv(), threshold=-0.5),
+            lambda m: find_redundant(m, groups=MLP, evidence=of_conv(), threshold=-0.5),
             "`threshold` must be a similarity in [0, 1], but -0.5 was passed.",
         ),
         (
-            lambda m: find_twins(m, groups=MLP, top=0),
+            lambda m: find_redundant(m, groups=MLP, top=0),
             "`top` must be a whole number ≥ 1, but 0 was passed.",
         ),
         (
-            lambda m: find_twins(m, groups=list(MLP)),
+            lambda m: find_redundant(m, groups=list(MLP)),
             "`groups` must be a Groups, but a list was passed. Make them: "
             "pv.find_groups(model, example_input).",
         ),
         (
-            lambda m: find_twins(m, groups=CONV),
+            lambda m: find_redundant(m, groups=CONV),
             "`groups` is of another model: it names 'stem.weight', but the tensors here are: "
             "fc1.weight, fc1.bias, fc2.weight, fc2.bias, fc3.weight, fc3.bias.",
         ),
         (
-            lambda m: find_twins(m, groups=MLP, evidence={}),
+            lambda m: find_redundant(m, groups=MLP, evidence={}),
             f"`evidence` must be an Evidence, but a dict was passed. {HINT}",
         ),
         (
-            lambda m: find_twins(m, groups=MLP, evidence=of_conv()),
+            lambda m: find_redundant(m, groups=MLP, evidence=of_conv()),
             "`evidence` is of another model: it saw a weight of shape (7, 2) in layer 'a', which is "
             f"not there here. {HINT}",
         ),
         (
-            lambda m: find_twins(
+            lambda m: find_redundant(
                 m, groups=MLP, evidence=Evidence({"fc2": Moments.of(torch.rand(3, 5))})
             ),
             "`evidence` is of another model: it saw 5 inputs where group 'fc1' is read, but here the "
             "units reach to 6.",
         ),
         (
-            lambda m: find_twins(
+            lambda m: find_redundant(
                 m, groups=MLP, evidence=seen(m, torch.rand(9, 5), "fc2", full=False)
             ),
             "`evidence` has no whole co-moment for a consumer of any group, so nothing can be "
             "correlated. Collect it: pv.collect(model, batches, comoment=True).",
         ),
         (
-            lambda m: find_twins(m, groups=MLP, evidence=BAD),
+            lambda m: find_redundant(m, groups=MLP, evidence=BAD),
             "`evidence` of what reads group 'fc1' contains NaN or infinity. Look for the batch that "
             "holds them, and collect it anew.",
         ),
-        (lambda m: find_twins(spoiled(torch.nan), groups=CONV), NAN),
-        (lambda m: find_twins(spoiled(torch.inf), groups=CONV), NAN),
-        (lambda m: find_twins(spoiled(-1.0, "running_var"), groups=CONV), NAN),
+        (lambda m: find_redundant(spoiled(torch.nan), groups=CONV), NAN),
+        (lambda m: find_redundant(spoiled(torch.inf), groups=CONV), NAN),
+        (lambda m: find_redundant(spoiled(-1.0, "running_var"), groups=CONV), NAN),
         (
-            lambda m: find_twins("model", groups=MLP),
+            lambda m: find_redundant("model", groups=MLP),
             "`model` must be a torch.nn.Module, but a str was passed.",
         ),
     ],

@@ -10,7 +10,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.selection.edit import amend, changes, named, turned
+from pruneviz.selection.edit import amend, changes, named, toggled
 
 
 def part(name, tensor, *channels, **more):
@@ -103,7 +103,7 @@ def test_a_unit_is_turned_and_turned_back(moves, start):
     for layer, unit in moves:
         group, number = GROUPS.units_of(layer)[unit]
         before, was = units, now
-        units = turned(plan, units, layer, unit)
+        units = toggled(plan, units, layer, unit)
         try:
             now = amend(plan, units)
         except pv.ArgumentError as e:  # the last one
@@ -112,7 +112,7 @@ def test_a_unit_is_turned_and_turned_back(moves, start):
             continue
         assert list(changes(was, now).values()) == [[number]]
         assert bool(now.keep[group.name][number]) is not bool(was.keep[group.name][number])
-        back = turned(plan, units, layer, unit)
+        back = toggled(plan, units, layer, unit)
         assert gone(amend(plan, back)) == gone(was)
     says = sum(map(len, units.values()))
     assert says == sum(map(len, changes(plan, now).values()))  # not a word too many
@@ -120,7 +120,7 @@ def test_a_unit_is_turned_and_turned_back(moves, start):
 
 def test_an_output_is_not_turned():
     with pytest.raises(pv.GraphError, match="its units are the model's output"):
-        turned(WHOLE, {}, "last", 0)
+        toggled(WHOLE, {}, "last", 0)
 
 
 @given(st.dictionaries(st.sampled_from(["conv", "fc"]), st.sets(st.integers(0, 2), max_size=2)))

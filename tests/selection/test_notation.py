@@ -5,7 +5,7 @@ from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneviz.selection.notation import HOW, MOST, read, write
+from pruneviz.selection.notation import HOW, MAX_RANGE, read, write
 
 NAMES = st.text(st.characters(blacklist_characters=";", blacklist_categories=["Cs"]), max_size=8)
 UNITS = st.dictionaries(st.integers(0, 60), st.booleans(), min_size=1)
@@ -46,8 +46,8 @@ BAD = [
     ("a: --1", f"'--1', after 'a', is no number of a unit. {HOW}"),
     ("a: 3-5-7", f"'3-5-7', after 'a', is no number of a unit. {HOW}"),
     ("a: x", f"'x', after 'a', is no number of a unit. {HOW}"),
-    ("a: 7-5", f"'7-5', after 'a', must go from a number to a larger one, and name at most {MOST:,} units."),
-    ("a: 0-999999999", f"'0-999999999', after 'a', must go from a number to a larger one, and name at most {MOST:,} units."),
+    ("a: 7-5", f"'7-5', after 'a', must go from a number to a larger one, and name at most {MAX_RANGE:,} units."),
+    ("a: 0-999999999", f"'0-999999999', after 'a', must go from a number to a larger one, and name at most {MAX_RANGE:,} units."),
     ("a: 1-5, -3", "unit 3 of 'a' is named twice, once to go and once to stay. Leave one out."),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Linear layers in CSR: the same outputs, and the costs that `encodings` and `work` predict."""
+"""Linear layers in CSR: the same outputs, and the costs that `encodings` and `effective_macs` predict."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_same_outputs_and_the_costs_that_were_predicted(name, kernel):
     with torch.no_grad():
         assert torch.allclose(sparse(IMAGES), masked(IMAGES), atol=1e-5)
     frame = pv.encodings(masked, gzip=False).set_index("tensor")
-    counted = pv.work(masked, [IMAGES]).set_index("tensor")
+    counted = pv.effective_macs(masked, [IMAGES]).set_index("tensor")
     linear = [f"{n}.weight" for n, m in model.named_modules()
               if isinstance(m, nn.Linear) and not n.endswith("out_proj")]  # fmt: skip
     rest = frame.index.difference(linear).difference(["whole"])

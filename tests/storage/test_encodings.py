@@ -162,7 +162,7 @@ SHAPES = st.one_of(
 @given(SHAPES, st.sampled_from(ENCODINGS))
 def test_break_even_is_exact(shape, encoding):
     n = math.prod(shape)
-    at = pv.break_even(shape, encoding)
+    at = pv.bytes_break_even(shape, encoding)
     for zeros in range(n):
         padding = zeros // 2 ** relative_bits(shape)
         size = size_of(encoding, shape, n - zeros, padding)
@@ -173,7 +173,7 @@ def test_break_even_is_exact(shape, encoding):
 @given(SHAPES.filter(lambda s: math.prod(s) > 40), st.integers(0, 9))
 def test_the_relative_index_pays_from_there_on_wherever_the_zeros_stand(shape, seed):
     n = math.prod(shape)
-    at = pv.break_even(shape, "relative")
+    at = pv.bytes_break_even(shape, "relative")
     if math.isnan(at):
         return
     layer = nn.Linear(n, 1, bias=False) if len(shape) == 2 else nn.Conv2d(n, 1, 1, bias=False)
@@ -187,16 +187,16 @@ def test_the_relative_index_pays_from_there_on_wherever_the_zeros_stand(shape, s
 
 def test_break_evens_of_a_layer():
     shape = (300, 784)
-    assert abs(pv.break_even(shape, "csr_int64") - 2 / 3) < 0.001
-    assert abs(pv.break_even(shape, "csr_int32") - 1 / 2) < 0.001
-    assert abs(pv.break_even(shape, "bitmap") - 1 / 32) < 0.001
-    assert 5 / 37 < pv.break_even(shape, "relative") < 0.14
-    assert pv.break_even(shape, "dense_fp16") == 0
+    assert abs(pv.bytes_break_even(shape, "csr_int64") - 2 / 3) < 0.001
+    assert abs(pv.bytes_break_even(shape, "csr_int32") - 1 / 2) < 0.001
+    assert abs(pv.bytes_break_even(shape, "bitmap") - 1 / 32) < 0.001
+    assert 5 / 37 < pv.bytes_break_even(shape, "relative") < 0.14
+    assert pv.bytes_break_even(shape, "dense_fp16") == 0
     # two bytes an index would pay from 1/3 on, but only from here on do they fit
-    assert pv.break_even(shape, "csr_int16") == (300 * 784 - 32_767) / (300 * 784)
-    assert math.isnan(pv.break_even(shape, "dense_fp32"))
-    assert math.isnan(pv.break_even((2, 40_000), "csr_int16"))
-    assert math.isnan(pv.break_even((1, 1), "csr_int64"))
+    assert pv.bytes_break_even(shape, "csr_int16") == (300 * 784 - 32_767) / (300 * 784)
+    assert math.isnan(pv.bytes_break_even(shape, "dense_fp32"))
+    assert math.isnan(pv.bytes_break_even((2, 40_000), "csr_int16"))
+    assert math.isnan(pv.bytes_break_even((1, 1), "csr_int64"))
 
 
 @pytest.mark.parametrize(
@@ -208,12 +208,12 @@ def test_break_evens_of_a_layer():
             "nothing to prune.",
         ),
         (
-            lambda: pv.break_even((3, 4), "csr"),
+            lambda: pv.bytes_break_even((3, 4), "csr"),
             "`encoding` 'csr' is unknown. Known: bitmap, csr_int16, "
             "csr_int32, csr_int64, dense_fp16, dense_fp32, relative.",
         ),
         (
-            lambda: pv.break_even((3, 0), "bitmap"),
+            lambda: pv.bytes_break_even((3, 0), "bitmap"),
             "`shape` must be a whole number ≥ 1, but 0 was passed.",
         ),
         (

@@ -96,7 +96,7 @@ def test_macs_count_how_often_a_weight_is_used():
     found = pv.allocate(model, frame(losses), macs=768 - 288, example_input=inputs())
     assert found == pytest.approx({"0": 0.5, "2": 0.0}, abs=0.02)
     plan = pv.select(pv.score(model, "magnitude"), sparsity=found)
-    work = pv.work(pv.mask(model, plan), [inputs()[:1]]).set_index("tensor")
+    work = pv.effective_macs(pv.mask(model, plan), [inputs()[:1]]).set_index("tensor")
     assert work.loc["whole", "macs_weights"] == 480
 
 

@@ -18,7 +18,7 @@ IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5", "batchnorm-cnn", "image-transformer"])
 def test_as_many_weights_are_gone(name):
     model = lesson(name)
-    frame = pv.costs(model, IMAGES, sparsity=0.75, seconds=0).set_index("way")
+    frame = pv.compare_costs(model, IMAGES, sparsity=0.75, seconds=0).set_index("way")
     assert list(frame.index) == ["dense", "zeros", "csr_linear", "csr_mm", "smaller"]
     assert frame["sparsity"].tolist()[:4] == pytest.approx([0, 0.75, 0.75, 0.75], abs=1e-3)
     assert 0.75 <= frame.loc["smaller", "sparsity"] < 0.78
@@ -36,7 +36,7 @@ def test_as_many_weights_are_gone(name):
 
 def test_of_linear_layers_the_bytes_are_those_of_encodings():
     model = mlp()
-    frame = pv.costs(model, inputs(), sparsity=0.5, seconds=0).set_index("way")
+    frame = pv.compare_costs(model, inputs(), sparsity=0.5, seconds=0).set_index("way")
     plan = pv.select(pv.score(model, "magnitude"), sparsity=0.5, scope="layer")
     encoded = pv.encodings(pv.mask(model, plan), gzip=False).iloc[-1]
     assert frame.loc["csr_mm", "bytes"] == encoded["csr_int32"]
@@ -57,7 +57,7 @@ def test_without_a_linear_layer_there_is_no_csr():
 
 
 def test_where_so_many_units_cannot_go_as_few_stay_as_can():
-    frame = pv.costs(mlp(), inputs(), sparsity=0.99, seconds=0).set_index("way")
+    frame = pv.compare_costs(mlp(), inputs(), sparsity=0.99, seconds=0).set_index("way")
     assert frame.loc["smaller", "macs"] == 36 + 3  # one neuron
     assert frame.loc["smaller", "sparsity"] < 0.99
 
@@ -66,7 +66,7 @@ def test_where_so_many_units_cannot_go_as_few_stay_as_can():
 def test_it_leaves_no_trace(name):
     model = build(name)
     before = snapshot(model)
-    pv.costs(model, inputs(), sparsity=0.5, seconds=0)
+    pv.compare_costs(model, inputs(), sparsity=0.5, seconds=0)
     assert_untouched(model, before)
 
 
@@ -80,16 +80,16 @@ def test_the_first_examples():
     ("call", "message"),
     [
         (
-            lambda: pv.costs(mlp(), inputs(), sparsity=90),
+            lambda: pv.compare_costs(mlp(), inputs(), sparsity=90),
             "`sparsity` must be a fraction in [0, 1), but 90 was passed. Did you mean 0.9? Fractions, "
             "never percentages.",
         ),
         (
-            lambda: pv.costs(cnn(), inputs(), sparsity=0.5, seconds=-1),
+            lambda: pv.compare_costs(cnn(), inputs(), sparsity=0.5, seconds=-1),
             "`seconds` must be a number ≥ 0, but -1 was passed.",
         ),
         (
-            lambda: pv.costs(cnn(), inputs(), sparsity=0.5, seconds=0, threads=0),
+            lambda: pv.compare_costs(cnn(), inputs(), sparsity=0.5, seconds=0, threads=0),
             "`threads` must be a whole number ≥ 1, but 0 was passed.",
         ),
     ],

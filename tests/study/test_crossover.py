@@ -77,17 +77,17 @@ def test_the_callers_random_numbers_go_on():
     ],
 )
 def test_where_the_line_crosses_one(values, want):
-    frame = pv.break_evens(curve(values))
+    frame = pv.speed_break_evens(curve(values))
     assert list(frame.columns) == ["width", "batch", "way", "break_even", "below", "above"]
     assert frame[["break_even", "below", "above"]].iloc[0].tolist() == pytest.approx(
         want, nan_ok=True
     )
     shuffled = curve(values).sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(pv.break_evens(shuffled), frame)
+    pd.testing.assert_frame_equal(pv.speed_break_evens(shuffled), frame)
 
 
 def test_one_row_for_each_width_batch_and_kernel():
-    frame = pv.break_evens(measured())
+    frame = pv.speed_break_evens(measured())
     assert len(frame) == 2 * 2 * 2
     assert set(frame["way"]) == {"csr_linear", "csr_mm"}
     known = frame.dropna()
@@ -107,8 +107,8 @@ def test_one_row_for_each_width_batch_and_kernel():
         ),
         (lambda: measured(seconds=-1), "`seconds` must be a number ≥ 0, but -1 was passed."),
         (
-            lambda: pv.break_evens(pd.DataFrame({"width": [1]})),
-            "break_evens needs a column 'batch', but the frame has: width. Make it with pv.crossover().",
+            lambda: pv.speed_break_evens(pd.DataFrame({"width": [1]})),
+            "speed_break_evens needs a column 'batch', but the frame has: width. Make it with pv.crossover().",
         ),
     ],
 )  # fmt: skip

@@ -332,7 +332,7 @@ def test_an_accuracy_adds_its_interval():
     assert list(frame.columns) == [*COLUMNS[: at + 1], "low", "high", "examples", *COSTS]
     assert frame["examples"].tolist() == [40, 40]
     for row in frame.itertuples():
-        assert (row.low, row.high) == pv.interval(round(row.metric * 40), 40)
+        assert (row.low, row.high) == pv.accuracy_interval(round(row.metric * 40), 40)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "tied", "masked", "mixed", "renormalising"])

@@ -164,7 +164,7 @@ def test_rewinding(form):
     }[form]
     result = run(model, rewind=rewind, tune=tune)
     for cut, plan in zip(seen, result.plans, strict=True):
-        ticket = pv.bake(pv.ticket(start, plan))
+        ticket = pv.bake(pv.lottery_ticket(start, plan))
         assert state(cut) == state(ticket)
     for name, w in pv.named_weights(result.model).items():
         assert (w[~result.plan.keep[name]] == 0).all()

@@ -23,13 +23,13 @@ def test_a_ticket_is_the_start_under_the_mask():
     trained, start = mlp(), mlp()
     start[1].weight.data.normal_()
     plan = plan_of(trained)
-    assert state(pv.bake(pv.ticket(start, plan))) == state(pv.bake(pv.mask(start, plan)))
+    assert state(pv.bake(pv.lottery_ticket(start, plan))) == state(pv.bake(pv.mask(start, plan)))
 
 
 def test_random_weights_keep_the_mask():
     start = mlp()
     plan = plan_of(start)
-    new = pv.ticket(start, plan, control="random-weights")
+    new = pv.lottery_ticket(start, plan, control="random-weights")
     for name, w in pv.named_weights(new).items():
         keep = plan.keep[name]
         assert torch.equal(w != 0, keep)
@@ -39,7 +39,7 @@ def test_random_weights_keep_the_mask():
 def test_random_weights_are_others_even_if_the_start_was_drawn_with_the_same_seed():
     with seeded(0):
         start = mlp()
-    new = pv.ticket(start, plan_of(start, 0), control="random-weights", seed=0)
+    new = pv.lottery_ticket(start, plan_of(start, 0), control="random-weights", seed=0)
     old = pv.named_weights(start)
     for name, w in pv.named_weights(new).items():
         assert not (w == old[name]).any()
@@ -49,7 +49,7 @@ def test_random_weights_are_others_even_if_the_start_was_drawn_with_the_same_see
 def test_random_masks_keep_the_weights_and_their_number():
     start = mlp()
     plan = plan_of(start)
-    new = pv.ticket(start, plan, control="random-mask")
+    new = pv.lottery_ticket(start, plan, control="random-mask")
     assert counts(new) == counts(plan)
     for name, w in pv.named_weights(new).items():
         assert not torch.equal(w != 0, plan.keep[name])
@@ -60,7 +60,7 @@ def test_random_masks_are_uniform():
     start = nn.Linear(10, 1)
     plan = plan_of(start, 0.7)
     hits = sum(
-        (pv.ticket(start, plan, control="random-mask", seed=s).weight != 0).double()
+        (pv.lottery_ticket(start, plan, control="random-mask", seed=s).weight != 0).double()
         for s in range(400)
     )
     assert hits.sum() == 3 * 400
@@ -74,7 +74,7 @@ def test_units_that_must_go_evenly_do():
     groups = pv.find_groups(model, x)
     plan = pv.select(pv.score(model, "l2", groups=groups), sparsity=0.5)
     for seed in range(5):
-        new = pv.ticket(model, plan, control="random-mask", seed=seed)
+        new = pv.lottery_ticket(model, plan, control="random-mask", seed=seed)
         gone = new[0].weight.flatten(1).abs().sum(1) == 0
         assert gone.view(2, 4).sum(1).tolist() == [2, 2]
 
@@ -83,10 +83,12 @@ def test_units_that_must_go_evenly_do():
 def test_the_seed_decides_and_nothing_else_changes(control):
     model = build("cnn")
     plan, before, numbers = plan_of(model), snapshot(model), bits(torch.get_rng_state())
-    first = state(pv.ticket(model, plan, control=control, seed=2))
+    first = state(pv.lottery_ticket(model, plan, control=control, seed=2))
     assert bits(torch.get_rng_state()) == numbers
-    assert state(pv.ticket(model, plan, control=control, seed=2)) == first
-    assert (state(pv.ticket(model, plan, control=control, seed=3)) == first) == (control == "none")
+    assert state(pv.lottery_ticket(model, plan, control=control, seed=2)) == first
+    assert (state(pv.lottery_ticket(model, plan, control=control, seed=3)) == first) == (
+        control == "none"
+    )
     assert_untouched(model, before)
 
 
@@ -94,14 +96,14 @@ def test_a_ticket_can_be_trained_and_its_mask_holds():
     model = build("cnn")
     plan = plan_of(model)
     for control in ("none", "random-weights", "random-mask"):
-        new = pv.ticket(model, plan, control=control)
+        new = pv.lottery_ticket(model, plan, control=control)
         tuned = pv.fit(new, batches(), lr=0.1, progress=False)
         assert counts(tuned) == counts(new) == counts(plan)
 
 
 def test_attention_starts_anew_too():
     model = nn.MultiheadAttention(4, 2)
-    new = pv.ticket(model, plan_of(model, 0.5), control="random-weights")
+    new = pv.lottery_ticket(model, plan_of(model, 0.5), control="random-weights")
     assert not torch.equal(new.out_proj.weight, model.out_proj.weight)
     assert not torch.equal(new.in_proj_weight, model.in_proj_weight)
 
@@ -109,11 +111,11 @@ def test_attention_starts_anew_too():
 def test_bad_calls():
     model = mlp()
     with refused("`control` 'random' is unknown. Did you mean 'random-mask'? Known: none, random-mask, random-weights."):  # fmt: skip
-        pv.ticket(model, plan_of(model), control="random")
+        pv.lottery_ticket(model, plan_of(model), control="random")
     with refused("`plan` must be a Plan, but a float was passed. Make it: pv.prune_iteratively(...).plan."):  # fmt: skip
-        pv.ticket(model, 0.5)
+        pv.lottery_ticket(model, 0.5)
     with pytest.raises(pv.ArgumentError, match="`plan` is of another model"):
-        pv.ticket(build("cnn"), plan_of(model))
+        pv.lottery_ticket(build("cnn"), plan_of(model))
 
     class Scaled(nn.Module):
         def __init__(self):
@@ -125,6 +127,6 @@ def test_bad_calls():
             return self.net(x) * self.scale
 
     scaled = Scaled()
-    assert pv.ticket(scaled, plan_of(scaled))(inputs()).shape == (5, 3)
-    with refused("layer 'Scaled' has no `reset_parameters`: nobody knows how it starts. Build the model anew instead: pv.ticket(Net(), plan)."):  # fmt: skip
-        pv.ticket(scaled, plan_of(scaled), control="random-weights")
+    assert pv.lottery_ticket(scaled, plan_of(scaled))(inputs()).shape == (5, 3)
+    with refused("layer 'Scaled' has no `reset_parameters`: nobody knows how it starts. Build the model anew instead: pv.lottery_ticket(Net(), plan)."):  # fmt: skip
+        pv.lottery_ticket(scaled, plan_of(scaled), control="random-weights")

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from pruneviz.graph.rules.pointwise import meet
 from pruneviz.graph.state import Walk, rule
-from pruneviz.graph.values import Args, Ids, Shape, Value, free, name_of
+from pruneviz.graph.values import Args, Ids, Shape, Value, name_of, untied
 
 
 @rule("cat", "concat", "concatenate")
@@ -49,7 +49,7 @@ def _stack(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
       "tensor_split", "unbind", "hsplit", "vsplit")  # fmt: skip
 def _split(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     x = a["self"]
-    parts = free(node, x.why)
+    parts = untied(node, x.why)
     if name_of(node) in ("hsplit", "vsplit"):
         w.freeze(x, f"operator {node.target} has no rule")
         return parts
@@ -191,7 +191,7 @@ def _spatial(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     dims = [None if d >= n - space else ids for d, ids in enumerate(x.dims)]
     if shape:
         return Value(dims, shape, x.why)
-    return [Value(list(dims), v.shape, x.why) for v in free(node, "")]
+    return [Value(list(dims), v.shape, x.why) for v in untied(node, "")]
 
 
 @rule("glu")

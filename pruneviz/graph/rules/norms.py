@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from pruneviz.graph.rules.pointwise import meet, pointwise
 from pruneviz.graph.state import Walk, rule
-from pruneviz.graph.values import Args, End, Shape, Value, args_of, free, name_of, operand
+from pruneviz.graph.values import Args, End, Shape, Value, args_of, name_of, operand, untied
 
 
 @rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
@@ -79,7 +79,7 @@ def _over(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
 
     if shape or not isinstance(node.meta.get("val"), (tuple, list)):
         return kept(shape)
-    return [kept(v.shape) for v in free(node, "")]
+    return [kept(v.shape) for v in untied(node, "")]
 
 
 @rule("sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean",
@@ -114,7 +114,7 @@ def _reduce(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     dims = [None if d in over else ids for d, ids in enumerate(x.dims) if keep or d not in over]
     why = f"the {name} of {x.why}" if x.why and len(x.why) < 60 else f"a {name}"
     if isinstance(node.meta.get("val"), (tuple, list)):
-        return [Value(list(dims), v.shape, why) for v in free(node, "")]
+        return [Value(list(dims), v.shape, why) for v in untied(node, "")]
     return Value(dims, shape, why)
 
 
@@ -133,7 +133,7 @@ def _weight_norm(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     why = "weight_norm runs over it"
     if d < 0 or d >= len(v.shape):
         w.freeze([v, g], why)
-        return free(node, why) if not shape else Value([None] * len(shape), shape, why)
+        return untied(node, why) if not shape else Value([None] * len(shape), shape, why)
     w.freeze(v, why, [i for i in v.live if i != d])
     w.mark(v.dims[d], w.kept)  # of a row of zeros the norm is 0: zero g only
     w.tie(g.dims[d], v.dims[d], why)

@@ -8,7 +8,7 @@ from typing import Any
 from torch.fx import Node
 
 from pruneviz.graph.state import Walk, rule
-from pruneviz.graph.values import Args, Ids, Shape, Value, flatten, free, name_of
+from pruneviz.graph.values import Args, Ids, Shape, Value, flatten, name_of, untied
 
 DIVISORS = {"div": "other", "divide": "other", "true_divide": "other", "rsqrt": "self",
             "reciprocal": "self", "log": "self", "pow": "self", "addcdiv": "tensor2"}  # fmt: skip
@@ -58,7 +58,7 @@ def pointwise(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
 def random_numbers(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     """Freeze what an operator that draws random numbers touches."""
     w.freeze(list(a.values()), f"{node.target} draws random numbers")
-    return free(node, "random numbers")
+    return untied(node, "random numbers")
 
 
 def recurrent(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
@@ -80,7 +80,7 @@ def recurrent(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
             made = projection
         w.tie(made.dims[0] if made is not state else units, state.dims[1], "")
         w.mark(made.dims[0], w.made)
-    return free(node, "the state of a recurrent layer")
+    return untied(node, "the state of a recurrent layer")
 
 
 def _tied_gates(w: Walk, units: Ids | None, rows: Ids | None, gates: int) -> Ids | None:
@@ -96,7 +96,7 @@ def _tied_gates(w: Walk, units: Ids | None, rows: Ids | None, gates: int) -> Ids
 def unknown(w: Walk, node: Node, a: Args) -> Any:
     """Freeze what an operator without a rule touches."""
     w.freeze(list(a.values()), f"operator {node.target} has no rule")
-    return free(node, f"the result of {node.target}")
+    return untied(node, f"the result of {node.target}")
 
 
 @rule("prelu", "_prelu_kernel")
@@ -127,7 +127,7 @@ def _fill(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
 @rule("arange", "linspace", "eye", "meshgrid", "one_hot", "tril_indices", "triu_indices")
 def _numbers(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     w.freeze(list(a.values()), f"{node.target} counts it")
-    return free(node, "a constant tensor of the forward")
+    return untied(node, "a constant tensor of the forward")
 
 
 @rule("view_as_real", "view_as_complex")

@@ -17,10 +17,10 @@ from pruneviz.graph.values import (
     Shape,
     Value,
     args_of,
-    free,
     name_of,
     operand,
     shape_of,
+    untied,
 )
 
 
@@ -266,7 +266,7 @@ def _embedding(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     dims = [*[None] * (len(shape) - 1), weight.dims[1]]
     if shape:
         return Value(dims, shape, "the result of an embedding")
-    found = free(node, "the result of an embedding")
+    found = untied(node, "the result of an embedding")
     found[0].dims[-1] = weight.dims[1]
     return found
 

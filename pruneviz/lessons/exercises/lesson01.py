@@ -11,7 +11,7 @@ from torch import Tensor
 from pruneviz.lessons.exercises.exercise import NOTHING, exercise
 from pruneviz.lessons.recorded import curves
 from pruneviz.storage.packing import size_of
-from pruneviz.study.crossover import break_evens
+from pruneviz.study.crossover import speed_break_evens
 
 WIDTH = 1024
 
@@ -65,10 +65,10 @@ def csr_bytes(answer: Callable[[Tensor, int], Any]) -> str:
     hints=(
         f"keep the rows of the record with width {WIDTH}, the batch, and way 'csr_mm': in which of "
         "them is latency_speedup above 1, and in all that come after it?",
-        "pv.break_evens(record) does it for every width, batch and kernel: read the column 'above'.",
+        "pv.speed_break_evens(record) does it for every width, batch and kernel: read the column 'above'.",
     ),
     solution=f"""\
-table = pv.break_evens(record)
+table = pv.speed_break_evens(record)
 table = table[(table["width"] == {WIDTH}) & (table["way"] == "csr_mm")].set_index("batch")
 answer = {{batch: table["above"][batch] for batch in (1, 64)}}
 """,
@@ -83,7 +83,7 @@ def crossing(answer: Any) -> str:
     record = curves("crossover")
     rows = record[(record["width"] == WIDTH) & (record["way"] == "csr_mm")]
     measured = sorted(set(rows["sparsity"]))
-    table = break_evens(rows).set_index("batch")["above"]
+    table = speed_break_evens(rows).set_index("batch")["above"]
     for batch in (1, 64):  # whatever else was given
         truth, given = table[batch], float(answer[batch])
         if given == truth or (given != given and truth != truth):

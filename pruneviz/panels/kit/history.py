@@ -12,7 +12,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 
 REST = 0.5  # seconds: a hand that moves the same control again before is still the same move
-MOST = 200  # moves that are remembered
+MAX_MOVES = 200  # moves that are remembered
 
 State = dict[str, Any]
 
@@ -51,7 +51,7 @@ class History:
             self._states[self._at] = state
         else:
             self._states.append(state)
-        del self._states[:-MOST]
+        del self._states[:-MAX_MOVES]
         self._at = len(self._states) - 1
 
     def let_go(self) -> None:

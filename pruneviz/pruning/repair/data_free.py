@@ -16,7 +16,7 @@ from pruneviz.pruning.repair.units import Twins
 from pruneviz.redundancy.bounds import FAR, bounds
 from pruneviz.redundancy.redundant import nearest
 
-DOUBLE = 1 - 1e-6  # similarity of the weights of two units that are one
+EQUAL_WEIGHTS_ROUNDED = 1 - 1e-6  # similarity of the weights of two units that are one
 
 
 def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twins]:
@@ -33,7 +33,7 @@ def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twin
     with evaluating(model):
         have = held(model)
         for name, keep in plan.keep.items():
-            twin, scale = nearest(plan.groups[name], have, keep, DOUBLE)
+            twin, scale = nearest(plan.groups[name], have, keep, EQUAL_WEIGHTS_ROUNDED)
             still = constant.get(name, np.full(len(keep), np.nan))
             found[name] = Twins(twin, scale, torch.tensor(still))
     return found

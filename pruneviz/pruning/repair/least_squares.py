@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import single
-from pruneviz.model.forward import arguments, run
+from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention
 from pruneviz.model.patches import patches
@@ -152,7 +152,7 @@ def ran(
         open_attention(model),
         hooked(model, [layer], note),
     ):
-        run(model, args, kwargs)
+        run_forward(model, args, kwargs)
     return found
 
 

@@ -12,7 +12,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.names import tensor_name
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import name_of, operand
-from pruneviz.model.layers import blocks_of, columns_of, consumers, turned
+from pruneviz.model.layers import blocks_of, columns_of, consumers, is_conv1d
 from pruneviz.model.tensors import holders_of
 
 
@@ -52,7 +52,7 @@ def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[S
         name = tensor_name(layer)
         if name in shared or name not in sinks:
             continue
-        inputs, outputs = (0, 1) if turned(module) else (1, 0)
+        inputs, outputs = (0, 1) if is_conv1d(module) else (1, 0)
         blocks = keys.get((name, inputs), 1)
         parts, made, n = blocks_of(module).shape
         columns = _kept(w, gone, (name, inputs, blocks), parts, n)

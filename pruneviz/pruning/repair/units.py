@@ -14,7 +14,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import tensor_name
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.batches import listed
-from pruneviz.model.layers import blocks_of, consumers, turned
+from pruneviz.model.layers import blocks_of, consumers, is_conv1d
 from pruneviz.model.tensors import holders_of
 from pruneviz.pruning.repair import ladder
 from pruneviz.pruning.repair.least_squares import fits
@@ -174,7 +174,7 @@ def _write(
     check_finite(site.layer, weight, gain)
     tensors = {n: t for n, (t, _) in holders_of(new).items()}
     before = {n: t for n, (t, _) in holders_of(model).items()}
-    turn = turned(consumers(model)[site.layer])
+    turn = is_conv1d(consumers(model)[site.layer])
     with torch.no_grad():
         there = tensors[tensor_name(site.layer)]
         there.copy_((weight.T if turn else weight).reshape(there.shape))

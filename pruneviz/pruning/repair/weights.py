@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pruneviz.core.names import tensor_name
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.batches import listed
-from pruneviz.model.forward import arguments, run
+from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
-from pruneviz.model.layers import blocks_of, consumers, open_attention, shaped, turned
+from pruneviz.model.layers import blocks_of, consumers, is_conv1d, open_attention, shaped
 from pruneviz.model.tensors import Held, held
 from pruneviz.pruning.repair.ladder import refit_rows
 from pruneviz.pruning.repair.least_squares import fits
@@ -44,7 +44,7 @@ def refit_weights(
         with evaluating(model), torch.no_grad():
             old = blocks_of(module).cpu()
         stays = keep[tensor_name(layer)].cpu()
-        stays = (stays.T if turned(module) else stays.flatten(1)).reshape(old.shape)
+        stays = (stays.T if is_conv1d(module) else stays.flatten(1)).reshape(old.shape)
         free = bias is not None
         if data is not None:
             with torch.inference_mode(False), torch.no_grad():
@@ -77,7 +77,7 @@ def in_order(model: nn.Module, layers: list[str], inputs: Any) -> list[str]:
         order.setdefault(name)
 
     with evaluating(model), open_attention(model), hooked(model, layers, note):
-        run(model, *arguments(inputs))
+        run_forward(model, *arguments(inputs))
     return list(order)
 
 

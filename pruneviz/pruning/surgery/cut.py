@@ -52,7 +52,7 @@ def cut(model: nn.Module, what: Cut) -> None:
             )
         old, places = holders[name]
         touched[id(old)] = places
-        new[id(old)] = without(new.get(id(old), old.detach()), name, dim, blocks, keep)
+        new[id(old)] = only_kept(new.get(id(old), old.detach()), name, dim, blocks, keep)
     for key, places in touched.items():
         module, attribute = places[0]
         parameter = module._parameters.get(attribute)
@@ -79,7 +79,7 @@ def cut(model: nn.Module, what: Cut) -> None:
         setattr(modules[layer], attribute, value)
 
 
-def without(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> Tensor:
+def only_kept(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> Tensor:
     """Return a tensor with only what stays along a dimension (block by block)."""
     size = t.shape[dim] * blocks
     if size != keep.size:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pruneviz.core.errors import GraphError
-from pruneviz.graph.interpreter import promoted, promoted_types, run, silenced
+from pruneviz.graph.interpreter import promoted, promoted_types, run_graph, silenced
 from pruneviz.graph.state import Walk
 from pruneviz.model.forward import copy_of, outputs_of, quiet
 from pruneviz.model.hooks import evaluating, seeded
@@ -108,14 +108,16 @@ def _reference(w: Walk, example: Any, gone: Any, roles: Any, watch: Any, exact: 
             args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
             flat = pytree.tree_leaves((args, kwargs))
             with drawn(w):
-                out = run(w, silent, flat, gone=gone, double=exact, watch=None if inputs else watch)
+                out = run_graph(
+                    w, silent, flat, gone=gone, double=exact, watch=None if inputs else watch
+                )
             if inputs and not all(torch.isfinite(t).all() for t in out if t.is_floating_point()):
                 continue  # the variation left the model's domain
             inputs.append((args, kwargs))
             masked.append(out)
             if effect == 0:  # one example on which the mask changes something will do
                 with drawn(w):
-                    dense = run(w, tensors, flat, double=exact)
+                    dense = run_graph(w, tensors, flat, double=exact)
                 effect = difference(out, dense)
                 if len(inputs) == 1:
                     _same(w, args, kwargs, dense, exact)

@@ -9,7 +9,7 @@ import numpy as np
 from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import Groups
 from pruneviz.core.names import layer_name
-from pruneviz.core.names import plain as plain_name
+from pruneviz.core.names import unmasked_name as plain_name
 from pruneviz.core.plan import Plan
 from pruneviz.graph.grouping import by_use
 from pruneviz.graph.state import Walk

@@ -37,7 +37,7 @@ class Reader:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class LayerWork:
     """The work of a layer, and whose units it makes and reads.
 
     Parameters
@@ -143,7 +143,7 @@ class _Reader:
 
 
 def eliminate(
-    readers: Mapping[str, Iterable[Reader]], layers: Iterable[Layer] = ()
+    readers: Mapping[str, Iterable[Reader]], layers: Iterable[LayerWork] = ()
 ) -> dict[str, Tensor]:
     """Remove the units of all groups one after the other; return the place of each.
 
@@ -205,7 +205,7 @@ def eliminate(
                 groups[layer.reads].drop_outputs(layer.name, layer.rows[chosen].flatten())
 
 
-def _saves(g: str, groups: Mapping[str, Surgeon], layers: Iterable[Layer]) -> float:
+def _saves(g: str, groups: Mapping[str, Surgeon], layers: Iterable[LayerWork]) -> float:
     """MACs that one unit fewer of a group saves now; 1 where no layer is known."""
     n, left = groups[g].units, groups[g].left
     saved, known = 0.0, False

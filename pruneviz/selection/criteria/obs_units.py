@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
-from pruneviz.core.names import plain, tensor_name
+from pruneviz.core.names import tensor_name, unmasked_name
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.layers import blocks_of, columns_of, consumers, turned, weight_of
+from pruneviz.model.layers import blocks_of, columns_of, consumers, is_conv1d, weight_of
 from pruneviz.model.tensors import Held, held
-from pruneviz.selection.criteria.obs import Layer, Reader, eliminate
+from pruneviz.selection.criteria.obs import LayerWork, Reader, eliminate
 from pruneviz.selection.criteria.registry import register
 
 
@@ -55,7 +55,7 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
             )
         readers[g.name] = usable
     work = [
-        Layer(n, _macs(n, m, evidence) * rows_share * columns_share, made, read, rows)
+        LayerWork(n, _macs(n, m, evidence) * rows_share * columns_share, made, read, rows)
         for n, m in layers.items()
         for made, rows, rows_share in _shares(makes[n], m)
         for read, _, columns_share in _shares(reads[n], m)
@@ -69,7 +69,7 @@ def _places(
     """For each layer the groups that it makes, and those that it reads, with the places of their units."""
     by_tensor: dict[int, list[str]] = {}
     for name in layers:
-        weight = have.get(plain(tensor_name(name)))
+        weight = have.get(unmasked_name(tensor_name(name)))
         if weight is None:
             raise ArgumentError(
                 f"criterion 'obs' needs the weight of layer {name!r} itself, but a parametrization "
@@ -82,8 +82,8 @@ def _places(
     reads: dict[str, dict[str, Slice]] = {n: {} for n in layers}
     for g in groups:
         for s in g.slices:
-            for name in by_tensor.get(id(have[plain(s.tensor)].tensor), ()):
-                inputs = 0 if turned(layers[name]) else 1
+            for name in by_tensor.get(id(have[unmasked_name(s.tensor)].tensor), ()):
+                inputs = 0 if is_conv1d(layers[name]) else 1
                 (reads if s.dim == inputs else makes)[name].setdefault(g.name, s)
     return makes, reads
 

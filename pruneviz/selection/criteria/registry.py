@@ -139,7 +139,7 @@ def criterion(name: str, granularity: str = "weight") -> Criterion:
     >>> criterion("magnitude", "unit")
     Traceback (most recent call last):
     ...
-    pruneviz.core.errors.ArgumentError: criterion 'magnitude' scores single weights, not units. For units: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda.
+    pruneviz.ArgumentError: criterion 'magnitude' scores single weights, not units. For units: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda.
     """
     fit = sorted(n for n, c in CRITERIA.items() if granularity in c.granularity)
     if isinstance(name, str) and name in CRITERIA and name not in fit:

@@ -10,7 +10,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
 from pruneviz.core.names import layer_name
 from pruneviz.evidence.evidence import Evidence, check_evidence
-from pruneviz.model.layers import blocks_of, consumers, turned, weight_of, weight_shapes
+from pruneviz.model.layers import blocks_of, consumers, is_conv1d, weight_of, weight_shapes
 from pruneviz.model.tensors import held
 from pruneviz.selection.criteria.registry import Criterion
 
@@ -113,4 +113,4 @@ class Facts:
         square = square.flatten().repeat_interleave(groups * n // square.numel())
         square = square.reshape(groups, 1, n).expand(groups, outputs, n)
         shape = weight_of(module).shape
-        return square[0].T if turned(module) else square.reshape(shape)
+        return square[0].T if is_conv1d(module) else square.reshape(shape)

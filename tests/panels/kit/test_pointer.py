@@ -164,7 +164,7 @@ def test_a_frozen_unit_is_picked_and_stays():
 
 
 def test_a_click_on_a_class_looks_at_it_and_another_at_all():
-    panel = pv.panel_sleepers(net(), [(X, torch.arange(60) % 3)])
+    panel = pv.panel_inactive(net(), [(X, torch.arange(60) % 3)])
     blocks = panel._drawn[1].blocks
     assert len(blocks) == 3
     for name, first, end, _ in blocks:
@@ -179,7 +179,7 @@ def test_a_click_on_a_class_looks_at_it_and_another_at_all():
 
 
 def test_a_click_picks_the_pair_and_beside_it_the_threshold_is_dragged():
-    panel = pv.panel_twins(net(), X[:4], batches=batches(), layer="1")
+    panel = pv.panel_redundant(net(), X[:4], batches=batches(), layer="1")
     points = panel._plan.points
     px, py = pair._places(points["scale"].to_numpy())
     for row in (3, 11):

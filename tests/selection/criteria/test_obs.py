@@ -15,7 +15,7 @@ from zoo.case import net, stir
 import pruneviz as pv
 from pruneviz.selection.criteria import obs
 from pruneviz.selection.criteria import obs_units as elimination
-from pruneviz.selection.criteria.obs import Layer, Reader, Surgeon, eliminate
+from pruneviz.selection.criteria.obs import LayerWork, Reader, Surgeon, eliminate
 
 # -- brute force ---------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ def loss(r: Reader, gone: set[int], blind: set[int] = frozenset()) -> float:
     return float(torch.trace(f @ d @ h @ d.T))
 
 
-def work(layers: list[Layer], left: dict[str, int], units: dict[str, int]) -> float:
+def work(layers: list[LayerWork], left: dict[str, int], units: dict[str, int]) -> float:
     """MACs of all layers when so many units of each group are left."""
 
     def share(g: str) -> float:
@@ -60,7 +60,7 @@ def work(layers: list[Layer], left: dict[str, int], units: dict[str, int]) -> fl
 
 
 def brute(
-    readers: dict[str, list[Reader]], layers: list[Layer] = ()
+    readers: dict[str, list[Reader]], layers: list[LayerWork] = ()
 ) -> list[tuple[str, int, float]]:
     """Try every unit at each step; return which goes, and what it costs."""
     units = {g: len(rs[0].index) for g, rs in readers.items()}
@@ -128,7 +128,7 @@ def test_one_group_goes_in_the_order_of_brute_force(units, k, seed):
     assert places == [*((i + 1) / units for i in range(units - 1)), 1.0]
 
 
-def chain(seed: int) -> tuple[dict[str, list[Reader]], list[Layer]]:
+def chain(seed: int) -> tuple[dict[str, list[Reader]], list[LayerWork]]:
     """fc1 makes a (4), fc2 reads it and makes b (3 of two rows each), fc3 reads that, skip reads a."""
     torch.manual_seed(seed)
     rows_a, rows_b = torch.arange(4).reshape(4, 1), torch.tensor([[0, 3], [1, 4], [2, 5]])
@@ -137,10 +137,10 @@ def chain(seed: int) -> tuple[dict[str, list[Reader]], list[Layer]]:
         "b": [reader(3, 2, 3, layer="fc3")],
     }
     layers = [
-        Layer("fc1", 70.0, "a", "", rows_a),
-        Layer("fc2", 24.0, "b", "a", rows_b),
-        Layer("skip", 9.0, "", "a"),
-        Layer("fc3", 18.0, "", "b"),
+        LayerWork("fc1", 70.0, "a", "", rows_a),
+        LayerWork("fc2", 24.0, "b", "a", rows_b),
+        LayerWork("skip", 9.0, "", "a"),
+        LayerWork("fc3", 18.0, "", "b"),
     ]
     return readers, layers
 
@@ -184,12 +184,12 @@ def test_units_that_have_nothing_in_common_cost_weight_times_variance():
 @pytest.mark.parametrize(
     ("layer", "left", "saves"),
     [
-        (Layer("fc", 60.0, "a", ""), {"a": 4}, 60 / 6),
-        (Layer("fc", 60.0, "", "a"), {"a": 4}, 60 / 6),
-        (Layer("fc", 60.0, "b", "a"), {"a": 4, "b": 5}, 60 / 6 * 5 / 10),
-        (Layer("fc", 60.0, "frozen", "a"), {"a": 4}, 60 / 6),
-        (Layer("fc", 72.0, "a", "a"), {"a": 4}, 72 / 36 * (4 * 4 - 3 * 3)),
-        (Layer("fc", 60.0, "b", ""), {"a": 4, "b": 5}, 1.0),  # it knows nothing of a
+        (LayerWork("fc", 60.0, "a", ""), {"a": 4}, 60 / 6),
+        (LayerWork("fc", 60.0, "", "a"), {"a": 4}, 60 / 6),
+        (LayerWork("fc", 60.0, "b", "a"), {"a": 4, "b": 5}, 60 / 6 * 5 / 10),
+        (LayerWork("fc", 60.0, "frozen", "a"), {"a": 4}, 60 / 6),
+        (LayerWork("fc", 72.0, "a", "a"), {"a": 4}, 72 / 36 * (4 * 4 - 3 * 3)),
+        (LayerWork("fc", 60.0, "b", ""), {"a": 4, "b": 5}, 1.0),  # it knows nothing of a
     ],
 )
 def test_what_a_unit_saves(layer, left, saves):
@@ -201,7 +201,7 @@ def test_what_a_unit_saves(layer, left, saves):
 
 def test_what_saves_more_goes_first():
     readers = {g: [independent([1.0, 1.0], [1.0, 1.0])] for g in "ab"}
-    layers = [Layer("fc1", 10.0, "a", ""), Layer("fc2", 1000.0, "b", "")]
+    layers = [LayerWork("fc1", 10.0, "a", ""), LayerWork("fc2", 1000.0, "b", "")]
     assert order(eliminate(readers, layers))[0] == ("b", 0)
     assert order(eliminate(readers, layers[::-1])) == order(eliminate(readers, layers))
 
@@ -214,7 +214,7 @@ def test_the_order_does_not_depend_on_a_common_scale(what):
     readers, layers = chain(3)
     want = order(eliminate(readers, layers))
     if what == "macs":
-        layers = [Layer(x.name, 1e6 * x.macs, x.makes, x.reads, x.rows) for x in layers]
+        layers = [LayerWork(x.name, 1e6 * x.macs, x.makes, x.reads, x.rows) for x in layers]
     else:
         readers = {
             g: [
@@ -376,7 +376,9 @@ class Cat(nn.Module):
         return self.last(torch.cat([self.a(x).relu(), self.b(x).relu(), x], 1))
 
 
-def told(monkeypatch, model: nn.Module, x: Tensor) -> tuple[dict[str, list[Reader]], list[Layer]]:
+def told(
+    monkeypatch, model: nn.Module, x: Tensor
+) -> tuple[dict[str, list[Reader]], list[LayerWork]]:
     """Return what `eliminate` is told of a network."""
     calls = []
     monkeypatch.setattr(
