@@ -12,9 +12,9 @@ import torch
 from nbclient import NotebookClient
 from scipy.stats import binomtest
 
-from pruneviz.lessons import guesses as guess
 from pruneviz.lessons import notebooks
 from pruneviz.lessons.exercises import exercise as exercises
+from pruneviz.lessons.guesses import guess
 
 ROOT = Path(__file__).parents[2]
 PATHS = notebooks.notebooks(ROOT / "notebooks")

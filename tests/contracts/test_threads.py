@@ -16,7 +16,7 @@ from pruneviz.graph.silence import roles_of
 from pruneviz.model.forward import quiet
 from pruneviz.model.hooks import beside, no_fast_path
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.pruning.surgery.proof import at_precision, reference
+from pruneviz.pruning.surgery.proof import at_precision, draws, reference
 from pruneviz.pruning.surgery.removal import lost
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -163,14 +163,14 @@ def test_what_draws_is_seeded_and_the_numbers_of_others_are_put_back():
 
 def test_who_draws():
     heads = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True).eval()
-    for model, x, draws in (
+    for model, x, random in (
         (Makes(), X, False),
         (Draws(), X, True),
         (nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5)), X, False),
         (heads, torch.rand(2, 3, 8), False),
     ):
         nodes = Shrinker(model.eval(), x[:2]).walk.traced.live
-        assert any(map(draws, nodes)) == draws
+        assert any(map(draws, nodes)) == random
 
 
 def test_a_hand_in_a_thread_of_its_own_draws_and_restores_nothing(monkeypatch):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from test_mantissa import addressed, named, read, write
+from helpers.addresses import addressed, named, read, write
 from torch import Tensor, nn
 from zoo.awkward import AWKWARD
 from zoo.judge import apart, call, third, top, unlike, wide

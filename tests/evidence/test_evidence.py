@@ -279,7 +279,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 import torch
 import torch.distributed as dist
-from test_evidence import Evidence, pv, seen
+from evidence.test_evidence import Evidence, pv, seen
 
 torch.set_num_threads(1)
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -305,7 +305,7 @@ def test_two_processes_share_one_pass(tmp_path, monkeypatch):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    code = WORKER.format(tests=str(Path(__file__).parent), port=port)
+    code = WORKER.format(tests=str(Path(__file__).parents[1]), port=port)
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(rank), str(tmp_path)],

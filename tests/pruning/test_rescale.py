@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import assert_untouched, build, inputs, refused, snapshot, storages
-from test_ablation import Attending, Conv33, Sigmoids, normed
+from helpers.scored import Attending, Conv33, Sigmoids, normed
 from torch import nn
 
 import pruneviz as pv

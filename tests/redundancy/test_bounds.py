@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import MODELS, assert_untouched, build, inputs, refused, snapshot
+from helpers.random_graphs import built, of_image, of_tokens, recipes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_random_graphs import built, of_image, of_tokens, recipes
 from torch import Tensor, nn
 
 import pruneviz as pv

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import assert_untouched, batches, build, inputs, labels, refused, snapshot
-from test_ablation import Sigmoids
+from helpers.scored import Sigmoids
 from torch import nn
 
 import pruneviz as pv
