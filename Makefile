@@ -7,8 +7,10 @@ NEEDS  := pyproject.toml .ci/constraints.txt
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 # one thread a process: two processes with two threads each take longer than one after the other
 ONE    := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# progress bars are for people
+TESTS   = $(ONE) TQDM_DISABLE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help lab test zoo lint format notebooks checkpoints bench constraints clean
+.PHONY: help lab check test zoo lint format notebooks checkpoints bench constraints clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -17,14 +19,19 @@ lab: $(VENV)/.lab
 	@$(BIN)/python -m pruneviz.lessons.notebooks lab -- $(LAB)
 
 test: lint
-	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not zoo" tests pruneviz README.md \
+	$(TESTS) --dist loadfile -m "not zoo" tests pruneviz README.md \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(PYTEST)
 # on its own: nbval starts its kernels under coverage, and then they do not start
-	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile notebooks $(PYTEST)
+	$(TESTS) --dist loadfile notebooks $(PYTEST)
+
+# make check ROOM=graph     lint, types and the tests of one room: while you work
+check: lint
+	$(TESTS) --dist worksteal -m "not zoo" tests/contracts/test_rooms.py tests/contracts/test_surface.py \
+		$(if $(ROOM),tests/$(ROOM) pruneviz/$(ROOM)) $(PYTEST)
 
 # make zoo     all models of the zoo, the slow ones too (minutes)
 zoo: $(VENV)/.test $(VENV)/.zoo
-	$(ONE) $(BIN)/python -m pytest -n 2 -m "zoo or not zoo" tests/zoo $(PYTEST)
+	$(TESTS) -m "zoo or not zoo" tests/zoo $(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

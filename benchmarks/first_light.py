@@ -30,11 +30,16 @@ def median_ms(run: Callable[[int], object], repeat: int = 15) -> float:
     return statistics.median(times[2:])
 
 
-def import_ms(code: str) -> float:
-    """Milliseconds of one import in a fresh Python that has imported torch already."""
-    text = f"import torch, time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"
-    done = [subprocess.run([sys.executable, "-c", text], capture_output=True) for _ in range(7)]
-    return 1000 * statistics.median(float(d.stdout) for d in done)
+def import_ms(code: str, *, bytecode: bool = True) -> float:
+    """CPU milliseconds of one import in a fresh Python that has imported torch already.
+
+    Without bytecode every file that `code` reads is compiled anew, as on a first start from a folder
+    that cannot be written.
+    """
+    cold = "" if bytecode else "sys.dont_write_bytecode = True; sys.pycache_prefix = '/nowhere'; "
+    text = f"import sys, time, torch; {cold}t = time.process_time(); {code}; print(time.process_time() - t)"
+    done = [subprocess.run([sys.executable, "-c", text], capture_output=True) for _ in range(9)]
+    return 1000 * statistics.median(float(d.stdout) for d in done[2:])
 
 
 def naive(model: torch.nn.Module) -> Callable[[int], object]:
@@ -71,7 +76,11 @@ def main() -> None:
 
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| what | ms |\n|---|---|")
-    print(f"| `import pruneviz` beyond `import torch` | {import_ms('import pruneviz'):.0f} |")
+    for how, bytecode in (("", True), (", without bytecode", False)):
+        once = import_ms("import pruneviz", bytecode=bytecode)
+        used = import_ms("import pruneviz as pv; pv.prune", bytecode=bytecode)
+        print(f"| `import pruneviz` beyond `import torch`{how}, CPU | {once:.1f} |")
+        print(f"| the same, then `pv.prune` is touched{how}, CPU | {used:.0f} |")
     print(f"| read, unpack and check 60,000 images | {read:.0f} |")
     print(f"| `panel_weights`, 266,200 weights: one move, in the kernel | {moved:.1f} |")
     print(f"| the same histogram by `ax.hist` into a new figure | {drawn:.0f} |")

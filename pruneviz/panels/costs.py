@@ -226,7 +226,7 @@ class CostsPanel(Panel):
             clock = f"{cost['latency_speedup']:.2f}" if measured else "…"
             clock += " times as fast"
             if measured and not told_apart(cost["low"], cost["high"]):
-                clock = "as fast, for all the clock can tell"
+                clock = "as fast, within the noise"
             lines.append(f"{name}: {words}, {clock} (MACs promise {cost['speedup']:.2f}).")
         return "\n".join(lines)
 

@@ -42,9 +42,12 @@ class Side:
 
     @property
     def drawn(self) -> list[int]:
-        """The first `MAX_UNITS` units; one that is lit is always among them."""
-        late = sorted(u for u in self.lit if u >= min(self.total, MAX_UNITS))[:LINE]
-        return [*range(min(self.total, MAX_UNITS) - len(late)), *late]
+        """The first `MAX_UNITS` units; one that is lit replaces the last of them that is not."""
+        first = range(min(self.total, MAX_UNITS))
+        plain = [u for u in first if u not in self.lit]
+        late = sorted(u for u in self.lit if u >= len(first))[: min(LINE, len(plain))]
+        left_out = set(plain[len(plain) - len(late) :])
+        return [*(u for u in first if u not in left_out), *late]
 
     @property
     def lines(self) -> int:
