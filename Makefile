@@ -59,7 +59,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/curves.py
 	$(ONE) $(BIN)/python benchmarks/panels.py
 	$(ONE) $(BIN)/python benchmarks/evidence.py
-	$(ONE) $(BIN)/python benchmarks/twins.py
+	$(ONE) $(BIN)/python benchmarks/redundant.py
 	$(ONE) $(BIN)/python benchmarks/weights.py
 	$(ONE) $(BIN)/python -W ignore benchmarks/repair.py
 	$(ONE) $(BIN)/python benchmarks/crossover.py

@@ -78,10 +78,10 @@ import pandas as pd
 lenet, x = lessons.load("lenet-300-100"), judge[0][0][:16]
 strip = pv.panel_strip(lenet, x[:8], judge[0][1][:8], batches=judge)
 neurons = pv.panel_neurons(lenet, x, batches=judge)
-sleepers = pv.panel_inactive(lenet, judge)
-twins = pv.panel_redundant(lenet, x, batches=judge)
+inactive = pv.panel_inactive(lenet, judge)
+redundant = pv.panel_redundant(lenet, x, batches=judge)
 tradeoff = pv.panel_tradeoff(pd.read_csv(CURVES))
-widgets.VBox([strip, neurons, sleepers, twins, tradeoff])
+widgets.VBox([strip, neurons, inactive, redundant, tradeoff])
 """.replace("CURVES", repr(str(Path(__file__).parents[1] / "data" / "curves" / "tradeoff.csv"))),
 }
 # the slider of each panel, its upper end, and after how many moves the hand rests and all is measured
@@ -89,8 +89,8 @@ MOVES = {
     "weights": ("sparsity", 0.99, 0),
     "strip": ("sparsity", 0.99, 5),
     "neurons": ("sparsity", 0.9, 5),
-    "sleepers": ("rare", 0.5, 5),
-    "twins": ("threshold", 1.0, 5),
+    "inactive": ("rare", 0.5, 5),
+    "redundant": ("threshold", 1.0, 5),
     "tradeoff": ("budget", 1.0, 0),
     "whatif": ("sparsity", 0.9, 5),
 }

@@ -1,5 +1,6 @@
 """The README tells the truth (its example is a doctest of its own)."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,21 @@ def test_every_lesson_is_listed_and_every_target_is_there():
     targets = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("lab", "test"):
         assert f"make {target}" in TEXT and f"\n{target}:" in targets
+
+
+def test_the_walk_through_the_code_is_true():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    files = {str(p.relative_to(ROOT)): p.read_text("utf-8") for p in ROOT.glob("pruneviz/**/*.py")}
+    for quoted in re.findall(r"`([^`\n]+)`", text):
+        if re.fullmatch(r"[\w/]+\.py", quoted):  # of its room, or of the repository
+            assert (ROOT / quoted).is_file() or any(f.endswith(f"/{quoted}") for f in files), quoted
+        elif re.fullmatch(r"tests/[\w/]+", quoted):
+            assert (ROOT / quoted).is_dir(), quoted
+        elif re.fullmatch(r"\w+(\.\w+)?", quoted):  # a name that stands in the code
+            name = quoted.rpartition(".")[2]
+            assert any(re.search(rf"\b{name}\b", code) for code in files.values()), quoted
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in ("ARCHITECTURE.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\bmake (\w+)", (ROOT / page).read_text(encoding="utf-8")):
+            assert f"\n{target}:" in targets, target

@@ -1,4 +1,4 @@
-"""What an exact search for twins costs, beside the product of all rows alone. Ratios in one run."""
+"""What an exact search for redundant units costs, beside the product of all rows alone. Ratios in one run."""
 
 from __future__ import annotations
 
