@@ -57,21 +57,26 @@ def notebooks(folder: Path) -> list[Path]:
 
 def refresh(paths: Iterable[Path]) -> None:
     """Run notebooks and store them with their outputs, without what changes from run to run."""
-    from nbclient import NotebookClient
-
     for path in paths:
         print(path, flush=True)
         notebook = nbformat.read(path, as_version=4)
-        NotebookClient(
-            notebook,
-            timeout=600,
-            kernel_name="python3",
-            resources={"metadata": {"path": str(path.parent)}},
-            store_widget_state=False,
-            record_timing=False,
-        ).execute()
+        run(notebook, path.parent)
         tidy(notebook)
         nbformat.write(notebook, path)
+
+
+def run(notebook: Any, folder: Path) -> None:
+    """Run all cells in a kernel that starts in this folder; a cell that fails raises."""
+    from nbclient import NotebookClient
+
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        store_widget_state=False,
+        record_timing=False,
+    ).execute()
 
 
 def tidy(notebook: Any) -> None:

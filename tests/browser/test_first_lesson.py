@@ -10,13 +10,13 @@ from playwright.sync_api import expect
 from pruneviz.lessons import notebooks
 
 ROOT = Path(__file__).parents[2]
-# the first slider, and what the panel says after the lesson's own move of it
+# the first slider, and what its panel says when the lesson has run
 LESSONS = {
     "00_start_here.ipynb": ("sparsity", "Sparsity 0.99 in each layer: 1 of 10 images right"),
     "01_weights_or_neurons.ipynb": ("sparsity", "Sparsity 0.90, batch of 64"),
-    "03_neurons_by_norm.ipynb": ("unit", "Sparsity 0.30: 208 of 296 units stay"),
+    "03_neurons_by_norm.ipynb": ("unit", "made by conv1, bn1, read by conv2. All 296 units stay"),
     "04_neurons_that_sleep.ipynb": ("rare", "Rare 0.010: of the 500 units of fc1"),
-    "05_neurons_that_repeat.ipynb": ("threshold", "Threshold 0.50: 163 of 300 neurons of fc1 go"),
+    "05_neurons_that_repeat.ipynb": ("threshold", "Threshold 0.80: 21 of 300 neurons of fc1 go"),
     "02_small_weights.ipynb": ("threshold", "4,305 of 430,500 weights stay, sparsity 0.990"),
     "08_how_to_judge.ipynb": ("budget", "At most 100% of the MACs"),
 }

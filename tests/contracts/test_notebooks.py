@@ -9,7 +9,6 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 from scipy.stats import binomtest
 
 from pruneviz.lessons import notebooks
@@ -105,9 +104,7 @@ def test_the_solutions_solve_the_exercises(path, notebook):
     assert named
     for name, i in named.items():
         notebook.cells[i].source = exercises.EXERCISES[name].solution
-    NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
+    notebooks.run(notebook, path.parent)
     for name in named:
         (cell,) = [
             c for c in code(notebook) if c.source == f'lessons.check("{name}", ' + name_of(c)
