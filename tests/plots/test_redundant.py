@@ -1,4 +1,4 @@
-"""Pictures of twins, and which of a pair goes."""
+"""Pictures of redundant pairs, and which unit of a pair is removed."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import pruneviz as pv
-from pruneviz.plots import redundant as twins
+from pruneviz.plots import redundant
 from pruneviz.plots import redundant_pair as pair
 from pruneviz.selection.drop import drop_redundant
 
@@ -122,7 +122,7 @@ def test_the_static_picture_has_the_same_parts():
 )
 def test_sheets_hold_every_weight_once(shape, asked, expected):
     weights = np.arange(np.prod(shape), dtype=float).reshape(shape)
-    page = twins.sheet(weights, asked)
+    page = redundant.sheet(weights, asked)
     assert page.shape == expected
     assert sorted(page[~np.isnan(page)]) == weights.ravel().tolist()
 
@@ -134,7 +134,7 @@ def groups(n=6):
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda p: p[0] != p[1])))
-def test_whoever_goes_leaves_a_twin_behind(found):
+def test_each_removed_unit_has_a_kept_one_like_it(found):
     frame = pd.DataFrame(found, columns=["kept", "removed"]).assign(group="fc1")
     keep = drop_redundant(frame, groups()).keep["fc1"]
     for unit in (~keep).nonzero()[:, 0].tolist():
