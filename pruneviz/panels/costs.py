@@ -14,7 +14,7 @@ from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import costs as bars
 from pruneviz.plots import crossover as curves
-from pruneviz.plots.bytes import size
+from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.crossover import LABELS
 from pruneviz.plots.style import figure
 from pruneviz.study.costs import Ways, counted, timed
@@ -217,7 +217,7 @@ class CostsPanel(Panel):
             f"Sparsity {result['sparsity']:.2f}, batch of {result['batch']}.{wins and ' '}{wins}"
         ]
         for way, cost in result["ways"].items():
-            name, words = LABELS[way].replace("dense", "Dense"), size(cost["bytes"])
+            name, words = LABELS[way].replace("dense", "Dense"), bytes_text(cost["bytes"])
             measured = cost["ms"] is not None
             if way == "dense":
                 lines.append(

@@ -30,7 +30,7 @@ from pruneviz.panels.neurons_text import (
     unit_facts,
 )
 from pruneviz.plots import network
-from pruneviz.plots.groups import row_label, rows
+from pruneviz.plots.groups import layer_rows, row_label
 from pruneviz.plots.style import figure
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import CRITERIA
@@ -158,7 +158,7 @@ class NeuronsPanel(Panel):
         self.batches = None if batches is None else ready(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
-        self._labels = {names[0]: row_label(names) for names in rows(self._groups.to_frame())}
+        self._labels = {names[0]: row_label(names) for names in layer_rows(self._groups.to_frame())}
         made = {n for group in self._groups for n in group.producers}
         self._makes = {n: self._groups.units_of(n) if n in made else [] for n in self._labels}
         self._reads = {n: self._groups.read_by(n) for n in self._labels}

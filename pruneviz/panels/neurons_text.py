@@ -51,9 +51,11 @@ def network_rows(
         numbered = list(enumerate(units))
         return Side(
             len(units),
-            gone=frozenset(i for i, (g, u) in numbered if g.name in keep and not keep[g.name][u]),
+            removed=frozenset(
+                i for i, (g, u) in numbered if g.name in keep and not keep[g.name][u]
+            ),
             frozen=frozenset(i for i, (g, _) in numbered if g.frozen),
-            lit=frozenset(i for i, unit in numbered if unit == picked),
+            picked=frozenset(i for i, unit in numbered if unit == picked),
         )
 
     return [Row(n, label, side(reads[n]), side(makes[n])) for n, label in labels.items()]

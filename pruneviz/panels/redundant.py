@@ -208,7 +208,7 @@ class TwinsPanel(Panel):
         if press:
             view = self._view_of(self._result)
             # near the line of the threshold a press drags it, also where it is on a point
-            on_line = abs(plots.similarity_at(x) - view.threshold) < plots.GRIP
+            on_line = abs(plots.similarity_at(x) - view.threshold) < plots.DRAG_DISTANCE
             pair = None if on_line else plots.pair_at(view, x, y)
             self._drags_threshold = pair is None and plots.in_scatter(x, y)
             if pair is not None:
@@ -217,9 +217,9 @@ class TwinsPanel(Panel):
 
     def draw(self, result: dict[str, Any]) -> Figure:
         if result:
-            return plots.static(self._view_of(result))
+            return plots.static_figure(self._view_of(result))
         no_points = next(iter(self._frames.values()))[:0].assign(goes=False)
-        return plots.static(plots.View(no_points, self._threshold.rounded, None, [], [], ""))
+        return plots.static_figure(plots.View(no_points, self._threshold.rounded, None, [], [], ""))
 
     def to_python(self) -> str:
         threshold, layer, by = self._settings()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pruneviz.plots.redundant import sheet
+from pruneviz.plots.redundant import weights_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,10 +91,10 @@ class UnitWeights:
                 kernels = rows.flatten(0, 1).numpy()
                 n = len(kernels)
                 what = f"{n} kernels, one for each channel it reads" if n > 1 else "its kernel"
-                return sheet(kernels), f"{what}: {GREYS}"
+                return weights_image(kernels), f"{what}: {GREYS}"
             pixels = self._pixels(layer, rows)
             what = "the pixels it reads" if pixels else f"its {rows.numel():,} weights in lines"
-            return sheet(rows.flatten().numpy(), pixels), f"{what}: {GREYS}"
+            return weights_image(rows.flatten().numpy(), pixels), f"{what}: {GREYS}"
         return None, ""
 
     def _pixels(self, layer: str, rows: Tensor) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
 from pruneviz.plots import svg
-from pruneviz.plots.images import plot_strip, strip
+from pruneviz.plots.images import checked_images, plot_strip
 from pruneviz.plots.style import figure
 from pruneviz.pruning.mask import mask
 from pruneviz.selection.criteria.registry import criterion as registered
@@ -106,7 +106,7 @@ class StripPanel(Panel):
         self.batches = ready(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._images = x.detach().float().cpu().numpy()
-        strip(self._images, self._labels, self._labels)  # raises if they cannot be drawn
+        checked_images(self._images, self._labels, self._labels)  # raises if they cannot be drawn
         self._uris = svg.image_uris(self._images)
         numbers = [str(c) for c in range(max(self._labels, default=0) + 1)]
         self._classes = numbers if named is None else named

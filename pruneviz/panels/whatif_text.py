@@ -11,7 +11,7 @@ from pruneviz.core.plan import Plan
 from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.latency_comparison import Timing, told_apart
 from pruneviz.panels.kit.script import FROM_PANEL, groups_line
-from pruneviz.plots.bytes import size as bytes_in_words
+from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.whatif import Bar, LayerBar
 from pruneviz.study.whatif import WhatIf
 
@@ -60,7 +60,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
         text = (
             f"{now:,} of {whole:,}"
             if key == "macs"
-            else f"{bytes_in_words(now)} of {bytes_in_words(whole)}"
+            else f"{bytes_text(now)} of {bytes_text(whole)}"
         )
         if key == "bytes" and result["encoding"] != "dense":
             text += f" ({result['encoding']})"
@@ -90,7 +90,7 @@ def layer_bars(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
                 g.name,
                 int(plan.keep[g.name].sum()),
                 g.size,
-                also=g.producers[1:],
+                coupled=g.producers[1:],
                 note=g.approximate,
             )
             for g in plan.groups

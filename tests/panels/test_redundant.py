@@ -113,7 +113,7 @@ def test_the_images_are_the_weights(panel):
     for image, unit in zip(view.images, (1, 3), strict=True):
         assert torch.equal(torch.tensor(image).flatten().float(), weight[unit])
     assert view.titles == ["neuron 1 stays", "neuron 3 goes"]
-    assert view.below.startswith("the pixels it reads")
+    assert view.caption.startswith("the pixels it reads")
     panel.controls["layer"].value = "3"
     assert panel._view_of(panel.result).images[0].shape == (3, 3)  # eight weights, in lines
 
@@ -215,7 +215,7 @@ def test_kernels_of_a_convolution():
         model, x[:3], batches=[(x, pv.predict(model, x))], layer="2", threshold=0
     )
     view = panel._view_of(panel.result)
-    assert view.below.startswith("4 kernels, one for each channel it reads")
+    assert view.caption.startswith("4 kernels, one for each channel it reads")
     assert view.images[0].shape == (7, 7) and " channels of 2 go" in panel.sentence
     panel.controls["layer"].value = "0"
     assert panel._view_of(panel.result).images[0].shape == (3, 3)
