@@ -69,8 +69,8 @@ def guess(
 ) -> Guess:
     """Make a guess; its repr says that it is noted, or how to make one.
 
-    A value that is neither a number nor one of the options counts as no guess, and the repr says so. No
-    error is raised, because a typing error must not stop the lesson.
+    A value that is neither a number nor one of the options counts as no guess, and the repr says
+    so. No error is raised, because a typing error must not stop the lesson.
 
     Parameters
     ----------
@@ -113,5 +113,6 @@ def _problem(value: Any, options: tuple[Any, ...], fraction: bool) -> str:
         return f"{value!r} is no number. Write one, such as 0.6, then run the cell again."
     if fraction and not 0 <= value <= 1:
         conversion = f"; {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
-        return f"{value!r} does not lie between 0 and 1{conversion}. Change it, then run the cell again."
+        text = f"{value!r} does not lie between 0 and 1{conversion}."
+        return f"{text} Change it, then run the cell again."
     return ""

@@ -1,7 +1,7 @@
 """How notebooks are opened, copied, refreshed: ``python -m pruneviz.lessons.notebooks COMMAND``.
 
-The commands: ``lab`` opens JupyterLab at the first lesson in a working copy, ``copy`` only makes that
-copy, and ``refresh`` runs the notebooks of the repository and stores their outputs.
+The commands: ``lab`` opens JupyterLab at the first lesson in a working copy, ``copy`` only makes
+that copy, and ``refresh`` runs the notebooks of the repository and stores their outputs.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def panel_card(card: Card, *, group: str = WHOLE, criterion: str | None = None) -> Panel:
     """Show the card of criteria for the whole network or one layer, and the units behind one bar.
 
-    Above are the bars of `plot_card`, without those of a rescaling. Below, each unit is a point: its
-    rank by the chosen criterion and its rank by the loss; in the whole network each layer has a colour.
+    Above are the bars of `plot_card`, without those of a rescaling. Below, each unit is a point:
+    its rank by the chosen criterion, and the loss measured without it; in the whole network each
+    layer has a colour.
 
     Parameters
     ----------

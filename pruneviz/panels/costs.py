@@ -44,8 +44,8 @@ def panel_costs(
 ) -> Panel:
     """Show what a model costs with the same sparsity as zeros, in CSR, or by removing units.
 
-    At every move the pruned networks are made and their costs counted; when the control is idle, they
-    are timed in turn on this machine. Nothing is trained.
+    At every move the pruned networks are made and their costs counted; when the control is idle,
+    they are timed in turn on this machine. Nothing is trained.
 
     Parameters
     ----------

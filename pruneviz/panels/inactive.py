@@ -58,10 +58,10 @@ def panel_inactive(
 ) -> Panel:
     """Show which units of a layer are inactive on these examples, and what removing them costs.
 
-    Each row is a unit and each column an example, blue where the unit is active. Marked are the units
-    that were never active (dead), had always the same value (constant), or were active at most as
-    often as the slider says (rare), on all examples or on those of one class. When they are removed
-    and the control is idle, the smaller network is made and its accuracy measured.
+    Each row is a unit and each column an example, blue where the unit is active. Marked are the
+    units that were never active (dead), had always the same value (constant), or were active at
+    most as often as the slider says (rare), on all examples or on those of one class. When they
+    are removed and the control is idle, the smaller network is made and its accuracy measured.
 
     Parameters
     ----------
@@ -140,8 +140,8 @@ class SleepersPanel(Panel):
         x = self._shown[0][0] if len(self._shown[0]) == 1 else self.batches[0][0]
         self._shrinker = Shrinker(self._background_model, x)
         self._groups = find_groups(self._model, x)
-        # A group with `even` must lose the same number of units in each of its parts, so removing only
-        # its inactive units may be impossible: such groups are left out.
+        # A group with `even` must lose the same number of units in each of its parts, so removing
+        # only its inactive units may be impossible: such groups are left out.
         inputs = self._evidence[EVERY_CLASS].inputs
         self._cuttable = {
             g.name: Groups((g,))

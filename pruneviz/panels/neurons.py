@@ -64,11 +64,12 @@ def panel_neurons(
 ) -> Panel:
     """Show a network unit by unit: pick a unit, see what is cut with it, prune, and measure.
 
-    Each row is a layer: left the units that it reads, right the units that it makes. The picked unit
-    is marked in every layer that makes or reads it. The sparsity slider removes the units with the
-    lowest scores; the button removes or restores the picked unit, whatever its score. When the
-    control is idle, the smaller network is made and compared with the masked one; then its accuracy,
-    its multiply-accumulates and its time, next to the time of the whole network, are measured.
+    Each row is a layer: left the units that it reads, right the units that it makes. The picked
+    unit is marked in every layer that makes or reads it. The sparsity slider removes the units
+    with the lowest scores; the button removes or restores the picked unit, whatever its score.
+    When the control is idle, the smaller network is made and compared with the masked one; then
+    its accuracy, its multiply-accumulates and its time, next to the time of the whole network, are
+    measured.
 
     Parameters
     ----------
@@ -92,19 +93,19 @@ def panel_neurons(
     Panel
         ``controls``: ``"layer"``, ``"unit"``, ``"sparsity"``, ``"by_hand"`` (units that are
         removed or, with a minus, kept, whatever their scores: ``"conv1: 3, 5-7; fc1: -12"``),
-        ``"criterion"``, ``"scope"``. ``button`` removes or restores the picked unit: it writes that
-        into ``"by_hand"``.
-        ``result``: of the picked unit ``layer``, ``unit``, ``group``, ``frozen`` (why it cannot be
-        removed, or ``""``), ``gone`` (whether it is removed), ``producers``, ``consumers``,
-        ``tensors``; of the smaller network ``plan``, ``by_hand`` (layer to unit number to whether
-        the unit is kept), ``sparsity`` (of units), ``accuracy`` (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷
-        smaller), ``latency_ms`` (whole, smaller) and ``latency_speedup``, both just measured.
+        ``"criterion"``, ``"scope"``. ``button`` removes or restores the picked unit: it writes
+        that into ``"by_hand"``. ``result``: of the picked unit ``layer``, ``unit``, ``group``,
+        ``frozen`` (why it cannot be removed, or ``""``), ``gone`` (whether it is removed),
+        ``producers``, ``consumers``, ``tensors``; of the smaller network ``plan``, ``by_hand``
+        (layer to unit number to whether the unit is kept), ``sparsity`` (of units), ``accuracy``
+        (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷ smaller), ``latency_ms``
+        (whole, smaller) and ``latency_speedup``, both just measured.
 
     Raises
     ------
     ArgumentError, GraphError
-        As `find_groups`, `score` and `accuracy` do; if ``"by_hand"`` names a unit that does not exist
-        or cannot be removed, or removes every unit of a group.
+        As `find_groups`, `score` and `accuracy` do; if ``"by_hand"`` names a unit that does not
+        exist or cannot be removed, or removes every unit of a group.
 
     Examples
     --------

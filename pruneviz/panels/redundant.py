@@ -56,8 +56,8 @@ def panel_redundant(
     Each unit is a point: its similarity to the most similar larger unit, and its size relative to
     that unit. Drag the threshold: of each pair with at least this similarity the smaller unit is
     removed, if the other is kept (see `drop_redundant`). The smaller network is made; when the
-    control is idle, it is repaired by each rung of the ladder (see `shrink`), and the four accuracies
-    are shown side by side. Pick a pair to see the input weights of its two units.
+    control is idle, it is repaired by each rung of the ladder (see `shrink`), and the four
+    accuracies are shown side by side. Pick a pair to see the input weights of its two units.
 
     Parameters
     ----------
@@ -84,11 +84,12 @@ def panel_redundant(
     -------
     Panel
         ``controls``: ``"threshold"``, ``"pair"``, ``"layer"``, ``"by"``. ``result``: ``plan``;
-        ``gone`` (units removed) and ``total`` (units of the layer), ``accuracy`` (a dict: ``"whole"``,
-        ``"delete"``, ``"fold"``, ``"merge"``, ``"least squares"``; None while it is measured),
-        ``macs`` and ``speedup`` (of MACs: whole ÷ smaller) of the smaller network; ``pairs`` (number
-        of points); of the picked pair ``group``, ``kept``, ``removed``, ``similarity``,
-        ``scale`` and ``goes`` (whether its smaller unit is removed); None if there is no pair.
+        ``gone`` (units removed) and ``total`` (units of the layer), ``accuracy`` (a dict:
+        ``"whole"``, ``"delete"``, ``"fold"``, ``"merge"``, ``"least squares"``; None while it is
+        measured), ``macs`` and ``speedup`` (of MACs: whole ÷ smaller) of the smaller network;
+        ``pairs`` (number of points); of the picked pair ``group``, ``kept``, ``removed``,
+        ``similarity``, ``scale`` and ``goes`` (whether its smaller unit is removed); None if there
+        is no pair.
 
     Raises
     ------

@@ -35,9 +35,10 @@ def panel_schedule(runs: pd.DataFrame, *, name: str = "metric") -> Panel:
     Returns
     -------
     Panel
-        ``controls``: ``"schedule"``, ``"end"``. ``result``: ``schedule``, ``end``, ``sparsities`` (one a
-        round), ``cuts`` (share of the remaining weights that each round removed), ``metric`` (at the
-        end, mean over seeds), ``low``, ``high`` (over seeds), ``before`` (the metric before the first round).
+        ``controls``: ``"schedule"``, ``"end"``. ``result``: ``schedule``, ``end``, ``sparsities``
+        (one a round), ``cuts`` (share of the remaining weights that each round removed),
+        ``metric`` (at the end, mean over seeds), ``low``, ``high`` (over seeds), ``before`` (the
+        metric before the first round).
 
     Raises
     ------

@@ -56,9 +56,9 @@ def panel_weights(
     Returns
     -------
     Panel
-        ``controls``: ``"threshold"`` (weights with a smaller |w| are removed), ``"sparsity"`` (follows the
-        threshold, and the threshold follows it), ``"layer"`` (whose histogram is shown),
-        ``"absolute"`` (|w| instead of w), ``"log"`` (logarithmic scale of the counts).
+        ``controls``: ``"threshold"`` (weights with a smaller |w| are removed), ``"sparsity"``
+        (follows the threshold, and the threshold follows it), ``"layer"`` (whose histogram is
+        shown), ``"absolute"`` (|w| instead of w), ``"log"`` (logarithmic scale of the counts).
         ``result``: ``threshold``, ``sparsity``, ``layers`` (name to density), ``accuracy`` (None
         without batches), ``plan``.
 

@@ -64,9 +64,9 @@ def panel_whatif(
 ) -> Panel:
     """Prune your own model with a few controls, see what it costs, and use the smaller model.
 
-    Units are removed, and the smaller model is compared with the masked one; single weights are set
-    to zero. The layers are redrawn while the slider moves; when the control is idle, accuracy, flipped
-    examples and time are measured, in this order.
+    Units are removed, and the smaller model is compared with the masked one; single weights are
+    set to zero. The layers are redrawn while the slider moves; when the control is idle, accuracy,
+    flipped examples and time are measured, in this order.
 
     Parameters
     ----------

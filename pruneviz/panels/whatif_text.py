@@ -43,7 +43,7 @@ def checked_choice(choice: Choice) -> Choice:
 
 
 def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
-    """Return bars of accuracy, MACs, bytes and time relative to the whole model, as far as measured."""
+    """Return bars of accuracy, MACs, bytes and time, as far as measured, and the whole model's."""
     metric, before = result["metric"], result["metric_before"]
     is_accuracy = what.evaluate is None
     name, mark = ("accuracy", before) if is_accuracy else ("metric", None)

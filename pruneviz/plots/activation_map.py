@@ -66,7 +66,7 @@ class Picture:
         return X0 + (X1 - X0) * example / self.shades.shape[1]
 
     def block_at(self, x: float, y: float) -> int | None:
-        """Return the block of examples at a position, or at its name above; None if there is none."""
+        """Return the block of examples at a position, also at its name above; or None."""
         blocks = (i for i, (_, a, b, _) in enumerate(self.blocks) if self.x(a) <= x < self.x(b))
         return next(blocks, None) if 0 <= y <= self.bottom else None
 

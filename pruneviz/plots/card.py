@@ -32,15 +32,15 @@ def plot_card(
 ) -> Axes:
     """Draw the rank correlation of each criterion with the loss measured without each unit.
 
-    The best criterion is at the top; each bar has its interval. The grey band is the interval of random
-    scores. Grey and hatched: no better than random.
+    The best criterion is at the top; each bar has its interval. The grey band is the interval of
+    random scores. Grey and hatched: no better than random.
 
     Parameters
     ----------
     data : DataFrame
-        From ``criterion_card(...).to_frame()``. With the column ``notices``, the text beside each bar
-        says whether the criterion ranks the units of a rescaled network differently; with the column
-        ``rescaled`` it gives the rank correlation of the two orders.
+        From ``criterion_card(...).to_frame()``. With the column ``notices``, the text beside each
+        bar says whether the criterion ranks the units of a rescaled network differently; with the
+        column ``rescaled`` it gives the rank correlation of the two orders.
         ``criterion_card(...).correlation`` is the same frame without these columns.
     group : str
         Name of a group; default: the whole network.

@@ -20,9 +20,10 @@ COLUMNS = ("class", "before", "after", "lost", "low", "high")
 def plot_damage(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw how much accuracy each class lost: one bar for each class, the worst at the top.
 
-    The line across the end of a bar is its interval. Vermilion: lost; blue: gained; grey and hatched:
-    the interval contains 0, so the difference may be chance. Many intervals are shown: with ten classes
-    at level 0.95, about one comparison in three has a class that differs by chance alone.
+    The line across the end of a bar is its interval. Vermilion: lost; blue: gained; grey and
+    hatched: the interval contains 0, so the difference may be chance. Many intervals are shown:
+    with ten classes at level 0.95, about one comparison in three has a class that differs by
+    chance alone.
 
     Parameters
     ----------

@@ -36,8 +36,8 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
         Three bars for each way, in its colour of `plot_crossover`: bytes (plain), MACs (hatched),
-        time (dotted), each divided by the value of the dense model, on a logarithmic scale. A bar to
-        the right of the line costs more than dense. The thin line on the time is its interval.
+        time (dotted), each divided by the value of the dense model, on a logarithmic scale. A bar
+        to the right of the line costs more than dense. The thin line on the time is its interval.
 
     Raises
     ------

@@ -197,8 +197,8 @@ def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     Returns
     -------
     Axes
-        One line for each kernel and batch; the bars end at the neighbouring measured sparsities. Open
-        markers at the upper edge: not faster at any measured sparsity.
+        One line for each kernel and batch; the bars end at the neighbouring measured sparsities.
+        Open markers at the upper edge: not faster at any measured sparsity.
 
     Raises
     ------

@@ -23,8 +23,8 @@ CELL = 0.27  # inches for each layer, and at least as many for each group
 def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw which layers share units: one row for each layer, one column for each group.
 
-    A circle marks a layer that makes the units of a group, a square a layer that reads them. Layers on
-    one line can only be cut together. Grey and dotted: frozen, with the reason below.
+    A circle marks a layer that makes the units of a group, a square a layer that reads them.
+    Layers on one line can only be cut together. Grey and dotted: frozen, with the reason below.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
         With one line for each group, and up to four collections of marks, labelled ``"makes"``,
-        ``"reads"``, ``"makes, frozen"`` and ``"reads, frozen"``. The x of a mark is the number of its
-        group.
+        ``"reads"``, ``"makes, frozen"`` and ``"reads, frozen"``. The x of a mark is the number of
+        its group.
 
     Raises
     ------
@@ -101,8 +101,8 @@ def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def layer_rows(data: pd.DataFrame) -> list[tuple[str, ...]]:
     """Return the layers of a model in the order of its forward, as rows of the picture.
 
-    A norm has no row of its own: it passes on the channels of the layer before it, and shares its row.
-    The first name in each row is the layer with the weights.
+    A norm has no row of its own: it passes on the channels of the layer before it, and shares its
+    row. The first name in each row is the layer with the weights.
 
     Parameters
     ----------

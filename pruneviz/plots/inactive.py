@@ -26,10 +26,11 @@ def plot_inactive(
 ) -> Axes:
     """Draw which units are active on which examples, and mark the inactive units.
 
-    Each row is a unit and each column an example. Nothing is drawn where the activation is exactly 0;
-    larger activations are bluer. Dead units have an orange cross, constant ones a yellow square,
-    rarely active ones a pink triangle, and their rows are tinted. At most 40 units are drawn: some of
-    each kind of inactive unit, and active units from the least to the most often active.
+    Each row is a unit and each column an example. Nothing is drawn where the activation is exactly
+    0; larger activations are bluer. Dead units have an orange cross, constant ones a yellow
+    square, rarely active ones a pink triangle, and their rows are tinted. At most 40 units are
+    drawn: some of each kind of inactive unit, and active units from the least to the most often
+    active.
 
     Parameters
     ----------
@@ -43,15 +44,16 @@ def plot_inactive(
     classes : sequence of str, optional
         Name of each class; default: its number.
     order : str
-        From top to bottom: ``"active"``, inactive units first, then the others from the least to the
-        most often active; ``"mean"``, by the mean; ``"unit"``, by the number.
+        From top to bottom: ``"active"``, inactive units first, then the others from the least to
+        the most often active; ``"mean"``, by the mean; ``"unit"``, by the number.
     ax : Axes, optional
         Where to draw; default: a new figure of the needed size.
 
     Returns
     -------
     Axes
-        With one image, and one collection of marks for each kind that occurs, labelled with its name.
+        With one image, and one collection of marks for each kind that occurs, labelled with its
+        name.
 
     Raises
     ------

@@ -35,14 +35,15 @@ def plot_schedule(
     Parameters
     ----------
     data : DataFrame, sequence of float or mapping
-        The frame of `prune_iteratively`; or several such frames concatenated, with the column `hue`;
-        or the sparsity of each round, as from `schedule`; or several of those by name. Rows with the
-        same round and `hue` are seeds: their mean is drawn, and a bar from the lowest to the highest.
+        The frame of `prune_iteratively`; or several such frames concatenated, with the column
+        `hue`; or the sparsity of each round, as from `schedule`; or several of those by name. Rows
+        with the same round and `hue` are seeds: their mean is drawn, and a bar from the lowest to
+        the highest.
     y : str
-        ``"sparsity"``: rises at each cut, constant while tuning; ``"density"``: the share kept, on a
-        logarithmic axis, where cuts that remove the same share of the rest are equally long;
-        ``"metric"``: falls from one round's ``metric`` to the next one's ``metric_untuned`` (hollow),
-        then rises by tuning (filled).
+        ``"sparsity"``: rises at each cut, constant while tuning; ``"density"``: the share kept, on
+        a logarithmic axis, where cuts that remove the same share of the rest are equally long;
+        ``"metric"``: falls from one round's ``metric`` to the next one's ``metric_untuned``
+        (hollow), then rises by tuning (filled).
     hue : str
         Column that names the schedules.
     chosen : str, optional

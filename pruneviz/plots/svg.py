@@ -1,7 +1,7 @@
 """How the panels' pictures are drawn as SVG text: in 0.1 ms, where matplotlib takes 100 ms.
 
-Text and axes take the colour of the page (``currentColor``), so that they are readable in a light and
-in a dark theme. Names are escaped: a layer called ``<img>`` shows its name.
+Text and axes take the colour of the page (``currentColor``), so that they are readable in a light
+and in a dark theme. Names are escaped: a layer called ``<img>`` shows its name.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 MAX_LAYERS = 24  # layers that are drawn
-# where a wider interval is cut off, as a share of the full bar, so that the text beside it is readable
+# where a wider interval is cut off, as a share of the full bar, so that the text beside it is
+# readable
 MAX_END = 1.015
 ROW = 20  # pixels for each layer
 

@@ -27,8 +27,8 @@ class Exercise:
     name : str
         Number of the lesson and a word, such as ``"00-cliff"``.
     check : callable
-        ``check(answer)``: the empty string if the answer is right (or `Right`, a remark on it), else
-        one sentence that says what is wrong without giving the answer away.
+        ``check(answer)``: the empty string if the answer is right (or `Right`, a remark on it),
+        else one sentence that says what is wrong without giving the answer away.
     hints : tuple of str
         Shown one at a time.
     solution : str

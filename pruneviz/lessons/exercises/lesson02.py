@@ -90,7 +90,7 @@ answer = {"conv1": 0.05, "conv2": 0.53, "fc1": 0.932, "fc2": 0.28}
 """,
 )
 def budget(answer: Any) -> str:
-    """Check sparsities of layers that keep at most a tenth of LeNet-5's weights, and its accuracy."""
+    """Check sparsities of layers: at most a tenth of the weights kept, and the accuracy."""
     if not isinstance(answer, Mapping):
         return 'The answer is a dict: {"conv1": 0.1, "conv2": 0.5, ...}.'
     model = load("lenet-5")

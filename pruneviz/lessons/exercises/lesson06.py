@@ -146,7 +146,7 @@ def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
 
 @cache
 def _truth() -> tuple[Groups, Evidence, Scores]:
-    """Return the groups, the evidence and the loss without each neuron, as the lesson measures them."""
+    """Return the groups, the evidence and the loss without each neuron, as in the lesson."""
     model, train = load("lenet-300-100"), fashion_mnist().train
     groups = find_groups(model, train[:8].x)
     evidence = collect(

@@ -32,8 +32,8 @@ Work = Callable[[CancelToken], dict[str, Any]]
 class Panel(WithPointer):
     """Controls, and one picture that changes while the user moves them.
 
-    A panel is a `VBox`: a notebook shows it, and other widgets can contain it. In print and on GitHub
-    it is a static picture and a sentence.
+    A panel is a `VBox`: a notebook shows it, and other widgets can contain it. In print and on
+    GitHub it is a static picture and a sentence.
 
     Quick results follow every move of the user. Results that need the network are measured when the
     control is idle, in the background, so that the next move need not wait. Code gets all results
@@ -161,7 +161,7 @@ class Panel(WithPointer):
 
     @property
     def result(self) -> dict[str, Any]:
-        """The result for the present values of the controls, as plain data. Waits for slow parts."""
+        """The result for the present controls, as plain data. Waits for its slow part."""
         self._finish()
         return self._result
 
@@ -181,7 +181,7 @@ class Panel(WithPointer):
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""
-        # ipywidgets also calls this when a panel is garbage-collected, even if `__init__` had failed
+        # ipywidgets also closes a panel that is garbage-collected, even after a failed `__init__`
         job = self.__dict__.get("_job")
         if job is not None:
             job.cancel()
@@ -196,7 +196,7 @@ class Panel(WithPointer):
     def slider(
         self, label: str, value: float, low: float, high: float, step: float, digits: int = 2
     ) -> tuple[widgets.HBox, Slider]:
-        """Return a row with a labelled number field and a slider that follow each other, and the slider.
+        """Return a row with a labelled number field and a slider, linked, and the slider.
 
         A screen reader reads the name of the field; `Toolbar` gives the handle the same name.
         """

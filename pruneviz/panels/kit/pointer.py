@@ -9,9 +9,9 @@ import ipywidgets as widgets
 from pruneviz.panels.kit.history import WithHistory
 from pruneviz.panels.kit.slider import Slider
 
-# The browser only sends the position of the pointer in the picture. The kernel has drawn the picture
-# and knows what is there. Every move replaces the picture, so the listeners belong to the window.
-# `n` makes each message different, also when the pointer returns to an earlier position.
+# The browser only sends the position of the pointer in the picture. The kernel has drawn the
+# picture and knows what is there. Every move replaces the picture, so the listeners belong to the
+# window. `n` makes each message different, also when the pointer returns to an earlier position.
 SCRIPT = """
 if (!window.pvTouch) {
   window.pvTouch = true;
@@ -40,9 +40,10 @@ if (!window.pvTouch) {
 
 
 class PointerField(widgets.Text):
-    """A hidden text field into which the page writes the pointer's position: ``"310 75.5 press 4"``.
+    """A hidden text field into which the page writes where the pointer is.
 
-    The four words are x, y, ``press`` or ``drag``, and the number of the message.
+    The text has four words, such as ``"310 75.5 press 4"``: x, y, ``press`` or ``drag``, and the
+    number of the message.
 
     Examples
     --------

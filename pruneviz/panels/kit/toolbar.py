@@ -12,9 +12,9 @@ from pruneviz.panels.kit.pointer import SCRIPT
 
 SAVED = "saved"
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
-# JupyterLab uses letters and arrow keys as shortcuts (dd deletes a cell), also while a drop-down has
-# the focus. Inside a panel these keys belong to the panel; Ctrl+S and the like stay shortcuts. The
-# attribute must be on the element that has the focus: on a parent it has no effect in time.
+# JupyterLab uses letters and arrow keys as shortcuts (dd deletes a cell), also while a drop-down
+# has the focus. Inside a panel these keys belong to the panel; Ctrl+S and the like stay shortcuts.
+# The attribute must be on the element that has the focus: on a parent it takes effect too late.
 KEYS = """
 if (!window.pvKeys) {
   window.pvKeys = true;

@@ -160,7 +160,7 @@ def _run() -> None:
 
 @atexit.register
 def _stop_at_exit() -> None:
-    """Wait for the thread before Python exits: torch aborts if the thread is stopped at any point."""
+    """Wait for the thread before Python exits: torch aborts if it is stopped at any point."""
     global _exiting
     with _changed:
         thread, _exiting = _last_thread, True

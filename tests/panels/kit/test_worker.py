@@ -1,4 +1,4 @@
-"""The user gets the quick part at once and the rest when the control is idle; code gets everything."""
+"""The user gets the quick part at once, the rest when the control is idle; code gets all."""
 
 from __future__ import annotations
 
