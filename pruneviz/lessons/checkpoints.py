@@ -1,4 +1,4 @@
-"""Trained networks of the lessons: safetensors files in ``data/checkpoints/``."""
+"""How the trained networks of the lessons are loaded and saved: ``data/checkpoints/``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def load(name: str, *, seed: int = 0) -> nn.Module:
     name : str
         One of ``sorted(NETWORKS)``.
     seed : int
-        Which training run; 0 comes with the repository.
+        Seed of the training run; only seed 0 is in the repository.
 
     Raises
     ------
     ArgumentError
-        If the network is unknown, or its checkpoint is missing, damaged or of another network.
+        If the network is unknown, or its checkpoint is missing, damaged, or of another network.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def load(name: str, *, seed: int = 0) -> nn.Module:
 
 
 def record(name: str, *, seed: int = 0) -> dict[str, Any]:
-    """Return what was noted when the network was trained: accuracies, epochs, seed, versions.
+    """Return the notes of a network's training: accuracies, epochs, seed, versions.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def checkpoint(name: str, seed: int = 0, folder: Path | None = None) -> Path:
 
 
 def load_into(model: nn.Module, path: str | Path) -> None:
-    """Fill a model from a checkpoint; nothing is changed unless all of it fits.
+    """Load a checkpoint into a model; if a tensor does not match, nothing is changed.
 
     Raises
     ------
@@ -94,19 +94,19 @@ def load_into(model: nn.Module, path: str | Path) -> None:
         raise ArgumentError(
             f"checkpoint {path} is damaged ({e}). Restore it: git checkout -- {path}."
         ) from e
-    want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    have = {k: tuple(v.shape) for k, v in state.items()}
-    for key in [*want, *have]:
-        if want.get(key) != have.get(key):
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    for key in [*expected, *found]:
+        if expected.get(key) != found.get(key):
             raise ArgumentError(
                 f"checkpoint {path} is of another network than {type(model).__name__}: {key!r} is "
-                f"{have.get(key, 'missing')} in the file and {want.get(key, 'missing')} in the model."
+                f"{found.get(key, 'missing')} in the file and {expected.get(key, 'missing')} in the model."
             )
     model.load_state_dict(state)
 
 
 def save(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
-    """Write a checkpoint, and the notes as JSON beside it."""
+    """Write a checkpoint, and the notes as a JSON file in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(state, path)

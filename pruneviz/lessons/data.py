@@ -1,4 +1,4 @@
-"""The lessons' data sets: Fashion-MNIST in full, and scikit-learn's digits."""
+"""Which data sets the lessons use: all of Fashion-MNIST, and scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 
-# sha256 of the unpacked content: the same however the archive was packed
+# sha256 of the unpacked content, which does not depend on how the archive was packed
 CONTENT = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -32,10 +32,10 @@ GARMENTS = (
 
 
 class Batches:
-    """Batches of a split as (float images, labels): a plain iterable, new at every pass.
+    """Batches of a split as (float images, labels); they can be iterated several times.
 
     Shuffled batches draw their order from torch's global generator, as a DataLoader does; `fit`
-    seeds it and puts it back.
+    seeds and restores it.
     """
 
     def __init__(self, split: Split, size: int, shuffle: bool) -> None:
@@ -54,7 +54,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Split:
-    """Images kept as bytes, and their labels; they become floats when they are drawn.
+    """Images stored as bytes, and their labels; images are converted to floats when they are read.
 
     Parameters
     ----------
@@ -83,8 +83,8 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: slice | Tensor) -> Split:
-        rest = (self.classes, self.mean, self.std, self.top)
-        return Split(self.images[index], self.labels[index], *rest)
+        shared = (self.classes, self.mean, self.std, self.top)
+        return Split(self.images[index], self.labels[index], *shared)
 
     def __repr__(self) -> str:
         height, width = self.images.shape[2:]
@@ -111,7 +111,7 @@ class Split:
         Raises
         ------
         ArgumentError
-            If a class has no image here.
+            If a class has no image in this split.
 
         Examples
         --------
@@ -123,15 +123,15 @@ class Split:
         if missing:
             raise ArgumentError(
                 f"there is no image of {', '.join(missing)} among these {len(self):,}. "
-                "Take one of each from a larger part."
+                "Call one_of_each on a larger split."
             )
         return self[torch.tensor([labels.index(c) for c in range(len(self.classes))])]
 
 
 class Dataset:
-    """Three splits, read when they are first asked for: `train`, `validation`, `test`.
+    """Three splits, `train`, `validation` and `test`, each read at its first use.
 
-    Choose on validation, report on test.
+    Make choices on the validation split, and report results on the test split.
     """
 
     def __init__(self, name: str, read: Callable[[str], Split]) -> None:
@@ -142,17 +142,17 @@ class Dataset:
 
     @cached_property
     def train(self) -> Split:
-        """What networks are trained on."""
+        """The split for training."""
         return self._read("train")
 
     @cached_property
     def validation(self) -> Split:
-        """What choices are made on."""
+        """The split for choices, such as that of a sparsity."""
         return self._read("validation")
 
     @cached_property
     def test(self) -> Split:
-        """What is reported at the end."""
+        """The split for the reported results."""
         return self._read("test")
 
 
@@ -169,12 +169,12 @@ def data_dir() -> Path:
     >>> (data_dir() / "fashion-mnist").is_dir()
     True
     """
-    told = os.environ.get("PRUNEVIZ_DATA")
-    path = Path(told) if told else Path(__file__).parents[2] / "data"
+    given = os.environ.get("PRUNEVIZ_DATA")
+    path = Path(given) if given else Path(__file__).parents[2] / "data"
     if path.is_dir():
         return path
     raise ArgumentError(
-        f"the data of the lessons must lie in {path}, but there is no such folder. "
+        f"the data of the lessons must be in {path}, but there is no such folder. "
         "Work in a clone of the repository, or set PRUNEVIZ_DATA to its data/ folder."
     )
 
@@ -183,17 +183,17 @@ def fashion_mnist(folder: str | Path | None = None) -> Dataset:
     """Return Fashion-MNIST (Xiao et al. 2017): 70,000 garments, 28×28 grey, 10 classes.
 
     Train: the first 50,000; validation: the last 10,000 of the 60,000; test: the 10,000 test
-    images. Nothing is read before a split is asked for.
+    images. Each split is read at its first use.
 
     Parameters
     ----------
     folder : path, optional
-        Where the four ``.gz`` files lie; default: ``data/fashion-mnist``.
+        Folder of the four ``.gz`` files; default: ``data/fashion-mnist``.
 
     Raises
     ------
     ArgumentError
-        When a split is asked for and its file is missing or damaged (sha256 of the content).
+        At the first use of a split, if its file is missing or damaged (sha256 of the content).
 
     References
     ----------
@@ -206,7 +206,7 @@ def fashion_mnist(folder: str | Path | None = None) -> Dataset:
     """
     path = Path(folder) if folder is not None else data_dir() / "fashion-mnist"
     cuts = {"train": slice(0, 50_000), "validation": slice(50_000, None), "test": slice(None)}
-    cache: dict[str, Split] = {}  # train and validation share a file
+    cache: dict[str, Split] = {}  # train and validation are in the same file
 
     def read(split: str) -> Split:
         part = "t10k" if split == "test" else "train"
@@ -246,19 +246,19 @@ def digits() -> Dataset:
 
 
 def _idx(path: Path, header: int) -> Tensor:
-    """Read one idx file: a header, then bytes."""
-    mend = f"Restore it: git checkout -- {path} (data/README.md says where it comes from)."
+    """Read one idx file: a header of `header` bytes, then the data."""
+    advice = f"Restore it: git checkout -- {path} (data/README.md says where it comes from)."
     if not path.is_file():
-        raise ArgumentError(f"data file {path} is missing. {mend}")
+        raise ArgumentError(f"data file {path} is missing. {advice}")
     try:
         with gzip.open(path) as f:
             raw = f.read()
     except (OSError, EOFError, zlib.error) as e:
-        raise ArgumentError(f"data file {path} is damaged ({e}). {mend}") from e
+        raise ArgumentError(f"data file {path} is damaged ({e}). {advice}") from e
     got, want = hashlib.sha256(raw).hexdigest(), CONTENT[path.name.removesuffix(".gz")]
     if got != want:
         raise ArgumentError(
             f"data file {path} is damaged: the sha256 of its content is {got[:12]}…, "
-            f"expected {want[:12]}…. {mend}"
+            f"expected {want[:12]}…. {advice}"
         )
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=header)

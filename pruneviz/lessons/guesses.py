@@ -1,4 +1,4 @@
-"""Guess first: a learner commits before anything is shown."""
+"""How a learner makes a guess before a result is shown, and how the guess compares with it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ from typing import Any
 
 @dataclass(frozen=True, repr=False)
 class Guess:
-    """What a learner guessed, to be shown beside what happened.
+    """A learner's guess, to compare with the true value.
 
     Parameters
     ----------
     question : str
     value : number, str or None
-        None: not guessed yet.
+        None: no guess yet.
     options : tuple
-        What could be chosen; empty for a number.
-    trouble : str
-        Why what was written is no guess; empty if nothing was.
+        The values to choose from; empty if the guess is a number.
+    problem : str
+        Why the value that was passed is not a valid guess; else empty.
     """
 
     question: str
     value: Any
     options: tuple[Any, ...] = ()
-    trouble: str = ""
+    problem: str = ""
 
     def __repr__(self) -> str:
-        if self.trouble:
-            return f"{self.question}\n→ {self.trouble}"
+        if self.problem:
+            return f"{self.question}\n→ {self.problem}"
         if self.value is None:
-            how = f"one of {', '.join(map(repr, self.options))}" if self.options else "a number"
-            return f"{self.question}\n→ Put {how} in place of None, then run the cell again."
+            expected = (
+                f"one of {', '.join(map(repr, self.options))}" if self.options else "a number"
+            )
+            return f"{self.question}\n→ Put {expected} in place of None, then run the cell again."
         return f"{self.question}\n→ Your guess: {self.value}. Noted; read on to see."
 
     def against(self, truth: Any, *, near: float | None = None) -> str:
-        """Return what was guessed beside what happened.
+        """Return a text that compares the guess with the true value.
 
         Parameters
         ----------
         truth : number or str
-            What happened.
+            The true value.
         near : float, optional
-            A number counts as close within this distance.
+            A guess within this distance counts as right.
 
         Examples
         --------
@@ -65,20 +67,20 @@ class Guess:
 def guess(
     question: str, value: Any = None, *, options: tuple[Any, ...] = (), fraction: bool = False
 ) -> Guess:
-    """Commit to a guess; showing it says that it was noted, or how to make one.
+    """Make a guess; its repr says that it is noted, or how to make one.
 
-    A guess that is neither a number nor one of the options is taken as none, and the answer says
-    so: a learner's typing error must not stop the lesson.
+    A value that is neither a number nor one of the options counts as no guess, and the repr says
+    so. No error is raised, because a typing error must not stop the lesson.
 
     Parameters
     ----------
     question : str
     value : number, str or None
-        The guess; None: not made yet.
+        The guess; None: no guess yet.
     options : tuple
-        What can be chosen; empty: a number is asked for.
+        The values to choose from; empty: the guess is a number.
     fraction : bool
-        The number must lie between 0 and 1: 60 is not taken for 0.6.
+        Whether the number must be between 0 and 1; 60 is not read as 0.6.
 
     Examples
     --------
@@ -95,12 +97,12 @@ def guess(
     Which accuracy?
     → 60 does not lie between 0 and 1; 60 % is 0.6. Change it, then run the cell again.
     """
-    trouble = "" if value is None else _trouble(value, options, fraction)
-    return Guess(question, None if trouble else value, options, trouble)
+    problem = "" if value is None else _problem(value, options, fraction)
+    return Guess(question, None if problem else value, options, problem)
 
 
-def _trouble(value: Any, options: tuple[Any, ...], fraction: bool) -> str:
-    """Return why this is no guess, or the empty string."""
+def _problem(value: Any, options: tuple[Any, ...], fraction: bool) -> str:
+    """Return why a value is not a valid guess, or the empty string."""
     if options:
         if isinstance(value, (str, int, float)) and value in options:
             return ""
@@ -110,8 +112,7 @@ def _trouble(value: Any, options: tuple[Any, ...], fraction: bool) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         return f"{value!r} is no number. Write one, such as 0.6, then run the cell again."
     if fraction and not 0 <= value <= 1:
-        as_share = f"; {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
-        return (
-            f"{value!r} does not lie between 0 and 1{as_share}. Change it, then run the cell again."
-        )
+        conversion = f"; {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
+        text = f"{value!r} does not lie between 0 and 1{conversion}."
+        return f"{text} Change it, then run the cell again."
     return ""

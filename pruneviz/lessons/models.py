@@ -1,6 +1,6 @@
-"""The networks of the lessons: small, plain, and built anew by name.
+"""Which networks the lessons use: small, plain, and built by name.
 
-Each `forward` takes images of shape (batch, 1, 28, 28) and gives logits of shape (batch, 10).
+Each `forward` takes images of shape (batch, 1, 28, 28) and returns logits of shape (batch, 10).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LeNet300(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 in Caffe's dimensions, as Han et al. (2015) pruned it: 430,500 weights.
 
-    Caffe has no ReLU behind its two convolutions; here they have one, so that they can sleep.
+    Caffe has no ReLU after the two convolutions; here each has one, so that channels can be dead.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class ResidualNet(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention of `heads` heads, then a feed-forward part, each behind a LayerNorm."""
+    """Self-attention with `heads` heads, then a feed-forward part; a LayerNorm before each."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def build(name: str) -> nn.Module:
     Raises
     ------
     ArgumentError
-        If there is no network of that name.
+        If there is no network with this name.
 
     Examples
     --------

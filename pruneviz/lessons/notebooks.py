@@ -1,7 +1,7 @@
-"""Keep the notebooks: ``python -m pruneviz.lessons.notebooks lab | copy | refresh``.
+"""How notebooks are opened, copied, refreshed: ``python -m pruneviz.lessons.notebooks COMMAND``.
 
-``lab`` opens JupyterLab at the first lesson in a working copy, ``copy`` only makes that copy, and
-``refresh`` runs the notebooks of the repository and stores their outputs.
+The commands: ``lab`` opens JupyterLab at the first lesson in a working copy, ``copy`` only makes
+that copy, and ``refresh`` runs the notebooks of the repository and stores their outputs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def working_copy(source: Path, target: Path) -> list[Path]:
-    """Copy the notebooks without outputs; what is there already is never overwritten.
+    """Copy the notebooks without outputs; existing files are never overwritten.
 
     Parameters
     ----------
     source, target : Path
-        Folders; the target is made.
+        Folders; the target is created.
 
     Returns
     -------
     list of Path
-        The copies that were made now.
+        The new copies.
     """
     made = []
     for path in notebooks(source):
@@ -56,7 +56,7 @@ def notebooks(folder: Path) -> list[Path]:
 
 
 def refresh(paths: Iterable[Path]) -> None:
-    """Run notebooks and store them with their outputs, without what changes from run to run."""
+    """Run notebooks and store their outputs, except for what changes from run to run."""
     for path in paths:
         print(path, flush=True)
         notebook = nbformat.read(path, as_version=4)
@@ -80,7 +80,7 @@ def run(notebook: Any, folder: Path) -> None:
 
 
 def tidy(notebook: Any) -> None:
-    """Take out of a notebook what would be new at every run: versions, times, model ids."""
+    """Remove from a notebook what changes from run to run: versions, times, model ids."""
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -99,7 +99,7 @@ def tidy(notebook: Any) -> None:
 def lab(source: Path, target: Path, arguments: Sequence[str] = ()) -> int:
     """Open JupyterLab on this machine only, at the first lesson of the working copy."""
     working_copy(source, target)
-    _no_news()
+    _switch_off_news()
     command = [
         *(sys.executable, "-m", "jupyterlab"),
         "--ServerApp.ip=127.0.0.1",
@@ -111,7 +111,7 @@ def lab(source: Path, target: Path, arguments: Sequence[str] = ()) -> int:
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    # two open lessons on two cores: threads that wait by spinning made one 17 times slower
+    # with two open lessons on two cores, spinning threads made one lesson 17 times slower
     env = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     try:
         return subprocess.call(command, env=env)
@@ -124,17 +124,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pruneviz.lessons.notebooks",
         description="Open, copy or refresh the notebooks.",
-        epilog="What stands after `lab --` goes to JupyterLab, such as --no-browser.",
+        epilog="Arguments after `lab --` are passed to JupyterLab, such as --no-browser.",
     )
     parser.add_argument("what", choices=["lab", "copy", "refresh"])
     parser.add_argument("rest", nargs="*", help="refresh: the notebooks")
     parser.add_argument("--source", type=Path, default=ROOT / "notebooks")
     parser.add_argument("--target", type=Path, default=ROOT / "work")
     words = list(sys.argv[1:] if argv is None else argv)
-    cut = words.index("--") if "--" in words else len(words)
-    args = parser.parse_args(words[:cut])
+    end = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:end])
     if args.what == "lab":
-        return lab(args.source, args.target, words[cut + 1 :])
+        return lab(args.source, args.target, words[end + 1 :])
     if args.what == "copy":
         for path in working_copy(args.source, args.target):
             print(path)
@@ -144,22 +144,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_progress(output: Any) -> bool:
-    """Progress bars: text on stderr, or a widget whose text is its bar."""
+    """Tell whether an output is a progress bar: text on stderr, or a widget without a picture."""
     if output.output_type == "stream":
         return output.name == "stderr"
     data = output.get("data", {})
     return WIDGET in data and "image/png" not in data
 
 
-def _no_news() -> None:
-    """Keep JupyterLab from asking about news: in the virtual environment, nowhere else."""
+def _switch_off_news() -> None:
+    """Switch off JupyterLab's question about news, in the virtual environment only."""
     if sys.prefix == sys.base_prefix:
         return
     path = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        quiet = {"fetchNews": "false", "checkForUpdates": False}
-        text = json.dumps({"@jupyterlab/apputils-extension:notification": quiet})
+        settings = {"fetchNews": "false", "checkForUpdates": False}
+        text = json.dumps({"@jupyterlab/apputils-extension:notification": settings})
         path.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Runs that take too long for a lesson, recorded once: tables in ``data/curves/``."""
+"""Which runs are recorded because they take too long for a lesson: tables in ``data/curves/``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def curves(name: str) -> pd.DataFrame:
     Parameters
     ----------
     name : str
-        Such as ``"tradeoff"``: a file of ``data/curves/`` without its ending.
+        Name of a file in ``data/curves/`` without its extension, such as ``"tradeoff"``.
 
     Raises
     ------
@@ -38,12 +38,12 @@ def curves(name: str) -> pd.DataFrame:
         return pd.read_csv(path)
     except ValueError as e:
         raise ArgumentError(
-            f"{path} is no table ({e}). Take it from the repository again: git checkout {path.name}."
+            f"{path} is not a readable table ({e}). Restore it: git checkout -- {path}."
         ) from e
 
 
 def curves_record(name: str) -> dict[str, Any]:
-    """Return what was noted with a recorded run: machine, versions, the command.
+    """Return the notes of a recorded run: machine, versions, command.
 
     Examples
     --------
@@ -53,7 +53,8 @@ def curves_record(name: str) -> dict[str, Any]:
     path = data_dir() / "curves" / f"{_known(name)}.json"
     if not path.is_file():
         raise ArgumentError(
-            f"the notes of the run {name!r} must lie in {path}, but it is not there."
+            f"the notes of the run {name!r} must be in {path}, but there is no such file. "
+            f"Restore it: git checkout -- {path}."
         )
     notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return notes

@@ -1,4 +1,4 @@
-"""Show a figure in a notebook: picture, alt text, caption."""
+"""How a notebook shows a figure: with a picture, alt text and a caption."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show(picture: Axes | Figure, caption: str) -> None:
     picture : Axes or Figure
         From a ``plot_`` function, or from ``panel.figure()``.
     caption : str
-        One sentence that says what there is to see, also to those who cannot see it.
+        One sentence with the content of the figure, also for readers who cannot see it.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def show(picture: Axes | Figure, caption: str) -> None:
     if not isinstance(figure, Figure):
         raise ArgumentError("`picture` must be Axes or a Figure, but these axes have no figure.")
     data = {"image/png": png(figure), "text/plain": caption}
-    plt.close(figure)  # or the inline backend would show it once more
+    plt.close(figure)  # else the inline backend shows it a second time
     if not InteractiveShell.initialized():
         print(caption)
         return

@@ -1,4 +1,4 @@
-"""Train a network of the lessons: ``python -m pruneviz.lessons.train NAME``."""
+"""How a network of the lessons is trained: ``python -m pruneviz.lessons.train NAME``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pruneviz.training.fit import fit
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: AdamW with a cosine that falls to 0."""
+    """Settings of a training: AdamW with a learning rate that falls to 0 along a cosine."""
 
     epochs: int
     lr: float
@@ -56,9 +56,9 @@ def train(
         One of ``sorted(NETWORKS)``.
     data : Dataset
     seed : int
-        Decides the initial weights and the order of the batches.
+        Determines the initial weights and the order of the batches.
     epochs : int, optional
-        Default: the recipe's.
+        Default: those of the network's `Recipe`.
     """
     recipe = RECIPES[checks.choice(name, "network", NETWORKS)]
     epochs = recipe.epochs if epochs is None else checks.count(epochs, "epochs", low=1)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pruneviz.lessons.train",
-        description="Train a network of the lessons on Fashion-MNIST and keep its checkpoint.",
+        description="Train a network of the lessons on Fashion-MNIST and save its checkpoint.",
     )
     parser.add_argument("name", metavar="NAME", help=", ".join(sorted(NETWORKS)))
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Widgets: they read their controls, call the verbs, and show what came out.
+"""Widgets: each reads its controls, calls the library, and shows the result.
 
-No maths and no torch here; what a picture looks like stands in `plots`.
+Panels hold no maths and import no torch; `plots` draws their pictures.
 """

@@ -1,4 +1,4 @@
-"""The card of criteria, layer by layer: who would have told what hurts."""
+"""Which criterion predicts best, in each layer, what removing a unit does to the loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
-from pruneviz.panels.kit.html import still
+from pruneviz.panels.kit.html import static_image
 from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.card import plot_card, plot_ranks
 from pruneviz.plots.style import figure
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def panel_card(card: Card, *, group: str = WHOLE, criterion: str | None = None) -> Panel:
     """Show the card of criteria for the whole network or one layer, and the units behind one bar.
 
-    Above, the bars of `plot_card`, without what a rescaling does. Below, a point a unit: how important
-    the chosen criterion thinks it is, and what the loss says; of the whole network a colour a layer.
+    Above are the bars of `plot_card`, without those of a rescaling. Below, each unit is a point:
+    its rank by the chosen criterion, and the loss measured without it; in the whole network each
+    layer has a colour.
 
     Parameters
     ----------
@@ -87,12 +88,12 @@ class CardPanel(Panel):
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         sentence = self._say(result)
-        return still(self.draw(result), sentence), sentence
+        return static_image(self.draw(result), sentence), sentence
 
     def draw(self, result: dict[str, Any]) -> Figure:
         group, criterion = self._chosen()
-        bars, whole = 0.9 + 0.2 * (len(self._card.scores) - 2), group == WHOLE
-        with figure(8.2, bars + 2.5, (bars, 2.5)) as (fig, (above, below)):
+        height, whole = 0.9 + 0.2 * (len(self._card.scores) - 2), group == WHOLE
+        with figure(8.2, height + 2.5, (height, 2.5)) as (fig, (above, below)):
             ceiling = self._card.ceiling if whole else None
             plot_card(self._frame, group=group, mark=criterion, ceiling=ceiling, ax=above)
             scores, rise = (self._card.values(c, group) for c in (criterion, TRUTH))

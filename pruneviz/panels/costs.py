@@ -1,4 +1,4 @@
-"""The same number of weights gone, in several ways: bytes, MACs and the clock, while one drags."""
+"""What a model costs when the same number of weights is removed in several ways."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pruneviz.metrics.latency_comparison import told_apart
 from pruneviz.model.batches import examples_in, first
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.panel import Panel, Work
-from pruneviz.panels.kit.worker import GoOn
+from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import costs as bars
 from pruneviz.plots import crossover as curves
-from pruneviz.plots.bytes import size
+from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.crossover import LABELS
 from pruneviz.plots.style import figure
 from pruneviz.study.costs import Ways, counted, timed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 8, 64)
 CLOCK = ("ms", "latency_speedup", "low", "high")
-# a way a line, so that nothing below moves when the clock's words come
+# one line for each way, so that nothing below moves when the measured times are added
 LINES = "<style>.pv-costs .widget-html-content p { white-space: pre-line }</style>"
 
 
@@ -42,10 +42,10 @@ def panel_costs(
     seconds: float = 0.2,
     threads: int | None = None,
 ) -> Panel:
-    """Show what a model costs when as many weights are gone as zeros, in CSR, or with their units.
+    """Show what a model costs with the same sparsity as zeros, in CSR, or by removing units.
 
-    At every move the networks are made for real and counted; when the hand rests, they are timed in
-    turn, here and now. Nothing is trained.
+    At every move the pruned networks are made and their costs counted; when the control is idle,
+    they are timed in turn on this machine. Nothing is trained.
 
     Parameters
     ----------
@@ -54,24 +54,25 @@ def panel_costs(
     x : Tensor, tuple or dict
         Example input: as many examples as the largest batch.
     crossover : DataFrame, optional
-        From `crossover`, of this machine: the panel also shows its curves for the width and batch that
-        are nearest, and says where CSR breaks even.
+        From `crossover`, measured on this machine: the panel also shows its curves for the nearest
+        width and batch, and the sparsity where CSR breaks even.
     sparsity : float
-        Where the slider stands at first, in [0, 0.99].
+        First value of the slider, in [0, 0.99].
     batch : int, optional
-        Which batch is timed first: 1, 8, 64, or all of `x`; default: the largest.
+        Batch size that is timed first: 1, 8, 64, or all of `x`; default: the largest.
     seconds : float
-        About how long to measure when the hand rests.
+        About how long to measure when the control is idle.
     threads : int, optional
-        Of torch; default: as many as it uses now.
+        Number of torch threads; default: as many as torch uses now.
 
     Returns
     -------
     Panel
-        ``controls``: ``"sparsity"``, ``"batch"``, ``"again"`` (measure anew at every change).
+        ``controls``: ``"sparsity"``, ``"batch"``, ``"again"`` (every change measures again).
         ``result``: ``sparsity``, ``batch``, ``ways`` (name to ``bytes``, ``macs``, ``ms``,
-        ``speedup``, ``latency_speedup``, ``low``, ``high``; None what is not measured yet),
-        ``break_even`` (sparse way to the sparsity, None if there is none; empty without `crossover`).
+        ``speedup``, ``latency_speedup``, ``low``, ``high``; None for what is not measured yet),
+        ``break_even`` (sparse way to its break-even sparsity, None if there is none; empty without
+        `crossover`).
 
     Raises
     ------
@@ -105,13 +106,13 @@ class CostsPanel(Panel):
         threads: int | None,
     ) -> None:
         sparsity = checks.number(sparsity, "sparsity", low=0, high=0.99)
-        most = examples_in(x)
-        sizes = sorted({b for b in BATCHES if b < most} | {most})
+        examples = examples_in(x)
+        sizes = sorted({b for b in BATCHES if b < examples} | {examples})
         if batch is not None:
             checks.choice(str(batch), "batch", map(str, sizes))
         self._ways = Ways(copy_of(model), x)
         self._made: tuple[float | None, dict[str, Any], Any] = (None, {}, None)
-        self._dense = copy_of(self._ways.model)  # the clock's own: another thread looks at it
+        self._dense = copy_of(self._ways.model)  # timed in another thread, so it needs a copy
         self._width = self._ways.width
         self._x, self._seconds, self._threads = x, seconds, threads
         self._record = crossover
@@ -119,7 +120,7 @@ class CostsPanel(Panel):
         super().__init__()
         self.add_class("pv-costs")
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
-        which = widgets.Dropdown(options=sizes, value=batch or most, description="batch")
+        which = widgets.Dropdown(options=sizes, value=batch or examples, description="batch")
         again = widgets.ToggleButton(False, description="measure again")
         self.start(
             {"sparsity": row, "how": self.row(which, again)},
@@ -143,12 +144,12 @@ class CostsPanel(Panel):
         ways = {n: self._dense if m is self._ways.model else m for n, m in self._made[1].items()}
         counts, x = result["ways"], first(self._x, result["batch"])
 
-        def work(go_on: GoOn) -> dict[str, Any]:
+        def work(token: CancelToken) -> dict[str, Any]:
             times = timed(
-                ways, x, seconds=self._seconds, threads=self._threads, between=go_on
+                ways, x, seconds=self._seconds, threads=self._threads, between=token
             ).set_index("way")
-            found = times[list(CLOCK)].to_dict("index")
-            return {"ways": {way: {**counts[way], **found[way]} for way in counts}}
+            clock = times[list(CLOCK)].to_dict("index")
+            return {"ways": {way: {**counts[way], **clock[way]} for way in counts}}
 
         return work
 
@@ -156,33 +157,33 @@ class CostsPanel(Panel):
         sentence = self._say(result)
         picture = LINES + bars.svg(_table(result), label=sentence, uid=self.uid)
         if self._record is not None:
-            lines = self._wins(result) or "The record has no sparse way."
-            picture += curves.svg(self._record, **self._nearest(result), label=lines)
+            label = self._wins(result) or "The record has no sparse way."
+            picture += curves.svg(self._record, **self._nearest(result), label=label)
         return picture, sentence
 
     def draw(self, result: dict[str, Any]) -> Figure:
-        tall = 0.6 + 0.7 * len(result.get("ways", ()))
-        rows = (tall,) if self._record is None else (tall, 3.2)
+        height = 0.6 + 0.7 * len(result.get("ways", ()))
+        rows = (height,) if self._record is None else (height, 3.2)
         with figure(8.2, sum(rows) + 0.4, rows=rows) as (fig, axs):
-            above = axs if self._record is None else axs[0]
+            bars_ax = axs if self._record is None else axs[0]
             if not result:  # after an error
                 return fig
-            bars.plot_costs(_table(result), ax=above)
+            bars.plot_costs(_table(result), ax=bars_ax)
             if self._record is not None:
                 curves.plot_crossover(self._record, **self._nearest(result), ax=axs[1])
         return fig
 
     def to_python(self) -> str:
         sparsity, batch = self._chosen()
-        some, more = "x", ""
+        inputs, imports = "x", ""
         if batch != examples_in(self._x):
             tensor = hasattr(self._x, "shape")
-            some = f"x[:{batch}]" if tensor else f"first(x, {batch})"
-            more = "" if tensor else "from pruneviz.model.batches import first\n"
+            inputs = f"x[:{batch}]" if tensor else f"first(x, {batch})"
+            imports = "" if tensor else "from pruneviz.model.batches import first\n"
         threads = "" if self._threads is None else f", threads={self._threads!r}"
         code = (
-            f"import pruneviz as pv\n{more}\n"
-            f"table = pv.compare_costs(model, {some}, sparsity={sparsity!r}, seconds={self._seconds!r}{threads})\n"
+            f"import pruneviz as pv\n{imports}\n"
+            f"table = pv.compare_costs(model, {inputs}, sparsity={sparsity!r}, seconds={self._seconds!r}{threads})\n"
             "print(table)\nax = pv.plot_costs(table)\n"
         )
         if self._record is not None:
@@ -194,10 +195,10 @@ class CostsPanel(Panel):
         return code
 
     def _chosen(self) -> tuple[float, int]:
-        return self.controls["sparsity"].at, self.controls["batch"].value
+        return self.controls["sparsity"].rounded, self.controls["batch"].value
 
     def _nearest(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Say which curves of the record to draw."""
+        """Return which curves of the record are drawn."""
         assert self._record is not None
         width, batch = nearest(self._record, self._width, result["batch"])
         return {"width": width, "batch": batch, "at": result["sparsity"]}
@@ -207,8 +208,8 @@ class CostsPanel(Panel):
             return {}
         width, batch = nearest(self._breaks, self._width, batch)
         rows = self._breaks[(self._breaks["width"] == width) & (self._breaks["batch"] == batch)]
-        known = rows.set_index("way")["break_even"]
-        return {str(way): (None if at != at else float(at)) for way, at in known.items()}
+        sparsities = rows.set_index("way")["break_even"]  # NaN where there is no break-even
+        return {str(way): (None if s != s else float(s)) for way, s in sparsities.items()}
 
     def _say(self, result: dict[str, Any]) -> str:
         wins = self._wins(result)
@@ -216,7 +217,7 @@ class CostsPanel(Panel):
             f"Sparsity {result['sparsity']:.2f}, batch of {result['batch']}.{wins and ' '}{wins}"
         ]
         for way, cost in result["ways"].items():
-            name, words = LABELS[way].replace("dense", "Dense"), size(cost["bytes"])
+            name, words = LABELS[way].replace("dense", "Dense"), bytes_text(cost["bytes"])
             measured = cost["ms"] is not None
             if way == "dense":
                 lines.append(
@@ -235,14 +236,14 @@ class CostsPanel(Panel):
             return ""
         width = self._nearest(result)["width"]
         wins = "; ".join(
-            f"{LABELS[way]} {'at no sparsity measured' if at is None else f'from {at:.2f} on'}"
-            for way, at in result["break_even"].items()
+            f"{LABELS[way]} {'at no sparsity measured' if s is None else f'from {s:.2f} on'}"
+            for way, s in result["break_even"].items()
         )
         return f"Recorded, in a {width} × {width} layer, faster than dense: {wins}."
 
 
 def _table(result: dict[str, Any]) -> pd.DataFrame:
-    """Return the frame that the plots draw; NaN where the clock has not spoken yet."""
+    """Return the frame that the plots draw; NaN for times that are not measured yet."""
     import pandas as pd
 
     rows = pd.DataFrame([{"way": way, **cost} for way, cost in result["ways"].items()])

@@ -1,4 +1,4 @@
-"""Units that sleep: who never fires, on which examples, and what it costs to let them go."""
+"""Which units are inactive, on which examples, and what removing them costs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.model.batches import by_class, ready, some_of_each
 from pruneviz.model.forward import copy_of
-from pruneviz.panels.inactive_text import EVERY, code, sentence
+from pruneviz.panels.inactive_text import ALL_EXAMPLES, code, sentence
 from pruneviz.panels.kit.panel import Panel, Work
-from pruneviz.panels.kit.script import again
-from pruneviz.panels.kit.worker import GoOn
+from pruneviz.panels.kit.script import batches_line
+from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import activation_map
 from pruneviz.plots import inactive as plot
 from pruneviz.plots.style import figure
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-ALL = -1  # examples of every class
+EVERY_CLASS = -1  # examples of every class
 MAX_EXAMPLES = 100  # examples in the picture
 ORDERS = {"how often awake": "active", "how strong": "mean", "number": "unit"}
 REPAIRS = {
@@ -43,7 +43,7 @@ REPAIRS = {
     "remove": "remove them",
     "fold": "remove and fold the mean",
 }
-FOUND = ("accuracy_before", "accuracy", "accuracy_seen_before", "accuracy_seen")
+ACCURACIES = ("accuracy_before", "accuracy", "accuracy_seen_before", "accuracy_seen")
 
 
 def panel_inactive(
@@ -56,30 +56,30 @@ def panel_inactive(
     order: str = "active",
     repair: str = "nothing",
 ) -> Panel:
-    """Show which units of a layer sleep on these examples, and what happens when they go.
+    """Show which units of a layer are inactive on these examples, and what removing them costs.
 
-    A row is a unit, a column an example, blue where the unit is active. Marked are the units that
-    were never active (dead), always the same (constant), or active at most as often as the slider
-    says (rare): on all examples, or on those of one class. Let them go, and when the hand rests the
-    smaller network is made for real, and its accuracy measured.
+    Each row is a unit and each column an example, blue where the unit is active. Marked are the
+    units that were never active (dead), had always the same value (constant), or were active at
+    most as often as the slider says (rare), on all examples or on those of one class. When they
+    are removed and the control is idle, the smaller network is made and its accuracy measured.
 
     Parameters
     ----------
     model : nn.Module
         Gives logits of shape (n, classes). Not changed.
     batches : iterable of (inputs, labels)
-        Read once: what the units do is collected from them, and the accuracy measured on them.
+        Read once: the activations are collected from them, and the accuracy is measured on them.
     classes : sequence of str, optional
         Name of each class; default: its number.
     layer : str, optional
-        Which group is shown first, by its name; default: the one with the most dead units.
+        Name of the group that is shown first; default: the one with the most dead units.
     rare : float
-        Where the slider stands at first, in [0, 0.5].
+        First value of the slider, in [0, 0.5].
     order : str
         ``"active"``, ``"mean"`` or ``"unit"``, as for `plot_inactive`.
     repair : str
-        ``"nothing"``: all units stay; ``"remove"``: the sleepers go; ``"fold"``: they go, and their
-        means go into the biases of the layers that read them.
+        ``"nothing"``: all units are kept; ``"remove"``: the inactive units are removed; ``"fold"``:
+        they are removed, and their means are added to the biases of the layers that read them.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def panel_inactive(
         ``"order"``, ``"repair"``.
         ``result``: ``layer``, ``seen`` (name of a class, or ``"all examples"``), ``units``, ``dead``,
         ``constant``, ``rare`` (numbers of units), ``counts``, ``repair``, ``plan``,
-        ``accuracy_before``, ``accuracy``, and the same on the examples on which was looked:
+        ``accuracy_before``, ``accuracy``, and the same on the examples of ``seen``:
         ``accuracy_seen_before``, ``accuracy_seen``.
 
     Raises
@@ -129,32 +129,44 @@ class SleepersPanel(Panel):
         rare = checks.number(rare, "rare", low=0, high=0.5)
         checks.choice(order, "order", activation_map.ORDERS)
         checks.choice(repair, "repair", REPAIRS)
-        # one to answer with, and one for the other thread
-        self._model, self._whole = (copy_of(checks.unwrapped(model)).eval() for _ in range(2))
+        # one copy for the quick answers, and one for the other thread
+        self._model, self._background_model = (
+            copy_of(checks.unwrapped(model)).eval() for _ in range(2)
+        )
         self.batches = ready(batches, model=self._model)
-        self._again = again(batches)
+        self._batches_line = batches_line(batches)
         self._classes = checks.classes(classes)
-        self._look()
+        self._collect()
         x = self._shown[0][0] if len(self._shown[0]) == 1 else self.batches[0][0]
-        self._shrinker = Shrinker(self._whole, x)
+        self._shrinker = Shrinker(self._background_model, x)
         self._groups = find_groups(self._model, x)
-        # where as many units must go from each part, sleepers alone cannot
-        self._known = {g.name: Groups((g,)) for g in self._groups if not g.frozen and g.even is None
-                       and any(c in self._evidence[ALL].inputs for c in g.consumers)}  # fmt: skip
-        if not self._known:
+        # A group with `even` must lose the same number of units in each of its parts, so removing
+        # only its inactive units may be impossible: such groups are left out.
+        inputs = self._evidence[EVERY_CLASS].inputs
+        self._cuttable = {
+            g.name: Groups((g,))
+            for g in self._groups
+            if not g.frozen and g.even is None and any(c in inputs for c in g.consumers)
+        }
+        if not self._cuttable:
             raise ArgumentError("`model` has no group that a Linear or Conv layer reads.")
-        first = self._sleepiest() if layer is None else layer
-        checks.choice(first, "layer", self._known, what="layer")
-        self._heat: dict[str, Any] = {}
-        self._drawn: tuple[Any, Any] = (None, None)
-        self._shares: dict[Any, float] = {((), ALL): accuracy(self._whole, self.batches)}
+        first = self._most_dead() if layer is None else layer
+        checks.choice(first, "layer", self._cuttable, what="layer")
+        self._activations: dict[str, Any] = {}
+        self._drawn: tuple[Any, Any] = (None, None)  # settings of the picture, and the picture
+        # by (units removed and how, class of the examples)
+        self._accuracies: dict[Any, float] = {
+            ((), EVERY_CLASS): accuracy(self._background_model, self.batches)
+        }
         super().__init__()
-        seldom, slider = self.slider("rare", rare, 0.0, 0.5, 0.005, digits=3)
+        rare_row, slider = self.slider("rare", rare, 0.0, 0.5, 0.005, digits=3)
         which = widgets.Dropdown(
-            options=[(n or "(model)", n) for n in self._known], value=first, description="layer"
+            options=[(n or "(model)", n) for n in self._cuttable], value=first, description="layer"
         )
         seen = widgets.Dropdown(
-            options=[(self._name(c), c) for c in self._evidence], value=ALL, description="seen on"
+            options=[(self._name(c), c) for c in self._evidence],
+            value=EVERY_CLASS,
+            description="seen on",
         )
         by = widgets.Dropdown(options=list(ORDERS.items()), value=order, description="order")
         what = widgets.Dropdown(
@@ -163,7 +175,7 @@ class SleepersPanel(Panel):
             description="sleepers",
         )
         self.start(
-            {"where": self.row(which, seen), "rare": seldom, "how": self.row(what, by)},
+            {"where": self.row(which, seen), "rare": rare_row, "how": self.row(what, by)},
             {"layer": which, "seen": seen, "rare": slider, "order": by, "repair": what},
             hint="Click a class in the picture to look at its examples only; click it again to look at all.",
         )
@@ -172,11 +184,11 @@ class SleepersPanel(Panel):
         layer, seen, order, repair = (
             self.controls[n].value for n in ("layer", "seen", "order", "repair")
         )
-        rare = self.controls["rare"].at
-        frame = self._sleepers(layer, seen, rare)
+        rare = self.controls["rare"].rounded
+        frame = self._inactive(layer, seen, rare)
         units = {kind: frame["unit"][frame["kind"] == kind].tolist() for kind in KINDS}
         plan = plan_without(self._groups, layer, [u for kind in KINDS for u in units[kind]])
-        self._asked = (layer, seen, rare, order), self._shares_of(plan, repair, seen), plan
+        self._settings = (layer, seen, rare, order), self._accuracy_keys(plan, repair, seen), plan
         return {
             "layer": layer,
             "seen": self._name(seen),
@@ -186,85 +198,92 @@ class SleepersPanel(Panel):
             "threshold": rare,
             "repair": repair,
             "plan": plan,
-            **{name: self._shares.get(share) for name, share in self._asked[1].items()},
+            **{name: self._accuracies.get(key) for name, key in self._settings[1].items()},
         }
 
     def later(self, result: dict[str, Any]) -> Work | None:
-        (_, seen, _, _), shares, plan = self._asked
+        (_, seen, _, _), keys, plan = self._settings
         repair = result["repair"]
-        known = {s: self._shares[s] for s in shares.values() if s in self._shares}
-        missing = {s for s in shares.values() if s not in known}
+        known = {k: self._accuracies[k] for k in keys.values() if k in self._accuracies}
+        missing = {k for k in keys.values() if k not in known}
         if not missing:
             return None
 
-        def work(go_on: GoOn) -> dict[str, Any]:
+        def work(token: CancelToken) -> dict[str, Any]:
             nets = {
-                gone: self._smaller(plan, repair, seen) if gone else self._whole
-                for gone in {gone for gone, _ in missing}
+                removed: self._smaller(plan, repair, seen) if removed else self._background_model
+                for removed in {removed for removed, _ in missing}
             }
-            found = {
-                (gone, where): accuracy(nets[gone], go_on.through(self._parts[where]))
-                for gone, where in missing
+            measured = {
+                (removed, where): accuracy(nets[removed], token.through(self._parts[where]))
+                for removed, where in missing
             }
-            before = self._shares if len(self._shares) < 1000 else {}
-            self._shares = {**before, **found}
-            return {name: {**known, **found}[share] for name, share in shares.items()}
+            before = self._accuracies if len(self._accuracies) < 1000 else {}
+            self._accuracies = {**before, **measured}
+            return {name: {**known, **measured}[key] for name, key in keys.items()}
 
         return work
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
-        said, what = sentence(result), self._asked[0]
-        if self._drawn[0] != what:
-            self._drawn = what, self._picture(*what)
-        return plot.svg(self._drawn[1], label=said), said
+        text, settings = sentence(result), self._settings[0]
+        if self._drawn[0] != settings:
+            self._drawn = settings, self._picture(*settings)
+        return plot.svg(self._drawn[1], label=text), text
 
-    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+    def pointed(self, x: float, y: float, press: bool) -> dict[str, Any]:
         block = self._drawn[1].block_at(x, y)
         if block is None:
             return {}
         seen = sorted(set(self._shown[1]))[block]
-        return {"seen": ALL if seen == self.controls["seen"].value else seen}
+        return {"seen": EVERY_CLASS if seen == self.controls["seen"].value else seen}
 
     def draw(self, result: dict[str, Any]) -> Figure:
-        p = self._drawn[1]  # after an error what was drawn last
+        p = self._drawn[1]  # after an error: the last picture
         with figure(*plot.size(p)) as (fig, ax):
             plot.draw(p, ax)
         return fig
 
     def to_python(self) -> str:
-        (layer, seen, rare, _), _, plan = self._asked
-        where = None if seen == ALL else seen
+        (layer, seen, rare, _), _, plan = self._settings
+        where = None if seen == EVERY_CLASS else seen
         repair = self.controls["repair"].value
         return code(
-            named(plan), group=layer, seen=where, rare=rare, repair=repair, again=self._again
+            named(plan),
+            group=layer,
+            seen=where,
+            rare=rare,
+            repair=repair,
+            batches_line=self._batches_line,
         )
 
-    def _look(self) -> None:
-        """Collect what the units do: class by class, and of all together."""
-        each = by_class(self.batches)
-        self._parts = {ALL: self.batches, **each}
-        self._shown = some_of_each(each, MAX_EXAMPLES)
-        found = {
+    def _collect(self) -> None:
+        """Collect the activations, for each class and for all examples together."""
+        batches_of = by_class(self.batches)
+        self._parts = {EVERY_CLASS: self.batches, **batches_of}
+        self._shown = some_of_each(batches_of, MAX_EXAMPLES)
+        evidence = {
             c: collect(self._model, part, comoment=False, progress=False)
-            for c, part in each.items()
+            for c, part in batches_of.items()
         }
-        self._evidence = {ALL: reduce(Evidence.merge, found.values()), **found}
+        self._evidence = {EVERY_CLASS: reduce(Evidence.merge, evidence.values()), **evidence}
 
-    def _sleepiest(self) -> str:
-        dead = {n: self._sleepers(n, ALL, 0.0)["kind"].eq("dead").sum() for n in self._known}
+    def _most_dead(self) -> str:
+        dead = {
+            n: self._inactive(n, EVERY_CLASS, 0.0)["kind"].eq("dead").sum() for n in self._cuttable
+        }
         return max(dead, key=lambda n: dead[n])
 
-    def _sleepers(self, layer: str, seen: int, rare: float) -> Any:
-        return find_inactive(self._evidence[seen], groups=self._known[layer], rare=rare)
+    def _inactive(self, layer: str, seen: int, rare: float) -> Any:
+        return find_inactive(self._evidence[seen], groups=self._cuttable[layer], rare=rare)
 
-    def _shares_of(self, plan: Any, repair: str, seen: int) -> dict[str, tuple[Any, int]]:
-        """Return what each accuracy is of: which units go and how, and on which examples."""
-        idle = repair == "nothing" or plan.kept == plan.total
-        gone = () if idle else tuple(tuple(k.tolist()) for k in plan.keep.values())
-        # what is folded in depends on where was looked
-        key = (gone, repair, seen if repair == "fold" else ALL) if gone else ()
-        what = (((), ALL), (key, ALL), ((), seen), (key, seen))
-        return dict(zip(FOUND, what, strict=True))
+    def _accuracy_keys(self, plan: Any, repair: str, seen: int) -> dict[str, tuple[Any, int]]:
+        """Return the key of each accuracy: units removed and how, and the class of the examples."""
+        unchanged = repair == "nothing" or plan.kept == plan.total
+        keep = () if unchanged else tuple(tuple(k.tolist()) for k in plan.keep.values())
+        # the means that are folded in are those on the examples of `seen`
+        key = (keep, repair, seen if repair == "fold" else EVERY_CLASS) if keep else ()
+        keys = (((), EVERY_CLASS), (key, EVERY_CLASS), ((), seen), (key, seen))
+        return dict(zip(ACCURACIES, keys, strict=True))
 
     def _smaller(self, plan: Any, repair: str, seen: int) -> nn.Module:
         small = self._shrinker.proved(plan)
@@ -274,11 +293,11 @@ class SleepersPanel(Panel):
 
     def _picture(self, layer: str, seen: int, rare: float, order: str) -> activation_map.Picture:
         x, labels = self._shown
-        if layer not in self._heat:
-            self._heat[layer] = of_all(self._model, x, groups=self._groups, group=layer)
+        if layer not in self._activations:
+            self._activations[layer] = of_all(self._model, x, groups=self._groups, group=layer)
         return activation_map.picture(
-            self._heat[layer],
-            sleepers=self._sleepers(layer, seen, rare),
+            self._activations[layer],
+            sleepers=self._inactive(layer, seen, rare),
             labels=labels,
             classes=self._classes,
             order=order,
@@ -286,7 +305,7 @@ class SleepersPanel(Panel):
         )
 
     def _name(self, c: int) -> str:
-        if c == ALL:
-            return EVERY
+        if c == EVERY_CLASS:
+            return ALL_EXAMPLES
         named = self._classes is not None and 0 <= c < len(self._classes)
         return self._classes[c] if named and self._classes else f"class {c}"

@@ -1,4 +1,4 @@
-"""The network, unit by unit: where one lives, and what is left when some of them go."""
+"""Which layers share a unit, and what is left when some units are removed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import latencies
 from pruneviz.model.batches import ready
 from pruneviz.model.forward import copy_of
-from pruneviz.panels.kit.origin import hand
+from pruneviz.panels.kit.origin import user_move
 from pruneviz.panels.kit.panel import Panel, Work
-from pruneviz.panels.kit.script import again
-from pruneviz.panels.kit.worker import GoOn
-from pruneviz.panels.neurons_text import clock, code, key, network_rows, picked, sentence
+from pruneviz.panels.kit.script import batches_line
+from pruneviz.panels.kit.worker import CancelToken
+from pruneviz.panels.neurons_text import (
+    code,
+    network_rows,
+    plan_key,
+    sentence,
+    timing_sentence,
+    unit_facts,
+)
 from pruneviz.plots import network
-from pruneviz.plots.groups import row_label, rows
+from pruneviz.plots.groups import layer_rows, row_label
 from pruneviz.plots.style import figure
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import CRITERIA
@@ -39,9 +46,9 @@ if TYPE_CHECKING:
     from pruneviz.core.plan import Plan, Scores
 
 
-SECONDS = 0.03  # for the clock, at every move
-KNOWN = {"weight", "generator"}  # what a criterion may need here: no data
-SLOW = ("accuracy", "macs", "speedup", "latency_ms", "latency_speedup")
+SECONDS = 0.03  # for measuring the time, after every move
+AVAILABLE = {"weight", "generator"}  # what a criterion can use here, without data
+MEASURED = ("accuracy", "macs", "speedup", "latency_ms", "latency_speedup")
 
 
 def panel_neurons(
@@ -55,13 +62,14 @@ def panel_neurons(
     unit: int = 0,
     approximate: bool = False,
 ) -> Panel:
-    """Show a network unit by unit: pick one and see everything that goes with it; prune, and measure.
+    """Show a network unit by unit: pick a unit, see what is cut with it, prune, and measure.
 
-    A row a layer: left what it reads, right what it makes. The picked unit lights up in every layer
-    in which it lives. Drag the sparsity, and the units with the lowest scores go; the button lets
-    the picked one go or stay whatever its score. When the hand rests, the smaller network is made for
-    real and compared with the masked one, and its accuracy, its
-    multiply-accumulates and its time beside that of the whole one are measured.
+    Each row is a layer: left the units that it reads, right the units that it makes. The picked
+    unit is marked in every layer that makes or reads it. The sparsity slider removes the units
+    with the lowest scores; the button removes or restores the picked unit, whatever its score.
+    When the control is idle, the smaller network is made and compared with the masked one; then
+    its accuracy, its multiply-accumulates and its time, next to the time of the whole network, are
+    measured.
 
     Parameters
     ----------
@@ -72,31 +80,32 @@ def panel_neurons(
     batches : iterable of (inputs, labels), optional
         If given, the accuracy is measured on them; read once.
     criterion : str
-        Where the drop-down stands at first.
+        First value of the drop-down.
     sparsity : float
-        Where the slider stands at first, in [0, 0.95].
+        First value of the slider, in [0, 0.95].
     layer, unit : str and int
         Which unit is picked at first; default: the first one.
     approximate : bool
-        As for `find_groups`: whether units can go over which a norm runs.
+        As for `find_groups`: whether units can be removed over which a norm runs.
 
     Returns
     -------
     Panel
-        ``controls``: ``"layer"``, ``"unit"``, ``"sparsity"``, ``"by_hand"`` (what goes or stays
-        whatever its score: ``"conv1: 3, 5-7; fc1: -12"``, with a minus it stays), ``"criterion"``,
-        ``"scope"``. ``button`` lets the picked unit go, or stay: it writes that into ``"by_hand"``.
-        ``result``: of the picked unit ``layer``, ``unit``, ``group``, ``frozen`` (why it cannot go,
-        or ``""``), ``gone``, ``producers``, ``consumers``, ``tensors``; of the smaller network
-        ``plan``, ``by_hand`` (layer to number of the unit to whether it stays), ``sparsity`` (of
-        units), ``accuracy`` (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷
-        smaller), ``latency_ms`` (whole, smaller) and ``latency_speedup``, both measured just now.
+        ``controls``: ``"layer"``, ``"unit"``, ``"sparsity"``, ``"by_hand"`` (units that are
+        removed or, with a minus, kept, whatever their scores: ``"conv1: 3, 5-7; fc1: -12"``),
+        ``"criterion"``, ``"scope"``. ``button`` removes or restores the picked unit: it writes
+        that into ``"by_hand"``. ``result``: of the picked unit ``layer``, ``unit``, ``group``,
+        ``frozen`` (why it cannot be removed, or ``""``), ``gone`` (whether it is removed),
+        ``producers``, ``consumers``, ``tensors``; of the smaller network ``plan``, ``by_hand``
+        (layer to unit number to whether the unit is kept), ``sparsity`` (of units), ``accuracy``
+        (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷ smaller), ``latency_ms``
+        (whole, smaller) and ``latency_speedup``, both just measured.
 
     Raises
     ------
     ArgumentError, GraphError
-        As `find_groups`, `score` and `accuracy` do; if ``"by_hand"`` names what is not there, or
-        cannot go, or leaves nothing.
+        As `find_groups`, `score` and `accuracy` do; if ``"by_hand"`` names a unit that does not
+        exist or cannot be removed, or removes every unit of a group.
 
     Examples
     --------
@@ -131,38 +140,40 @@ class NeuronsPanel(Panel):
         unit: int,
         approximate: bool,
     ) -> None:
-        fit = [n for n, c in CRITERIA.items() if "unit" in c.granularity and set(c.needs) <= KNOWN]
-        if criterion in CRITERIA and criterion not in fit:
+        usable = [
+            n for n, c in CRITERIA.items() if "unit" in c.granularity and set(c.needs) <= AVAILABLE
+        ]
+        if criterion in CRITERIA and criterion not in usable:
             raise ArgumentError(
                 f"criterion {criterion!r} needs data, or is for single weights: this panel takes "
-                f"{', '.join(sorted(fit))}. With data: pv.panel_whatif(model, batches)."
+                f"{', '.join(sorted(usable))}. With data: pv.panel_whatif(model, batches)."
             )
-        checks.choice(criterion, "criterion", fit, what="criterion")
+        checks.choice(criterion, "criterion", usable, what="criterion")
         sparsity = checks.number(sparsity, "sparsity", low=0, high=0.95)
-        # one to answer with, and one for the other thread
+        # one copy for the quick answers, and one for the other thread
         self._model, self._whole = (copy_of(checks.unwrapped(model)).eval() for _ in range(2))
         self._x, self._approximate = x, approximate
         self._groups = find_groups(self._model, x, approximate=approximate)
-        self._cut = Shrinker(self._whole, x).proved
+        self._shrink = Shrinker(self._whole, x).proved
         self._macs = measure(self._whole, x).macs
         self.batches = None if batches is None else ready(batches, model=self._model)
-        self._again = again(batches)
+        self._batches_line = batches_line(batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
-        self._labels = {names[0]: row_label(names) for names in rows(self._groups.to_frame())}
+        self._labels = {names[0]: row_label(names) for names in layer_rows(self._groups.to_frame())}
         made = {n for group in self._groups for n in group.producers}
         self._makes = {n: self._groups.units_of(n) if n in made else [] for n in self._labels}
         self._reads = {n: self._groups.read_by(n) for n in self._labels}
         self._scores: dict[str, Scores] = {}
-        self._cost: tuple[Any, dict[str, Any]] = (None, {})
-        known = [n for n in self._labels if self._makes[n]]
-        if not known:
+        self._measured: tuple[Any, dict[str, Any]] = (None, {})
+        layers = [n for n in self._labels if self._makes[n]]
+        if not layers:
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
         some_can_go(self._groups)
-        free = [n for n in known if not all(g.frozen for g, _ in self._makes[n])]
+        cuttable = [n for n in layers if not all(g.frozen for g, _ in self._makes[n])]
         layer = (
-            [*free, *known][0]
+            [*cuttable, *layers][0]
             if layer is None
-            else checks.choice(layer, "layer", known, what="layer")
+            else checks.choice(layer, "layer", layers, what="layer")
         )
         unit = checks.count(unit, "unit")
         last = len(self._makes[layer]) - 1
@@ -170,18 +181,18 @@ class NeuronsPanel(Panel):
         row, self._unit = self.slider("unit", min(unit, last), 0, max(last, 1), 1, digits=0)
         self._field = row.children[0]
         self.button = widgets.Button(description="remove", layout={"width": "90px"})
-        self.button.on_click(lambda _: self._pressed())
-        below, share = self.slider("sparsity", sparsity, 0.0, 0.95, 0.01)
+        self.button.on_click(lambda _: self._on_button())
+        sparsity_row, share = self.slider("sparsity", sparsity, 0.0, 0.95, 0.01)
         which = widgets.Dropdown(
-            options=[(n or "(model)", n) for n in known], value=layer, description="layer"
+            options=[(n or "(model)", n) for n in layers], value=layer, description="layer"
         )
         line = widgets.Text(
             description="by hand",
             continuous_update=False,
-            placeholder=f"{known[0] or '(model)'}: 3, 5-7, -12 (with a minus: stays)",
+            placeholder=f"{layers[0] or '(model)'}: 3, 5-7, -12 (with a minus: stays)",
             layout={"width": "604px", "max_width": "98%"},
         )
-        by = widgets.Dropdown(options=fit, value=criterion, description="criterion")
+        by = widgets.Dropdown(options=usable, value=criterion, description="criterion")
         scope = widgets.Dropdown(
             options=[("within each layer", "layer"), ("over all layers", "global")],
             description="compared",
@@ -190,7 +201,7 @@ class NeuronsPanel(Panel):
             {
                 "layer": self.row(which, self.button),
                 "unit": row,
-                "sparsity": below,
+                "sparsity": sparsity_row,
                 "by_hand": line,
                 "how": self.row(by, scope),
             },
@@ -206,19 +217,19 @@ class NeuronsPanel(Panel):
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
-        self._bound(self.controls["layer"].value)
-        self._planned = self._by_score()
+        self._limit_unit_slider(self.controls["layer"].value)
+        self._selected = self._by_score()
         units = read(self.controls["by_hand"].value)
-        plan = amend(self._planned, units)
-        known, found = self._cost
+        plan = amend(self._selected, units)
+        measured_plan, measured = self._measured
         return {
-            **picked(self._makes, self.controls["layer"].value, round(self._unit.value), plan),
+            **unit_facts(self._makes, self.controls["layer"].value, round(self._unit.value), plan),
             "plan": plan,
             "by_hand": units,
             "criterion": self.controls["criterion"].value,
             "scope": self.controls["scope"].value,
             "sparsity": plan.sparsity,
-            **(found if known == key(plan) else dict.fromkeys(SLOW)),
+            **(measured if measured_plan == plan_key(plan) else dict.fromkeys(MEASURED)),
         }
 
     def later(self, result: dict[str, Any]) -> Work | None:
@@ -226,47 +237,47 @@ class NeuronsPanel(Panel):
             return None
         plan = result["plan"]
 
-        def work(go_on: GoOn) -> dict[str, Any]:
-            small = self._cut(plan)
-            go_on()
+        def work(token: CancelToken) -> dict[str, Any]:
+            small = self._shrink(plan)
+            token()
             macs = measure(small, self._x).macs
-            right = None
+            share_right = None
             if self.batches is not None:
-                right = accuracy(small, go_on.through(self.batches))
-            go_on()
-            whole, left = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
-            found = {
-                "accuracy": right,
+                share_right = accuracy(small, token.through(self.batches))
+            token()
+            whole_ms, small_ms = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
+            measured = {
+                "accuracy": share_right,
                 "macs": macs,
                 "speedup": self._macs / macs,
-                "latency_ms": (whole, left),
-                "latency_speedup": whole / left,
+                "latency_ms": (whole_ms, small_ms),
+                "latency_speedup": whole_ms / small_ms,
             }
-            self._cost = key(plan), found
-            return found
+            self._measured = plan_key(plan), measured
+            return measured
 
         return work
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         self.button.disabled = bool(result["frozen"])
         self.button.description = "restore" if result["gone"] else "remove"
-        said = sentence(result, self._kinds)
-        picture = network.svg(self._rows(result), label=said)
-        return f"{picture}<p>{escape(clock(result))}</p>", said
+        text = sentence(result, self._kinds)
+        picture = network.svg(self._rows(result), label=text)
+        return f"{picture}<p>{escape(timing_sentence(result))}</p>", text
 
-    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
-        here = self._result
-        found = network.unit_at(self._rows(here), x, y)
-        if found is None:
+    def pointed(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        result = self._result
+        place = network.unit_at(self._rows(result), x, y)
+        if place is None:
             return {}
-        layer, side, number = found
+        layer, side, number = place
         unit = (self._makes if side == "makes" else self._reads)[layer][number]
-        picked = self._makes[here["layer"]][here["unit"]]
+        picked = self._makes[result["layer"]][result["unit"]]
         if unit == picked:
-            return {} if here["frozen"] else {"by_hand": self._turned()}
-        # a unit that is read is picked where it is made
+            return {} if result["frozen"] else {"by_hand": self._with_unit_toggled()}
+        # a unit is picked in the layer that makes it, also when the click was where it is read
         layer = layer if side == "makes" else next(n for n, u in self._makes.items() if unit in u)
-        self._bound(layer)
+        self._limit_unit_slider(layer)
         return {"layer": layer, "unit": self._makes[layer].index(unit)}
 
     def draw(self, result: dict[str, Any]) -> Figure:
@@ -278,19 +289,19 @@ class NeuronsPanel(Panel):
     def to_python(self) -> str:
         criterion, scope = (self.controls[n].value for n in ("criterion", "scope"))
         try:
-            hands = changes(
-                self._planned, amend(self._planned, read(self.controls["by_hand"].value))
+            edits = changes(
+                self._selected, amend(self._selected, read(self.controls["by_hand"].value))
             )
         except ValueError:
-            hands = {}  # the panel says already what is wrong with it
+            edits = {}  # the panel shows the error already
         return code(
-            hands,
+            edits,
             criterion=criterion,
-            sparsity=self.controls["sparsity"].at,
+            sparsity=self.controls["sparsity"].rounded,
             scope=scope,
-            judged=self.batches is not None,
+            with_accuracy=self.batches is not None,
             approximate=self._approximate,
-            again=self._again,
+            batches_line=self._batches_line,
         )
 
     def _by_score(self) -> Plan:
@@ -299,31 +310,31 @@ class NeuronsPanel(Panel):
             self._scores[criterion] = score(self._model, criterion, groups=self._groups)
         return select(
             self._scores[criterion],
-            sparsity=self.controls["sparsity"].at,
+            sparsity=self.controls["sparsity"].rounded,
             scope=self.controls["scope"].value,
         )
 
-    def _bound(self, layer: str) -> None:
-        """Let the slider of the unit end where the layer does."""
+    def _limit_unit_slider(self, layer: str) -> None:
+        """Set the maximum of the unit slider to the last unit of the layer."""
         last = len(self._makes[layer]) - 1
         before, self._busy = self._busy, True
         try:
             for control in (self._field, self._unit):
                 control.value = min(control.value, last)
-                control.max = max(last, 1)  # a slider needs two ends
+                control.max = max(last, 1)  # a slider needs max > min
         finally:
             self._busy = before
 
-    def _pressed(self) -> None:
-        """Let the picked unit go, or stay, by hand."""
-        with self._lock, hand():
-            if self._result:  # else what is written by hand has to be mended first
-                self.controls["by_hand"].value = self._turned()
+    def _on_button(self) -> None:
+        """Remove the picked unit, or restore it."""
+        with self._lock, user_move():
+            if self._result:  # empty while the text field "by_hand" has an error
+                self.controls["by_hand"].value = self._with_unit_toggled()
 
-    def _turned(self) -> str:
-        """Return what is to be written by hand so that the picked unit goes, or stays."""
-        here = self._result
-        return write(toggled(self._planned, here["by_hand"], here["layer"], here["unit"]))
+    def _with_unit_toggled(self) -> str:
+        """Return the text for "by_hand" that removes the picked unit, or restores it."""
+        r = self._result
+        return write(toggled(self._selected, r["by_hand"], r["layer"], r["unit"]))
 
     def _rows(self, result: dict[str, Any]) -> list[network.Row]:
         return network_rows(self._labels, self._reads, self._makes, result)

@@ -1,4 +1,4 @@
-"""One unit of a network: where it lives, drawn, in words and in code."""
+"""What the panel of neurons says of a unit: as a drawing, in words and in code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
-from pruneviz.panels.kit.script import found
+from pruneviz.panels.kit.script import groups_line
 from pruneviz.plots.network import Row, Side
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 WORDS = {"Attention": "Head", "Conv": "Channel", "Linear": "Neuron"}
 
 
-def picked(makes: Mapping[str, Units], layer: str, unit: int, plan: Plan) -> dict[str, Any]:
-    """Return what there is to know of a unit, the last one if there are not so many."""
+def unit_facts(makes: Mapping[str, Units], layer: str, unit: int, plan: Plan) -> dict[str, Any]:
+    """Return facts about a unit of a layer; about the last unit if `unit` is too large."""
     unit = min(unit, len(makes[layer]) - 1)
     group, number = makes[layer][unit]
-    # a head of a Linear, or a pair that only goes together, is several of its neurons
-    own = [s.width for s in group.slices if s.layer == layer and s.role == "out"]
+    # a unit of a Linear can be several neurons: an attention head, or a pair that is cut together
+    widths = [s.width for s in group.slices if s.layer == layer and s.role == "out"]
     return {
         "layer": layer,
         "unit": unit,
@@ -33,7 +33,7 @@ def picked(makes: Mapping[str, Units], layer: str, unit: int, plan: Plan) -> dic
         "producers": group.producers,
         "consumers": group.consumers,
         "tensors": tuple(dict.fromkeys(s.tensor for s in group.slices)),
-        "width": min(own, default=1),
+        "width": min(widths, default=1),
     }
 
 
@@ -43,25 +43,27 @@ def network_rows(
     makes: Mapping[str, Units],
     result: dict[str, Any],
 ) -> list[Row]:
-    """Return what there is to draw; of an empty result the whole network, and nothing picked."""
-    lit = makes[result["layer"]][result["unit"]] if result else None
+    """Return the rows to draw; for an empty result all units are kept and none is picked."""
+    picked = makes[result["layer"]][result["unit"]] if result else None
     keep = {n: k.tolist() for n, k in result["plan"].keep.items()} if result else {}
 
     def side(units: Units) -> Side:
         numbered = list(enumerate(units))
         return Side(
             len(units),
-            gone=frozenset(i for i, (g, u) in numbered if g.name in keep and not keep[g.name][u]),
+            removed=frozenset(
+                i for i, (g, u) in numbered if g.name in keep and not keep[g.name][u]
+            ),
             frozen=frozenset(i for i, (g, _) in numbered if g.frozen),
-            lit=frozenset(i for i, unit in numbered if unit == lit),
+            picked=frozenset(i for i, unit in numbered if unit == picked),
         )
 
     return [Row(n, label, side(reads[n]), side(makes[n])) for n, label in labels.items()]
 
 
 def sentence(result: dict[str, Any], kinds: Mapping[str, str]) -> str:
-    """Say where the picked unit lives, whether it goes, and what is left of the network."""
-    made, read = result["producers"], result["consumers"]
+    """Say in which layers the picked unit is, whether it is removed, and how much is kept."""
+    producers, consumers = result["producers"], result["consumers"]
     kind = kinds.get(result["layer"], "")
     word = next((w for part, w in WORDS.items() if part in kind), "Unit")
     if result["width"] > 1 and word != "Head":
@@ -70,19 +72,19 @@ def sentence(result: dict[str, Any], kinds: Mapping[str, str]) -> str:
     if result["frozen"]:
         text += f" cannot go: {result['frozen']}."
     else:
-        layers = len({*made, *read})
+        layers = len({*producers, *consumers})
         text += (
             f" lives in {len(result['tensors'])} tensors of {layers} "
-            f"layer{'s' * (layers > 1)}: made by {_listed(made)}"
+            f"layer{'s' * (layers > 1)}: made by {_listed(producers)}"
         )
-        text += f", read by {_listed(read)}." if read else "."
+        text += f", read by {_listed(consumers)}." if consumers else "."
         text += " It goes." * result["gone"]
-    plan, hands = result["plan"], sum(map(len, result["by_hand"].values()))
+    plan, edits = result["plan"], sum(map(len, result["by_hand"].values()))
     if plan.kept == plan.total:
         text += f" All {plan.total:,} units stay"
     else:
         text += f" Sparsity {plan.sparsity:.2f}: {plan.kept:,} of {plan.total:,} units stay"
-    text += f" ({hands:,} chosen by hand)" if hands else ""
+    text += f" ({edits:,} chosen by hand)" if edits else ""
     if result["accuracy"] is not None:
         text += f", accuracy {result['accuracy']:.0%}"
     if result["speedup"] is not None and plan.kept < plan.total:
@@ -90,49 +92,52 @@ def sentence(result: dict[str, Any], kinds: Mapping[str, str]) -> str:
     return text + "."
 
 
-def clock(result: dict[str, Any]) -> str:
-    """Say what changes from machine to machine, and is no part of the sentence."""
+def timing_sentence(result: dict[str, Any]) -> str:
+    """Say the measured times: they differ from run to run, so `sentence` leaves them out."""
     if result["latency_ms"] is None:
         return "When the hand rests, the smaller network is made, and its work and time measured."
-    whole, left = result["latency_ms"]
+    whole_ms, small_ms = result["latency_ms"]
     return (
-        f"Measured just now on this machine, in turn: the whole network {whole:.2f} ms, "
-        f"this one {left:.2f} ms: {result['latency_speedup']:.1f} times as fast."
+        f"Measured just now on this machine, in turn: the whole network {whole_ms:.2f} ms, "
+        f"this one {small_ms:.2f} ms: {result['latency_speedup']:.1f} times as fast."
     )
 
 
 def code(
-    hands: Mapping[tuple[str, bool], list[int]],
+    edits: Mapping[tuple[str, bool], list[int]],
     *,
     criterion: str,
     sparsity: float,
     scope: str,
-    judged: bool,
+    with_accuracy: bool,
     approximate: bool,
-    again: str,
+    batches_line: str,
 ) -> str:
-    """Write the code that makes the smaller network; `hands`: group, whether they stay, to units."""
-    changed = "".join(
-        f"plan.keep[{name!r}][{pformat(numbers, width=60, compact=True)}] = {stays}  # by hand\n"
-        for (name, stays), numbers in hands.items()
+    """Write the code that makes the smaller network.
+
+    `edits`: (group name, whether the units are kept) to the unit numbers changed by hand.
+    """
+    changed_lines = "".join(
+        f"plan.keep[{name!r}][{pformat(numbers, width=60, compact=True)}] = {keep}  # by hand\n"
+        for (name, keep), numbers in edits.items()
     )
-    judge = "print(pv.accuracy(small, batches))\n" if judged else ""
+    accuracy_line = "print(pv.accuracy(small, batches))\n" if with_accuracy else ""
     return (
-        f"import pruneviz as pv\n\n{again}"
-        f"{found(approximate)}\n"
+        f"import pruneviz as pv\n\n{batches_line}"
+        f"{groups_line(approximate)}\n"
         f"scores = pv.score(model, {criterion!r}, groups=groups)\n"
         f"plan = pv.select(scores, sparsity={sparsity!r}, scope={scope!r})\n"
-        f"{changed}"
+        f"{changed_lines}"
         "small = pv.shrink(model, plan, example_input=x)\n"
-        f"print(pv.measure(small, x).macs, pv.compare_latency(model, small, x))\n{judge}"
+        f"print(pv.measure(small, x).macs, pv.compare_latency(model, small, x))\n{accuracy_line}"
     )
 
 
-def key(plan: Plan) -> list[tuple[str, list[bool]]]:
-    """Return what two plans have in common that drop the same units."""
+def plan_key(plan: Plan) -> list[tuple[str, list[bool]]]:
+    """Return a key that is equal for plans that drop the same units."""
     return [(name, keep.tolist()) for name, keep in plan.keep.items()]
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    some = ", ".join(n or "the model" for n in names[:most])
-    return f"{some} and {len(names) - most} more" if len(names) > most else some
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    text = ", ".join(n or "the model" for n in names[:limit])
+    return f"{text} and {len(names) - limit} more" if len(names) > limit else text

@@ -1,10 +1,10 @@
-"""The two units of a picked pair: what they are called, and the weights with which they read."""
+"""What the two units of a picked pair are called, and what their input weights are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pruneviz.plots.redundant import sheet
+from pruneviz.plots.redundant import weights_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 WORDS = {"Conv": "channel", "Linear": "neuron"}
 GREYS = "white adds, black takes away, grey ignores"
-TOLD = ("pair", "group", "kept", "removed", "similarity", "scale", "goes")
+PAIR_KEYS = ("pair", "group", "kept", "removed", "similarity", "scale", "goes")
 
 
-def told(points: pd.DataFrame, pair: int) -> dict[str, Any]:
-    """Tell of a pair: of the last one if there are not so many; None if there is none.
+def pair_facts(points: pd.DataFrame, pair: int) -> dict[str, Any]:
+    """Return facts about a pair; about the last pair if `pair` is too large; None without pairs.
 
     >>> import pandas as pd
-    >>> told(pd.DataFrame(), 3)["pair"] is None
+    >>> pair_facts(pd.DataFrame(), 3)["pair"] is None
     True
     """
     if not len(points):
-        return dict.fromkeys(TOLD)
+        return dict.fromkeys(PAIR_KEYS)
     pair = min(pair, len(points) - 1)
     row = points.iloc[pair]
     return {
@@ -40,16 +40,16 @@ def told(points: pd.DataFrame, pair: int) -> dict[str, Any]:
     }
 
 
-class Reading:
-    """With which weights the units of a model read.
+class UnitWeights:
+    """The input weights of the units of a model, as images.
 
     Parameters
     ----------
     model : nn.Module
-        Only looked at.
+        Not changed.
     groups : Groups
     x : Tensor, tuple or dict
-        Example input: where it is an image that a layer reads pixel by pixel, so are its weights.
+        Example input. Where a layer reads the pixels of an image, its weights have the same shape.
     """
 
     def __init__(self, model: nn.Module, groups: Groups, x: Any) -> None:
@@ -61,8 +61,8 @@ class Reading:
     def word(self, group: Group) -> str:
         """Return what a unit of the group is called: neuron, channel, unit."""
         layer = group.producers[0]
-        own = [s.width for s in group.slices if s.layer == layer and s.role == "out"]
-        if min(own, default=1) > 1:  # a head, or a pair that only goes together
+        widths = [s.width for s in group.slices if s.layer == layer and s.role == "out"]
+        if min(widths, default=1) > 1:  # an attention head, or a pair that is cut together
             return "unit"
         kind = self._kinds.get(layer, "")
         return next((w for part, w in WORDS.items() if part in kind), "unit")
@@ -70,15 +70,15 @@ class Reading:
     def images(
         self, group: Group, units: tuple[int, int], keep: Tensor
     ) -> tuple[list[Any], list[str], str]:
-        """Return the images of the two units, what stands above each, and below both."""
-        found = [self.image(group, unit) for unit in units]
+        """Return the images of the two units, their titles, and the caption below both."""
+        images = [self.image(group, unit) for unit in units]
         titles = [f"{self.word(group)} {u} {'stays' if keep[u] else 'goes'}" for u in units]
-        if any(image is None for image, _ in found):
+        if any(image is None for image, _ in images):
             return [], [], ""
-        return [image for image, _ in found], titles, found[-1][1]
+        return [image for image, _ in images], titles, images[-1][1]
 
     def image(self, group: Group, unit: int) -> tuple[Any, str]:
-        """Return the weights with which a unit reads, as an image, and what is seen there."""
+        """Return the input weights of a unit as an image, and a caption."""
         layer = group.producers[0]
         for s in group.slices:
             if s.layer != layer or s.role != "out" or s.tensor not in self._tensors:
@@ -90,15 +90,15 @@ class Reading:
             if rows.ndim == 4:
                 kernels = rows.flatten(0, 1).numpy()
                 n = len(kernels)
-                many = f"{n} kernels, one for each channel it reads" if n > 1 else "its kernel"
-                return sheet(kernels), f"{many}: {GREYS}"
+                what = f"{n} kernels, one for each channel it reads" if n > 1 else "its kernel"
+                return weights_image(kernels), f"{what}: {GREYS}"
             pixels = self._pixels(layer, rows)
             what = "the pixels it reads" if pixels else f"its {rows.numel():,} weights in lines"
-            return sheet(rows.flatten().numpy(), pixels), f"{what}: {GREYS}"
+            return weights_image(rows.flatten().numpy(), pixels), f"{what}: {GREYS}"
         return None, ""
 
     def _pixels(self, layer: str, rows: Tensor) -> tuple[int, int] | None:
-        """Return height and width of the input if it is what the layer reads, number by number."""
+        """Return height and width of the input if the layer reads its pixels one by one."""
         if len(self._shape) != 4 or self._shape[1] != 1 or self._groups.read_by(layer):
             return None
         height, width = self._shape[2:]

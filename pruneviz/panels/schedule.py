@@ -1,4 +1,4 @@
-"""Schedules to choose from, over runs that were recorded."""
+"""How schedules of iterative pruning differ, in recorded runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
-from pruneviz.panels.kit.html import still
+from pruneviz.panels.kit.html import static_image
 from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.schedule import SOURCE, plot_schedule
 from pruneviz.plots.style import figure
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
 
 
 def panel_schedule(runs: pd.DataFrame, *, name: str = "metric") -> Panel:
-    """Show recorded runs of iterative pruning: choose a schedule, and where it ends.
+    """Show recorded runs of iterative pruning, by schedule and final sparsity.
 
-    Above: the share of weights that stay, on a logarithmic axis, where cuts that take the same
-    share of the rest are equally long. Below: the metric, straight down at each cut, then up by tuning.
+    Above: the density on a logarithmic axis, where cuts that remove the same share of the remaining
+    weights are equally long. Below: the metric, which falls at each cut and rises with tuning.
 
     Parameters
     ----------
     runs : DataFrame
-        Frames of `prune_iteratively` in one, with the columns ``schedule`` (its name), ``end`` (the
-        sparsity where it arrives) and, if there are several, ``seed``. Nothing is run.
+        Frames of `prune_iteratively`, concatenated, with the added columns ``schedule`` (its name),
+        ``end`` (its final sparsity) and, if there are several seeds, ``seed``. Nothing is run.
     name : str
-        What the metric is called in the picture and in the sentence, such as ``"accuracy"``.
+        Name of the metric in the picture and in the sentence, such as ``"accuracy"``.
 
     Returns
     -------
     Panel
-        ``controls``: ``"schedule"``, ``"end"``. ``result``: ``schedule``, ``end``, ``sparsities`` (one a
-        round), ``cuts`` (share of what was left that each round took), ``metric`` (at the end, mean
-        over seeds), ``low``, ``high`` (over seeds), ``before`` (the metric before the first round).
+        ``controls``: ``"schedule"``, ``"end"``. ``result``: ``schedule``, ``end``, ``sparsities``
+        (one a round), ``cuts`` (share of the remaining weights that each round removed),
+        ``metric`` (at the end, mean over seeds), ``low``, ``high`` (over seeds), ``before`` (the
+        metric before the first round).
 
     Raises
     ------
@@ -92,7 +93,7 @@ class SchedulePanel(Panel):
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         sentence = _say(result, self._name)
-        return still(self.draw(result), sentence), sentence
+        return static_image(self.draw(result), sentence), sentence
 
     def draw(self, result: dict[str, Any]) -> Figure:
         shown, kind = self._shown(), self._chosen()[0]

@@ -1,4 +1,4 @@
-"""A strip of images, and what the network takes them for while its weights go."""
+"""Which classes a network predicts for a few images while its weights are pruned."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pruneviz.metrics.accuracy import accuracy, predict
 from pruneviz.model.batches import ready
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.panel import Panel, Work
-from pruneviz.panels.kit.script import again
+from pruneviz.panels.kit.script import batches_line
 from pruneviz.plots import svg
-from pruneviz.plots.images import plot_strip, strip
+from pruneviz.plots.images import checked_images, plot_strip
 from pruneviz.plots.style import figure
 from pruneviz.pruning.mask import mask
 from pruneviz.selection.criteria.registry import criterion as registered
@@ -35,7 +35,7 @@ def panel_strip(
     scope: str | None = None,
     sparsity: float = 0.0,
 ) -> Panel:
-    """Show what a network takes a few images for, while a slider prunes its weights.
+    """Show the classes that a network predicts for a few images, while a slider prunes its weights.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def panel_strip(
     scope : str, optional
         ``"layer"`` or ``"global"``; default: the criterion's own.
     sparsity : float
-        Where the slider stands at first, in [0, 0.99].
+        First value of the slider, in [0, 0.99].
 
     Returns
     -------
@@ -98,50 +98,49 @@ class StripPanel(Panel):
         sparsity = checks.number(sparsity, "sparsity", low=0, high=0.99)
         named = checks.classes(classes)
         checks.some(x, labels)
-        self._model = copy_of(
-            model
-        ).eval()  # another thread runs it while the user goes on with theirs
+        # a copy, because another thread runs it while the user works with the original
+        self._model = copy_of(model).eval()
         self._x, self._labels = x, labels.tolist()
         self._scope = scope or registered(criterion).scope
         self._criterion, self._scores = criterion, score(model, criterion)
         self.batches = ready(batches, model=self._model)
-        self._again = again(batches)
+        self._batches_line = batches_line(batches)
         self._images = x.detach().float().cpu().numpy()
-        strip(self._images, self._labels, self._labels)  # or tell what is wrong
+        checked_images(self._images, self._labels, self._labels)  # raises if they cannot be drawn
         self._uris = svg.image_uris(self._images)
-        known = [str(c) for c in range(max(self._labels, default=0) + 1)]
-        self._classes = known if named is None else named
+        numbers = [str(c) for c in range(max(self._labels, default=0) + 1)]
+        self._classes = numbers if named is None else named
         super().__init__()
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
         self.start({"sparsity": row}, {"sparsity": slider})
 
     def answer(self, moved: str) -> dict[str, Any]:
-        plan = select(self._scores, sparsity=self.controls["sparsity"].at, scope=self._scope)
+        plan = select(self._scores, sparsity=self.controls["sparsity"].rounded, scope=self._scope)
         pruned = mask(self._model, plan)
-        self._pruned, self._said = pruned, predict(pruned, self._x).tolist()
+        self._pruned, self._predictions = pruned, predict(pruned, self._x).tolist()
         return {
             "sparsity": plan.sparsity,
             "accuracy": None,
-            "predictions": [self._name(c) for c in self._said],
+            "predictions": [self._name(c) for c in self._predictions],
             "plan": plan,
         }
 
     def later(self, result: dict[str, Any]) -> Work:
         pruned = self._pruned
-        return lambda go_on: {"accuracy": accuracy(pruned, go_on.through(self.batches))}
+        return lambda token: {"accuracy": accuracy(pruned, token.through(self.batches))}
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         names, right = result["predictions"], result["accuracy"]
         where = {"layer": "in each layer", "global": "over all layers"}[self._scope]
         sentence = (
-            f"Sparsity {result['sparsity']:.2f} {where}: {_count(self._said, self._labels)} of {len(names)} "
+            f"Sparsity {result['sparsity']:.2f} {where}: {_correct(self._predictions, self._labels)} of {len(names)} "
             f"images right{'' if right is None else f', accuracy {right:.0%}'}. "
             f"The network says: {', '.join(names)}."
         )
         picture = svg.strip(
             self._uris,
             labels=self._labels,
-            predictions=self._said,
+            predictions=self._predictions,
             classes=self._names(),
             label=sentence,
         )
@@ -152,7 +151,7 @@ class StripPanel(Panel):
             plot_strip(
                 self._images,
                 labels=self._labels,
-                predictions=self._said,
+                predictions=self._predictions,
                 classes=self._names(),
                 ax=ax,
             )
@@ -160,20 +159,20 @@ class StripPanel(Panel):
 
     def to_python(self) -> str:
         return (
-            f"import pruneviz as pv\n\n{self._again}"
+            f"import pruneviz as pv\n\n{self._batches_line}"
             f"scores = pv.score(model, {self._criterion!r})\n"
-            f"plan = pv.select(scores, sparsity={self.controls['sparsity'].at!r}, "
+            f"plan = pv.select(scores, sparsity={self.controls['sparsity'].rounded!r}, "
             f"scope={self._scope!r})\n"
             "pruned = pv.mask(model, plan)\n"
             "print(pv.predict(pruned, x), pv.accuracy(pruned, batches))\n"
         )
 
     def _names(self) -> list[str]:
-        return [self._name(c) for c in range(max([*self._said, *self._labels]) + 1)]
+        return [self._name(c) for c in range(max([*self._predictions, *self._labels]) + 1)]
 
     def _name(self, c: int) -> str:
         return self._classes[c] if c < len(self._classes) else str(c)
 
 
-def _count(said: list[int], labels: list[int]) -> int:
-    return sum(s == y for s, y in zip(said, labels, strict=True))
+def _correct(predictions: list[int], labels: list[int]) -> int:
+    return sum(s == y for s, y in zip(predictions, labels, strict=True))

@@ -1,4 +1,4 @@
-"""Curves to read, and a budget to drag."""
+"""Which point of a sweep is the best within a budget."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def panel_tradeoff(
     by: str | Sequence[str] | None = None,
     budget: float = 1.0,
 ) -> Panel:
-    """Show what a sweep lost against what it saved, with a budget to drag.
+    """Show the quality over the cost of the models of a sweep, with a budget to drag.
 
     Each curve is a mean over seeds with its band; the grey staircase joins the points that no other
     point beats. The ring marks the best point within the budget.
@@ -48,21 +48,21 @@ def panel_tradeoff(
         From `sweep`. Not changed; nothing is run.
     x : str, optional
         Cost that is shown first; default: the first of macs, bytes, params, nonzero, latency_ms that
-        the frame has and that varies.
+        is in the frame and varies.
     y : str
-        Quality that is shown first, a column: more is better. The others to choose from are the columns
-        whose names begin with ``metric``, such as ``metric_untuned``.
+        Column with the quality that is shown first; higher is better. The drop-down also offers the
+        columns whose names begin with ``metric``, such as ``metric_untuned``.
     by : str or sequence of str, optional
         Columns that name a curve, as for `pareto`.
     budget : float
-        Where the slider stands at first: a share of the highest cost, in (0, 1].
+        First value of the slider: a share of the highest cost, in (0, 1].
 
     Returns
     -------
     Panel
         ``controls``: ``"x"``, ``"y"``, ``"curve"`` (one of them, or ``"all curves"``), ``"budget"``
         (share of the highest cost), ``"log"``. ``result``: ``x``, ``y``, ``budget`` (share), ``limit``
-        (in the units of `x`), ``point`` (dict: the row of `pareto`; None if nothing is that cheap),
+        (in the units of `x`), ``point`` (dict: the row of `pareto`; None if no point is within it),
         ``each`` (curve to its best `y` within the budget, or None), ``not_beaten`` (number of points
         on the front).
 
@@ -111,9 +111,9 @@ class TradeoffPanel(Panel):
         by = by or curve_columns(data)
         self._by = by if isinstance(by, str) else list(by)
         self._data = data.copy()
-        self._known: dict[tuple[str, str], pd.DataFrame] = {}
+        self._averaged: dict[tuple[str, str], pd.DataFrame] = {}  # by cost and quality
         curves = dict.fromkeys(name for c in costs for name in self._points(c, y)["curve"])
-        qualities = [y, *(c for c in data if c != y and _quality(data, c, costs))]
+        qualities = [y, *(c for c in data if c != y and _is_quality(data, c, costs))]
         super().__init__()
         row, slider = self.slider("budget", budget, 0.01, 1.0, 0.01)
         cost = widgets.Dropdown(
@@ -135,7 +135,7 @@ class TradeoffPanel(Panel):
 
     def answer(self, moved: str) -> dict[str, Any]:
         x, y, curve = (self.controls[n].value for n in ("x", "y", "curve"))
-        share, points = self.controls["budget"].at, self._points(x, y)
+        share, points = self.controls["budget"].rounded, self._points(x, y)
         limit = self._limit()
         each = {
             name: _best(part, x, y, limit) for name, part in points.groupby("curve", sort=False)
@@ -153,29 +153,29 @@ class TradeoffPanel(Panel):
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         sentence = self._say(result)
-        how, chosen = self._how(), result["point"]
-        points = self._points(how["x"], how["y"])
-        return plot.svg(points, **how, chosen=chosen, label=sentence), sentence
+        options, chosen = self._options(), result["point"]
+        points = self._points(options["x"], options["y"])
+        return plot.svg(points, **options, chosen=chosen, label=sentence), sentence
 
-    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+    def pointed(self, x: float, y: float, press: bool) -> dict[str, Any]:
         if press and not plot.in_plot(x, y):
             return {}
-        how = self._how()
-        points = self._points(how["x"], how["y"])
-        cost = plot.cost_at(points, x, x=how["x"], log=how["log"])
-        return {"budget": cost / points[how["x"]].max()}
+        options = self._options()
+        points = self._points(options["x"], options["y"])
+        cost = plot.cost_at(points, x, x=options["x"], log=options["log"])
+        return {"budget": cost / points[options["x"]].max()}
 
     def draw(self, result: dict[str, Any]) -> Figure:
-        how, best = self._how(), result.get("point")
+        options, best = self._options(), result.get("point")
         with figure(7.6, 3.8) as (fig, ax):
-            plot.plot_pareto(self._points(how["x"], how["y"]), **how, ax=ax)
+            plot.plot_pareto(self._points(options["x"], options["y"]), **options, ax=ax)
             if best is not None:
-                plot.ring(ax, best[how["x"]], best[how["y"]])
+                plot.ring(ax, best[options["x"]], best[options["y"]])
         return fig
 
     def to_python(self) -> str:
-        how, curve = self._how(), self.controls["curve"].value
-        x, y, limit, log = how["x"], how["y"], how["budget"], how["log"]
+        options, curve = self._options(), self.controls["curve"].value
+        x, y, limit, log = options["x"], options["y"], options["budget"], options["log"]
         points, among = self._points(x, y), "points"
         if curve != ALL:
             points, among = (
@@ -186,7 +186,7 @@ class TradeoffPanel(Panel):
         if best is None:
             chosen = "point = None  # nothing is that cheap"
         else:
-            name = " ".join(best["curve"].split())  # it stands in one line
+            name = " ".join(best["curve"].split())  # without line breaks, for a comment
             chosen = (
                 f"point = pv.choose({among}, at_most={{{x!r}: {limit!r}}}, best={y!r})\n"
                 f"# {name}, target sparsity {best['target_sparsity']:.3g}: {y} {best[y]:.3f}"
@@ -199,29 +199,32 @@ class TradeoffPanel(Panel):
         )
 
     def _points(self, x: str, y: str) -> pd.DataFrame:
-        """Return the points over these axes; averaged once."""
-        if (x, y) not in self._known:
-            self._known[x, y] = pareto(self._data, x=x, y=y, by=self._by)
-        return self._known[x, y]
+        """Return the points for a cost and a quality; each pair is averaged once."""
+        if (x, y) not in self._averaged:
+            self._averaged[x, y] = pareto(self._data, x=x, y=y, by=self._by)
+        return self._averaged[x, y]
 
-    def _how(self) -> dict[str, Any]:
-        """Return what the picture needs besides its points."""
+    def _options(self) -> dict[str, Any]:
+        """Return the options of the picture."""
         x, y, log = (self.controls[n].value for n in ("x", "y", "log"))
         positive = bool(self._points(x, y)[x].min() > 0)
         return {"x": x, "y": y, "budget": self._limit(), "log": log and positive}
 
     def _limit(self) -> float:
-        """Return the budget in the units of the cost; a point at the very line is within it."""
+        """Return the budget in the units of the cost.
+
+        A point exactly at the budget is within it, whatever the rounding of the product.
+        """
         x = self.controls["x"].value
         costs = self._points(x, self.controls["y"].value)[x]
-        limit = self.controls["budget"].at * costs.max()
+        limit = self.controls["budget"].rounded * costs.max()
         return float(max(limit, costs[costs <= limit * (1 + 1e-12)].max()))
 
     def _say(self, result: dict[str, Any]) -> str:
         cost, y, point = COSTS.get(result["x"], result["x"]), result["y"], result["point"]
         limit = result["limit"]
-        most = f"{limit:,.0f}" if limit >= 100 else f"{limit:.3g}"
-        start = f"At most {result['budget']:.0%} of the {cost} ({most}): "
+        shown = f"{limit:,.0f}" if limit >= 100 else f"{limit:.3g}"
+        start = f"At most {result['budget']:.0%} of the {cost} ({shown}): "
         if point is None:
             return f"{start}no point is that cheap."
         return (
@@ -236,8 +239,8 @@ def _best(points: Any, x: str, y: str, limit: float) -> Any:
     return None if cheap.empty else choose(cheap, best=y)
 
 
-def _quality(data: pd.DataFrame, column: Any, costs: list[str]) -> bool:
-    """Tell whether a column holds some metric, which can stand over each of the costs."""
+def _is_quality(data: pd.DataFrame, column: Any, costs: list[str]) -> bool:
+    """Tell whether a column holds a metric with at least one value for each of the costs."""
     if not str(column).startswith("metric") or data[column].dtype.kind not in "fiu":
         return False
     return all(len(data[[cost, column]].dropna()) for cost in costs)

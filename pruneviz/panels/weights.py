@@ -1,4 +1,4 @@
-"""A histogram of the weights with a threshold to drag."""
+"""How the weights are distributed, and which ones a threshold prunes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pruneviz.model.batches import ready
 from pruneviz.model.forward import copy_of
 from pruneviz.model.weights import bins_of
 from pruneviz.panels.kit.panel import Panel, Work
-from pruneviz.panels.kit.script import again
-from pruneviz.panels.kit.worker import GoOn
+from pruneviz.panels.kit.script import batches_line
+from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import svg
 from pruneviz.plots.style import figure
 from pruneviz.plots.weights import folded, plot_layers, plot_weights, pruned_bins
@@ -40,7 +40,7 @@ def panel_weights(
     absolute: bool = False,
     log: bool = False,
 ) -> Panel:
-    """Show how the weights are distributed, with a threshold to drag through all layers.
+    """Show a histogram of the weights, with a threshold for all layers to drag.
 
     Parameters
     ----------
@@ -51,14 +51,14 @@ def panel_weights(
     bins : int
         Number of bars.
     absolute, log : bool
-        Where the two boxes stand at first.
+        First values of the two checkboxes.
 
     Returns
     -------
     Panel
-        ``controls``: ``"threshold"`` (weights with a smaller |w| go), ``"sparsity"`` (follows the
-        threshold, and the threshold follows it), ``"layer"`` (whose histogram is shown),
-        ``"absolute"`` (|w| instead of w), ``"log"`` (the numbers of weights on a logarithmic scale).
+        ``controls``: ``"threshold"`` (weights with a smaller |w| are removed), ``"sparsity"``
+        (follows the threshold, and the threshold follows it), ``"layer"`` (whose histogram is
+        shown), ``"absolute"`` (|w| instead of w), ``"log"`` (logarithmic scale of the counts).
         ``result``: ``threshold``, ``sparsity``, ``layers`` (name to density), ``accuracy`` (None
         without batches), ``plan``.
 
@@ -92,9 +92,9 @@ class WeightsPanel(Panel):
     ) -> None:
         self._edges, self._counts = bins_of(model, bins)
         self.batches = None if batches is None else ready(batches, model=model)
-        self._again = again(batches)
+        self._batches_line = batches_line(batches)
         if batches is not None:
-            # another thread runs it while the user goes on with theirs
+            # a copy, because another thread runs it while the user works with the original
             self._model = copy_of(model).eval()
         self._scores = score(model, "magnitude")
         self._ranked = Ranked({n: _wide(v).numpy().ravel() for n, v in self._scores.values.items()})
@@ -102,7 +102,7 @@ class WeightsPanel(Panel):
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._edges[-1])
         super().__init__()
-        self.lazy = batches is None  # a plan of ten million weights is made when somebody wants it
+        self.lazy = batches is None  # a plan of many weights is slow: it is made on request
         self.memory = {"by": "threshold"}  # which of the two linked sliders decides
         above, threshold = self.slider("threshold", 0.0, 0.0, top, top / 1000, digits=4)
         below, sparsity = self.slider("sparsity", 0.0, 0.0, 0.999, 0.001, digits=3)
@@ -128,17 +128,19 @@ class WeightsPanel(Panel):
     def answer(self, moved: str) -> dict[str, Any]:
         if moved in ("threshold", "sparsity"):
             self.memory = {"by": moved}
-        how = self._how()
-        if how == self._exact[0]:  # only the picture changes
+        how = self._decided()
+        if how == self._exact[0]:  # the plan is the same; only the picture changes
             self._follow(self._exact[1])
             return self._exact[1]
         by, value = how
         if by == "sparsity":
-            threshold, gone = self._ranked.cut(value)
+            threshold, pruned = self._ranked.cut(value)
         else:
-            threshold, gone = value, self._ranked.below(value)
+            threshold, pruned = value, self._ranked.below(value)
         total = {n: v.numel() for n, v in self._scores.values.items()}
-        kept = {n: max(total[n] - gone[n], min(total[n], 1)) for n in total}  # one of each stays
+        kept = {
+            n: max(total[n] - pruned[n], min(total[n], 1)) for n in total
+        }  # `select` keeps at least one
         self._kept, self._total = _by_layer(kept), _by_layer(total)
         result = {
             "threshold": threshold,
@@ -151,12 +153,12 @@ class WeightsPanel(Panel):
         return result
 
     def later(self, result: dict[str, Any]) -> Work | None:
-        how = self._how()
+        how = self._decided()
         if how == self._exact[0]:
             return None
-        self._asked = how
+        self._measuring = how
 
-        def work(go_on: GoOn) -> dict[str, Any]:
+        def work(token: CancelToken) -> dict[str, Any]:
             by, value = how
             if by == "sparsity":
                 plan = select(self._scores, sparsity=value, scope="global")
@@ -165,7 +167,7 @@ class WeightsPanel(Panel):
                 plan, threshold = select(self._scores, threshold=value), value
             right = None
             if self.batches is not None:
-                right = accuracy(mask(self._model, plan), go_on.through(self.batches))
+                right = accuracy(mask(self._model, plan), token.through(self.batches))
             frame = plan.to_frame()
             layers = dict(
                 zip(frame["layer"], (frame["kept"] / frame["total"]).tolist(), strict=True)
@@ -184,7 +186,7 @@ class WeightsPanel(Panel):
         if result["plan"] is not None and self._exact[1] is not result:
             frame = result["plan"].to_frame()
             self._kept = dict(zip(frame["layer"], frame["kept"].tolist(), strict=True))
-            self._exact = self._asked, result
+            self._exact = self._measuring, result
         absolute, log = self.controls["absolute"].value, self.controls["log"].value
         left, right, count = self._bars()
         sentence = self._say(result)
@@ -202,23 +204,23 @@ class WeightsPanel(Panel):
             list(self._kept),
             list(self._kept.values()),
             list(self._total.values()),
-            label=f"Kept of each layer: {_each(result)}.",
+            label=f"Kept of each layer: {_densities(result)}.",
             uid=f"{self.uid}l",
         )
         return picture, sentence
 
-    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+    def pointed(self, x: float, y: float, press: bool) -> dict[str, Any]:
         if press and not svg.in_histogram(x, y):
             return {}
         left, right, _ = self._bars()
         return {"threshold": abs(svg.weight_at(x, left, right))}
 
     def draw(self, result: dict[str, Any]) -> Figure:
-        import pandas as pd  # not at the start: nobody who drags needs it
+        import pandas as pd  # slow to import, and not needed for dragging
 
         how = {n: self.controls[n].value for n in ("absolute", "log")}
         ends = {"left": self._edges[:-1], "right": self._edges[1:]}
-        bins = pd.DataFrame({**ends, "count": self._count()})
+        bins = pd.DataFrame({**ends, "count": self._bin_counts()})
         if not result:  # after an error: the weights as they are
             with figure(6.4, 3.2) as (fig, ax):
                 plot_weights(bins, **how, ax=ax)
@@ -229,8 +231,8 @@ class WeightsPanel(Panel):
             "total": self._total.values(),
         }
         layers = pd.DataFrame(counts)
-        tall = 0.6 + 0.3 * len(layers)
-        with figure(6.4, 3.3 + tall, rows=(3, tall)) as (fig, axs):
+        height = 0.6 + 0.3 * len(layers)
+        with figure(6.4, 3.3 + height, rows=(3, height)) as (fig, axs):
             plot_weights(bins, threshold=result["threshold"], **how, ax=axs[0])
             axs[0].set_title(self._title(result), fontsize=10)
             plot_layers(layers, ax=axs[1])
@@ -238,35 +240,35 @@ class WeightsPanel(Panel):
         return fig
 
     def to_python(self) -> str:
-        by, value = self._how()
+        by, value = self._decided()
         how = f'{by}={value!r}, scope="global"' if by == "sparsity" else f"{by}={value!r}"
         judge = "" if self.batches is None else "print(pv.accuracy(pruned, batches))\n"
         return (
-            f"import pruneviz as pv\n\n{self._again}"
+            f"import pruneviz as pv\n\n{self._batches_line}"
             'scores = pv.score(model, "magnitude")\n'
             f"plan = pv.select(scores, {how})\n"
             f"pruned = pv.mask(model, plan)\n{judge}"
         )
 
-    def _how(self) -> tuple[str, float]:
+    def _decided(self) -> tuple[str, float]:
         by = self.memory["by"]
-        return by, self.controls[by].at
+        return by, self.controls[by].rounded
 
     def _follow(self, result: dict[str, Any]) -> None:
-        """Let the other of the two linked sliders show the same."""
+        """Set the other of the two linked sliders to the result."""
         other = {"sparsity": "threshold", "threshold": "sparsity"}[self.memory["by"]]
-        self.put(other, result[other])
+        self.set_silently(other, result[other])
 
-    def _count(self) -> Any:
-        """Return the number of weights in each bin of what is shown."""
+    def _bin_counts(self) -> Any:
+        """Return the number of weights in each bin, for the layers that are shown."""
         layer = self.controls["layer"].value
         return sum(self._counts.values()) if layer == ALL else self._counts[layer]
 
     def _bars(self) -> Any:
-        """Return left, right and height of the bars: added up once for all thresholds."""
+        """Return left, right and height of the bars; computed once for all thresholds."""
         how = self.controls["layer"].value, self.controls["absolute"].value
         if self._drawn[0] != how:
-            bars = self._edges[:-1], self._edges[1:], self._count()
+            bars = self._edges[:-1], self._edges[1:], self._bin_counts()
             self._drawn = how, folded(*bars) if how[1] else bars
         return self._drawn[1]
 
@@ -286,7 +288,7 @@ class WeightsPanel(Panel):
 
 
 def _wide(values: Tensor) -> Tensor:
-    """Return half precision in single, which numpy knows and can count in bins."""
+    """Convert half precision to single, because numpy has no bfloat16."""
     return (values.float() if values.dtype.itemsize < 4 else values).cpu()
 
 
@@ -298,12 +300,12 @@ def _by_layer(counts: dict[str, int]) -> dict[str, int]:
     return layers
 
 
-def _each(result: dict[str, Any]) -> str:
+def _densities(result: dict[str, Any]) -> str:
     return ", ".join(f"{n or '(model)'} {d:.3f}" for n, d in result["layers"].items())
 
 
 def _below_one(sparsity: float) -> str:
-    """Write a sparsity; one that is not 1 does not read as 1.
+    """Write a sparsity with enough digits: a value below 1 does not read as 1.
 
     >>> _below_one(0.5), _below_one(0.99968)
     ('0.500', '0.9997')

@@ -1,4 +1,4 @@
-"""What if: any model, pruned this way and that, and the smaller one to take home."""
+"""What a model gains and loses when it is pruned in one way or another."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.model.batches import images_of
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.panel import Panel, Work
-from pruneviz.panels.kit.script import once
-from pruneviz.panels.kit.worker import GoOn
+from pruneviz.panels.kit.script import read_only_once
+from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.panels.whatif_text import (
     LADDER,
     Choice,
     bars,
-    checked,
-    chosen,
-    clock,
+    checked_choice,
+    choice_in_words,
     code,
-    layers,
-    makers,
-    notes,
-    say,
+    hint,
+    layer_bars,
+    producers_of,
+    sentence,
+    timing_sentence,
 )
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 OWN = "its own"
 FLIPS = 8  # flipped examples that are shown
-SECONDS = 0.3  # for the clock
+SECONDS = 0.3  # for measuring the time
 
 
 def panel_whatif(
@@ -62,51 +62,51 @@ def panel_whatif(
     repair: str = "none",
     approximate: bool = False,
 ) -> Panel:
-    """Play with your own model: what can go, at what price; then take the smaller one home.
+    """Prune your own model with a few controls, see what it costs, and use the smaller model.
 
-    Units are removed for real, and the smaller model is compared with the masked one; single weights
-    are set to zero. While the slider moves, the layers follow; when it rests, accuracy, flipped
-    examples and the clock are measured, one after the other.
+    Units are removed, and the smaller model is compared with the masked one; single weights are
+    set to zero. The layers are redrawn while the slider moves; when the control is idle, accuracy,
+    flipped examples and time are measured, in this order.
 
     Parameters
     ----------
     model : nn.Module
-        Not changed. If its units cannot be found, its weights can be pruned all the same.
+        Not changed. If its units cannot be found, its weights can still be pruned.
     batches : iterable of (inputs, labels)
-        What it is judged on; read once, and run through at every move: a few hundred examples, or
-        a few thousand.
+        Data for the metric; read once, and evaluated at every move: a few hundred or a few thousand
+        examples.
     example_input : Tensor, tuple or dict, optional
         Arguments of the forward; default: the first inputs of the first batch.
     evaluate : callable, optional
-        ``evaluate(model)`` gives a number, more is better. Then `batches` need no labels, and no
-        example can flip. Default: the accuracy of a model that gives logits.
+        ``evaluate(model)`` returns a number, higher is better. Then `batches` need no labels, and
+        flipped examples are not shown. Default: the accuracy of a model that returns logits.
     learn : iterable, optional
-        As the `batches` of `collect`: what criteria and repairs learn from. Default: the inputs of
-        the first 500 examples of `batches`, without their labels; on these a repaired model looks
-        better than it is, so pass others, of the training set, to judge it fairly.
+        As the `batches` of `collect`: data for criteria and repairs. Default: the inputs of the
+        first 500 examples of `batches`, without their labels. The metric of a repaired model is too
+        good on the data of its repair, so pass examples of the training set for a fair metric.
     loss : callable, optional
         ``loss(outputs, targets)`` for the criteria that need gradients; then `learn` has targets.
-        Default: cross-entropy of a model that gives logits; with `evaluate` none, and these criteria
-        are left out.
+        Default: cross-entropy of a model that returns logits; with `evaluate` there is no default,
+        and these criteria are not offered.
     classes : sequence of str, optional
         Name of each class; default: its number.
     criterion, scope, sparsity, repair
-        Where the controls stand at first. Default: units by their L2 norm, or if no unit can go,
+        First values of the controls. Default: units by their L2 norm, or if no unit can be removed,
         weights by their magnitude.
     approximate : bool
-        As for `find_groups`: whether units can go over which a norm runs, as the features that pass
-        through a transformer. Then the norm of those that stay is another one.
+        As for `find_groups`: whether units can be removed over which a norm runs, such as the
+        features of a transformer. Then the norm of the kept units differs.
 
     Returns
     -------
     Panel
         ``controls``: ``"criterion"`` (granularity and name, such as ``"unit l2"``), ``"scope"``,
-        ``"sparsity"``, ``"repair"``, ``"protect"`` (layers that stay whole).
-        ``result``: ``plan``, ``sparsity``, ``model`` (the smaller one; a new one), ``metric``,
+        ``"sparsity"``, ``"repair"``, ``"protect"`` (layers of which nothing is removed).
+        ``result``: ``plan``, ``sparsity``, ``model`` (the smaller one, a new model), ``metric``,
         ``metric_before``, ``comparison`` (a `Comparison`; None with `evaluate`), ``worse`` and
         ``better`` (indices of flipped examples), ``params``, ``bytes``, ``macs``, each also
         ``…_before``, ``encoding`` (of the bytes), ``speedup`` (of MACs), ``timing`` (a `Timing`),
-        ``frozen`` (group to why it cannot be cut).
+        ``frozen`` (group name to the reason).
 
     Raises
     ------
@@ -134,9 +134,9 @@ def panel_whatif(
     )
     passed = {"example_input": example_input, "learn": learn, "loss": loss}
     given = {name for name, value in passed.items() if value is not None}
-    taken = ["batches"] if what.dropped or once(batches) else []
-    taken += ["learn"] if learn is not None and once(learn) else []
-    return WhatIfPanel(what, given, taken, classes, criterion, scope, sparsity, repair)
+    from_panel = ["batches"] if what.dropped or read_only_once(batches) else []
+    from_panel += ["learn"] if learn is not None and read_only_once(learn) else []
+    return WhatIfPanel(what, given, from_panel, classes, criterion, scope, sparsity, repair)
 
 
 class WhatIfPanel(Panel):
@@ -146,7 +146,7 @@ class WhatIfPanel(Panel):
         self,
         what: WhatIf,
         given: set[str],
-        once: Sequence[str],
+        from_panel: Sequence[str],
         classes: Sequence[str] | None,
         criterion: str | None,
         scope: str | None,
@@ -157,24 +157,24 @@ class WhatIfPanel(Panel):
         checks.choice(repair, "repair", RUNGS)
         if scope is not None:
             checks.choice(scope, "scope", ("layer", "global"))
-        self._what, self._given, self._once = what, given, once
+        self._what, self._arguments_given, self._from_panel = what, given, from_panel
         self.batches, self.learn = what.given, what.lessons
         names = {f"{g} {c}": f"{g}s by {c}" for g, c in what.criteria}
         if criterion is None:
             criterion = "unit l2" if "unit l2" in names else "weight magnitude"
-        found = [n for n in names if criterion in (n, n.split(" ", 1)[1])]
-        if not found and what.refusal and criterion.removeprefix("unit ") in CRITERIA:
+        matches = [n for n in names if criterion in (n, n.split(" ", 1)[1])]
+        if not matches and what.refusal and criterion.removeprefix("unit ") in CRITERIA:
             raise ArgumentError(
                 f"criterion {criterion!r} is for units, but {what.refusal.rstrip('.')}. Choose one for "
                 f"weights: {', '.join(names)}."
             )
-        if not found:
+        if not matches:
             checks.choice(criterion, "criterion", names, what="criterion")
         self._classes = checks.classes(classes)
         super().__init__()
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
         by = widgets.Dropdown(
-            options=[(text, n) for n, text in names.items()], value=found[0], description="prune"
+            options=[(text, n) for n, text in names.items()], value=matches[0], description="prune"
         )
         within = widgets.Dropdown(
             options=[("as the criterion wants", OWN), ("within each layer", "layer"),
@@ -198,11 +198,11 @@ class WhatIfPanel(Panel):
                 "repair": mend,
                 "protect": protect,
             },
-            hint=notes(what, taught="learn" in given),
+            hint=hint(what, learn_given="learn" in given),
         )
 
     def answer(self, moved: str) -> dict[str, Any]:
-        choice = checked(self._choice())
+        choice = checked_choice(self._choice())
         ready = self._what.ready(choice.granularity, choice.criterion)
         plan = self._plan(choice) if ready else None
         result: dict[str, Any] = {
@@ -222,84 +222,92 @@ class WhatIfPanel(Panel):
     def later(self, result: dict[str, Any]) -> Work:
         what, choice, plan = self._what, self._choice(), result["plan"]
 
-        def work(go_on: GoOn) -> dict[str, Any]:
+        def work(token: CancelToken) -> dict[str, Any]:
             chosen = self._plan(choice) if plan is None else plan
-            go_on.tell({"plan": chosen, "sparsity": chosen.sparsity})
+            token.report({"plan": chosen, "sparsity": chosen.sparsity})
             new = what.pruned(chosen, choice.repair)
             found: dict[str, Any] = {"plan": chosen, "sparsity": chosen.sparsity}
             found |= what.costs(new, chosen)
-            go_on.tell(found)
-            found |= what.judged(new, go_on.through)
+            token.report(found)
+            found |= what.judged(new, token.through)
             if found["comparison"] is not None:
                 found |= {side: getattr(found["comparison"], side) for side in ("worse", "better")}
-            go_on.tell(found)
+            token.report(found)
             timing = what.timed(new, seconds=SECONDS)
-            # whoever takes the model home may train it: what is measured next is another one
+            # a copy, because the user may train the model while this one is still in use
             return {**found, "timing": timing, "model": copy_of(new)}
 
         return work
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
-        sentence = say(self._choice(), self._what, result)
-        picture = plot.bars(bars(self._what, result), label=sentence)
+        main_text = sentence(self._choice(), self._what, result)
+        picture = plot.bars(bars(self._what, result), label=main_text)
         layers = self._layers(result["plan"])
         if layers:
             stay = ", ".join(f"{r.name or '(model)'} {r.kept} of {r.total}" for r in layers)
             picture += plot.layers(layers, label=f"Stay: {stay}.", uid=self.uid)
-        flips = self._flips(result)
-        if flips is not None:
-            shown, labels, said, names = flips
+        flipped = self._flipped(result)
+        if flipped is not None:
+            shown, labels, predictions, names = flipped
             n = len(labels)
             text = f"The first {n} that were right and are wrong now: what they are taken for, and are:"
             picture += f"<p>{text}</p>" + svg.strip(
                 svg.image_uris(shown),
                 labels=labels,
-                predictions=said,
+                predictions=predictions,
                 classes=names,
                 label=text,
                 truth=True,
             )
-        return picture, sentence + clock(result["timing"])
+        return picture, main_text + timing_sentence(result["timing"])
 
-    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
+    def pointed(self, x: float, y: float, press: bool) -> dict[str, Any]:
         plan = self._result["plan"]
         layer = plot.layer_at(self._layers(plan), y)
         if layer is None or layer.frozen:
             return {}
-        whole, made_by = set(self.controls["protect"].value), makers(layer.name, plan)
-        known = [n for n in self._what.layers if n in made_by]
-        whole = whole - set(made_by) if layer.protected else whole | set(known[:1])
-        return {"protect": tuple(n for n in self._what.layers if n in whole)}
+        protected, producers = set(self.controls["protect"].value), producers_of(layer.name, plan)
+        first = [n for n in self._what.layers if n in producers][:1]
+        protected = protected - set(producers) if layer.protected else protected | set(first)
+        return {"protect": tuple(n for n in self._what.layers if n in protected)}
 
     def draw(self, result: dict[str, Any]) -> Figure:
         layers = self._layers(result.get("plan"))
-        flips = self._flips(result) if result else None
-        tall = 0.3 + 0.26 * min(len(layers), plot.MAX_LAYERS)
-        rows = [1.5, *([tall] if layers else []), *([1.5] if flips else [])]
+        flipped = self._flipped(result) if result else None
+        height = 0.3 + 0.26 * min(len(layers), plot.MAX_LAYERS)
+        rows = [1.5, *([height] if layers else []), *([1.5] if flipped else [])]
         with figure(7.6, sum(rows) + 0.3, rows=tuple(rows)) as (fig, axs):
-            each = list(axs) if len(rows) > 1 else [axs]
-            plot.draw_bars(bars(self._what, result) if result else [], each[0])
+            free_axes = list(axs) if len(rows) > 1 else [axs]
+            plot.draw_bars(bars(self._what, result) if result else [], free_axes[0])
             if result:
-                each[0].set_title(chosen(self._choice()), fontsize=9)
-            each.pop(0)
+                free_axes[0].set_title(choice_in_words(self._choice()), fontsize=9)
+            free_axes.pop(0)
             if layers:
-                plot.draw_layers(layers, each.pop(0))
-            if flips is not None:
-                shown, labels, said, names = flips
+                plot.draw_layers(layers, free_axes.pop(0))
+            if flipped is not None:
+                shown, labels, predictions, names = flipped
                 ax = plot_strip(
-                    shown, labels=labels, predictions=said, classes=names, ax=each.pop(0)
+                    shown,
+                    labels=labels,
+                    predictions=predictions,
+                    classes=names,
+                    ax=free_axes.pop(0),
                 )
                 ax.set_title("right before; now taken for", fontsize=8)
         return fig
 
     def to_python(self) -> str:
         encoding = self._result.get("encoding", "dense")
-        how = {"given": self._given, "once": self._once, "encoding": encoding}
-        return code(self._choice(), self._what, **how)
+        options = {
+            "given": self._arguments_given,
+            "from_panel": self._from_panel,
+            "encoding": encoding,
+        }
+        return code(self._choice(), self._what, **options)
 
     def _choice(self) -> Choice:
         granularity, criterion = self.controls["criterion"].value.split(" ", 1)
-        scope, sparsity = self.controls["scope"].value, self.controls["sparsity"].at
+        scope, sparsity = self.controls["scope"].value, self.controls["sparsity"].rounded
         return Choice(
             granularity,
             criterion,
@@ -319,10 +327,10 @@ class WhatIfPanel(Panel):
         )
 
     def _layers(self, plan: Plan | None) -> list[plot.LayerBar]:
-        return [] if plan is None else layers(plan, self.controls["protect"].value)
+        return [] if plan is None else layer_bars(plan, self.controls["protect"].value)
 
-    def _flips(self, result: dict[str, Any]) -> Any:
-        """Return images that were right and are wrong, their classes, what is said now, and names."""
+    def _flipped(self, result: dict[str, Any]) -> Any:
+        """Return images that are now wrong, their classes, the new predictions, and class names."""
         worse = result["worse"]
         if worse is None or not len(worse):
             return None
@@ -330,7 +338,9 @@ class WhatIfPanel(Panel):
         if shown is None:
             return None
         labels = self._what.labels[worse[:FLIPS]].tolist()
-        said = result["comparison"].said_after[worse[:FLIPS]].tolist()
-        known = self._classes or []
-        names = [known[c] if c < len(known) else str(c) for c in range(max(labels + said) + 1)]
-        return shown, labels, said, names
+        predictions = result["comparison"].said_after[worse[:FLIPS]].tolist()
+        given = self._classes or []
+        names = [
+            given[c] if c < len(given) else str(c) for c in range(max(labels + predictions) + 1)
+        ]
+        return shown, labels, predictions, names

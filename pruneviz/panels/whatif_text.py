@@ -1,4 +1,4 @@
-"""What the panel of the what-if says of a choice: in bars, in words, and in code."""
+"""What the what-if panel says of a choice, in bars, in words and in code."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan
 from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.latency_comparison import Timing, told_apart
-from pruneviz.panels.kit.script import AGAIN, found
-from pruneviz.plots.bytes import size as bytes_in_words
+from pruneviz.panels.kit.script import FROM_PANEL, groups_line
+from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.whatif import Bar, LayerBar
 from pruneviz.study.whatif import WhatIf
 
@@ -22,7 +22,7 @@ SCOPES = {None: "", "layer": "within each layer, ", "global": "over all layers, 
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the controls stand."""
+    """The values of the controls."""
 
     granularity: str
     criterion: str
@@ -32,8 +32,8 @@ class Choice:
     repair: str = "none"
 
 
-def checked(choice: Choice) -> Choice:
-    """Return a choice that can be carried out; raise for one that cannot."""
+def checked_choice(choice: Choice) -> Choice:
+    """Return the choice; raise if it cannot be carried out."""
     if choice.granularity == "weight" and choice.repair in ("fold", "merge"):
         raise ArgumentError(
             f"single weights cannot be repaired by {LADDER[choice.repair]!r}: that is for units. "
@@ -43,15 +43,15 @@ def checked(choice: Choice) -> Choice:
 
 
 def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
-    """Return accuracy, MACs, bytes and time beside those of the whole model, as far as measured."""
+    """Return bars of accuracy, MACs, bytes and time, as far as measured, and the whole model's."""
     metric, before = result["metric"], result["metric_before"]
-    right = what.evaluate is None
-    name, mark = ("accuracy", before) if right else ("metric", None)
+    is_accuracy = what.evaluate is None
+    name, mark = ("accuracy", before) if is_accuracy else ("metric", None)
     rows = [Bar(name, f"… (before: {before:.3f})", None, mark)]
     if metric is not None:
-        between = result["comparison"].interval_after if right else (None, None)
+        interval = result["comparison"].interval_after if is_accuracy else (None, None)
         text = f"{metric:.3f} (before: {before:.3f})"
-        rows = [Bar(name, text, metric if right else None, mark, *between)]
+        rows = [Bar(name, text, metric if is_accuracy else None, mark, *interval)]
     for key, unit in (("macs", "MACs"), ("bytes", "bytes")):
         if key not in result:
             rows.append(Bar(unit, "…"))
@@ -60,7 +60,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
         text = (
             f"{now:,} of {whole:,}"
             if key == "macs"
-            else f"{bytes_in_words(now)} of {bytes_in_words(whole)}"
+            else f"{bytes_text(now)} of {bytes_text(whole)}"
         )
         if key == "bytes" and result["encoding"] != "dense":
             text += f" ({result['encoding']})"
@@ -68,7 +68,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     timing = result["timing"]
     if timing is None:
         return [*rows, Bar("time", "…")]
-    # not its milliseconds, too: their quotient is another number than the median of the quotients
+    # without milliseconds: their quotient differs from the median of the quotients, which is shown
     text = f"{timing.latency_speedup:.2f} times as fast ({timing.low:.2f} to {timing.high:.2f})"
     if not told_apart(timing.low, timing.high):
         text = "the clock cannot tell them apart"
@@ -76,8 +76,8 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     return [*rows, Bar("time", text, share, 1.0, low, high)]
 
 
-def layers(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
-    """Return what of each layer stays; `protected`: names of layers that somebody wants whole."""
+def layer_bars(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
+    """Return how many units or weights of each layer are kept; `protected`: names of layers."""
     if plan.groups is None:
         frame = plan.to_frame()
         counts = zip(frame["layer"], frame["kept"].tolist(), frame["total"].tolist(), strict=True)
@@ -90,26 +90,28 @@ def layers(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
                 g.name,
                 int(plan.keep[g.name].sum()),
                 g.size,
-                also=g.producers[1:],
+                coupled=g.producers[1:],
                 note=g.approximate,
             )
             for g in plan.groups
         ]
     return [
-        r if r.frozen else replace(r, protected=any(n in protected for n in makers(r.name, plan)))
+        r
+        if r.frozen
+        else replace(r, protected=any(n in protected for n in producers_of(r.name, plan)))
         for r in rows
     ]
 
 
-def makers(name: str, plan: Plan) -> tuple[str, ...]:
-    """Return the layers that make the units of a row: if one of them is protected, all are."""
+def producers_of(name: str, plan: Plan) -> tuple[str, ...]:
+    """Return the producers of the units of a row: if one of them is protected, all are."""
     return (name,) if plan.groups is None else plan.groups[name].producers
 
 
-def chosen(choice: Choice) -> str:
-    """Say what was chosen.
+def choice_in_words(choice: Choice) -> str:
+    """Say what the controls chose.
 
-    >>> chosen(Choice("unit", "l2", 0.5))
+    >>> choice_in_words(Choice("unit", "l2", 0.5))
     'Units by l2, target sparsity 0.50, repair: nothing'
     """
     return (
@@ -118,9 +120,9 @@ def chosen(choice: Choice) -> str:
     )
 
 
-def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
-    """Say what was chosen, and what came of it, as far as measured."""
-    plan, text = result["plan"], chosen(choice)
+def sentence(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
+    """Say what the controls chose, and the results as far as they are measured."""
+    plan, text = result["plan"], choice_in_words(choice)
     if choice.protect:
         text += f", protected: {', '.join(n or '(model)' for n in choice.protect)}"
     if plan is None:
@@ -141,8 +143,8 @@ def say(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
     return text
 
 
-def notes(what: WhatIf, *, taught: bool) -> str:
-    """Say what does not change with the controls; `taught`: it was told what to learn from."""
+def hint(what: WhatIf, *, learn_given: bool) -> str:
+    """Return notes that do not change with the controls; `learn_given`: `learn` was passed."""
     text = (
         "Dashed: before; thin line: 95 % interval. Click a layer's bar to protect it. "
         'The smaller model to take home is in this panel\'s .result["model"]. '
@@ -150,7 +152,7 @@ def notes(what: WhatIf, *, taught: bool) -> str:
     )
     if not what.taught and what.loss is not None:
         text += " Without labels, taylor and fisher rank alike."
-    if not taught:
+    if not learn_given:
         text += (
             " On what it learned from, a repaired model looks better than it is: "
             "pass other examples as learn=… to judge it fairly."
@@ -161,7 +163,7 @@ def notes(what: WhatIf, *, taught: bool) -> str:
 
 
 def _share(value: float) -> str:
-    """Write a share in per cent; what is not nothing does not read as nothing.
+    """Write a share in per cent; a small share other than 0 does not read as 0%.
 
     >>> _share(0.5), _share(0.002), _share(0.0)
     ('50%', 'under 1%', '0%')
@@ -169,20 +171,20 @@ def _share(value: float) -> str:
     return "under 1%" if 0 < value < 0.005 else f"{value:.0%}"
 
 
-def clock(timing: Timing | None) -> str:
-    """Say what the whole model took."""
+def timing_sentence(timing: Timing | None) -> str:
+    """Say how long the whole model took."""
     if timing is None:
         return ""
     return f" Before, {timing.examples:,} example{'s' * (timing.examples != 1)} at once took {timing.before_ms:.3g} ms."
 
 
 def _verdict(comparison: Comparison) -> str:
-    """Say whether so many flips, so unevenly, are more than luck."""
+    """Say whether the changes to worse and to better differ by more than chance."""
     if not len(comparison.worse) + len(comparison.better):
         return "no difference"
     p = comparison.p_value
-    sure = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{'inside the' if comparison.inside_noise else 'more than'} noise ({sure})"
+    p_text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{'inside the' if comparison.inside_noise else 'more than'} noise ({p_text})"
 
 
 def code(
@@ -190,7 +192,7 @@ def code(
     what: WhatIf,
     *,
     given: Collection[str],
-    once: Collection[str] = (),
+    from_panel: Collection[str] = (),
     encoding: str = "dense",
 ) -> str:
     """Return code that makes the same model.
@@ -199,42 +201,43 @@ def code(
     ----------
     given : collection of str
         Which of ``"example_input"``, ``"learn"``, ``"loss"`` the caller passed.
-    once : collection of str
-        Which of ``"batches"`` and ``"learn"`` may be others when they are read again.
+    from_panel : collection of str
+        Which of ``"batches"`` and ``"learn"`` the code takes from the panel, because they cannot be
+        read a second time.
     encoding : str
-        In which `save` writes the model smallest.
+        The encoding in which `save` writes the smallest file.
     """
-    size = "" if encoding == "dense" else f", encoding={encoding!r}"
-    learn = "learn" in given
+    encoding_argument = "" if encoding == "dense" else f", encoding={encoding!r}"
+    learn_given = "learn" in given
     needs = what.needs(choice.granularity, choice.criterion, choice.repair)
-    mends, units = choice.repair != "none", choice.granularity == "unit"
+    repairs, units = choice.repair != "none", choice.granularity == "unit"
     evidence = ", evidence=evidence" if needs else ""
-    lines = ["import torch"] if (needs or mends) and not learn else []
+    lines = ["import torch"] if (needs or repairs) and not learn_given else []
     loss = ""
     if needs == "gradients":
         loss = ", loss=loss" if "loss" in given else ", loss=torch.nn.functional.cross_entropy"
         lines = ["import torch"]
     lines += ["import pruneviz as pv", ""]
-    lines += [f"{name} = panel.{name}{AGAIN}" for name in once]
-    lines += ["batches = list(batches)"] * ("batches" not in once)
+    lines += [f"{name} = panel.{name}{FROM_PANEL}" for name in from_panel]
+    lines += ["batches = list(batches)"] * ("batches" not in from_panel)
     lines += [f"x = {'example_input' if 'example_input' in given else what.how_to_trace}"]
-    if (needs or mends) and not learn:
+    if (needs or repairs) and not learn_given:
         lines += [f"learn = {what.how_to_learn}"]
     if needs:
         lines += [f"evidence = pv.collect(model, learn{loss})"]
     if units:
-        lines += [found(what.approximate)]
-    seen = evidence if what.needs(choice.granularity, choice.criterion, "none") else ""
+        lines += [groups_line(what.approximate)]
+    for_scores = evidence if what.needs(choice.granularity, choice.criterion, "none") else ""
     groups = ", groups=groups" if units else ""
-    lines += [f"scores = pv.score(model, {choice.criterion!r}{groups}{seen})"]
-    how = [f"sparsity={choice.sparsity!r}"]
-    how += [f"scope={choice.scope!r}"] if choice.scope else []
-    how += [f"protect={list(choice.protect)!r}"] if choice.protect else []
-    lines += [f"plan = pv.select(scores, {', '.join(how)})"]
+    lines += [f"scores = pv.score(model, {choice.criterion!r}{groups}{for_scores})"]
+    arguments = [f"sparsity={choice.sparsity!r}"]
+    arguments += [f"scope={choice.scope!r}"] if choice.scope else []
+    arguments += [f"protect={list(choice.protect)!r}"] if choice.protect else []
+    lines += [f"plan = pv.select(scores, {', '.join(arguments)})"]
     if units:
-        mend = f", repair={choice.repair!r}, batches=learn" if mends else ""
-        lines += [f"small = pv.shrink(model, plan, example_input=x{mend})"]
+        repair_argument = f", repair={choice.repair!r}, batches=learn" if repairs else ""
+        lines += [f"small = pv.shrink(model, plan, example_input=x{repair_argument})"]
     else:
-        mend = f", repair={choice.repair!r}{evidence}" if mends else ""
-        lines += [f"small = pv.bake(pv.mask(model, plan{mend}))"]
-    return "\n".join([*lines, f'pv.save(small, "small.safetensors"{size})', ""])
+        repair_argument = f", repair={choice.repair!r}{evidence}" if repairs else ""
+        lines += [f"small = pv.bake(pv.mask(model, plan{repair_argument}))"]
+    return "\n".join([*lines, f'pv.save(small, "small.safetensors"{encoding_argument})', ""])

@@ -1,4 +1,4 @@
-"""Pictures: frames and arrays in, `Axes` or SVG text out.
+"""Which pictures the package draws: from frames and arrays to `Axes` or SVG text.
 
-A side branch that knows `core` only: no torch, no model, nothing is computed but positions.
+These files import only `core`, and neither torch nor models. They compute positions, no results.
 """

@@ -1,4 +1,4 @@
-"""What the heat map of activations shows: which units, which examples, in which order and shade."""
+"""Which units and examples a heat map of activations shows, in which order and colour."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-MAX_ROWS = 40  # rows; how many more units there are is said
-EACH = 8  # rows at least for each kind of sleeper, if there are as many
+MAX_ROWS = 40  # rows that are drawn; the caption says how many units there are
+MIN_ROWS = 8  # rows for each kind of inactive unit, if there are so many units
 ROW = 13  # pixels
 X0, X1, Y0, WIDTH = 84, 744, 28, 760
 NEGATIVE = PALETTE[2]
@@ -33,15 +33,15 @@ class Picture:
     Parameters
     ----------
     units, kinds : list
-        Number and kind of each unit drawn, from above.
+        Number and kind of each drawn unit, from top to bottom.
     shades : ndarray of uint8, shape (rows, examples, 4)
-        Red, green, blue, and how opaque.
+        Red, green, blue and opacity.
     blocks : list of (name, first, last + 1, picked)
         Runs of examples of one class.
     counts : dict of str to int
-        Of all units, by kind; ``""`` are those awake.
+        Number of all units of each kind; ``""``: active units.
     negative : bool
-        Whether some of what is drawn is below 0.
+        Whether a drawn activation is below 0.
     """
 
     units: list[int]
@@ -53,40 +53,40 @@ class Picture:
 
     @property
     def bottom(self) -> float:
-        """Where the heat map ends, in pixels."""
+        """The lower edge of the heat map, in pixels."""
         return Y0 + ROW * len(self.units)
 
     @property
     def height(self) -> float:
-        """Of the whole picture, in pixels."""
+        """The height of the whole picture, in pixels."""
         return self.bottom + 42
 
     def x(self, example: float) -> float:
-        """Return where an example begins, in pixels."""
+        """Return the left edge of an example, in pixels."""
         return X0 + (X1 - X0) * example / self.shades.shape[1]
 
     def block_at(self, x: float, y: float) -> int | None:
-        """Return which block of examples stands at a place, its name included; None if none does."""
-        found = (i for i, (_, a, b, _) in enumerate(self.blocks) if self.x(a) <= x < self.x(b))
-        return next(found, None) if 0 <= y <= self.bottom else None
+        """Return the block of examples at a position, also at its name above; or None."""
+        blocks = (i for i, (_, a, b, _) in enumerate(self.blocks) if self.x(a) <= x < self.x(b))
+        return next(blocks, None) if 0 <= y <= self.bottom else None
 
     def rows(self) -> list[tuple[float, int, str]]:
         """Return the upper edge, the unit and the kind of each row."""
         named = zip(self.units, self.kinds, strict=True)
         return [(Y0 + ROW * i, unit, kind) for i, (unit, kind) in enumerate(named)]
 
-    def key(self) -> list[tuple[float, str, str]]:
-        """Return (x, kind, words) of the key."""
-        found, x = [], float(X0)
+    def legend(self) -> list[tuple[float, str, str]]:
+        """Return (x, kind, text) of each entry of the legend."""
+        entries, x = [], float(X0)
         for kind in MARKS:
             n, drawn = self.counts.get(kind, 0), self.kinds.count(kind)
-            words = f"{kind}: {n:,}" + (f" ({drawn} drawn)" if drawn < n else "")
-            found.append((x, kind, words))
-            x += 36 + 6.2 * len(words)
-        return found
+            text = f"{kind}: {n:,}" + (f" ({drawn} drawn)" if drawn < n else "")
+            entries.append((x, kind, text))
+            x += 36 + 6.2 * len(text)
+        return entries
 
-    def words(self) -> str:
-        """Return what the last line says."""
+    def caption(self) -> str:
+        """Return the text of the last line."""
         total = sum(self.counts.values())
         text = "a row: a unit; a column: an example; blank: exactly 0; the bluer, the more"
         text += "; green: below 0" * self.negative
@@ -103,7 +103,7 @@ def picture(
     order: str = "active",
     picked: int | None = None,
 ) -> Picture:
-    """Choose and order the rows and the columns; `picked` is a class to stand out."""
+    """Choose and order the rows and the columns; `picked` is a class to highlight."""
     a = np.asarray(data, dtype=float)
     if a.ndim != 2 or not a.size or not np.isfinite(a).all():
         raise ArgumentError(
@@ -119,7 +119,7 @@ def picture(
     counts = {kind: kinds.count(kind) for kind in (*MARKS, "")}
     drawn = [kinds[u] for u in rows]
     negative = bool((a[rows] < 0).any())
-    return Picture(rows, drawn, _shades(a[rows], drawn), blocks, counts, negative)
+    return Picture(rows, drawn, _pixels(a[rows], drawn), blocks, counts, negative)
 
 
 def _kinds(sleepers: pd.DataFrame | None, units: int) -> list[str]:
@@ -141,31 +141,31 @@ def _kinds(sleepers: pd.DataFrame | None, units: int) -> list[str]:
 
 
 def _columns(labels: Sequence[int] | None, examples: int) -> list[int]:
-    """Return the examples in the order of their classes."""
+    """Return the examples, sorted by class."""
     if labels is None:
         return list(range(examples))
     if len(labels) != examples:
         raise ArgumentError(
-            f"`labels` must be one class an example, but there are {len(labels)} for {examples} "
+            f"`labels` must be one class for each example, but there are {len(labels)} for {examples} "
             "examples."
         )
     return sorted(range(examples), key=lambda i: labels[i])
 
 
 def _rows(a: np.ndarray, kinds: list[str], order: str) -> list[int]:
-    """Return the units to be drawn, from above."""
+    """Return the units to draw, from top to bottom."""
     share, mean = (a != 0).mean(1), a.mean(1)
-    most, rank = min(MAX_ROWS, len(a)), {kind: i for i, kind in enumerate((*MARKS, ""))}
-    # of the sleepers those first that are awake on some of these examples: there is more to see
-    asleep = {k: sorted(_where(kinds, k), key=lambda u: (-share[u], u)) for k in MARKS}
-    awake = sorted(_where(kinds, ""), key=lambda u: (share[u], u))
-    chosen = [u for units in asleep.values() for u in units[:EACH]]
-    places = min(most - len(chosen), len(awake))
-    if places:  # from end to end, evenly
-        steps = np.linspace(0, len(awake) - 1, places).round().astype(int)
-        chosen += [awake[i] for i in steps]
-    rest = [u for units in asleep.values() for u in units[EACH:]]
-    chosen += rest[: most - len(chosen)]
+    limit, rank = min(MAX_ROWS, len(a)), {kind: i for i, kind in enumerate((*MARKS, ""))}
+    # first the inactive units that are active on some of these examples: they show more
+    inactive = {k: sorted(_units_of_kind(kinds, k), key=lambda u: (-share[u], u)) for k in MARKS}
+    active = sorted(_units_of_kind(kinds, ""), key=lambda u: (share[u], u))
+    chosen = [u for units in inactive.values() for u in units[:MIN_ROWS]]
+    places = min(limit - len(chosen), len(active))
+    if places:  # evenly spaced, with the first and the last
+        steps = np.linspace(0, len(active) - 1, places).round().astype(int)
+        chosen += [active[i] for i in steps]
+    rest = [u for units in inactive.values() for u in units[MIN_ROWS:]]
+    chosen += rest[: limit - len(chosen)]
     by: dict[str, Any] = {
         "active": lambda u: (rank[kinds[u]], share[u], u),
         "mean": lambda u: (mean[u], u),
@@ -174,7 +174,7 @@ def _rows(a: np.ndarray, kinds: list[str], order: str) -> list[int]:
     return sorted(chosen, key=by[order])
 
 
-def _where(kinds: list[str], kind: str) -> list[int]:
+def _units_of_kind(kinds: list[str], kind: str) -> list[int]:
     return [u for u, k in enumerate(kinds) if k == kind]
 
 
@@ -189,18 +189,18 @@ def _blocks(
     return found
 
 
-def _shades(a: np.ndarray, kinds: list[str]) -> np.ndarray:
-    """Return colours: blue above 0, green below, nothing at 0, and what is not 0 can be seen."""
+def _pixels(a: np.ndarray, kinds: list[str]) -> np.ndarray:
+    """Return the colours: blue above 0, green below, transparent at 0, and visible if not 0."""
     size = np.abs(a)
-    # one constant of a hundred would make all others pale
+    # without constant units: one with the value 100 would make all others pale
     others = size[[k != "constant" for k in kinds]]
     others = others[others > 0]
     top = float(np.quantile(others, 0.98)) if others.size else 1.0
-    opaque = np.where(size > 0, 0.25 + 0.75 * np.minimum(size / top, 1), 0)
+    opacity = np.where(size > 0, 0.25 + 0.75 * np.minimum(size / top, 1), 0)
     above, below = (_rgb(colour) for colour in (KEPT, NEGATIVE))
     shades = np.empty((*a.shape, 4), np.uint8)
     shades[..., :3] = np.where((a < 0)[..., None], below, above)
-    shades[..., 3] = np.round(255 * opaque)
+    shades[..., 3] = np.round(255 * opacity)
     return shades
 
 

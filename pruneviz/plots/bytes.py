@@ -1,4 +1,4 @@
-"""Bytes by encoding: of one model as bars, over sparsities as curves."""
+"""How many bytes a model takes in each encoding, and how that changes with sparsity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, bare
+from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, hide_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def plot_bytes(data: pd.DataFrame, *, tensor: str = "whole", ax: Axes | None = N
     Parameters
     ----------
     data : DataFrame
-        From `encodings`; several of them, of several sparsities, joined by `pandas.concat`.
+        From `encodings`; or several such frames, of several sparsities, joined by `pandas.concat`.
     tensor : str
         Which row: ``"whole"``, or the name of a weight.
     ax : Axes, optional
@@ -43,9 +43,10 @@ def plot_bytes(data: pd.DataFrame, *, tensor: str = "whole", ax: Axes | None = N
     Returns
     -------
     Axes
-        Of one model a bar an encoding, blue where it is smaller than dense float32, which is the
-        dashed line. Of several, a line an encoding over the sparsity, on a logarithmic scale; a ring
-        where it crosses the dense one. What does not fit is left out.
+        For one model one bar for each encoding, blue where it is smaller than dense float32, which
+        is the dashed line. For several models one line for each encoding over the sparsity, on a
+        logarithmic scale, with a ring where it crosses dense float32. Encodings without a value are
+        left out.
 
     Raises
     ------
@@ -73,14 +74,14 @@ def plot_bytes(data: pd.DataFrame, *, tensor: str = "whole", ax: Axes | None = N
     else:
         ax = axes(ax, (7.6, 3.8))
         _curves(ax, rows["sparsity"].to_numpy(float), sizes)
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
-def size(value: float) -> str:
-    """Return bytes in words.
+def bytes_text(value: float) -> str:
+    """Return a number of bytes as text.
 
-    >>> size(940_800), size(1_066_440), size(72)
+    >>> bytes_text(940_800), bytes_text(1_066_440), bytes_text(72)
     ('941 kB', '1.07 MB', '72 B')
     """
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -97,10 +98,10 @@ def _bars(ax: Axes, sizes: dict[str, float]) -> None:
     ax.axvline(dense, color=GREY, ls="--", lw=1.2)
     top = max(sizes.values())
     for i, s in enumerate(sizes.values()):
-        ax.text(s + 0.01 * top, i, size(s), va="center")
+        ax.text(s + 0.01 * top, i, bytes_text(s), va="center")
     ax.set(yticks=y, yticklabels=[LABELS[e] for e in sizes], xlabel="bytes", xlim=(0, 1.18 * top))
-    ax.xaxis.set_major_formatter(lambda v, _: size(v))
-    ax.xaxis.set_major_locator(_few())
+    ax.xaxis.set_major_formatter(lambda v, _: bytes_text(v))
+    ax.xaxis.set_major_locator(_four_ticks())
     ax.invert_yaxis()
 
 
@@ -109,22 +110,30 @@ def _curves(ax: Axes, x: np.ndarray, sizes: dict[str, np.ndarray]) -> None:
     for e, s in sizes.items():
         i = list(LABELS).index(e)
         colour, mark = (GREY, "") if i < 2 else (PALETTE[i - 2], MARKERS[i - 2])
-        ls = ":" if e == "dense_fp16" else "-"
-        ax.plot(x, s, color=colour, marker=mark, ms=5, ls=ls, label=LABELS[e])
+        linestyle = ":" if e == "dense_fp16" else "-"
+        ax.plot(x, s, color=colour, marker=mark, ms=5, ls=linestyle, label=LABELS[e])
         below = np.flatnonzero((s[:-1] >= dense[:-1]) & (s[1:] < dense[1:]))
         for k in below if i >= 2 else ():
             a, b = s[k] - dense[k], dense[k + 1] - s[k + 1]
-            at = x[k] + (x[k + 1] - x[k]) * a / (a + b)
-            ax.plot([at], [np.interp(at, x, dense)], "o", ms=11, mfc="none", mec=colour, mew=1.8)
+            crossing = x[k] + (x[k + 1] - x[k]) * a / (a + b)
+            ax.plot(
+                [crossing],
+                [np.interp(crossing, x, dense)],
+                "o",
+                ms=11,
+                mfc="none",
+                mec=colour,
+                mew=1.8,
+            )
     ax.set(xlabel="sparsity (share of weights that are zero)", ylabel="bytes")
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(lambda v, _: size(v))
+    ax.yaxis.set_major_formatter(lambda v, _: bytes_text(v))
     ax.yaxis.set_minor_formatter("")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _few() -> Any:
+def _four_ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(4)

@@ -1,4 +1,4 @@
-"""The card of criteria: who would have told what hurts, and who agrees with whom."""
+"""How well each criterion predicts the loss without each unit, and which criteria agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, bare
+from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, hide_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,20 +32,20 @@ def plot_card(
 ) -> Axes:
     """Draw the rank correlation of each criterion with the loss measured without each unit.
 
-    The best at the top, with its interval; the grey band is where scores drawn at random lie. Grey
-    and hatched: no better than random.
+    The best criterion is at the top; each bar has its interval. The grey band is the interval of
+    random scores. Grey and hatched: no better than random.
 
     Parameters
     ----------
     data : DataFrame
-        From ``criterion_card(...).to_frame()``. If it has the column ``notices``, what each criterion
-        makes of a rescaled network is written beside it, and with ``rescaled`` the rank correlation
-        of its order there with its order before. ``criterion_card(...).correlation`` is the same
-        without them.
+        From ``criterion_card(...).to_frame()``. With the column ``notices``, the text beside each
+        bar says whether the criterion ranks the units of a rescaled network differently; with the
+        column ``rescaled`` it gives the rank correlation of the two orders.
+        ``criterion_card(...).correlation`` is the same frame without these columns.
     group : str
         Name of a group; default: the whole network.
     mark : str
-        A criterion to point out, by a triangle before its name.
+        A criterion to mark with a triangle before its name.
     ceiling : float, optional
         ``criterion_card(...).ceiling``, for the whole network: drawn as a dashed line.
     ax : Axes, optional
@@ -54,7 +54,7 @@ def plot_card(
     Returns
     -------
     Axes
-        With one bar for each criterion but "random", the worst first.
+        With one bar for each criterion except "random", the worst first.
 
     Raises
     ------
@@ -91,25 +91,30 @@ def plot_card(
         for bar, value in zip(bars, rho, strict=True):
             if low <= value <= high:
                 bar.set(facecolor="none", edgecolor=GREY, hatch="////", linewidth=1)
-    edge = [Stroke(linewidth=4, foreground=LIGHT), Normal()]  # seen on bars, on light, on dark
+    edge = [
+        Stroke(linewidth=4, foreground=LIGHT),
+        Normal(),
+    ]  # visible on bars and on light and dark pages
     ax.hlines(places, rows["low"], rows["high"], color=DARK, lw=1.6, path_effects=edge)
     ax.axvline(0, color=GREY, lw=0.8)
     if ceiling is not None and np.isfinite(ceiling):
         label = "a perfect criterion (estimate)"
-        ax.axvline(ceiling, ymin=0.3, color=GREY, ls="--", lw=1.4, label=label)  # not on the legend
+        ax.axvline(
+            ceiling, ymin=0.3, color=GREY, ls="--", lw=1.4, label=label
+        )  # not behind the legend
     names = [f"▸ {c}" if c == mark else str(c) for c in rows["criterion"]]
     ax.set_yticks(places, names)
     if "notices" in rows:
-        _beside(ax, places, rows)
+        _write_rescaled(ax, places, rows)
     ax.set(xlabel="rank correlation with the loss measured without each unit", xlim=_limits(rows))
     if ax.get_legend_handles_labels()[1]:
         ax.legend(frameon=False, loc="lower right", fontsize=9)
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
 def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw which criteria agree: the rank correlation of each with each, blue; turned over, orange.
+    """Draw the rank correlation of each pair of criteria: blue if positive, orange if negative.
 
     Parameters
     ----------
@@ -121,12 +126,12 @@ def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        With one image, and its numbers; blank where there is none.
+        With one image and its numbers; blank where the correlation is undefined.
 
     Raises
     ------
     ArgumentError
-        If the rows and the columns have other names.
+        If the names of the rows and of the columns differ.
 
     Examples
     --------
@@ -141,7 +146,7 @@ def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     source = "pv.criterion_card(model, batches, groups=groups).agreement"
     if not hasattr(data, "columns") or list(data.index) != list(data.columns):
         raise ArgumentError(
-            "plot_agreement draws a square frame, its rows and columns the criteria. Make it with "
+            "plot_agreement draws a square frame with the criteria as rows and as columns. Make it with "
             f"{source}."
         )
     ax = axes(ax, (1.6 + 0.5 * len(data), 1.2 + 0.42 * len(data)))
@@ -152,8 +157,8 @@ def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         for j, value in enumerate(row):
             if np.isfinite(value):
                 text = f"{round(value, 1) + 0.0:.1f}"
-                ink = _ink(colours(Normalize(-1, 1)(value)))
-                ax.text(j, i, text, ha="center", va="center", fontsize=9, color=ink)
+                text_colour = _text_colour(colours(Normalize(-1, 1)(value)))
+                ax.text(j, i, text, ha="center", va="center", fontsize=9, color=text_colour)
     names = [str(n) for n in data.columns]
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
@@ -171,23 +176,23 @@ def plot_ranks(
     layers: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the units of a network: their place by a criterion against the loss measured without them.
+    """Draw the units of a network: their rank by a criterion, and the loss measured without them.
 
     Parameters
     ----------
     scores, rise : array-like, shape (units,)
-        What a criterion gives each unit, and how much the loss rises without it.
+        The score of each unit, and how much the loss rises without the unit.
     criterion, group : str
         Their names, for the axes.
     layers : sequence of str, length units
-        Where each unit stands: a colour and a marker for each of them, unless there are too many.
+        Layer of each unit: each layer has its colour and marker, unless there are too many layers.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
     Returns
     -------
     Axes
-        With one collection of points, or one a layer.
+        With one collection of points, or one for each layer.
 
     Examples
     --------
@@ -197,34 +202,36 @@ def plot_ranks(
     [[2.0, 0.2], [0.0, 0.0], [1.0, 0.1]]
     """
     a, b = np.asarray(scores, float), np.asarray(rise, float)
-    place = np.empty(len(a))
-    place[np.argsort(a, kind="stable")] = np.arange(len(a))
+    ranks = np.empty(len(a))
+    ranks[np.argsort(a, kind="stable")] = np.arange(len(a))
     ax = axes(ax, (6.4, 3.4))
     names = list(dict.fromkeys(layers))
     if 1 < len(names) <= len(PALETTE):
         for name, colour, marker in zip(names, PALETTE, MARKERS, strict=False):
-            here = np.asarray(layers) == name
-            ax.scatter(place[here], b[here], s=14, color=colour, marker=marker, lw=0, label=name)
+            in_layer = np.asarray(layers) == name
+            ax.scatter(
+                ranks[in_layer], b[in_layer], s=14, color=colour, marker=marker, lw=0, label=name
+            )
         ax.legend(frameon=False, loc="upper left", fontsize=9)
     else:
-        ax.scatter(place, b, s=14, color=KEPT, lw=0)
+        ax.scatter(ranks, b, s=14, color=KEPT, lw=0)
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set(
         xlabel=f"place by {criterion or 'the criterion'}: the least important first",
         ylabel="loss without it − loss",
         title=group,
     )
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
 def plot_choices(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw what is left after one pruning, chosen by many criteria and again with other images.
+    """Draw the metric after one pruning, by several criteria and for several sets of images.
 
     Parameters
     ----------
     data : DataFrame
-        A row a pruning: ``criterion``, ``metric``, ``repair`` ("none", or how it was repaired).
+        One row for each pruning: ``criterion``, ``metric``, ``repair`` (``"none"`` or the repair).
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -232,7 +239,7 @@ def plot_choices(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
         With one collection of points for each repair; the criterion with the worst mean without
-        repair below.
+        repair is at the bottom.
 
     Examples
     --------
@@ -247,33 +254,33 @@ def plot_choices(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax, (7.4, 1.0 + 0.4 * len(names)))
     rows = data["criterion"].map(names.index)
     for repair, part in data.groupby("repair", sort=False):
-        bare_, label = repair == "none", "not repaired" if repair == "none" else "repaired"
-        ax.scatter(part["metric"], rows[part.index] + (0.13 if bare_ else -0.13), s=26, lw=1,
-                   marker="o" if bare_ else "D", fc="none" if bare_ else KEPT,
-                   ec=PRUNED if bare_ else KEPT, label=label)  # fmt: skip
+        unrepaired, label = repair == "none", "not repaired" if repair == "none" else "repaired"
+        ax.scatter(part["metric"], rows[part.index] + (0.13 if unrepaired else -0.13), s=26, lw=1,
+                   marker="o" if unrepaired else "D", fc="none" if unrepaired else KEPT,
+                   ec=PRUNED if unrepaired else KEPT, label=label)  # fmt: skip
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel="accuracy")
     ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
-def _ink(colour: tuple[float, float, float, float]) -> str:
-    """Return black or white, whichever has the greater contrast (WCAG 2, relative luminance)."""
+def _text_colour(colour: tuple[float, float, float, float]) -> str:
+    """Return black or white, whichever has the higher contrast (WCAG 2, relative luminance)."""
     c = np.array(colour[:3])
     c = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     return LIGHT if c @ (0.2126, 0.7152, 0.0722) < 0.19 else DARK
 
 
-def _beside(ax: Axes, places: np.ndarray, rows: pd.DataFrame) -> None:
+def _write_rescaled(ax: Axes, places: np.ndarray, rows: pd.DataFrame) -> None:
     right = ax.get_yaxis_transform()
     ax.text(1.02, places[-1] + 1 if len(places) else 0, "rescaled:", transform=right, fontsize=9,
             va="center")  # fmt: skip
     numbers = rows["rescaled"] if "rescaled" in rows else [np.nan] * len(rows)
-    for y, noticed, kept in zip(places, rows["notices"], numbers, strict=True):
-        words, colour = ("✗ other order", PRUNED) if noticed else ("✓ same order", GREY)
-        words += f", {kept:.2f}" if noticed and np.isfinite(kept) else ""
-        ax.text(1.02, y, words, transform=right, va="center", fontsize=9, color=colour)
+    for y, order_differs, correlation in zip(places, rows["notices"], numbers, strict=True):
+        text, colour = ("✗ other order", PRUNED) if order_differs else ("✓ same order", GREY)
+        text += f", {correlation:.2f}" if order_differs and np.isfinite(correlation) else ""
+        ax.text(1.02, y, text, transform=right, va="center", fontsize=9, color=colour)
 
 
 def _limits(rows: pd.DataFrame) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The damage of a pruning, class by class."""
+"""How much accuracy a pruning costs, class by class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruneviz.core import checks
-from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, bare
+from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, hide_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,11 +18,12 @@ COLUMNS = ("class", "before", "after", "lost", "low", "high")
 
 
 def plot_damage(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how much accuracy each class lost: a bar a class, the worst at the top.
+    """Draw how much accuracy each class lost: one bar for each class, the worst at the top.
 
-    The line across the end of a bar is its interval. Vermilion: lost; blue: won; grey and hatched:
-    the interval holds 0, the difference may be chance. Ten classes are ten questions: at level 0.95
-    about one comparison in three would show at least one class lost or won by chance alone.
+    The line across the end of a bar is its interval. Vermilion: lost; blue: gained; grey and
+    hatched: the interval contains 0, so the difference may be chance. Many intervals are shown:
+    with ten classes at level 0.95, about one comparison in three has a class that differs by
+    chance alone.
 
     Parameters
     ----------
@@ -56,18 +57,18 @@ def plot_damage(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     rows = data.sort_values("lost", kind="stable").reset_index(drop=True)
     ax = axes(ax, (7.2, 0.8 + 0.3 * len(rows)))
     lost, low, high = (rows[c].to_numpy(float) for c in ("lost", "low", "high"))
-    unsure = (low <= 0) & (high >= 0)
+    uncertain = (low <= 0) & (high >= 0)
     places = list(range(len(rows)))
     bars = ax.barh(places, lost, color=np.where(lost > 0, PRUNED, KEPT), height=0.7)
-    for bar, chance in zip(bars, unsure, strict=True):
-        if chance:
+    for bar, may_be_chance in zip(bars, uncertain, strict=True):
+        if may_be_chance:
             bar.set(facecolor="none", edgecolor=GREY, hatch="////", linewidth=1)
     ax.hlines(places, low, high, color=GREY, lw=1.5)
     ax.axvline(0, color=GREY, lw=0.8)
     ax.set_yticks(places, [str(c) for c in rows["class"]])
-    for y, was, is_ in zip(places, rows["before"], rows["after"], strict=True):
-        ax.text(1.01, y, f"{was:.2f} → {is_:.2f}", transform=ax.get_yaxis_transform(), va="center",
+    for y, before, after in zip(places, rows["before"], rows["after"], strict=True):
+        ax.text(1.01, y, f"{before:.2f} → {after:.2f}", transform=ax.get_yaxis_transform(), va="center",
                 fontsize=9)  # fmt: skip
     ax.set(xlabel="accuracy lost (before − after); hatched: may be chance")
-    bare(ax)
+    hide_frame(ax)
     return ax

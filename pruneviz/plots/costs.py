@@ -1,4 +1,4 @@
-"""Bytes, MACs and time of several ways to take the same weights away, beside the dense model's."""
+"""What several ways to remove the same weights cost in bytes, MACs and time."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruneviz.core import checks
-from pruneviz.plots.bytes import size
-from pruneviz.plots.crossover import COLOURS, LABELS, SOFT
-from pruneviz.plots.style import GREY, axes, bare
-from pruneviz.plots.svg import FONT, opened
+from pruneviz.plots.bytes import bytes_text
+from pruneviz.plots.crossover import COLOURS, GREY_LINE, LABELS
+from pruneviz.plots.style import GREY, axes, hide_frame
+from pruneviz.plots.svg import FONT, open_tag
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 
-WHAT = {"bytes": ("bytes", ""), "macs": ("MACs", "//"), "ms": ("time", "..")}  # name, hatch
-AXIS = (1e-3, 1e2)  # shares of dense: one range for all, so that nothing but the bars moves
+MEASURES = {"bytes": ("bytes", ""), "macs": ("MACs", "//"), "ms": ("time", "..")}  # name, hatch
+AXIS = (1e-3, 1e2)  # shares of dense; one range for all data, so that only the bars move
 
 
 def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw what each way costs: bytes, MACs and time, as shares of the dense model's.
+    """Draw the bytes, MACs and time of each way, as shares of those of the dense model.
 
     Parameters
     ----------
@@ -35,10 +35,9 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        Three bars a way, in the colour that it has in `plot_crossover`: bytes (plain), MACs
-        (hatched), time (dotted), each divided by what the dense model takes, on a logarithmic scale.
-        A bar to the right of the line costs more than dense. The thin line on the time is its
-        interval.
+        Three bars for each way, in its colour of `plot_crossover`: bytes (plain), MACs (hatched),
+        time (dotted), each divided by the value of the dense model, on a logarithmic scale. A bar
+        to the right of the line costs more than dense. The thin line on the time is its interval.
 
     Raises
     ------
@@ -65,20 +64,20 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     dense = data.iloc[0]
     ends = [*AXIS]
     colours = [COLOURS.get(w, GREY) for w in data["way"]]
-    for i, (column, (_, hatch)) in enumerate(WHAT.items()):
-        at = y + 0.27 * (i - 1)
+    for i, (column, (_, hatch)) in enumerate(MEASURES.items()):
+        ys = y + 0.27 * (i - 1)
         time = column == "ms"
         share = (1 / data["latency_speedup"] if time else data[column] / dense[column]).to_numpy(float)  # fmt: skip
-        ax.barh(at, share - 1, left=1, height=0.25, color=colours, hatch=hatch, edgecolor="white", lw=0)  # fmt: skip
+        ax.barh(ys, share - 1, left=1, height=0.25, color=colours, hatch=hatch, edgecolor="white", lw=0)  # fmt: skip
         outer = share
         if time:
             low, high = (1 / data[c].to_numpy(float) for c in ("high", "low"))
-            ax.hlines(at, low, high, color="black", lw=1.2,
+            ax.hlines(ys, low, high, color="black", lw=1.2,
                       path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
             outer = np.where(share >= 1, high, low)
-        ends += [outer.min() / 4, outer.max() * 4]  # and the words beside them
-        for value, right, end, where in zip(data[column], share >= 1, outer, at, strict=True):
-            ax.annotate(_words(column, value), (end, where), (5 if right else -5, 0), va="center",
+        ends += [outer.min() / 4, outer.max() * 4]  # and room for the texts beside them
+        for value, right, end, bar_y in zip(data[column], share >= 1, outer, ys, strict=True):
+            ax.annotate(_number_text(column, value), (end, bar_y), (5 if right else -5, 0), va="center",
                         textcoords="offset points", ha="left" if right else "right", fontsize=8)  # fmt: skip
     ax.axvline(1, color=GREY, lw=2)
     ax.set_xscale("log")
@@ -87,27 +86,27 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set(yticks=y, yticklabels=[LABELS.get(w, w) for w in data["way"]],
            xlabel="share of what the dense model takes")  # fmt: skip
     ax.invert_yaxis()
-    key = [Patch(fc=GREY, hatch=hatch, ec="white", lw=0, label=name) for name, hatch in WHAT.values()]  # fmt: skip
-    ax.legend(handles=key, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
-    bare(ax)
+    handles = [Patch(fc=GREY, hatch=hatch, ec="white", lw=0, label=name) for name, hatch in MEASURES.values()]  # fmt: skip
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    hide_frame(ax)
     return ax
 
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 760, 168, 744, 30, 54  # of the SVG
-ROOM = 76  # for the words beside a bar
+TEXT_WIDTH = 76  # pixels for the text beside a bar
 
 
 def svg(data: pd.DataFrame, *, label: str, uid: str = "pv") -> str:
-    """Return the same picture as SVG text; the place of a time that is not known yet stays empty.
+    """Return the picture of `plot_costs` as SVG text, without bars for times that are not measured.
 
-    The axis is the same for all data.
+    The range of the axis is the same for all data.
 
     Parameters
     ----------
     data : DataFrame
-        From `compare_costs`; ``ms`` and what follows from it may be NaN.
+        From `compare_costs`; ``ms``, ``latency_speedup``, ``low`` and ``high`` may be NaN.
     label : str
-        What a screen reader says of the picture.
+        Text of the picture for a screen reader.
     uid : str
         Makes the patterns' ids unique on the page.
 
@@ -121,21 +120,21 @@ def svg(data: pd.DataFrame, *, label: str, uid: str = "pv") -> str:
     (True, False)
     """
     shares = {c: (1 / data["latency_speedup"] if c == "ms" else data[c] / data[c].iloc[0]).to_numpy(float)
-              for c in WHAT}  # fmt: skip
+              for c in MEASURES}  # fmt: skip
     low, high = np.log10(AXIS)
     bottom = TOP + ROW * len(data)
 
     def px(share: float) -> float:
-        """Return where a share stands; what is off the axis ends at its edge."""
-        where = np.clip(np.log10(share), low, high)
-        return float(LEFT + (where - low) / (high - low) * (RIGHT - LEFT))
+        """Return the position of a share; a value outside the axis is at its edge."""
+        exponent = np.clip(np.log10(share), low, high)
+        return float(LEFT + (exponent - low) / (high - low) * (RIGHT - LEFT))
 
     parts, one = [], px(1)
     for i, row in enumerate(data.to_dict("records")):
         y = TOP + ROW * i + 5
         name = escape(LABELS.get(row["way"], str(row["way"])))
         parts.append(f'<text x="{LEFT - 8}" y="{y + 26}" text-anchor="end">{name}</text>')
-        for j, (column, (what, hatch)) in enumerate(WHAT.items()):
+        for j, (column, (what, hatch)) in enumerate(MEASURES.items()):
             share, top = shares[column][i], y + 15 * j
             if not np.isfinite(share) or share <= 0:
                 continue
@@ -148,25 +147,25 @@ def svg(data: pd.DataFrame, *, label: str, uid: str = "pv") -> str:
                 line = f'<path d="M{ends[0]:.1f} {top + 6.5}H{ends[1]:.1f}" stroke='
                 parts.append(f'{line}"white" stroke-width="3"/>{line}"black" stroke-width="1.2"/>')
             right = share >= 1
-            if not LEFT + ROOM < min(ends) <= max(ends) < RIGHT - ROOM:
-                ends, right = [one], not right  # no room there
-            at, anchor = (max(ends) + 5, "start") if right else (min(ends) - 5, "end")
-            parts.append(f'<text x="{at:.1f}" y="{top + 10.5}" font-size="11" text-anchor="{anchor}">'
-                         f"{_words(column, row[column])}</text>")  # fmt: skip
+            if not LEFT + TEXT_WIDTH < min(ends) <= max(ends) < RIGHT - TEXT_WIDTH:
+                ends, right = [one], not right  # no room on this side
+            text_x, anchor = (max(ends) + 5, "start") if right else (min(ends) - 5, "end")
+            parts.append(f'<text x="{text_x:.1f}" y="{top + 10.5}" font-size="11" text-anchor="{anchor}">'
+                         f"{_number_text(column, row[column])}</text>")  # fmt: skip
     ticks = "".join(
         f'<text x="{px(10**e):.1f}" y="{bottom + 16}" text-anchor="middle">{10**e:g}</text>'
         for e in np.arange(low, high + 1)
     )
-    key = "".join(
+    legend = "".join(
         _bar(LEFT + 90 * i, 6, 16, GREY, f"{uid}-{c}" * bool(hatch))
         + f'<text x="{LEFT + 22 + 90 * i}" y="16">{name}</text>'
-        for i, (c, (name, hatch)) in enumerate(WHAT.items())
+        for i, (c, (name, hatch)) in enumerate(MEASURES.items())
     )
     return (
-        f"{opened(WIDTH, bottom + 40, label)}<defs>{''.join(_pattern(c, uid) for c in STROKES)}</defs>"
-        f"<g {FONT}>{''.join(parts)}{ticks}{key}"
+        f"{open_tag(WIDTH, bottom + 40, label)}<defs>{''.join(_pattern(c, uid) for c in STROKES)}</defs>"
+        f"<g {FONT}>{''.join(parts)}{ticks}{legend}"
         f'<text x="{(LEFT + RIGHT) / 2}" y="{bottom + 34}" text-anchor="middle">share of what the '
-        f'dense model takes</text></g><path d="M{one:.1f} {TOP}V{bottom}" {SOFT} stroke-width="2"/>'
+        f'dense model takes</text></g><path d="M{one:.1f} {TOP}V{bottom}" {GREY_LINE} stroke-width="2"/>'
         f'<path d="M{LEFT} {TOP}V{bottom}H{RIGHT}" fill="none" stroke="currentColor"/></svg>'
     )
 
@@ -187,9 +186,9 @@ def _bar(x: float, y: float, width: float, fill: str, pattern: str, name: str = 
     return f'<rect class="{name}" {box} fill="{fill}"/>{over}'
 
 
-def _words(column: str, value: float) -> str:
+def _number_text(column: str, value: float) -> str:
     if column == "bytes":
-        return size(value)
+        return bytes_text(value)
     if column == "ms":
         return f"{value:.3g} ms"
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

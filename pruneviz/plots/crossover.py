@@ -1,4 +1,4 @@
-"""Where sparse is faster than dense, and from which sparsity on."""
+"""From which sparsity on a sparse layer is faster than a dense one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, PRUNED, axes, bare
-from pruneviz.plots.svg import FONT, opened
-from pruneviz.plots.tradeoff import marker, points_text, powers_of_ten
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, PRUNED, axes, hide_frame
+from pruneviz.plots.svg import FONT, open_tag
+from pruneviz.plots.tradeoff import log_ticks, points_text, svg_marker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ LABELS = {
     "smaller": "dense and smaller",
 }
 COLOURS = {"zeros": PALETTE[1], "csr_linear": PRUNED, "csr_mm": PALETTE[3], "smaller": PALETTE[0]}
-SOFT = 'stroke="currentColor" stroke-opacity="0.55"'  # grey that both themes can read
+GREY_LINE = 'stroke="currentColor" stroke-opacity="0.55"'  # a grey that is visible in both themes
 SIGNS = {"zeros": "s", "csr_linear": "v", "csr_mm": "^", "smaller": "o"}
 
 
@@ -38,14 +38,14 @@ def plot_crossover(
     at: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how many times as fast as dense each way is, over the sparsity, beside what MACs promise.
+    """Draw the latency speedup of each way over the sparsity, and the speedup of its MACs.
 
     Parameters
     ----------
     data : DataFrame
         From `crossover`.
     width, batch : int, optional
-        Which layer and batch; default: the widest, and the smallest batch.
+        Width of the layer and size of the batch; default: the largest width, the smallest batch.
     at : float, optional
         A dashed line at this sparsity; the axis then begins at 0.
     ax : Axes, optional
@@ -54,7 +54,7 @@ def plot_crossover(
     Returns
     -------
     Axes
-        A line a way, with its interval; grey at 1, where dense stands; dotted what the MACs promise.
+        One line for each way, with its interval; grey at 1 for dense; dotted the speedup of MACs.
 
     Raises
     ------
@@ -71,9 +71,9 @@ def plot_crossover(
     """
     needed = ("width", "batch", "sparsity", "way", "speedup", "latency_speedup", "low", "high")
     checks.columns(data, dict.fromkeys(needed, "pv.crossover()"), "plot_crossover")
-    width = _one(data["width"], width, "width", max)
+    width = _chosen_value(data["width"], width, "width", max)
     data = data[data["width"] == width]
-    batch = _one(data["batch"], batch, "batch", min)
+    batch = _chosen_value(data["batch"], batch, "batch", min)
     data = data[data["batch"] == batch].sort_values("sparsity")
     ax = axes(ax, (7.6, 3.8))
     for way, part in data.groupby("way", sort=False):
@@ -84,20 +84,22 @@ def plot_crossover(
         ax.fill_between(x, part["low"], part["high"], color=colour, alpha=0.18, lw=0)
     ax.axhline(1, color=GREY, lw=2, label="dense")
     sparse = data[data["way"] == "csr_mm"] if (data["way"] == "csr_mm").any() else data
-    promise = sparse.groupby("sparsity")["speedup"].max()
-    ax.plot(promise.index, promise, color=GREY, ls=":", lw=2, label="what the MACs promise")
+    macs_speedup = sparse.groupby("sparsity")["speedup"].max()
+    ax.plot(
+        macs_speedup.index, macs_speedup, color=GREY, ls=":", lw=2, label="what the MACs promise"
+    )
     if at is not None:
         ax.axvline(at, color=GREY, ls="--", lw=1.2)
-    across(ax, data["sparsity"] if at is None else [0, *data["sparsity"]])
+    set_sparsity_scale(ax, data["sparsity"] if at is None else [0, *data["sparsity"]])
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.set(xlabel="sparsity (share of weights gone)", ylabel="times as fast as dense")
-    threads = f", {_threads(data)}" if "threads" in data else ""
+    threads = f", {_threads_text(data)}" if "threads" in data else ""
     examples = f"batch of {batch}"
     ax.set_title(f"{width} inputs and outputs, {examples}{threads}", fontsize=10)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
@@ -116,26 +118,24 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
     """
     data = data[(data["width"] == width) & (data["batch"] == batch)].sort_values("sparsity")
     x0, y0, x1, y1 = BOX
-    ends = _stretched(data["sparsity"].to_numpy(float)[[0, -1]]) * (
-        0,
-        1,
-    )  # `at` may lie before the first
+    ends = _to_scale(data["sparsity"].to_numpy(float)[[0, -1]]) * (0, 1)
+    # the axis begins at sparsity 0, because `at` may be below the lowest measured sparsity
     room = 0.04 * (ends[1] - ends[0]) or 0.1
     ends = ends[0] - room, ends[1] + room
     bottom, top = data["low"].min() / 1.15, max(data["speedup"].max(), data["high"].max()) * 1.15
 
     def px(v: Any) -> Any:
-        return x0 + (_stretched(v) - ends[0]) / (ends[1] - ends[0]) * (x1 - x0)
+        return x0 + (_to_scale(v) - ends[0]) / (ends[1] - ends[0]) * (x1 - x0)
 
     def py(v: Any) -> Any:
         return y1 - np.log(np.asarray(v, float) / bottom) / np.log(top / bottom) * (y1 - y0)
 
     parts: list[str] = []
-    key: list[str] = []
+    legend: list[str] = []
 
-    def named(text: str, sign: str) -> None:
-        y = y0 + 10 + 20 * len(key)
-        key.append(f'<g transform="translate({x1 + 24} {y})">{sign}</g>'
+    def add_to_legend(text: str, sign: str) -> None:
+        y = y0 + 10 + 20 * len(legend)
+        legend.append(f'<g transform="translate({x1 + 24} {y})">{sign}</g>'
                    f'<text x="{x1 + 42}" y="{y + 4}">{escape(text)}</text>')  # fmt: skip
 
     for way, part in data.groupby("way", sort=False):
@@ -149,18 +149,20 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
             f'<polygon points="{points_text(band)}" fill="{colour}" fill-opacity="0.18"/>'
             f'<polyline points="{points_text(zip(xs, ys, strict=True))}" fill="none" stroke="{colour}" '
             f'stroke-width="2"/>'
-            + "".join(marker(sign, *p, colour) for p in zip(xs, ys, strict=True))
+            + "".join(svg_marker(sign, *p, colour) for p in zip(xs, ys, strict=True))
         )
-        named(LABELS[str(way)], marker(sign, 0, 0, colour))
+        add_to_legend(LABELS[str(way)], svg_marker(sign, 0, 0, colour))
     sparse = data[data["way"] == "csr_mm"] if (data["way"] == "csr_mm").any() else data
-    promise = sparse.groupby("sparsity")["speedup"].max()
-    dots = points_text(zip(px(promise.index), py(promise), strict=True))
-    parts.append(f'<polyline points="{dots}" fill="none" {SOFT} stroke-width="2" '
-                 f'stroke-dasharray="2 4"/><path d="M{x0} {py(1):.1f}H{x1}" {SOFT} stroke-width="2"/>')  # fmt: skip
-    named("dense", f'<path d="M-10 0h20" {SOFT} stroke-width="2"/>')
-    named("what the MACs promise",
-          f'<path d="M-10 0h20" {SOFT} stroke-width="2" stroke-dasharray="2 4"/>')  # fmt: skip
-    named("your sparsity", '<path d="M0-8v16" stroke="currentColor" stroke-dasharray="5 4"/>')
+    macs_speedup = sparse.groupby("sparsity")["speedup"].max()
+    dots = points_text(zip(px(macs_speedup.index), py(macs_speedup), strict=True))
+    parts.append(f'<polyline points="{dots}" fill="none" {GREY_LINE} stroke-width="2" '
+                 f'stroke-dasharray="2 4"/><path d="M{x0} {py(1):.1f}H{x1}" {GREY_LINE} stroke-width="2"/>')  # fmt: skip
+    add_to_legend("dense", f'<path d="M-10 0h20" {GREY_LINE} stroke-width="2"/>')
+    add_to_legend("what the MACs promise",
+          f'<path d="M-10 0h20" {GREY_LINE} stroke-width="2" stroke-dasharray="2 4"/>')  # fmt: skip
+    add_to_legend(
+        "your sparsity", '<path d="M0-8v16" stroke="currentColor" stroke-dasharray="5 4"/>'
+    )
     line = float(np.clip(px(at), x0, x1))
     ticks, last = [], -99.0
     for v in sorted({0.0, *data["sparsity"]}):
@@ -168,22 +170,22 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
             last = px(v)
             ticks.append(f'<text x="{last:.1f}" y="{y1 + 17}" text-anchor="middle">{v:g}</text>')
     ticks += [f'<text x="{x0 - 7}" y="{py(v) + 4:.1f}" text-anchor="end">{v:g}</text>'
-              for v in powers_of_ten(bottom, top)]  # fmt: skip
-    threads = f", {_threads(data)}" if "threads" in data else ""
+              for v in log_ticks(bottom, top)]  # fmt: skip
+    threads = f", {_threads_text(data)}" if "threads" in data else ""
     return (
-        f"{opened(WIDTH, HEIGHT, label)}{''.join(parts)}"
+        f"{open_tag(WIDTH, HEIGHT, label)}{''.join(parts)}"
         f'<path d="M{line:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="5 4"/>'
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/><g {FONT}>'
         f'<text x="{(x0 + x1) / 2}" y="14" text-anchor="middle">{width} inputs and outputs, batch of '
         f'{batch}{threads}</text><text x="{(x0 + x1) / 2}" y="{HEIGHT - 10}" text-anchor="middle">'
         f'sparsity (share of weights gone)</text><text transform="translate(14 {(y0 + y1) / 2}) '
         f'rotate(-90)" text-anchor="middle">times as fast as dense</text>{"".join(ticks)}'
-        f"{''.join(key)}</g></svg>"
+        f"{''.join(legend)}</g></svg>"
     )
 
 
 def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw from which sparsity on CSR is faster than dense, over the width of the layer.
+    """Draw the sparsity from which CSR is faster than dense, over the width of the layer.
 
     Parameters
     ----------
@@ -195,8 +197,8 @@ def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     Returns
     -------
     Axes
-        A line for each kernel and batch; the bars reach to the neighbouring sparsities that were
-        measured. Open signs at the upper edge: not even at the highest one.
+        One line for each kernel and batch; the bars end at the neighbouring measured sparsities.
+        Open markers at the upper edge: not faster at any measured sparsity.
 
     Raises
     ------
@@ -225,10 +227,10 @@ def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         part = part.sort_values("width")
         colour = COLOURS.get(str(way), GREY)
         mark = MARKERS[batches.index(batch) % len(MARKERS)]
-        never = part["break_even"].isna()
+        not_faster = part["break_even"].isna()
         y, x = part["break_even"].fillna(top), part["width"]
-        low = np.where(never, 0, y - part["below"].fillna(y))
-        high = np.where(never, 0, part["above"].fillna(y) - y)
+        low = np.where(not_faster, 0, y - part["below"].fillna(y))
+        high = np.where(not_faster, 0, part["above"].fillna(y) - y)
         ax.errorbar(
             x,
             y,
@@ -241,8 +243,8 @@ def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axe
             capsize=3,
             label=f"{LABELS.get(str(way), way)}, batch of {batch}",
         )
-        ax.plot(x[never], y[never], mark, ms=11, mfc="none", mec=colour, ls="")
-    across(ax, [*np.round(known, 3), top], "y")
+        ax.plot(x[not_faster], y[not_faster], mark, ms=11, mfc="none", mec=colour, ls="")
+    set_sparsity_scale(ax, [*np.round(known, 3), top], "y")
     low_end = ax.get_ylim()[0]
     ax.set_yticks(
         [s for s in (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99) if low_end <= s < top] + [top]
@@ -254,32 +256,32 @@ def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     ax.set(xlabel="inputs and outputs of the layer", ylabel="break-even sparsity")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
-def across(ax: Axes, sparsities: Any, axis: str = "x") -> None:
-    """Give an axis the scale of sparsities: half of what is left is always as far."""
+def set_sparsity_scale(ax: Axes, sparsities: Any, axis: str = "x") -> None:
+    """Scale an axis by −log(1 − sparsity): halving the density is the same length everywhere."""
     scale = ax.set_xscale if axis == "x" else ax.set_yscale
-    scale("function", functions=(_stretched, _squeezed))
+    scale("function", functions=(_to_scale, _from_scale))
     values = sorted(set(map(float, sparsities)))
     limits = ax.set_xlim if axis == "x" else ax.set_ylim
-    ends = np.array([_stretched(values[0]), _stretched(values[-1])])
+    ends = np.array([_to_scale(values[0]), _to_scale(values[-1])])
     room = 0.04 * (ends[1] - ends[0]) or 0.1
-    limits(float(_squeezed(ends[0] - room)), float(_squeezed(ends[1] + room)))
+    limits(float(_from_scale(ends[0] - room)), float(_from_scale(ends[1] + room)))
     if axis == "x":
         ax.set_xticks(values, [f"{v:g}" for v in values])
 
 
-def _stretched(s: Any) -> Any:
+def _to_scale(s: Any) -> Any:
     return -np.log(np.maximum(1 - np.asarray(s, float), 1e-9))
 
 
-def _squeezed(v: Any) -> Any:
+def _from_scale(v: Any) -> Any:
     return 1 - np.exp(-np.asarray(v, float))
 
 
-def _one(values: pd.Series[Any], wanted: int | None, name: str, default: Any) -> int:
+def _chosen_value(values: pd.Series[Any], wanted: int | None, name: str, default: Any) -> int:
     known = sorted(set(map(int, values)))
     if wanted is None:
         return int(default(known))
@@ -290,6 +292,6 @@ def _one(values: pd.Series[Any], wanted: int | None, name: str, default: Any) ->
     return wanted
 
 
-def _threads(data: pd.DataFrame) -> str:
+def _threads_text(data: pd.DataFrame) -> str:
     n = int(data["threads"].iloc[0])
     return f"{n} thread" + ("" if n == 1 else "s")

@@ -1,4 +1,4 @@
-"""Groups: which layers share units, and which units cannot go."""
+"""Which layers share units, and which units are frozen."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ if TYPE_CHECKING:
 
 
 MAKES, READS = KEPT, PALETTE[2]  # blue circles make units, green squares read them
-CELL = 0.27  # inches a layer, and at least so many a group
+CELL = 0.27  # inches for each layer, and at least as many for each group
 
 
 def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw which layers share units: a row a layer, a column a group, a mark where they meet.
+    """Draw which layers share units: one row for each layer, one column for each group.
 
-    A circle stands where a layer makes the units of a group, a square where it reads them. What
-    hangs on one line can only be cut together. Grey and dotted: frozen, with the reason below.
+    A circle marks a layer that makes the units of a group, a square a layer that reads them.
+    Layers on one line can only be cut together. Grey and dotted: frozen, with the reason below.
 
     Parameters
     ----------
     data : DataFrame
         From ``groups.to_frame()``.
     ax : Axes, optional
-        Where to draw; default: a new figure, as large as it needs to be.
+        Where to draw; default: a new figure of the needed size.
 
     Returns
     -------
     Axes
-        With a line a group, and up to four collections of marks, called ``"makes"``, ``"reads"``,
-        ``"makes, frozen"`` and ``"reads, frozen"``. The x of a mark is the number of its group.
+        With one line for each group, and up to four collections of marks, labelled ``"makes"``,
+        ``"reads"``, ``"makes, frozen"`` and ``"reads, frozen"``. The x of a mark is the number of
+        its group.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     checks.columns(data, dict.fromkeys(needed, "groups.to_frame()"), "plot_groups")
     if not len(data):
         raise ArgumentError("plot_groups got a frame without rows. Make it with groups.to_frame().")
-    drawn = rows(data)
+    drawn = layer_rows(data)
     row_of = {layer: i for i, layers in enumerate(drawn) for layer in layers}
     groups = data.drop_duplicates("group").reset_index(drop=True)
     labels = [row_label(layers) for layers in drawn]
@@ -66,21 +67,22 @@ def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         f"{shortened(g or '(model)', 22)}: {n:,}{' ≈' if a else ''}"
         for g, n, a in groups[["group", "units", "approximate"]].itertuples(index=False)
     ]
-    flat = max(map(len, heads)) <= 12 and len(heads) <= 6  # else the heads must stand upright
+    flat = max(map(len, heads)) <= 12 and len(heads) <= 6  # else the heads are written vertically
     marks = _marks(data, row_of, list(groups["group"]))
-    notes = _notes(groups, any(width > 1 for *_, role, width in marks if role == "reads"))
+    notes = _footnotes(groups, any(width > 1 for *_, role, width in marks if role == "reads"))
     ax = axes(ax, _size(labels, heads, notes, flat))
     for x, frozen in enumerate(groups["frozen"].astype(bool)):
         ys = [m[1] for m in marks if m[0] == x]
         style: Any = {"color": GREY, "linestyle": ":"} if frozen else {"color": "black"}
         ax.plot([x, x], [min(ys), max(ys)], linewidth=1.4, zorder=1, **style)
     for (role, frozen), style in _STYLES.items():
-        some = [m for m in marks if m[2] == role and bool(groups["frozen"][m[0]]) == frozen]
-        if some:
+        selected = [m for m in marks if m[2] == role and bool(groups["frozen"][m[0]]) == frozen]
+        if selected:
             name = f"{role}, frozen" if frozen else role
-            ax.scatter([m[0] for m in some], [m[1] for m in some], label=name, zorder=2, **style)
+            xs, ys = [m[0] for m in selected], [m[1] for m in selected]
+            ax.scatter(xs, ys, label=name, zorder=2, **style)
     for x, y, role, width in marks:
-        if width > 1 and role == "reads":  # behind a flatten, a unit is read by so many columns
+        if width > 1 and role == "reads":  # after a flatten, `width` columns read one unit
             ax.text(x + 0.16, y + 0.02, f"×{width}", fontsize=7, va="center", ha="left")
     ax.set(xticks=range(len(heads)), yticks=range(len(labels)), yticklabels=labels)
     ax.set_xticklabels(heads, rotation=0 if flat else 90)
@@ -96,11 +98,11 @@ def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def rows(data: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the layers of a model in the order of its forward, those that stand in one row together.
+def layer_rows(data: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the layers of a model in the order of its forward, as rows of the picture.
 
-    A norm makes nothing of its own: it passes on the channels of the layer before it, whose row it
-    shares. The first name in each row is that of the layer that has the weights.
+    A norm has no row of its own: it passes on the channels of the layer before it, and shares its
+    row. The first name in each row is the layer with the weights.
 
     Parameters
     ----------
@@ -111,10 +113,10 @@ def rows(data: pd.DataFrame) -> list[tuple[str, ...]]:
     --------
     >>> import torch, pruneviz as pv
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 3))
-    >>> rows(pv.find_groups(model, torch.zeros(2, 1, 9, 9)).to_frame())
+    >>> layer_rows(pv.find_groups(model, torch.zeros(2, 1, 9, 9)).to_frame())
     [('0', '1'), ('2',)]
     """
-    roles = _roles(data)
+    roles = _layer_roles(data)
     groups_of: dict[str, set[str]] = {}
     for layer, group, _ in roles:
         groups_of.setdefault(layer, set()).add(group)
@@ -133,31 +135,31 @@ def rows(data: pd.DataFrame) -> list[tuple[str, ...]]:
                 home[layer] = home.get(made, made)
             made = layer
     found: dict[str, list[str]] = {}
-    for layer in _in_order(after):
+    for layer in _sorted_layers(after):
         found.setdefault(home.get(layer, layer), []).append(layer)
     return [(name, *(n for n in names if n != name)) for name, names in found.items()]
 
 
-def row_label(layers: tuple[str, ...], most: int = 24) -> str:
+def row_label(layers: tuple[str, ...], length: int = 24) -> str:
     """Name a row: its layer, and the last part of the names of the norms that share it.
 
     >>> row_label(("stage1.0.conv2", "stage1.0.bn2"))
     'stage1.0.conv2, bn2'
     """
-    more = [n.rpartition(".")[2] for n in layers[1:]]
-    rest = "".join(f", {'.' * n.isdigit()}{n}" for n in more[:1]) + (
-        f" +{len(more) - 1}" if more[1:] else ""
+    norms = [n.rpartition(".")[2] for n in layers[1:]]
+    suffix = "".join(f", {'.' * n.isdigit()}{n}" for n in norms[:1]) + (
+        f" +{len(norms) - 1}" if norms[1:] else ""
     )
-    return shortened(layers[0] or "(model)", most - len(rest)) + rest
+    return shortened(layers[0] or "(model)", length - len(suffix)) + suffix
 
 
-def shortened(name: str, most: int) -> str:
-    """Return a name, or the end of it behind an ellipsis.
+def shortened(name: str, length: int) -> str:
+    """Return a name; if it is longer than `length`, an ellipsis and its end.
 
     >>> shortened("layer4.1.conv2", 8)
     '…1.conv2'
     """
-    return name if len(name) <= most else "…" + name[1 - most :]
+    return name if len(name) <= length else "…" + name[1 - length :]
 
 
 _STYLES: dict[tuple[str, bool], dict[str, Any]] = {
@@ -168,7 +170,7 @@ _STYLES: dict[tuple[str, bool], dict[str, Any]] = {
 }
 
 
-def _roles(data: pd.DataFrame) -> list[tuple[str, str, str]]:
+def _layer_roles(data: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return (layer, group, makes | reads) without repeats, in the order of the frame."""
     columns = data[["layer", "group", "dim", "role"]]
     lines = [tuple(line) for line in columns.itertuples(index=False)]
@@ -177,7 +179,8 @@ def _roles(data: pd.DataFrame) -> list[tuple[str, str, str]]:
         dict.fromkeys(
             (layer, group, "makes" if role == "out" else "reads")
             for layer, group, dim, role in lines
-            # what a norm only loses, its running variance, makes it no reader
+            # A norm's running variance has the role "in", but the norm makes these units: it is no
+            # reader of them.
             if role == "out" or (layer, group, dim) not in own
         )
     )
@@ -186,7 +189,7 @@ def _roles(data: pd.DataFrame) -> list[tuple[str, str, str]]:
 def _marks(
     data: pd.DataFrame, row_of: dict[str, int], names: list[str]
 ) -> list[tuple[int, int, str, int]]:
-    """Return (column, row, makes | reads, positions a unit has) of every mark."""
+    """Return (column, row, makes | reads, positions for each unit) of every mark."""
     lines = data[["layer", "group", "role", "width"]].itertuples(index=False)
     width = {(layer, group, role): w for layer, group, role, w in lines}
     key = {"makes": "out", "reads": "in"}
@@ -194,13 +197,16 @@ def _marks(
     return list(
         dict.fromkeys(
             (column[group], row_of[layer], role, int(width[layer, group, key[role]]))
-            for layer, group, role in _roles(data)
+            for layer, group, role in _layer_roles(data)
         )
     )
 
 
-def _in_order(after: dict[str, list[str]]) -> list[str]:
-    """Sort layers so that each stands behind those that it must follow; in doubt as they came."""
+def _sorted_layers(after: dict[str, list[str]]) -> list[str]:
+    """Sort layers so that each follows its predecessors; ties keep the order of the input.
+
+    `after`: layer name to the layers that must come after it.
+    """
     place = {name: i for i, name in enumerate(after)}
     names = list(after)
     waiting = dict.fromkeys(names, 0)
@@ -210,7 +216,7 @@ def _in_order(after: dict[str, list[str]]) -> list[str]:
     ready = [place[n] for n in names if not waiting[n]]
     order: dict[str, None] = {}
     while len(order) < len(names):
-        if not ready:  # a tied weight closes a circle: the first that is left
+        if not ready:  # a tied weight makes a cycle: continue with the first layer that is left
             ready = [next(place[n] for n in names if n not in order)]
         name = names[heapq.heappop(ready)]
         if name in order:
@@ -223,8 +229,8 @@ def _in_order(after: dict[str, list[str]]) -> list[str]:
     return list(order)
 
 
-def _notes(groups: pd.DataFrame, wide: bool) -> list[str]:
-    """Say why groups are frozen, or only nearly exact, and what × means: a line each."""
+def _footnotes(groups: pd.DataFrame, wide: bool) -> list[str]:
+    """Return the footnotes: why groups are frozen or approximate, and what × means."""
     notes = ["×n:  each unit is read by n columns"] if wide else []
     for column, head in (("frozen", "frozen:  "), ("approximate", "≈:  ")):
         reasons: dict[str, list[str]] = {}
@@ -232,8 +238,8 @@ def _notes(groups: pd.DataFrame, wide: bool) -> list[str]:
             if reason:
                 reasons.setdefault(reason, []).append(name or "(model)")
         for reason, names in reasons.items():
-            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-            notes += wrap(f"{head}{some}: {reason}", 72, subsequent_indent="      ")
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            notes += wrap(f"{head}{shown}: {reason}", 72, subsequent_indent="      ")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""Pictures made of pixels: masks, and strips of examples with what the model says of them."""
+"""How masks and examples are drawn as images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def plot_mask(data: Any, *, ax: Axes | None = None) -> Axes:
-    """Draw a mask: blue where a weight stays, white where it goes.
+    """Draw a mask: blue where a weight is kept, white where it is removed.
 
     Parameters
     ----------
     data : array-like, bool
-        ``plan.keep[name]``. Shape (rows, columns); what has more dimensions is folded into rows of
-        the first one, what has one becomes a row.
+        ``plan.keep[name]``, of shape (rows, columns). With more dimensions, all but the first are
+        flattened into columns; one dimension becomes one row.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -76,15 +76,15 @@ def plot_strip(
     classes: Sequence[str],
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw examples in a row, under each what the model takes it for: ✓ right, ✗ wrong.
+    """Draw examples in a row, and below each the predicted class: ✓ right, ✗ wrong.
 
     Parameters
     ----------
     data : array-like, shape (n, height, width), (n, 1, height, width) or (n, 3, height, width)
-        Grey images, drawn dark on white, or red, green and blue. Each is stretched to its own lowest
-        and highest number, so normalised ones can be seen, too.
+        Grey images, drawn dark on white, or RGB images. Each is scaled to its own minimum and
+        maximum, so normalised images are visible, too.
     labels, predictions : sequence of int, length n
-        The true class and the model's.
+        The true and the predicted classes.
     classes : sequence of str
         Name of each class.
     ax : Axes, optional
@@ -108,17 +108,19 @@ def plot_strip(
     >>> [t.get_text() for t in ax.texts]
     ['✓ cat', '✗ cat']
     """
-    images = strip(data, labels, predictions)
+    images = checked_images(data, labels, predictions)
     n, height, width = images.shape[:3]
     ax = axes(ax, (1.1 * n, 1.5))
-    for i, (image, label, said) in enumerate(zip(images, labels, predictions, strict=True)):
+    for i, (image, label, predicted) in enumerate(zip(images, labels, predictions, strict=True)):
         x = i * 1.15
-        ax.imshow(image, **colours(image), extent=(x, x + 1, 0, height / width), aspect="equal")
-        right = label == said
+        ax.imshow(
+            image, **imshow_style(image), extent=(x, x + 1, 0, height / width), aspect="equal"
+        )
+        right = label == predicted
         ax.text(
             x + 0.5,
             -0.06,
-            f"{'✓' if right else '✗'} {classes[said]}",
+            f"{'✓' if right else '✗'} {classes[predicted]}",
             ha="center",
             va="top",
             fontsize=8,
@@ -129,21 +131,21 @@ def plot_strip(
     return ax
 
 
-def colours(image: np.ndarray) -> dict[str, Any]:
-    """Return how matplotlib has to draw an image of a `strip`: a grey one dark on white.
+def imshow_style(image: np.ndarray) -> dict[str, Any]:
+    """Return the options of ``imshow`` for an image: a grey one is drawn dark on white.
 
-    >>> colours(np.zeros((2, 2))), colours(np.zeros((2, 2, 3)))
+    >>> imshow_style(np.zeros((2, 2))), imshow_style(np.zeros((2, 2, 3)))
     ({'cmap': 'gray_r'}, {})
     """
     return {"cmap": "gray_r"} if image.ndim == 2 else {}
 
 
-def strip(data: Any, labels: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
+def checked_images(data: Any, labels: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
     """Return the images as an array of shape (n, height, width), or raise.
 
-    Those in colour: (n, height, width, 3), each from 0 to 1.
+    RGB images: shape (n, height, width, 3), each scaled to [0, 1].
 
-    >>> strip(np.arange(12).reshape(1, 3, 2, 2), [0], [0])[0, :, :, 0].round(2).tolist()
+    >>> checked_images(np.arange(12).reshape(1, 3, 2, 2), [0], [0])[0, :, :, 0].round(2).tolist()
     [[0.0, 0.09], [0.18, 0.27]]
     """
     images = np.asarray(data)
@@ -157,7 +159,7 @@ def strip(data: Any, labels: Sequence[int], predictions: Sequence[int]) -> np.nd
         )
     if not len(images) == len(labels) == len(predictions):
         raise ArgumentError(
-            f"a strip needs one label and one prediction an image, but there are {len(images)} "
+            f"a strip needs one label and one prediction for each image, but there are {len(images)} "
             f"images, {len(labels)} labels and {len(predictions)} predictions."
         )
     if not coloured:

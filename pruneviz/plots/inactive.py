@@ -1,4 +1,4 @@
-"""The heat map of activations: a row a unit, a column an example, sleepers marked."""
+"""How a heat map of activations is drawn: one row for each unit, inactive units marked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.plots.activation_map import MARKS, ROW, WIDTH, X0, X1, Y0, Picture, picture
 from pruneviz.plots.style import GREY, axes
-from pruneviz.plots.svg import FONT, opened, uri
+from pruneviz.plots.svg import FONT, open_tag, uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,38 +24,41 @@ def plot_inactive(
     order: str = "active",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw which units are active on which examples, and mark those that sleep.
+    """Draw which units are active on which examples, and mark the inactive units.
 
-    A row is a unit, a column an example; nothing is drawn where the activation is exactly 0, and the
-    bluer, the larger it is. Dead units have an orange cross, constant ones a yellow square, rarely
-    active ones a pink triangle, and their rows are tinted. Of many units 40 are drawn: some of each
-    kind of sleeper, and others from the rarely to the often active.
+    Each row is a unit and each column an example. Nothing is drawn where the activation is exactly
+    0; larger activations are bluer. Dead units have an orange cross, constant ones a yellow
+    square, rarely active ones a pink triangle, and their rows are tinted. At most 40 units are
+    drawn: some of each kind of inactive unit, and active units from the least to the most often
+    active.
 
     Parameters
     ----------
     data : array-like, shape (units, examples)
         From `activations`.
     sleepers : DataFrame, optional
-        From `find_inactive`: the rows of this group; columns ``unit`` and ``kind``.
+        The inactive units: the rows of this group in the frame of `find_inactive`, with the columns
+        ``unit`` and ``kind``.
     labels : sequence of int, length examples, optional
-        Class of each example; examples of one class stand together, under its name.
+        Class of each example; examples of one class are drawn together, under its name.
     classes : sequence of str, optional
         Name of each class; default: its number.
     order : str
-        From above: ``"active"``, sleepers and then who is active more and more often; ``"mean"``, by
-        the mean; ``"unit"``, by the number.
+        From top to bottom: ``"active"``, inactive units first, then the others from the least to
+        the most often active; ``"mean"``, by the mean; ``"unit"``, by the number.
     ax : Axes, optional
-        Where to draw; default: a new figure, as large as it needs to be.
+        Where to draw; default: a new figure of the needed size.
 
     Returns
     -------
     Axes
-        With one image, and a collection of marks for each kind that is there, called by its name.
+        With one image, and one collection of marks for each kind that occurs, labelled with its
+        name.
 
     Raises
     ------
     ArgumentError
-        If the data are no matrix of finite numbers, or the sleepers or labels do not fit to it.
+        If `data` is not a matrix of finite numbers, or `sleepers` or `labels` do not match it.
 
     Examples
     --------
@@ -72,7 +75,7 @@ def plot_inactive(
 
 
 def svg(p: Picture, *, label: str) -> str:
-    """Draw it as SVG text; `label` is what a screen reader says.
+    """Draw a `Picture` as SVG text; `label` is its text for a screen reader.
 
     >>> text = svg(picture([[0.0, 1.0]], labels=[1, 0], classes=["a", "<b>"]), label="one unit")
     >>> text.count("<image"), "&lt;b&gt;" in text
@@ -101,24 +104,24 @@ def svg(p: Picture, *, label: str) -> str:
             f'<rect x="{x0:g}" y="{Y0}" width="{x1 - x0:g}" height="{p.bottom - Y0:g}" fill="none" '
             f'stroke="{box}" stroke-width="{2.5 if picked else 0.6}"/>'
         )
-    keys = "".join(
+    legend = "".join(
         f'{_sign(kind, x + 5, p.bottom + 14)}<text x="{x + 16:g}" y="{p.bottom + 18:g}" {FONT}>'
         f"{words}</text>"
-        for x, kind, words in p.key()
+        for x, kind, words in p.legend()
     )
     small = FONT.replace("12", "11")
     return (
-        f"{opened(WIDTH, p.height, label, 'pick')}"
+        f"{open_tag(WIDTH, p.height, label, 'pick')}"
         f'{"".join(tints)}<image href="{uri(p.shades)}" x="{X0}" y="{Y0}" width="{X1 - X0}" '
         f'height="{p.bottom - Y0:g}" preserveAspectRatio="none" '
         f'style="image-rendering: pixelated"/>{"".join(frames)}{"".join(marks)}'
-        f"<g {small}>{''.join(texts)}</g><g {small}>{''.join(heads)}</g>{keys}"
-        f'<text x="{X0}" y="{p.bottom + 36:g}" {small}>{p.words()}</text></svg>'
+        f"<g {small}>{''.join(texts)}</g><g {small}>{''.join(heads)}</g>{legend}"
+        f'<text x="{X0}" y="{p.bottom + 36:g}" {small}>{p.caption()}</text></svg>'
     )
 
 
 def draw(p: Picture, ax: Axes) -> None:
-    """Draw the same into matplotlib axes."""
+    """Draw a `Picture` into matplotlib axes."""
     from matplotlib.patches import Rectangle
 
     ax.imshow(
@@ -128,14 +131,14 @@ def draw(p: Picture, ax: Axes) -> None:
         interpolation="nearest",
         zorder=2,
     )
-    places: dict[str, list[float]] = {}
+    ys_by_kind: dict[str, list[float]] = {}
     for y, unit, kind in p.rows():
         ax.text(X0 - 20, y + ROW / 2, str(unit), ha="right", va="center", fontsize=7.5)
         if kind:
-            places.setdefault(kind, []).append(y + ROW / 2)
+            ys_by_kind.setdefault(kind, []).append(y + ROW / 2)
             tint = Rectangle((X0, y), X1 - X0, ROW, color=MARKS[kind][0], alpha=0.22, lw=0)
             ax.add_patch(tint)
-    for kind, ys in places.items():
+    for kind, ys in ys_by_kind.items():
         colour, sign = MARKS[kind]
         ax.scatter([X0 - 10] * len(ys), ys, marker=sign, color=colour, s=16, label=kind)
     for name, first, end, picked in p.blocks:
@@ -145,11 +148,11 @@ def draw(p: Picture, ax: Axes) -> None:
         frame = Rectangle((x0, Y0), x1 - x0, p.bottom - Y0, fill=False, edgecolor=GREY, zorder=3)
         frame.set_linewidth(1.8 if picked else 0.4)
         ax.add_patch(frame)
-    for x, kind, words in p.key():
+    for x, kind, words in p.legend():
         colour, sign = MARKS[kind]
         ax.plot([x + 5], [p.bottom + 14], sign, color=colour, markersize=5, label="_key")
         ax.text(x + 16, p.bottom + 14, words, va="center", fontsize=8)
-    ax.text(X0, p.bottom + 32, p.words(), va="center", fontsize=7.5)
+    ax.text(X0, p.bottom + 32, p.caption(), va="center", fontsize=7.5)
     ax.set(xlim=(0, WIDTH), ylim=(p.height, 0))
     ax.axis("off")
 

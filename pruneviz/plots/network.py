@@ -1,4 +1,4 @@
-"""The network picture: a row a layer, a sign for each unit that it reads and for each that it makes."""
+"""Which units each layer reads and makes: the picture of a network, one row for each layer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.plots.groups import MAKES, READS
 from pruneviz.plots.style import GREY, PRUNED
-from pruneviz.plots.svg import LARGE, opened
+from pruneviz.plots.svg import LARGE, open_tag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MAX_UNITS = 64  # units drawn of a layer; how many more there are stands beside them
-LINE = 32  # of them in a line
+MAX_UNITS = 64  # units that are drawn of a layer; the number of the others is written beside them
+UNITS_A_LINE = 32  # units in a line
 CELL, STEP = 8, 10.4  # pixels from unit to unit, and from line to line
-LIT = "#F0E442"  # Okabe & Ito's yellow
+PICKED = "#F0E442"  # Okabe & Ito's yellow
 READ_AT, MAKE_AT, COUNT_AT, WIDTH = 178, 496, 814, 920
 SIDES = {"reads": READ_AT, "makes": MAKE_AT}
 
@@ -30,34 +30,35 @@ class Side:
     Parameters
     ----------
     total : int
-        How many there are.
-    gone, frozen, lit : frozenset of int
-        Which of them are cut, cannot be cut, are to light up.
+        Number of units.
+    removed, frozen, picked : frozenset of int
+        Units that are removed, that cannot be removed, and that are highlighted.
     """
 
     total: int
-    gone: frozenset[int] = frozenset()
+    removed: frozenset[int] = frozenset()
     frozen: frozenset[int] = frozenset()
-    lit: frozenset[int] = frozenset()
+    picked: frozenset[int] = frozenset()
 
     @property
     def drawn(self) -> list[int]:
-        """The first `MAX_UNITS` units; one that is lit replaces the last of them that is not."""
+        """The first `MAX_UNITS` units; a picked one replaces the last of them that is not picked."""
         first = range(min(self.total, MAX_UNITS))
-        plain = [u for u in first if u not in self.lit]
-        late = sorted(u for u in self.lit if u >= len(first))[: min(LINE, len(plain))]
-        left_out = set(plain[len(plain) - len(late) :])
+        others = [u for u in first if u not in self.picked]
+        room = min(UNITS_A_LINE, len(others))
+        late = sorted(u for u in self.picked if u >= len(first))[:room]
+        left_out = set(others[len(others) - len(late) :])
         return [*(u for u in first if u not in left_out), *late]
 
     @property
     def lines(self) -> int:
-        """How many lines of units are drawn, at least 1."""
-        return max(1, -(-min(self.total, MAX_UNITS) // LINE))
+        """The number of lines of units, at least 1."""
+        return max(1, -(-min(self.total, MAX_UNITS) // UNITS_A_LINE))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: what it reads and what it makes."""
+    """One layer: the units that it reads and those that it makes."""
 
     layer: str
     label: str
@@ -67,14 +68,14 @@ class Row:
 
 @dataclass
 class Picture:
-    """Where everything stands, in pixels from the upper left corner."""
+    """Positions of everything that is drawn, in pixels from the upper left corner."""
 
     height: float = 0
     cells: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     places: list[tuple[float, float, tuple[str, str, int]]] = field(default_factory=list)
-    lit: list[tuple[float, float, str, str, int]] = field(default_factory=list)
+    picked: list[tuple[float, float, str, str, int]] = field(default_factory=list)
     texts: list[tuple[float, float, str, str, bool]] = field(default_factory=list)
-    key: list[tuple[float, float, str]] = field(default_factory=list)
+    legend: list[tuple[float, float, str]] = field(default_factory=list)
 
 
 # colour and sign of each kind of unit: blue circles, green squares, orange crosses, grey
@@ -85,7 +86,7 @@ KINDS = {
     "reads, gone": (PRUNED, "x"),
     "makes, frozen": (GREY, "o"),
     "reads, frozen": (GREY, "s"),
-    "lit": (LIT, "s"),
+    "lit": (PICKED, "s"),
 }
 _SIZES: dict[str, dict[str, Any]] = {
     "o": {"s": 13, "linewidths": 0},
@@ -104,56 +105,56 @@ def svg(rows: Sequence[Row], *, label: str) -> str:
     ----------
     rows : sequence of Row
     label : str
-        What a screen reader says of the picture.
+        Text of the picture for a screen reader.
 
     Examples
     --------
-    >>> fc1 = Row("fc1", "fc1", Side(0), Side(3, gone=frozenset({0}), lit=frozenset({2})))
-    >>> fc2 = Row("fc2", "fc2", Side(3, gone=frozenset({0}), lit=frozenset({2})), Side(1))
+    >>> fc1 = Row("fc1", "fc1", Side(0), Side(3, removed=frozenset({0}), picked=frozenset({2})))
+    >>> fc2 = Row("fc2", "fc2", Side(3, removed=frozenset({0}), picked=frozenset({2})), Side(1))
     >>> text = svg([fc1, fc2], label="two layers")
     >>> text.count('class="lit"'), "2 of 3" in text
     (2, True)
     """
     p = picture(rows)
-    lit = "".join(
+    picked = "".join(
         f'<g class="lit" data-layer="{escape(layer)}" data-side="{side}" data-unit="{unit}">'
-        f"<title>{escape(layer)} {side} unit {unit}</title>{_drawn('lit', [(x, y)])}</g>"
-        for x, y, layer, side, unit in p.lit
+        f"<title>{escape(layer)} {side} unit {unit}</title>{_signs('lit', [(x, y)])}</g>"
+        for x, y, layer, side, unit in p.picked
     )
-    cells = "".join(_drawn(kind, places) for kind, places in p.cells.items())
-    key = "".join(_drawn(kind, [(x, y)]) for x, y, kind in p.key)
+    cells = "".join(_signs(kind, places) for kind, places in p.cells.items())
+    legend = "".join(_signs(kind, [(x, y)]) for x, y, kind in p.legend)
     texts = "".join(
         f'<text x="{x:g}" y="{y + 4:g}" text-anchor="{anchor}" '
         f'font-weight="{_WEIGHT[bold]}">{escape(text)}</text>'
         for x, y, text, anchor, bold in p.texts
     )
-    start = opened(WIDTH, p.height, label, "pick", _left(rows))
-    return f"{start}{lit}{cells}<g {LARGE}>{texts}</g><g>{key}</g></svg>"
+    start = open_tag(WIDTH, p.height, label, "pick", _left(rows))
+    return f"{start}{picked}{cells}<g {LARGE}>{texts}</g><g>{legend}</g></svg>"
 
 
 def _left(rows: Sequence[Row]) -> float:
-    """Return where the longest name begins."""
+    """Return the left edge of the longest name; it may be negative."""
     return READ_AT - 24 - 8.5 * max((len(row.label) for row in rows), default=0)
 
 
 def unit_at(rows: Sequence[Row], x: float, y: float) -> tuple[str, str, int] | None:
-    """Return layer, side (``"reads"`` or ``"makes"``) and unit at a place; None if there is none.
+    """Return layer, side (``"reads"`` or ``"makes"``) and unit at a position; None without a unit.
 
     >>> fc1, fc2 = Row("fc1", "fc1", Side(0), Side(3)), Row("fc2", "fc2", Side(3), Side(1))
     >>> unit_at([fc1, fc2], MAKE_AT + 2 * CELL, 30), unit_at([fc1, fc2], 0, 0)
     (('fc1', 'makes', 2), None)
     """
-    near = [(abs(x - a) + abs(y - b), unit) for a, b, unit in picture(rows).places]
-    distance, found = min(near, default=(STEP, None))
-    return found if distance < STEP else None
+    distances = [(abs(x - a) + abs(y - b), unit) for a, b, unit in picture(rows).places]
+    distance, nearest = min(distances, default=(STEP, None))
+    return nearest if distance < STEP else None
 
 
 def draw(rows: Sequence[Row], ax: Axes) -> None:
-    """Draw the same into matplotlib axes: a collection a kind of unit, called by its name."""
+    """Draw the network into matplotlib axes: one labelled collection for each kind of unit."""
     p = picture(rows)
-    lit = [(x, y) for x, y, *_ in p.lit]
-    drawn = [("lit", "lit", lit), *((kind, kind, places) for kind, places in p.cells.items())]
-    for kind, label, places in [*drawn, *((kind, "", [(x, y)]) for x, y, kind in p.key)]:
+    picked = [(x, y) for x, y, *_ in p.picked]
+    drawn = [("lit", "lit", picked), *((kind, kind, places) for kind, places in p.cells.items())]
+    for kind, label, places in [*drawn, *((kind, "", [(x, y)]) for x, y, kind in p.legend)]:
         colour, sign = KINDS[kind]
         style = {"marker": sign, "color": colour, "label": label, **_SIZES.get(kind, _SIZES[sign])}
         ax.scatter([x for x, _ in places], [y for _, y in places], **style)
@@ -174,7 +175,7 @@ def size(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def picture(rows: Sequence[Row]) -> Picture:
-    """Find a place for everything."""
+    """Compute the positions of everything that is drawn."""
     p = Picture()
     heads = ((READ_AT, "reads: its columns"), (MAKE_AT, "makes: its rows"), (COUNT_AT, "stay"))
     p.texts += [(x, 10, text, "start", False) for x, text in heads]
@@ -185,11 +186,11 @@ def picture(rows: Sequence[Row]) -> Picture:
         for name, x in SIDES.items():
             side = getattr(row, name)
             _side(p, row, name, side, x, middle - (side.lines - 1) * STEP / 2)
-        bold = bool(row.reads.lit or row.makes.lit)
+        bold = bool(row.reads.picked or row.makes.picked)
         p.texts.append((READ_AT - 12, middle, row.label, "end", bold))
         if not row.reads.total:
             p.texts.append((READ_AT, middle, "the input", "start", False))
-        p.texts.append((COUNT_AT, middle, _count(row.makes), "start", False))
+        p.texts.append((COUNT_AT, middle, _count_text(row.makes), "start", False))
         y += lines * STEP + 11
     y += 4
     for x, kind, text in (
@@ -199,7 +200,7 @@ def picture(rows: Sequence[Row]) -> Picture:
         (READ_AT + 274, "makes, frozen", "cannot go"),
         (READ_AT + 372, "lit", "the picked one, wherever it lives"),
     ):
-        p.key.append((x + 3, y, kind))
+        p.legend.append((x + 3, y, kind))
         p.texts.append((x + 14, y, text, "start", False))
     p.height = y + 12
     return p
@@ -208,25 +209,25 @@ def picture(rows: Sequence[Row]) -> Picture:
 def _side(p: Picture, row: Row, name: str, side: Side, x0: float, y0: float) -> None:
     drawn = side.drawn
     for i, unit in enumerate(drawn):
-        x, y = x0 + CELL * (i % LINE) + 3, y0 + STEP * (i // LINE)
-        state = ", gone" * (unit in side.gone) or ", frozen" * (unit in side.frozen)
+        x, y = x0 + CELL * (i % UNITS_A_LINE) + 3, y0 + STEP * (i // UNITS_A_LINE)
+        state = ", gone" * (unit in side.removed) or ", frozen" * (unit in side.frozen)
         p.cells.setdefault(name + state, []).append((x, y))
         p.places.append((x, y, (row.layer, name, unit)))
-        if unit in side.lit:
-            p.lit.append((x, y, row.layer, name, unit))
+        if unit in side.picked:
+            p.picked.append((x, y, row.layer, name, unit))
     if side.total > len(drawn):
-        y = y0 + STEP * ((len(drawn) - 1) // LINE)
+        y = y0 + STEP * ((len(drawn) - 1) // UNITS_A_LINE)
         text = f"+{side.total - len(drawn):,}"
-        p.texts.append((x0 + CELL * LINE + 4, y, text, "start", False))
+        p.texts.append((x0 + CELL * UNITS_A_LINE + 4, y, text, "start", False))
 
 
-def _count(side: Side) -> str:
+def _count_text(side: Side) -> str:
     if side.total and len(side.frozen) == side.total:
         return f"{side.total:,}, frozen"
-    return f"{side.total - len(side.gone):,} of {side.total:,}"
+    return f"{side.total - len(side.removed):,} of {side.total:,}"
 
 
-def _drawn(kind: str, places: Iterable[tuple[float, float]]) -> str:
+def _signs(kind: str, places: Iterable[tuple[float, float]]) -> str:
     colour, sign = KINDS[kind]
     if kind == "lit":
         ink = f'width="13" height="13" rx="3" fill="{colour}" stroke="currentColor"'

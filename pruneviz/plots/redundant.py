@@ -1,4 +1,4 @@
-"""Twins: pairs of units that do nearly the same, and the weights with which one reads."""
+"""Which pairs of units are redundant, and what the input weights of a unit look like."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruneviz.core import checks
-from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, bare
+from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, hide_frame
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 
-LIT = "#F0E442"  # Okabe & Ito's yellow
+PICKED = "#F0E442"  # Okabe & Ito's yellow
 SOURCE = "pv.find_redundant(model, groups=groups)"
 SIMILARITY = "similarity of the two"
 SCALE = "scale: how much of the other one it is"
@@ -27,17 +27,16 @@ def plot_redundant(
     picked: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw pairs of units: how similar they are, and how large the one is beside the other.
+    """Draw pairs of units: their similarity, and the scale of the smaller unit to the larger one.
 
-    A cross is a pair that reaches the threshold; or, with a column ``goes``, one whose smaller unit
-    goes.
-    Everything else is a blue dot.
+    A cross is a pair with at least the threshold; or, with a column ``goes``, a pair whose smaller
+    unit is removed. Every other pair is a blue dot.
 
     Parameters
     ----------
     data : DataFrame
-        From `find_redundant`: columns ``similarity`` and ``scale``. If there is a column ``goes``
-        (bool), it says of each pair whether its smaller unit goes: those are the crosses.
+        From `find_redundant`: columns ``similarity`` and ``scale``, and optionally ``goes`` (bool):
+        whether the smaller unit of the pair is removed.
     threshold : float, optional
         A dashed line at this similarity.
     picked : int, optional
@@ -48,8 +47,8 @@ def plot_redundant(
     Returns
     -------
     Axes
-        With a collection for the dots, ``"less alike"``, and one for the crosses, ``"alike"``; with a
-        column ``goes`` they are called ``"stays"`` and ``"goes"``.
+        With a collection for the dots, labelled ``"less alike"``, and one for the crosses, labelled
+        ``"alike"``; with a column ``goes`` the labels are ``"stays"`` and ``"goes"``.
 
     Raises
     ------
@@ -67,7 +66,7 @@ def plot_redundant(
     checks.columns(data, dict.fromkeys(("similarity", "scale"), SOURCE), "plot_redundant")
     if threshold is not None:
         threshold = checks.number(threshold, "threshold", low=-1, high=1)
-    similarity, scale, goes = points(data, threshold)
+    similarity, scale, goes = scatter_points(data, threshold)
     ax = axes(ax, (6.4, 3.8))
     if picked is not None:
         row = checks.count(picked, "picked")
@@ -75,7 +74,7 @@ def plot_redundant(
         mark: dict[str, Any] = {
             "marker": "s",
             "s": 90,
-            "color": LIT,
+            "color": PICKED,
             "edgecolors": GREY,
             "label": "picked",
         }
@@ -85,21 +84,21 @@ def plot_redundant(
         (~goes, labels[0], {"color": KEPT, "marker": "o", "s": 14, "linewidths": 0}),
         (goes, labels[1], {"color": PRUNED, "marker": "x", "s": 20, "linewidths": 1.2}),
     )
-    for where, label, style in kinds:
-        ax.scatter(similarity[where], scale[where], label=label, **style)
+    for selected, label, style in kinds:
+        ax.scatter(similarity[selected], scale[selected], label=label, **style)
     if threshold is not None:
         ax.axvline(threshold, color="0.45", linewidth=1, linestyle="--")
     ax.axhline(0, color="0.45", linewidth=0.6)
     ax.set(xlabel=SIMILARITY, ylabel=SCALE)
     ax.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
-def points(
+def scatter_points(
     data: pd.DataFrame, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return similarity, scale, and which pairs are crosses; each of shape (pairs,)."""
+    """Return similarity, scale, and which pairs are drawn as crosses; each of shape (pairs,)."""
     similarity, scale = (data[c].to_numpy(dtype=float) for c in ("similarity", "scale"))
     if "goes" in data.columns:
         goes = data["goes"].to_numpy(dtype=bool)
@@ -108,24 +107,24 @@ def points(
     return similarity, scale, goes
 
 
-def sheet(weights: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Lay the weights of one unit out as an image; NaN where there is nothing.
+def weights_image(weights: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Arrange the weights of one unit as an image; NaN where there is no weight.
 
     Parameters
     ----------
     weights : array-like
-        Shape (numbers,), or (inputs, height, width): one small image for each input, up to three in a
-        row, more in nearly a square.
+        Shape (weights,), or (inputs, height, width): one small image for each input; up to three in
+        a row, more in nearly a square.
     shape : (int, int), optional
-        Height and width of the image that the numbers are pixels of; default: nearly a square, line
-        after line.
+        Height and width of the image whose pixels the unit reads; default: nearly a square, row by
+        row.
 
     Examples
     --------
-    >>> sheet([1, 2, 3, 4, 5])
+    >>> weights_image([1, 2, 3, 4, 5])
     array([[ 1.,  2.,  3.],
            [ 4.,  5., nan]])
-    >>> sheet([[[1]], [[2]], [[3]]])
+    >>> weights_image([[[1]], [[2]], [[3]]])
     array([[ 1., nan,  2., nan,  3.]])
     """
     array = np.asarray(weights, dtype=float)

@@ -1,4 +1,4 @@
-"""How sparsity rises over the rounds of iterative pruning, and what happens to the metric."""
+"""How sparsity rises over the rounds of iterative pruning, and how the metric changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,23 +30,24 @@ def plot_schedule(
     chosen: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what happens round by round: how much has gone, or how the metric falls and rises.
+    """Draw the sparsity, the density or the metric over the rounds of iterative pruning.
 
     Parameters
     ----------
     data : DataFrame, sequence of float or mapping
-        The frame of `prune_iteratively`; several of them in one, told apart by the column `hue`; or
-        the sparsity of each round, as from `schedule`; or several of those by name. Rows with the
-        same round and `hue` are seeds: drawn is their mean, and a bar from the lowest to the highest.
+        The frame of `prune_iteratively`; or several such frames concatenated, with the column
+        `hue`; or the sparsity of each round, as from `schedule`; or several of those by name. Rows
+        with the same round and `hue` are seeds: their mean is drawn, and a bar from the lowest to
+        the highest.
     y : str
-        ``"sparsity"``: up at each cut, level while tuning; ``"density"``: the share that stays, on a
-        logarithmic axis, where cuts that take the same share of the rest are equally long;
-        ``"metric"``: straight down from one round's ``metric`` to the next one's ``metric_untuned``
-        (hollow), then up by tuning (filled).
+        ``"sparsity"``: rises at each cut, constant while tuning; ``"density"``: the share kept, on
+        a logarithmic axis, where cuts that remove the same share of the rest are equally long;
+        ``"metric"``: falls from one round's ``metric`` to the next one's ``metric_untuned``
+        (hollow), then rises by tuning (filled).
     hue : str
         Column that names the schedules.
     chosen : str, optional
-        The one to stand out; the others are grey.
+        Name of the schedule to highlight; the others are grey.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -70,13 +71,13 @@ def plot_schedule(
     from matplotlib.ticker import LogLocator, NullLocator
 
     checks.choice(y, "y", LABELS)
-    parts = _parts(data, y, hue)
+    frames = _frames_by_schedule(data, y, hue)
     if chosen is not None:
-        checks.choice(chosen, "chosen", parts)
+        checks.choice(chosen, "chosen", frames)
     ax = axes(ax)
-    for i, (name, rows) in enumerate(parts.items()):
+    for i, (name, rows) in enumerate(frames.items()):
         faint = chosen not in (None, name)
-        look: dict[str, Any] = {
+        style: dict[str, Any] = {
             "color": GREY if faint else PALETTE[i % len(PALETTE)],
             "marker": MARKERS[i % len(MARKERS)],
             "alpha": 0.7 if faint else 1,
@@ -85,11 +86,11 @@ def plot_schedule(
             "zorder": 2 if faint else 3,
         }
         if y == "metric":
-            _sawtooth(ax, rows, name, look, hollow=not faint)
+            _sawtooth(ax, rows, name, style, hollow=not faint)
         else:
             high = rows["sparsity"]["mean"]
             height = high if y == "sparsity" else 1 - high
-            ax.plot(rows.index, height, label=name, drawstyle="steps-pre", **look)
+            ax.plot(rows.index, height, label=name, drawstyle="steps-pre", **style)
     if y == "density":
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -98,16 +99,16 @@ def plot_schedule(
     ax.set(xlabel="round", ylabel=LABELS[y])
     ax.locator_params(axis="x", integer=True)
     ax.grid(alpha=0.25)
-    if list(parts) != [""]:
+    if list(frames) != [""]:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
 def _sawtooth(
-    ax: Axes, rows: pd.DataFrame, name: str, look: dict[str, Any], *, hollow: bool
+    ax: Axes, rows: pd.DataFrame, name: str, style: dict[str, Any], *, hollow: bool
 ) -> None:
-    """Draw one schedule's metric: at each round two points above each other, filled where tuned."""
+    """Draw one schedule's metric: at each round a point before tuning and one after it (filled)."""
     tuned, cut = rows["metric"]["mean"].to_numpy(), rows["metric_untuned"]["mean"].to_numpy()
     at = rows.index.to_numpy()
     x, height, marked = [at[0]], [tuned[0]], [0]
@@ -115,18 +116,18 @@ def _sawtooth(
         x += [at[i - 1], at[i]]
         height += [cut[i], tuned[i]]
         marked.append(2 * i)
-    (line,) = ax.plot(x, height, label=name, markevery=marked, **look)
+    (line,) = ax.plot(x, height, label=name, markevery=marked, **style)
     low, high = rows["metric"]["min"], rows["metric"]["max"]
     ax.vlines(at, low, high, color=line.get_color(), alpha=line.get_alpha(), lw=3)
     if hollow:
-        look = {"marker": look["marker"], "edgecolors": look["color"], "zorder": look["zorder"]}
-        ax.scatter(at[:-1], cut[1:], facecolors="none", **look)
+        style = {"marker": style["marker"], "edgecolors": style["color"], "zorder": style["zorder"]}
+        ax.scatter(at[:-1], cut[1:], facecolors="none", **style)
 
 
-def _parts(
+def _frames_by_schedule(
     data: pd.DataFrame | Sequence[float] | Mapping[str, Sequence[float]], y: str, hue: str
 ) -> dict[str, pd.DataFrame]:
-    """Return for each schedule, by name, a row a round: (column, "mean" | "min" | "max")."""
+    """Return for each schedule a frame with one row a round; columns (name, mean | min | max)."""
     import pandas as pd
 
     frame: pd.DataFrame
@@ -136,11 +137,13 @@ def _parts(
         if y == "metric":
             raise ArgumentError(f"a metric is drawn from a DataFrame. Make it with {SOURCE}.")
         named = data if isinstance(data, Mapping) else {"": data}
-        listed = [
-            pd.DataFrame({"round": range(len(way) + 1), "sparsity": [0.0, *way], hue: name})
-            for name, way in named.items()
+        tables = [
+            pd.DataFrame(
+                {"round": range(len(sparsities) + 1), "sparsity": [0.0, *sparsities], hue: name}
+            )
+            for name, sparsities in named.items()
         ]
-        frame = pd.concat(listed) if listed else pd.DataFrame({"round": [], "sparsity": []})
+        frame = pd.concat(tables) if tables else pd.DataFrame({"round": [], "sparsity": []})
     needed = ["round", *(("metric", "metric_untuned") if y == "metric" else ("sparsity",))]
     checks.columns(frame, dict.fromkeys(needed, SOURCE), "plot_schedule")
     if not len(frame):

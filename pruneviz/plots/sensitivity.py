@@ -1,4 +1,4 @@
-"""How far each layer can be pruned: a line a layer."""
+"""How far each layer can be pruned: one line for each layer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 
-NAMED = 7  # layers in a legend that cannot name all
+MAX_NAMED = 7  # layers in the legend, if there are too many for one colour each
 
 
 def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the metric against how much of one layer is pruned: a line a layer.
+    """Draw the metric over the sparsity of one layer at a time: one line for each layer.
 
     Each line begins at the metric of the whole model, the dashed line. With many layers the colours
-    run from the first layer, dark, to the last, light, and the legend names those that lose most.
+    go from dark (first layer) to light (last), and the legend names the layers that lose most.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ArgumentError
-        If a column is missing, there is no row, or a layer has two for one sparsity.
+        If a column is missing, there is no row, or a layer has two rows for one sparsity.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     twice = data[data.duplicated(["layer", "target_sparsity"])]
     if len(twice):
         raise ArgumentError(
-            f"plot_sensitivity draws one line a layer, but layer {twice['layer'].iloc[0]!r} has two rows "
+            f"plot_sensitivity draws one line for each layer, but layer {twice['layer'].iloc[0]!r} has two rows "
             f"for sparsity {twice['target_sparsity'].iloc[0]:g}. Take the rows of one criterion and one "
             "repair."
         )
@@ -67,9 +67,9 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     layers = list(dict.fromkeys(data["layer"]))
     if len(layers) <= len(PALETTE):
         colours = list(PALETTE)
-    else:  # viridis without its ends, which vanish on a dark or a light page
+    else:  # viridis without its ends, which are invisible on a dark or a light page
         colours = list(mpl.colormaps["viridis"](np.linspace(0.25, 0.9, len(layers))))
-    # one whole model, unless frames were joined
+    # one value, unless frames of several models were concatenated
     for dense in data["dense"].unique():
         ax.axhline(dense, color=GREY, linestyle="--", linewidth=1, label="whole model")
     for i, layer in enumerate(layers):
@@ -87,12 +87,12 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.grid(alpha=0.25)
     handles, labels = ax.get_legend_handles_labels()
     title = None
-    if len(layers) > len(PALETTE):  # those that lose most; colours say where the others stand
-        worst = data.groupby("layer", sort=False)["metric"].min().nsmallest(NAMED).index
+    if len(layers) > len(PALETTE):  # only the layers that lose most
+        worst = data.groupby("layer", sort=False)["metric"].min().nsmallest(MAX_NAMED).index
         named = {"whole model", *(n or "the model" for n in worst)}
         handles = [h for h, t in zip(handles, labels, strict=True) if t in named]
         labels = [t for t in labels if t in named]
         title = f"the most sensitive of {len(layers)}"
     ax.legend(handles, labels, title=title, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    bare(ax)
+    hide_frame(ax)
     return ax

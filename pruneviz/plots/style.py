@@ -1,4 +1,4 @@
-"""Colours and the empty axes: the same in every picture, readable for the colour-blind."""
+"""Which colours and which empty axes all pictures share, readable for colour-blind people."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
 def figure(
     width: float, height: float, rows: tuple[float, ...] = (1,)
 ) -> Iterator[tuple[Figure, Any]]:
-    """Give a figure that pyplot does not know of, with its axes: nothing to close afterwards.
+    """Yield a figure, made without pyplot so that it need not be closed, and its axes.
 
-    `rows` are the relative heights of the rows; of several, the axes come as an array.
+    `rows` are the relative heights of the rows; with several rows the axes are an array.
     """
     from matplotlib.figure import Figure
 
@@ -41,19 +41,20 @@ def figure(
     yield fig, fig.subplots(len(rows), 1, height_ratios=rows)
 
 
-def bare(ax: Axes) -> None:
-    """Take the upper and the right frame away."""
+def hide_frame(ax: Axes) -> None:
+    """Hide the upper and the right line of the frame."""
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def readable(fig: Figure) -> Figure:
-    """Turn what is black in a figure into a grey that can be read on light and on dark pages."""
+    """Change black in a figure to a grey that is readable on light and on dark pages."""
     from matplotlib.colors import same_color
     from matplotlib.lines import Line2D
     from matplotlib.spines import Spine
     from matplotlib.text import Text
 
-    for ax in fig.axes:  # not the ticks themselves: a logarithmic axis makes them when it is drawn
+    # set on the axes, not on the ticks: a logarithmic axis makes its ticks when it is drawn
+    for ax in fig.axes:
         ax.tick_params(which="both", color=GREY)
         ax.tick_params(which="minor", labelcolor=GREY)
     for spine in fig.findobj(Spine):

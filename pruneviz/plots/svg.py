@@ -1,7 +1,7 @@
-"""The same pictures as SVG text, for panels: a tenth of a millisecond instead of a tenth of a second.
+"""How the panels' pictures are drawn as SVG text: in 0.1 ms, where matplotlib takes 100 ms.
 
-Text and axes take the page's own colour (``currentColor``), so that they can be read in a light and
-in a dark theme. Names are escaped: a layer called ``<img>`` shows its name.
+Text and axes take the colour of the page (``currentColor``), so that they are readable in a light
+and in a dark theme. Names are escaped: a layer called ``<img>`` shows its name.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from pruneviz.plots.images import colours
-from pruneviz.plots.images import strip as checked
+from pruneviz.plots.images import checked_images as checked
+from pruneviz.plots.images import imshow_style
 from pruneviz.plots.style import KEPT, PRUNED
 
 FONT = 'font-family="system-ui, sans-serif" font-size="12" fill="currentColor"'
-LARGE = FONT.replace("12", "14")  # in wide pictures, which a narrow page makes smaller
+LARGE = FONT.replace("12", "14")  # for wide pictures, which are scaled down on a narrow page
 CURSORS = {"drag": "ew-resize", "pick": "pointer"}
 EDGES = (78, 10)  # pixels left and right of a histogram
 
@@ -45,13 +45,13 @@ def histogram(
     left, right, count : arrays of shape (bins,)
     pruned : boolean array of shape (bins,)
     label : str
-        What a screen reader says of the picture.
+        Text of the picture for a screen reader.
     threshold : float, optional
         Dashed lines at plus and minus this value.
     log : bool
-        Whether the counts stand on a logarithmic scale: one weight in a bin can then be seen.
+        Whether the counts are on a logarithmic scale; then a bin with one weight is visible.
     xlabel : str
-        What the bins are of.
+        Label of the horizontal axis.
     uid : str
         Makes the pattern's id unique on the page.
 
@@ -74,17 +74,17 @@ def histogram(
         return y1 - share * (y1 - y0)
 
     bars = []
-    for where, fill in ((~pruned, KEPT), (pruned, f"url(#{uid}-hatch)")):
-        cells = zip(px(left[where]), px(right[where]), py(count[where]), strict=True)
+    for selected, fill in ((~pruned, KEPT), (pruned, f"url(#{uid}-hatch)")):
+        cells = zip(px(left[selected]), px(right[selected]), py(count[selected]), strict=True)
         path = "".join(f"M{a:.1f} {y1}V{h:.1f}H{b:.1f}V{y1}Z" for a, b, h in cells)
         bars.append(f'<path d="{path}" fill="{fill}"/>')
     ticks = [
         f'<text x="{px(v):.1f}" y="{y1 + 16}" text-anchor="middle">{v:g}</text>'
-        for v in nice(float(left[0]), float(right[-1]), 6)
+        for v in round_ticks(float(left[0]), float(right[-1]), 6)
     ]
     ticks += [
         f'<text x="{x0 - 6}" y="{py(v) + 4:.1f}" text-anchor="end">{v:,.0f}</text>'
-        for v in (powers(top) if log else nice(0, top, 4))
+        for v in (count_ticks(top) if log else round_ticks(0, top, 4))
     ]
     lines = ""
     if threshold is not None:
@@ -96,12 +96,12 @@ def histogram(
         )
     middle = (x0 + x1) / 2
     return (
-        f"{opened(width, height, label, 'drag')}{hatch(uid)}{''.join(bars)}{lines}"
+        f"{open_tag(width, height, label, 'drag')}{hatch(uid)}{''.join(bars)}{lines}"
         f'<path d="M{x0} {y0}V{y1}H{x1}" fill="none" stroke="currentColor"/>'
         f"<g {FONT}>{''.join(ticks)}"
         f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{escape(xlabel)}</text>'
         f'<text transform="translate(14 {(y0 + y1) / 2}) rotate(-90)" text-anchor="middle">'
-        f"number of weights</text></g>{_key(x1 - 156, height - 17, uid)}</svg>"
+        f"number of weights</text></g>{_legend(x1 - 156, height - 17, uid)}</svg>"
     )
 
 
@@ -111,7 +111,7 @@ def _box(width: int, height: int) -> tuple[float, float, float, float]:
 
 
 def weight_at(x: float, left: np.ndarray, right: np.ndarray, width: int = 640) -> float:
-    """Return which weight stands at a place of a histogram, in pixels from the left.
+    """Return the weight at a position of a histogram, in pixels from the left.
 
     >>> e = np.array([-1.0, 0.0, 1.0])
     >>> weight_at(78, e[:-1], e[1:]), weight_at(630, e[:-1], e[1:])
@@ -122,7 +122,7 @@ def weight_at(x: float, left: np.ndarray, right: np.ndarray, width: int = 640) -
 
 
 def in_histogram(x: float, y: float, width: int = 640, height: int = 220) -> bool:
-    """Tell whether a place of the picture is among the bars.
+    """Tell whether a position is inside the histogram's axes.
 
     >>> in_histogram(300, 50), in_histogram(300, 210)
     (True, False)
@@ -131,13 +131,13 @@ def in_histogram(x: float, y: float, width: int = 640, height: int = 220) -> boo
     return left <= x <= right and top <= y <= bottom
 
 
-LOW = 0.5  # where a logarithmic scale of counts begins: a bin with one weight still has a bar
+LOW = 0.5  # start of a logarithmic scale of counts: below 1, so that a count of 1 has a bar
 
 
-def powers(top: float) -> list[float]:
-    """Return the powers of ten up to a count, every second or third if there are many.
+def count_ticks(top: float) -> list[float]:
+    """Return the powers of ten up to a count; every second or third if there are many.
 
-    >>> powers(2_000), powers(3e6)
+    >>> count_ticks(2_000), count_ticks(3e6)
     ([1.0, 10.0, 100.0, 1000.0], [1.0, 100.0, 10000.0, 1000000.0])
     """
     last = int(np.floor(np.log10(max(top, 1))))
@@ -153,7 +153,7 @@ def layers(
     width: int = 640,
     uid: str = "pv",
 ) -> str:
-    """Draw a bar a layer: blue for what stays, orange and hatched for what goes.
+    """Draw one bar for each layer: blue for kept weights, orange and hatched for removed ones.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def layers(
             f'<text x="{x0 - 6}" y="{y + 12}" text-anchor="end">{escape(short or "(model)")}</text>'
             f'<text x="{x1 + 6}" y="{y + 12}">{k:,} of {n:,} kept</text></g>'
         )
-    return f"{opened(width, height, label)}{hatch(uid)}{''.join(parts)}</svg>"
+    return f"{open_tag(width, height, label)}{hatch(uid)}{''.join(parts)}</svg>"
 
 
 def strip(
@@ -186,19 +186,19 @@ def strip(
     size: int = 76,
     truth: bool = False,
 ) -> str:
-    """Draw examples in a row, under each what the model takes it for: ✓ right, ✗ wrong.
+    """Draw examples in a row, and below each the predicted class: ✓ right, ✗ wrong.
 
-    With `truth` its own class stands below that.
+    With `truth` the true class is written below that.
 
     Parameters
     ----------
     uris : sequence of str
-        From `image_uris`, made once.
+        From `image_uris`.
     labels, predictions : sequence of int
-        The true class and the model's.
+        The true and the predicted classes.
     classes : sequence of str
     label : str
-        What a screen reader says of the picture.
+        Text of the picture for a screen reader.
 
     Examples
     --------
@@ -208,10 +208,10 @@ def strip(
     """
     step = size + 10
     parts = []
-    for i, (href, true, said) in enumerate(zip(uris, labels, predictions, strict=True)):
-        right = true == said
+    for i, (href, true, predicted) in enumerate(zip(uris, labels, predictions, strict=True)):
+        right = true == predicted
         colour, sign = (KEPT, "✓") if right else (PRUNED, "✗")
-        x, name = i * step + 4, classes[said]
+        x, name = i * step + 4, classes[predicted]
         lines = [(22, f"{sign} ", name), *([(38, "is: ", classes[true])] if truth else [])]
         texts = "".join(
             f'<text x="{x + size / 2}" y="{size + down}" text-anchor="middle" {FONT}>'
@@ -225,12 +225,12 @@ def strip(
             f'stroke="{colour}" stroke-width="3"{"" if right else _DASHES}/>'
             f"{texts}"
         )
-    tall = size + (48 if truth else 32)
-    return f"{opened(step * len(uris) + 4, tall, label)}{''.join(parts)}</svg>"
+    height = size + (48 if truth else 32)
+    return f"{open_tag(step * len(uris) + 4, height, label)}{''.join(parts)}</svg>"
 
 
 def _short(name: str) -> str:
-    """Cut a name that would reach into the next one."""
+    """Shorten a name that would overlap the next one."""
     return name if len(name) <= 11 else f"{name[:10].rstrip()}…"
 
 
@@ -238,7 +238,7 @@ _DASHES = ' stroke-dasharray="7 4"'
 
 
 def image_uris(images: Any) -> list[str]:
-    """Return images as `plot_strip` takes them as PNG data URIs.
+    """Return images, in a shape that `plot_strip` accepts, as PNG data URIs.
 
     Examples
     --------
@@ -247,11 +247,11 @@ def image_uris(images: Any) -> list[str]:
     """
     array = np.asarray(images)
     blank = [0] * len(array)
-    return [uri(image, **colours(image)) for image in checked(array, blank, blank)]
+    return [uri(image, **imshow_style(image)) for image in checked(array, blank, blank)]
 
 
-def uri(image: np.ndarray, **how: Any) -> str:
-    """Return an image as a PNG data URI; `how` is for matplotlib's ``imsave``.
+def uri(image: np.ndarray, **options: Any) -> str:
+    """Return an image as a PNG data URI; `options` are for matplotlib's ``imsave``.
 
     >>> uri(np.eye(2), cmap="gray")[:22]
     'data:image/png;base64,'
@@ -259,19 +259,19 @@ def uri(image: np.ndarray, **how: Any) -> str:
     from matplotlib.image import imsave
 
     file = io.BytesIO()
-    imsave(file, image, **how, format="png")
+    imsave(file, image, **options, format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def nice(low: float, high: float, most: int) -> list[float]:
-    """Return at most `most` + 1 round values in [low, high], evenly spaced.
+def round_ticks(low: float, high: float, intervals: int) -> list[float]:
+    """Return at most `intervals` + 1 round values in [low, high], evenly spaced.
 
-    >>> nice(-0.31, 0.31, 7)
+    >>> round_ticks(-0.31, 0.31, 7)
     [-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
     """
     if high <= low:
         return [low]
-    rough = (high - low) / most
+    rough = (high - low) / intervals
     unit = 10.0 ** np.floor(np.log10(rough))
     step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
     first = int(np.ceil(low / step - 1e-9))
@@ -279,27 +279,38 @@ def nice(low: float, high: float, most: int) -> list[float]:
     return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
-def opened(width: float, height: float, label: str, touch: str = "", left: float = 0) -> str:
-    """Return the opening tag of a picture; `label` is what a screen reader says of it.
+def open_tag(width: float, height: float, label: str, pointer: str = "", left: float = 0) -> str:
+    """Return the opening tag of a picture.
 
-    `touch`: ``"drag"`` or ``"pick"``, what a hand can do in it (see `panels.touch`); `left`: where
-    the picture begins, if nothing stands further left.
+    Parameters
+    ----------
+    width, height : float
+        In pixels.
+    label : str
+        Text of the picture for a screen reader.
+    pointer : str
+        What the pointer can do in the picture: ``"drag"``, ``"pick"`` or nothing (see
+        `pruneviz.panels.kit.pointer`).
+    left : float
+        Position of the left edge; negative if something is drawn left of 0.
 
-    >>> 'data-touch="drag"' in opened(10, 10, "a line", "drag")
+    Examples
+    --------
+    >>> 'data-touch="drag"' in open_tag(10, 10, "a line", "drag")
     True
     """
-    hand, name = "", ""
-    if touch:
-        hand = f"; cursor: {CURSORS[touch]}; user-select: none; touch-action: pan-y"
-        name = f' data-touch="{touch}"'
+    css, attribute = "", ""
+    if pointer:
+        css = f"; cursor: {CURSORS[pointer]}; user-select: none; touch-action: pan-y"
+        attribute = f' data-touch="{pointer}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:g} 0 {width - left:g} {height}" '
-        f'style="max-width: {width - left:g}px; width: 100%; height: auto{hand}" '
-        f'role="img" aria-label="{escape(label)}"{name}>'
+        f'style="max-width: {width - left:g}px; width: 100%; height: auto{css}" '
+        f'role="img" aria-label="{escape(label)}"{attribute}>'
     )
 
 
-def _key(x: float, y: float, uid: str) -> str:
+def _legend(x: float, y: float, uid: str) -> str:
     return "".join(
         f'<rect x="{x + dx:.0f}" y="{y}" width="14" height="12" fill="{fill}"/>'
         f'<text x="{x + dx + 20:.0f}" y="{y + 11}" {FONT}>{word}</text>'
@@ -308,7 +319,7 @@ def _key(x: float, y: float, uid: str) -> str:
 
 
 def hatch(uid: str) -> str:
-    """Return the pattern that marks, beside the colour, what is removed."""
+    """Return the pattern that marks what is removed, in addition to the colour."""
     return (
         f'<defs><pattern id="{uid}-hatch" width="5" height="5" patternUnits="userSpaceOnUse" '
         f'patternTransform="rotate(45)"><rect width="5" height="5" fill="{PRUNED}"/>'

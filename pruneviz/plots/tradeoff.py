@@ -1,4 +1,4 @@
-"""Accuracy against cost: the curves of a sweep, and what nothing beats."""
+"""How quality depends on cost: the curves of a sweep, and the points that no other beats."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruneviz.core import checks
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, bare
-from pruneviz.plots.svg import FONT, nice, opened
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
+from pruneviz.plots.svg import FONT, open_tag, round_ticks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ def plot_pareto(
     log: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the curves of a sweep with their bands, and the front of points that nothing beats.
+    """Draw the curves of a sweep with their bands, and the points that no other point beats.
 
     Parameters
     ----------
@@ -80,19 +80,19 @@ def plot_pareto(
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
 def ring(ax: Axes, x: float, y: float) -> None:
-    """Mark a point of the picture with a ring."""
+    """Draw a ring around a point."""
     ax.plot([x], [y], "o", ms=14, mfc="none", mec=GREY, mew=2.2)
 
 
 def svg(
     points: pd.DataFrame, *, x: str, y: str, budget: float, log: bool, chosen: Any, label: str
 ) -> str:
-    """Return the same picture as SVG text, with a ring around the chosen point.
+    """Return the picture of `plot_pareto` as SVG text, with a ring around the chosen point.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def svg(
     chosen : Series or None
         The row to mark.
     label : str
-        What a screen reader says of the picture.
+        Text of the picture for a screen reader.
     """
     x0, y0, x1, y1 = BOX
     left, right = _span(points[x], log)
@@ -127,11 +127,11 @@ def svg(
             f'<polygon points="{points_text(band)}" fill="{colour}" fill-opacity="0.18"/>'
             f'<polyline points="{points_text(zip(xs, ys, strict=True))}" fill="none" '
             f'stroke="{colour}" stroke-width="2"/>'
-            + "".join(marker(i, a, b, colour) for a, b in zip(xs, ys, strict=True))
+            + "".join(svg_marker(i, a, b, colour) for a, b in zip(xs, ys, strict=True))
         )
         short = str(name) if len(str(name)) <= 27 else f"{str(name)[:26]}…"
         at = y0 + 8 + 20 * i
-        key.append(marker(i, x1 + 20, at, colour))
+        key.append(svg_marker(i, x1 + 20, at, colour))
         key.append(f'<text x="{x1 + 32}" y="{at + 4}">{escape(short)}</text>')
     front = points[points["pareto"]].sort_values(x)
     stairs: list[tuple[float, float]] = []
@@ -148,7 +148,7 @@ def svg(
         'fill="none" stroke="currentColor" stroke-width="2.5"/>'
     )  # fmt: skip
     return (
-        f"{opened(WIDTH, HEIGHT, label, 'drag')}"
+        f"{open_tag(WIDTH, HEIGHT, label, 'drag')}"
         f'<polyline points="{points_text(stairs)}" fill="none" stroke="{GREY}" stroke-width="5" '
         f'opacity="0.8"/>{"".join(parts)}{ring}'
         f'<path d="M{line:.1f} {y0}V{y1}" stroke="currentColor" stroke-dasharray="5 4"/>'
@@ -162,7 +162,7 @@ def svg(
 
 
 def in_plot(x: float, y: float) -> bool:
-    """Tell whether a place of the picture is among the curves.
+    """Tell whether a position is inside the axes.
 
     >>> in_plot(BOX[0] + 5, 100), in_plot(BOX[2] + 50, 100)
     (True, False)
@@ -172,7 +172,7 @@ def in_plot(x: float, y: float) -> bool:
 
 
 def cost_at(points: pd.DataFrame, at: float, *, x: str, log: bool) -> float:
-    """Return which cost stands at a place of the picture, in pixels from the left.
+    """Return the cost at a position, in pixels from the left.
 
     >>> import pandas as pd
     >>> points = pd.DataFrame({"macs": [10.0, 1000.0]})
@@ -195,24 +195,24 @@ def _span(values: Any, log: bool) -> tuple[float, float]:
 
 def _ticks(left: float, right: float, low: float, high: float, log: bool, px: Any, py: Any) -> str:
     x0, _, _, y1 = BOX
-    across = powers_of_ten(left, right) if log else nice(left, right, 4)
+    across = log_ticks(left, right) if log else round_ticks(left, right, 4)
     return "".join(
-        f'<text x="{float(px(v)):.1f}" y="{y1 + 17}" text-anchor="middle">{_short(v)}</text>'
+        f'<text x="{float(px(v)):.1f}" y="{y1 + 17}" text-anchor="middle">{_number_text(v)}</text>'
         for v in across
     ) + "".join(
-        f'<text x="{x0 - 7}" y="{float(py(v)) + 4:.1f}" text-anchor="end">{_short(v)}</text>'
-        for v in nice(low, high, 5)
+        f'<text x="{x0 - 7}" y="{float(py(v)) + 4:.1f}" text-anchor="end">{_number_text(v)}</text>'
+        for v in round_ticks(low, high, 5)
     )
 
 
-def powers_of_ten(left: float, right: float) -> list[float]:
+def log_ticks(left: float, right: float) -> list[float]:
     """Return ticks of a logarithmic axis: 1, 2 and 5 times powers of ten."""
     first, last = int(np.floor(np.log10(left))), int(np.ceil(np.log10(right)))
     values = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
     return [v for v in values if left <= v <= right]
 
 
-def _short(value: float) -> str:
+def _number_text(value: float) -> str:
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{sign}"
@@ -220,12 +220,12 @@ def _short(value: float) -> str:
 
 
 def points_text(pairs: Any) -> str:
-    """Return points as the attribute of a polyline."""
+    """Return points as the text of a polyline's attribute ``points``."""
     return " ".join(f"{float(a):.1f},{float(b):.1f}" for a, b in pairs)
 
 
-def marker(i: int, x: Any, y: Any, colour: str) -> str:
-    """Return one of the markers of `MARKERS`, so that colour is not the only sign."""
+def svg_marker(i: int, x: Any, y: Any, colour: str) -> str:
+    """Return marker number `i` of `MARKERS` as SVG, so that curves differ not only in colour."""
     x, y = float(x), float(y)
     kind, r = MARKERS[i % len(MARKERS)], 4.0
     if kind == "o":
@@ -264,13 +264,13 @@ def plot_tradeoff(
     hue: str = "criterion",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what is left of the metric against what was pruned: a line a criterion.
+    """Draw the metric over the sparsity: one line for each criterion.
 
     Parameters
     ----------
     data : DataFrame
         From `sweep`. Rows with the same `hue` and target sparsity (or `x`) are seeds: the line is
-        their mean, the band reaches from the lowest to the highest.
+        their mean, the band goes from the lowest to the highest.
     x, y, hue : str
         Columns.
     ax : Axes, optional
@@ -300,7 +300,7 @@ def plot_tradeoff(
     ax = axes(ax, (7.6, 3.8))
     before = set(ax.lines)
     if "target_sparsity" in data and x != "target_sparsity":
-        # seeds end at slightly different costs: one place on the axis for each target
+        # seeds end at slightly different costs: draw them at their mean
         same = data.groupby([hue, "target_sparsity"], sort=False)[x]
         data = data.assign(**{x: same.transform("mean")})
     values = list(dict.fromkeys(data[hue]))
@@ -322,8 +322,8 @@ def plot_tradeoff(
     ax.grid(alpha=0.25)
     handles, labels = ax.get_legend_handles_labels()
     for line in set(ax.lines) - before:
-        if not np.size(line.get_xdata()):  # seaborn's own, for its legend
+        if not np.size(line.get_xdata()):  # an empty line that seaborn adds for its legend
             line.remove()
     ax.legend(handles, labels, title=hue, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    bare(ax)
+    hide_frame(ax)
     return ax

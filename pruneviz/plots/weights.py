@@ -1,4 +1,4 @@
-"""Weights: how they are distributed, and how many stay in each layer."""
+"""How the weights are distributed, and how many are kept in each layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import KEPT, PRUNED, axes, bare
+from pruneviz.plots.style import KEPT, PRUNED, axes, hide_frame
 from pruneviz.plots.svg import LOW
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def plot_weights(
     log: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the histogram of the weights; with a threshold, what falls below it in another colour.
+    """Draw the histogram of the weights; weights below a threshold have another colour.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def plot_weights(
     threshold : float, optional
         Weights with |w| below it are drawn as pruned: orange and hatched.
     absolute : bool
-        Draw |w|: the bins left of 0 upon those right of it.
+        Draw |w|: the counts of the bins below 0 are added to those above.
     log : bool
-        Draw the numbers of weights on a logarithmic scale.
+        Draw the counts on a logarithmic scale.
     ax : Axes, optional
         Where to draw; default: a new figure.
 
@@ -67,8 +67,8 @@ def plot_weights(
     bars = ax.bar(left, count, right - left, align="edge", color=KEPT, label="kept")
     if threshold is not None:
         below = pruned_bins(left, right, threshold)
-        for bar, gone in zip(bars, below, strict=True):
-            if gone:
+        for bar, is_pruned in zip(bars, below, strict=True):
+            if is_pruned:
                 bar.set(facecolor=PRUNED, hatch="///", edgecolor="white", linewidth=0)
         for x in (threshold,) if absolute else (-threshold, threshold):
             ax.axvline(x, color="0.35", linewidth=1, linestyle="--")
@@ -78,14 +78,14 @@ def plot_weights(
     if log:
         ax.set_yscale("log")
         ax.set_ylim(bottom=LOW)
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 
 def summed(
     data: pd.DataFrame, *, absolute: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return left and right edges and counts of all layers together; three arrays of shape (bins,).
+    """Return left edges, right edges and counts over all layers; three arrays of shape (bins,).
 
     >>> import pandas as pd
     >>> data = pd.DataFrame({"left": [-1.0, 0.0], "right": [0.0, 1.0], "count": [2, 3]})
@@ -108,14 +108,14 @@ def folded(
     half = len(count) // 2
     if len(count) % 2 or not np.allclose(left, -right[::-1]):
         raise ArgumentError(
-            "|w| can only be drawn of bins that are the same on both sides of 0. "
+            "|w| can only be drawn from bins that are symmetric about 0, but these are not. "
             "Make them: pv.weight_histogram(model)."
         )
     return left[half:], right[half:], count[half:] + count[:half][::-1]
 
 
 def pruned_bins(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
-    """Mark the bins whose middle lies below the threshold; boolean, shape (bins,).
+    """Mark the bins whose centre |w| is below the threshold; boolean, shape (bins,).
 
     >>> pruned_bins(np.array([-1.0, 0.0]), np.array([0.0, 1.0]), 0.7)
     array([ True,  True])
@@ -124,7 +124,7 @@ def pruned_bins(left: np.ndarray, right: np.ndarray, threshold: float) -> np.nda
 
 
 def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw for each layer how many weights stay and how many go.
+    """Draw for each layer how many weights are kept and how many are removed.
 
     Parameters
     ----------
@@ -136,8 +136,8 @@ def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        Two bars a layer: what stays, then what goes. Every layer's bar is as long as the others; the
-        numbers stand beside it.
+        Two bars for each layer: kept, then removed; together they have the same length for every
+        layer. The numbers are beside them.
 
     Raises
     ------
@@ -160,8 +160,10 @@ def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     y = np.arange(len(data))
     share = (data["kept"] / data["total"]).to_numpy()
     ax.barh(y, share, color=KEPT, label="kept", height=0.7)
-    gone = ax.barh(y, 1 - share, left=share, color=PRUNED, label="pruned", height=0.7, hatch="//")
-    for bar in gone:
+    removed = ax.barh(
+        y, 1 - share, left=share, color=PRUNED, label="pruned", height=0.7, hatch="//"
+    )
+    for bar in removed:
         bar.set(edgecolor="white", linewidth=0)
     for i, (kept, total) in enumerate(zip(data["kept"], data["total"], strict=True)):
         ax.text(1.01, i, f"{kept:,} of {total:,}", va="center", transform=ax.get_yaxis_transform())
@@ -170,7 +172,7 @@ def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     )
     ax.invert_yaxis()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    bare(ax)
+    hide_frame(ax)
     return ax
 
 

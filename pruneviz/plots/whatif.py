@@ -1,4 +1,4 @@
-"""What a pruned model costs beside the whole one, and what of each layer stays."""
+"""What a pruned model costs relative to the whole one, and how much of each layer is kept."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from pruneviz.plots.style import GREY, KEPT, PRUNED, bare
-from pruneviz.plots.svg import FONT, hatch, opened
+from pruneviz.plots.style import GREY, KEPT, PRUNED, hide_frame
+from pruneviz.plots.svg import FONT, hatch, open_tag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 MAX_LAYERS = 24  # layers that are drawn
-# of a bar: where an interval ends that is wider, so that the words beside it can be read
-OVER = 1.015
-ROW = 20  # pixels from layer to layer
+# where a wider interval is cut off, as a share of the full bar, so that the text beside it is
+# readable
+MAX_END = 1.015
+ROW = 20  # pixels for each layer
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One number beside that of the whole model.
+    """One number, relative to that of the whole model.
 
     Parameters
     ----------
     name, text : str
-        What it is, and the number in words.
+        Name of the number, and its text.
     share : float or None
-        Length of the bar, of a whole; None: not measured yet.
+        Length of the bar, as a share of the full length; None: not measured yet.
     mark : float or None
-        Where the whole model stands.
+        Position of the whole model's value.
     low, high : float or None
         An interval around `share`.
     """
@@ -46,19 +47,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class LayerBar:
-    """How many of a layer stay.
+    """How many units or weights of a layer are kept.
 
     Parameters
     ----------
     name, kept, total
     frozen : str
-        Why none can go.
+        The reason why none can be removed; ``""``: they can.
     protected : bool
-        Whether none is to go.
-    also : sequence of str
-        Layers whose units go together with these.
+        Whether the user protects the layer: all are kept.
+    coupled : sequence of str
+        Layers whose units are removed together with these.
     note : str
-        What else is to be known of them.
+        A remark.
     """
 
     name: str
@@ -66,32 +67,32 @@ class LayerBar:
     total: int
     frozen: str = ""
     protected: bool = False
-    also: Sequence[str] = ()
+    coupled: Sequence[str] = ()
     note: str = ""
 
     @property
-    def short(self) -> str:
-        """The end of a long name, and how many others go with it."""
-        more = f" +{len(self.also)}" if self.also else ""
-        name, most = self.name or "(model)", 20 - len(more)
-        return (name if len(name) <= most else "…" + name[1 - most :].lstrip(".")) + more
+    def short_name(self) -> str:
+        """The name, shortened to its end, and the number of coupled layers."""
+        suffix = f" +{len(self.coupled)}" if self.coupled else ""
+        name, length = self.name or "(model)", 20 - len(suffix)
+        return (name if len(name) <= length else "…" + name[1 - length :].lstrip(".")) + suffix
 
     @property
     def title(self) -> str:
-        """All that there is to know."""
+        """The text that is shown when the pointer is on the layer."""
         if self.frozen:
             return f"{self.name}: {self.frozen}"
-        together = ", ".join([self.name, *self.also]) + " go together" * bool(self.also)
+        together = ", ".join([self.name, *self.coupled]) + " go together" * bool(self.coupled)
         return f"{together}; {self.note}" if self.note else together
 
     @property
-    def words(self) -> str:
-        """How many stay, and why all of them, if somebody wants it so."""
+    def caption(self) -> str:
+        """How many are kept, and whether the layer is protected."""
         return f"{self.kept:,} of {self.total:,} stay" + ", protected" * self.protected
 
 
 def bars(rows: Sequence[Bar], *, label: str, width: int = 680) -> str:
-    """Draw one bar a number, with a tick where the whole model stands.
+    """Draw one bar for each number, with a mark at the value of the whole model.
 
     Examples
     --------
@@ -108,12 +109,12 @@ def bars(rows: Sequence[Bar], *, label: str, width: int = 680) -> str:
             'fill-opacity="0.08"/>'
         )
         if b.share is not None:
-            wide = (x1 - x0) * min(max(b.share, 0), 1)
+            length = (x1 - x0) * min(max(b.share, 0), 1)
             parts.append(
-                f'<rect x="{x0}" y="{y + 1}" width="{wide:.1f}" height="16" fill="{KEPT}"/>'
+                f'<rect x="{x0}" y="{y + 1}" width="{length:.1f}" height="16" fill="{KEPT}"/>'
             )
         if b.low is not None and b.high is not None:
-            left, right = (x0 + (x1 - x0) * min(max(v, 0), OVER) for v in (b.low, b.high))
+            left, right = (x0 + (x1 - x0) * min(max(v, 0), MAX_END) for v in (b.low, b.high))
             parts.append(
                 f'<path d="M{left:.1f} {y + 5}v8m0 -4H{right:.1f}m0 -4v8" fill="none" '
                 'stroke="currentColor" stroke-width="1.5"/>'
@@ -125,11 +126,11 @@ def bars(rows: Sequence[Bar], *, label: str, width: int = 680) -> str:
                 'stroke-dasharray="4 2"/>'
             )
         parts.append(f'<text x="{x1 + 12}" y="{y + 14}" {FONT}>{escape(b.text)}</text>')
-    return f"{opened(width, 6 + row * len(rows), label)}{''.join(parts)}</svg>"
+    return f"{open_tag(width, 6 + row * len(rows), label)}{''.join(parts)}</svg>"
 
 
 def layers(rows: Sequence[LayerBar], *, label: str, uid: str, width: int = 680) -> str:
-    """Draw a bar a layer: blue for what stays, orange and hatched for what goes, grey for frozen.
+    """Draw one bar for each layer: blue for kept, orange and hatched for removed, grey for frozen.
 
     Examples
     --------
@@ -143,28 +144,28 @@ def layers(rows: Sequence[LayerBar], *, label: str, uid: str, width: int = 680) 
     for i, r in enumerate(shown):
         y = 4 + i * row
         cut = x0 + (x1 - x0) * r.kept / max(r.total, 1)
-        text = r.words
+        text = r.caption
         if r.frozen:
-            why = f"frozen: {r.frozen}"
-            text = why if len(why) <= 46 else why[:45] + "…"
+            reason_text = f"frozen: {r.frozen}"
+            text = reason_text if len(reason_text) <= 46 else reason_text[:45] + "…"
         fill = GREY if r.frozen else KEPT
         parts.append(
             f"<g><title>{escape(r.title)}</title>"
             f'<rect x="{x0}" y="{y}" width="{cut - x0:.1f}" height="{row - 6}" fill="{fill}"/>'
             f'<rect x="{cut:.1f}" y="{y}" width="{x1 - cut:.1f}" height="{row - 6}" '
             f'fill="url(#{uid}-hatch)"/><g {FONT}>'
-            f'<text x="{x0 - 6}" y="{y + 11}" text-anchor="end">{escape(r.short)}</text>'
+            f'<text x="{x0 - 6}" y="{y + 11}" text-anchor="end">{escape(r.short_name)}</text>'
             f'<text x="{x1 + 12}" y="{y + 11}">{escape(text)}</text></g></g>'
         )
     if len(rows) > MAX_LAYERS:
         y = 4 + MAX_LAYERS * row
         parts.append(f'<text x="{x0}" y="{y + 11}" {FONT}>and {len(rows) - MAX_LAYERS} more</text>')
     height = 8 + row * (len(shown) + (len(rows) > MAX_LAYERS))
-    return f"{opened(width, height, label, 'pick')}{hatch(uid)}{''.join(parts)}</svg>"
+    return f"{open_tag(width, height, label, 'pick')}{hatch(uid)}{''.join(parts)}</svg>"
 
 
 def layer_at(rows: Sequence[LayerBar], y: float) -> LayerBar | None:
-    """Return the layer at a place of the picture, in pixels from above; None if there is none.
+    """Return the layer at a position, in pixels from the top; None if there is none.
 
     >>> layer_at([LayerBar("a", 1, 2), LayerBar("b", 1, 2)], 30).name, layer_at([], 30)
     ('b', None)
@@ -174,7 +175,7 @@ def layer_at(rows: Sequence[LayerBar], y: float) -> LayerBar | None:
 
 
 def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
-    """Draw the same with matplotlib."""
+    """Draw the picture of `bars` with matplotlib."""
     for i, b in enumerate(rows):
         ax.barh(i, 1, color=GREY, alpha=0.15, height=0.6)
         if b.share is not None:
@@ -182,23 +183,23 @@ def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
         if b.mark is not None:
             ax.plot([b.mark] * 2, [i - 0.42, i + 0.42], color=PRUNED, linestyle="--", linewidth=1.6)
         if b.low is not None and b.high is not None:
-            ends = [min(v, OVER) for v in (b.low, b.high)]
+            ends = [min(v, MAX_END) for v in (b.low, b.high)]
             ax.plot(ends, [i, i], color="black", linewidth=1.2, clip_on=False)
         ax.text(1.05, i, b.text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
     _rows(ax, [b.name for b in rows], 1.0)
 
 
 def draw_layers(rows: Sequence[LayerBar], ax: Axes) -> None:
-    """Draw the same with matplotlib."""
+    """Draw the picture of `layers` with matplotlib."""
     shown = rows[:MAX_LAYERS]
     for i, r in enumerate(shown):
         share = r.kept / max(r.total, 1)
         ax.barh(i, share, color=GREY if r.frozen else KEPT, height=0.7)
-        gone = ax.barh(i, 1 - share, left=share, color=PRUNED, height=0.7, hatch="///")
-        gone[0].set(edgecolor="white", linewidth=0)
-        text = "frozen" if r.frozen else r.words
+        removed_bars = ax.barh(i, 1 - share, left=share, color=PRUNED, height=0.7, hatch="///")
+        removed_bars[0].set(edgecolor="white", linewidth=0)
+        text = "frozen" if r.frozen else r.caption
         ax.text(1.03, i, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
-    _rows(ax, [r.short for r in shown], 1.0)
+    _rows(ax, [r.short_name for r in shown], 1.0)
 
 
 def _rows(ax: Axes, names: list[str], end: float) -> None:
@@ -206,5 +207,5 @@ def _rows(ax: Axes, names: list[str], end: float) -> None:
     ax.set_yticklabels(names, fontsize=8)
     ax.set_xticks([])
     ax.invert_yaxis()
-    bare(ax)
+    hide_frame(ax)
     ax.spines["bottom"].set_visible(False)

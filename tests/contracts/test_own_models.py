@@ -1,4 +1,4 @@
-"""The panels and somebody's own model: other types of numbers, other batches, and what goes wrong."""
+"""The panels and your own model: other types of numbers, other batches, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ PANELS = {
     "weights": lambda m, b: pv.panel_weights(m, batches=b),
     "strip": strip,
     "neurons": lambda m, b: pv.panel_neurons(m, X[:4], batches=b),
-    "sleepers": lambda m, b: pv.panel_inactive(m, b),
-    "twins": lambda m, b: pv.panel_redundant(m, X[:4], batches=b),
+    "inactive": lambda m, b: pv.panel_inactive(m, b),
+    "redundant": lambda m, b: pv.panel_redundant(m, X[:4], batches=b),
     "whatif": lambda m, b: pv.panel_whatif(m, b),
 }
 
@@ -49,12 +49,12 @@ def test_numbers_of_any_width(name, dtype):
     x, model = X.to(dtype), colour().to(dtype)
     made = {
         "neurons": lambda m, b: pv.panel_neurons(m, x[:4], batches=b),
-        "twins": lambda m, b: pv.panel_redundant(m, x[:4], batches=b),
+        "redundant": lambda m, b: pv.panel_redundant(m, x[:4], batches=b),
         "strip": lambda m, b: strip(m, b, x),
     }
     panel = {**PANELS, **made}[name](model, [(x, Y)])
     slider = panel.controls[
-        "threshold" if name == "twins" else "rare" if name == "sleepers" else "sparsity"
+        "threshold" if name == "redundant" else "rare" if name == "inactive" else "sparsity"
     ]
     slider.value = 0.5
     if name == "weights":
@@ -84,13 +84,13 @@ def test_batches_of_several_lengths(tmp_path, monkeypatch):
     exec(what.to_python(), names)
     assert pv.accuracy(names["small"], batches) == what.result["metric"]
     what.close()
-    sleepers = pv.panel_inactive(model, batches)
-    picture = sleepers._drawn[1]
-    assert picture.shades.shape[1] == len(sleepers._shown[1])
-    x = torch.cat([pv.activations(model, part, groups=sleepers._groups, group="3")
-                   for part in sleepers._shown[0]], 1)  # fmt: skip
-    assert np.array_equal(sleepers._heat["3"], x.numpy())
-    sleepers.close()
+    panel = pv.panel_inactive(model, batches)
+    picture = panel._drawn[1]
+    assert picture.shades.shape[1] == len(panel._shown[1])
+    x = torch.cat([pv.activations(model, part, groups=panel._groups, group="3")
+                   for part in panel._shown[0]], 1)  # fmt: skip
+    assert np.array_equal(panel._activations["3"], x.numpy())
+    panel.close()
 
 
 def test_images_of_several_sizes_are_judged_and_not_shown():
@@ -98,7 +98,7 @@ def test_images_of_several_sizes_are_judged_and_not_shown():
     batches = [(torch.rand(30, 3, s, s), Y[:30]) for s in (16, 12)]
     panel = pv.panel_whatif(model, batches, sparsity=0.6)
     assert 0 <= panel.result["metric"] <= 1
-    assert panel._flips({**panel.result, "worse": np.array([0, 59])}) is None
+    assert panel._flipped({**panel.result, "worse": np.array([0, 59])}) is None
     panel.close()
 
 
@@ -115,7 +115,7 @@ def test_an_empty_batch_is_none(tmp_path, monkeypatch):
         pv.panel_whatif(colour(), [(X[:0], Y[:0])])
 
 
-def test_the_sleepers_of_weight_norm_are_seen_where_they_are_read():
+def test_inactive_units_of_weight_norm_are_seen_where_they_are_read():
     torch.manual_seed(0)
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(6, 16))
     model, x = nn.Sequential(normed, nn.ReLU(), nn.Linear(16, 3)).eval(), torch.rand(30, 6)
@@ -160,7 +160,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["weights", "strip", "neurons", "sleepers", "twins"])
+@pytest.mark.parametrize("name", ["weights", "strip", "neurons", "inactive", "redundant"])
 @pytest.mark.parametrize(("batches", "message"), BAD)
 def test_batches_that_are_no_pairs(name, batches, message):
     with begins(message):
@@ -210,12 +210,12 @@ def test_a_strip_of_something_else(bad, message):
 
 
 @pytest.mark.parametrize("classes", ["cat", {0: "red"}, 5])
-@pytest.mark.parametrize("name", ["strip", "sleepers", "whatif"])
+@pytest.mark.parametrize("name", ["strip", "inactive", "whatif"])
 def test_classes_are_a_list_of_names(name, classes):
     kind = "an int" if classes == 5 else f"a {type(classes).__name__}"
     make = {
         "strip": strip,
-        "sleepers": pv.panel_inactive,
+        "inactive": pv.panel_inactive,
         "whatif": pv.panel_whatif,
     }[name]
     with begins(
@@ -262,7 +262,7 @@ def test_what_spectral_norm_needs_is_said():
         pv.panel_weights(model)
 
 
-def test_nothing_is_removed_where_nobody_sleeps():
+def test_nothing_is_removed_where_no_unit_is_inactive():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
     with torch.no_grad():

@@ -438,7 +438,7 @@ def test_closing_twice_is_no_error(panel):
 
 @pytest.fixture
 def unraisable(monkeypatch):
-    """Return the errors that nobody could catch, such as those of a finaliser."""
+    """Return the errors that cannot be caught, such as those of a finaliser."""
     seen = []
     gc.collect()
     monkeypatch.setattr(sys, "unraisablehook", lambda error: seen.append(repr(error.exc_value)))
@@ -647,14 +647,16 @@ def test_a_slider_ignores_what_the_browser_only_repeats():
     for late in (0.9000000000000001, 0.7000000000000001, 0.5000000000000001):
         slider.set_state({"value": late})
         assert slider.value == 0.5
-    slider.set_state({"value": 0.7000000000000001})  # each is repeated once: now it is a hand
+    slider.set_state(
+        {"value": 0.7000000000000001}
+    )  # each is repeated once: now it is a move of the user
     assert slider.value == 0.7000000000000001
     assert panel.result["sparsity"] == pytest.approx(0.7, abs=0.01)
     slider.value = 0.2
     slider.set_state({"value": 0.3})
     slider.set_state(
         {"value": 0.2000000000000001}
-    )  # nothing told before a hand's move comes after it
+    )  # no echo of an earlier value follows a move of the user
     assert slider.value == 0.2000000000000001
     panel.close()
 

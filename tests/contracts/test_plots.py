@@ -339,12 +339,12 @@ BAD_STRIPS = [
     ({"data": np.zeros((0, 4, 5))}, f"{STRIP} (0, 4, 5)."),
     (
         {"labels": [1]},
-        "a strip needs one label and one prediction an image, but there are 3 images, 1 labels "
+        "a strip needs one label and one prediction for each image, but there are 3 images, 1 labels "
         "and 3 predictions.",
     ),
     (
         {"predictions": []},
-        "a strip needs one label and one prediction an image, but there are 3 images, 3 labels "
+        "a strip needs one label and one prediction for each image, but there are 3 images, 3 labels "
         "and 0 predictions.",
     ),
 ]
@@ -617,7 +617,7 @@ FINITE = st.floats(-1e6, 1e6)
 @given(FINITE, st.floats(1e-3, 1e6), st.integers(1, 12))
 def test_nice_values_are_few_even_round_and_inside(low, span, most):
     high = low + max(span, abs(low) * 1e-3)
-    values = svg.nice(low, high, most)
+    values = svg.round_ticks(low, high, most)
     assert len(values) <= most + 1
     tolerance = 1e-6 * (high - low)
     assert all(low - tolerance <= v <= high + tolerance for v in values)
@@ -631,13 +631,13 @@ def test_nice_values_are_few_even_round_and_inside(low, span, most):
 
 
 def test_nice_of_no_range_is_its_only_value():
-    assert svg.nice(2.0, 2.0, 5) == [2.0]
-    assert svg.nice(0, 1, 4) == [0.0, 0.5, 1.0]
+    assert svg.round_ticks(2.0, 2.0, 5) == [2.0]
+    assert svg.round_ticks(0, 1, 4) == [0.0, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e-6, 1, 1e6, 1e15])
 def test_nice_values_are_the_same_at_every_scale(scale):
-    got = svg.nice(-0.3 * scale, 0.3 * scale, 6)
+    got = svg.round_ticks(-0.3 * scale, 0.3 * scale, 6)
     np.testing.assert_allclose(
         got, np.array([-0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3]) * scale, atol=1e-9 * scale
     )

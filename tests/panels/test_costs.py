@@ -1,4 +1,4 @@
-"""The panel of lesson 01: as many weights gone in several ways. Nothing depends on the time itself."""
+"""The panel of lesson 01: the same sparsity in several ways. No test depends on measured times."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_batch_and_the_button(panel):
     assert panel.result is not before and panel.result["batch"] == 1
 
 
-def test_a_hand_gets_bytes_and_macs_at_once_and_the_clock_when_it_rests(panel):
+def test_bytes_and_macs_come_at_once_and_times_when_the_control_is_idle(panel):
     counts = ("sparsity", "bytes", "macs", "speedup")
     panel.controls["sparsity"].set_state({"value": 0.5})
     quick = panel._result["ways"]

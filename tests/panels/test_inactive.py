@@ -1,4 +1,4 @@
-"""The panel of lesson 04: who sleeps, on which examples, and what it costs to let them go."""
+"""The panel of lesson 04: which units are inactive, and what removing them costs."""
 
 import re
 from collections import OrderedDict
@@ -14,11 +14,11 @@ from pruneviz.panels.kit import worker as background
 
 X = torch.rand(60, 4, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(60) % 3
-X[Y == 2, 0] = 0.0  # so that unit 3 sleeps on class 2
+X[Y == 2, 0] = 0.0  # so that unit 3 is inactive on class 2
 
 
 def net() -> nn.Module:
-    """Unit 0 is dead, 1 constant, 2 rare, 3 asleep on class 2, the others awake."""
+    """Unit 0 is dead, 1 constant, 2 rare, 3 inactive on class 2, the others active."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
     with torch.no_grad():
@@ -41,7 +41,7 @@ def panel():
 
 
 def marks(panel):
-    """Return who is marked in the picture: (kind, unit)."""
+    """Return which units are marked in the picture: (kind, unit)."""
     found = re.findall(r'<g class="(\w+)" data-unit="(\d+)"', panel._view.value)
     return {(kind, int(unit)) for kind, unit in found}
 
@@ -59,7 +59,7 @@ def test_each_kind_is_found_marked_and_counted(panel):
 
 
 @pytest.mark.parametrize(("name", "repair"), [("remove", "none"), ("fold", "fold")])
-def test_the_sleepers_go_for_real(panel, name, repair):
+def test_inactive_units_are_removed(panel, name, repair):
     model = net()
     groups = pv.find_groups(model, X)
     panel.controls["repair"].value = name
@@ -83,7 +83,7 @@ def test_folding_a_constant_changes_nothing_and_removing_it_does(panel):
     assert panel.result["accuracy"] == panel.result["accuracy_before"]
 
 
-def test_on_one_class_others_sleep_and_both_accuracies_are_told(panel):
+def test_on_one_class_others_are_inactive_and_both_accuracies_are_told(panel):
     panel.controls["seen"].value = 2
     r = panel.result
     assert r["seen"] == "c" and 3 in r["dead"]
@@ -137,7 +137,7 @@ def test_nothing_is_measured_twice(panel, monkeypatch):
     assert len(calls) == 1
 
 
-def test_if_all_sleep_one_stays():
+def test_if_all_are_inactive_one_is_kept():
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
     with torch.no_grad():
         model[0].weight.zero_()
@@ -178,8 +178,8 @@ def test_an_error_is_shown_in_words_and_gone_after_the_next_good_move(panel, mon
     assert alert.value == ""
 
 
-def test_a_hand_sees_at_once_who_sleeps_and_then_what_it_costs(panel, monkeypatch):
-    monkeypatch.setattr(background, "REST", 60)
+def test_the_user_sees_inactive_units_at_once_and_then_the_cost(panel, monkeypatch):
+    monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     panel.controls["repair"].value = "remove"
     whole = panel.result["accuracy_before"]
     panel.controls["rare"].set_state({"value": 0.0})
@@ -204,7 +204,7 @@ def test_undo_and_redo_measure_nothing_anew(panel, monkeypatch):
     last = panel.result
     monkeypatch.setattr("pruneviz.panels.inactive.accuracy", lambda *_: 1 / 0)
     panel.undo()
-    assert panel.controls["rare"].at == panel.result["threshold"] == 0.05
+    assert panel.controls["rare"].rounded == panel.result["threshold"] == 0.05
     panel.undo()
     assert panel.result["repair"] == "nothing"
     panel.redo()

@@ -178,22 +178,22 @@ def test_criterion_and_scope_choose(panel, criterion, scope):
 
 
 EVIL = "<img src=x onerror=alert(1)>"
-RESTING = "When the hand rests, the smaller network is made"
+WHEN_IDLE = "When the hand rests, the smaller network is made"
 
 
-def test_a_hand_sees_at_once_who_goes_and_then_what_it_costs(panel, monkeypatch):
-    monkeypatch.setattr(background, "REST", 60)
+def test_the_user_sees_removed_units_at_once_and_then_the_cost(panel, monkeypatch):
+    monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     panel.controls["sparsity"].set_state({"value": 0.5})
     quick, view = panel._result, panel._view.value
     assert quick["plan"].kept == 7 and quick["sparsity"] == 0.5
     assert [quick[n] for n in ("accuracy", "macs", "speedup", "latency_ms")] == [None] * 4
     assert "Sparsity 0.50: 7 of 14 units stay." in view
-    assert RESTING in view and "measuring…" in view
+    assert WHEN_IDLE in view and "measuring…" in view
     assert panel.result["macs"] < pv.measure(net(), X).macs  # it waits
     assert panel.result["plan"] is quick["plan"]
     view = panel._view.value
     assert "7 of 14 units stay, accuracy" in view and "Measured just now" in view
-    assert RESTING not in view and "measuring…" not in view
+    assert WHEN_IDLE not in view and "measuring…" not in view
     panel.controls["unit"].set_state({"value": 3})  # picking measures nothing
     assert panel._result["macs"] == panel.result["macs"]
     assert "measuring…" not in panel._view.value
@@ -265,8 +265,8 @@ def test_the_button_turns_the_picked_unit(panel):
     assert line.value == "" and panel.result["gone"] and button.description == "restore"
 
 
-def test_the_button_is_a_hand(panel, monkeypatch):
-    monkeypatch.setattr(background, "REST", 60)
+def test_the_button_counts_as_a_move_of_the_user(panel, monkeypatch):
+    monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     panel.button.click()
     assert panel._result["gone"] and panel._result["macs"] is None
     assert panel.result["macs"] is not None

@@ -43,7 +43,7 @@ def panel():
     assert set(_instances) == before
 
 
-def test_planted_twins_are_found_and_merging_costs_nothing(panel):
+def test_planted_redundant_pairs_are_found_and_merging_costs_nothing(panel):
     r = panel.result
     assert (r["group"], r["kept"], r["removed"], r["goes"]) == ("1", 1, 3, True)
     assert (r["gone"], r["total"], r["pair"]) == (1, 8, 0)
@@ -113,12 +113,12 @@ def test_the_images_are_the_weights(panel):
     for image, unit in zip(view.images, (1, 3), strict=True):
         assert torch.equal(torch.tensor(image).flatten().float(), weight[unit])
     assert view.titles == ["neuron 1 stays", "neuron 3 goes"]
-    assert view.below.startswith("the pixels it reads")
+    assert view.caption.startswith("the pixels it reads")
     panel.controls["layer"].value = "3"
     assert panel._view_of(panel.result).images[0].shape == (3, 3)  # eight weights, in lines
 
 
-def test_a_hand_gets_plan_and_picture_at_once_and_the_bars_when_it_rests(panel):
+def test_plan_and_picture_come_at_once_and_the_bars_when_the_control_is_idle(panel):
     def heights():
         return re.findall(r'viewBox="[^"]*"', panel._view.value), panel._view.value.count('"bar"')
 
@@ -136,14 +136,14 @@ def test_a_hand_gets_plan_and_picture_at_once_and_the_bars_when_it_rests(panel):
     assert heights() == (box, 4) and "measuring…" not in panel._view.value
 
 
-def test_what_a_dropped_try_has_measured_is_not_measured_again(panel, monkeypatch):
+def test_what_a_cancelled_try_has_measured_is_not_measured_again(panel, monkeypatch):
     calls, stop = [], []
 
     def slow(model, batches):
         right = pv.accuracy(model, batches)
         calls.append(right)
         if len(calls) == 2:
-            stop[0].drop()
+            stop[0].cancel()
         return right
 
     monkeypatch.setattr("pruneviz.panels.redundant.accuracy", slow)
@@ -215,14 +215,14 @@ def test_kernels_of_a_convolution():
         model, x[:3], batches=[(x, pv.predict(model, x))], layer="2", threshold=0
     )
     view = panel._view_of(panel.result)
-    assert view.below.startswith("4 kernels, one for each channel it reads")
+    assert view.caption.startswith("4 kernels, one for each channel it reads")
     assert view.images[0].shape == (7, 7) and " channels of 2 go" in panel.sentence
     panel.controls["layer"].value = "0"
     assert panel._view_of(panel.result).images[0].shape == (3, 3)
     panel.close()
 
 
-def test_where_nobody_is_alike_it_says_so():
+def test_without_similar_units_it_says_so():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))

@@ -169,7 +169,7 @@ def test_names_are_text(panel):
     assert "<img src=x" not in html(panel) + panel._toolbar.children[1].value
 
 
-def test_who_trains_the_smaller_model_does_not_change_what_is_measured(panel):
+def test_training_the_smaller_model_does_not_change_what_is_measured(panel):
     panel.controls["sparsity"].value = 0.5
     first = panel.result
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_flipped_images_are_shown(panel):
 
 
 def test_a_hand_sees_the_layers_at_once(panel, monkeypatch):
-    monkeypatch.setattr(background, "REST", 60)
+    monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     panel._what.seconds = 0.0  # as on a machine that is not busy
     panel.controls["sparsity"].set_state({"value": 0.5})
     quick = panel._result
@@ -216,8 +216,8 @@ def test_a_hand_sees_the_layers_at_once(panel, monkeypatch):
     assert "measuring" not in html(panel)
 
 
-def test_what_must_be_collected_first_does_not_hold_up_the_hand(panel, monkeypatch):
-    monkeypatch.setattr(background, "REST", 60)
+def test_what_must_be_collected_first_does_not_delay_the_user(panel, monkeypatch):
+    monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     names = [value for _, value in panel.controls["criterion"].options]
     panel.controls["criterion"].set_state({"index": names.index("unit obs")})
     assert panel._result["plan"] is None
@@ -580,7 +580,7 @@ def test_flipped_images_keep_their_colours():
     panel = pv.panel_whatif(model, [(x, pv.predict(model, x))], sparsity=0.75)
     worse = panel.result["worse"]
     assert len(worse)
-    shown = panel._flips(panel.result)[0]
+    shown = panel._flipped(panel.result)[0]
     assert np.array_equal(shown, x[worse[:8]].numpy())
     drawn = [a for a in panel.figure().axes if a.images]
     assert all(i.get_array().shape == (6, 6, 3) for a in drawn for i in a.images)
@@ -596,7 +596,7 @@ def normed():
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-def test_units_under_a_norm_can_go_if_somebody_wants_it(approximate, tmp_path, monkeypatch):
+def test_units_under_a_norm_can_be_removed_on_request(approximate, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, x = normed(), torch.randn(60, 6)
     batches = [(x, pv.predict(model, x))]

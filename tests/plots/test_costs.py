@@ -68,7 +68,7 @@ def test_bytes_of_one_model_are_bars():
     encodings = [e for e in plot.LABELS if e in frame]
     assert [b.get_width() for b in ax.patches] == [row[e] for e in encodings]
     assert [t.get_text() for t in ax.get_yticklabels()] == [plot.LABELS[e] for e in encodings]
-    assert texts(ax) == [plot.size(float(row[e])) for e in encodings]
+    assert texts(ax) == [plot.bytes_text(float(row[e])) for e in encodings]
     dense = row["dense_fp32"]
     for bar in ax.patches:
         w = bar.get_width()
@@ -109,7 +109,7 @@ def test_bytes_of_one_tensor():
 
 @pytest.mark.parametrize(("n", "words"), [(12, "12 B"), (1500, "1.5 kB"), (2e9, "2 GB")])
 def test_sizes_in_words(n, words):
-    assert plot.size(n) == words
+    assert plot.bytes_text(n) == words
 
 
 def test_crossover_shows_ratios_intervals_and_what_macs_promise():

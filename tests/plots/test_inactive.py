@@ -19,7 +19,7 @@ from pruneviz import lessons
 from pruneviz.model.batches import by_class, some_of_each
 from pruneviz.plots import activation_map as heat
 from pruneviz.plots import inactive as plot
-from pruneviz.plots.activation_map import EACH, MARKS, MAX_ROWS
+from pruneviz.plots.activation_map import MARKS, MAX_ROWS, MIN_ROWS
 from pruneviz.selection.drop import plan_without
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -28,7 +28,7 @@ SIX = np.array([[0.0, 0, 0], [2, 2, 2], [0, 0, 1], [1, 2, 3], [0, 1, 2], [0, 0, 
 FRAME = pd.DataFrame({"unit": [0, 1, 2, 5], "kind": ["dead", "constant", "rare", "dead"]})
 
 
-def test_rows_are_sorted_by_kind_and_then_by_how_often_they_are_awake():
+def test_rows_are_sorted_by_kind_and_then_by_how_often_they_are_active():
     p = heat.picture(SIX, sleepers=FRAME)
     assert p.units == [0, 5, 1, 2, 4, 3]
     assert p.kinds == ["dead", "dead", "constant", "rare", "", ""]
@@ -50,18 +50,18 @@ def test_what_is_not_zero_can_be_seen_and_zero_is_blank():
 def test_of_many_units_some_of_each_kind_are_drawn_and_the_rest_is_said():
     a = np.zeros((300, 4))
     a[100:] = np.arange(200)[:, None] + 1
-    a[:100:2, 0] = 1  # dead where one looked, awake elsewhere: these are shown first
+    a[:100:2, 0] = 1  # dead in `frame`, active in these data: these are shown first
     frame = pd.DataFrame({"unit": range(100), "kind": ["dead"] * 100})
     p = heat.picture(a, sleepers=frame)
     assert len(p.units) == len(set(p.units)) == MAX_ROWS
-    assert p.kinds.count("dead") == EACH
-    assert set(p.units[:EACH]) == set(range(0, 2 * EACH, 2))
-    assert {100, 299} <= set(p.units)  # from one end of those awake to the other
+    assert p.kinds.count("dead") == MIN_ROWS
+    assert set(p.units[:MIN_ROWS]) == set(range(0, 2 * MIN_ROWS, 2))
+    assert {100, 299} <= set(p.units)  # from the least to the most active unit
     assert p.counts == {"dead": 100, "constant": 0, "rare": 0, "": 200}
-    assert "dead: 100 (8 drawn)" in [words for _, _, words in p.key()]
-    assert "40 of 300 units drawn" in p.words()
+    assert "dead: 100 (8 drawn)" in [text for _, _, text in p.legend()]
+    assert "40 of 300 units drawn" in p.caption()
     only = heat.picture(np.zeros((50, 2)), sleepers=frame.iloc[:50])
-    assert len(only.units) == MAX_ROWS  # nobody is awake
+    assert len(only.units) == MAX_ROWS  # no unit is active
 
 
 def test_examples_of_a_class_stand_together_under_its_name():
@@ -110,7 +110,10 @@ BAD = [
     ({"data": np.zeros(3)}, "an array of shape (3,) was passed"),
     ({"data": np.full((2, 2), np.nan)}, "plot_inactive draws finite numbers"),
     ({"data": np.zeros((0, 3))}, "an array of shape (0, 3) was passed"),
-    ({"labels": [1]}, "`labels` must be one class an example, but there are 1 for 3 examples."),
+    (
+        {"labels": [1]},
+        "`labels` must be one class for each example, but there are 1 for 3 examples.",
+    ),
     ({"order": "size"}, "`order` 'size' is unknown"),
     ({"sleepers": FRAME.drop(columns="kind")}, "kind"),
     ({"sleepers": FRAME.assign(kind="tired")}, "kind 'tired' is unknown"),

@@ -15,8 +15,8 @@ import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.model.batches import ready
 from pruneviz.plots import network
-from pruneviz.plots.groups import rows
-from pruneviz.plots.network import LINE, MAX_UNITS, Row, Side
+from pruneviz.plots.groups import layer_rows
+from pruneviz.plots.network import MAX_UNITS, UNITS_A_LINE, Row, Side
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -27,20 +27,20 @@ def some(*units):
 
 
 TWO = [
-    Row("fc1", "fc1", Side(0), Side(300, gone=some(0, 2, 299), lit=some(299))),
-    Row(EVIL, EVIL, Side(300, gone=some(0, 2, 299), lit=some(299)), Side(10, frozen=some(*range(10)))),
+    Row("fc1", "fc1", Side(0), Side(300, removed=some(0, 2, 299), picked=some(299))),
+    Row(EVIL, EVIL, Side(300, removed=some(0, 2, 299), picked=some(299)), Side(10, frozen=some(*range(10)))),
 ]  # fmt: skip
 
 
 @example(65, {63, 64})
 @given(st.integers(0, 200), st.sets(st.integers(0, 199), max_size=100))
-def test_at_most_64_units_are_drawn_and_what_is_lit_always(total, lit):
-    lit = {u for u in lit if u < total}
-    side = Side(total, lit=frozenset(lit))
+def test_at_most_64_units_are_drawn_and_picked_units_always(total, picked):
+    picked = {u for u in picked if u < total}
+    side = Side(total, picked=frozenset(picked))
     assert len(side.drawn) == len(set(side.drawn)) == min(total, MAX_UNITS)
-    assert len(lit) > LINE or lit <= set(side.drawn)
+    assert len(picked) > UNITS_A_LINE or picked <= set(side.drawn)
     assert side.drawn == sorted(side.drawn)
-    assert side.lines == max(1, -(-len(side.drawn) // LINE))
+    assert side.lines == max(1, -(-len(side.drawn) // UNITS_A_LINE))
 
 
 def test_the_svg_says_how_many_are_not_drawn_and_escapes_names():
@@ -51,10 +51,10 @@ def test_the_svg_says_how_many_are_not_drawn_and_escapes_names():
     words = ["".join(t.itertext()) for t in tree.iter(f"{SVG}text")]
     assert words.count("+236") == 2
     assert "297 of 300" in words and "10, frozen" in words and "the input" in words
-    lit = [
+    picked = [
         (g.get("data-layer"), g.get("data-side")) for g in tree.iter(f"{SVG}g") if g.get("class")
     ]
-    assert lit == [("fc1", "makes"), (EVIL, "reads")]
+    assert picked == [("fc1", "makes"), (EVIL, "reads")]
 
 
 def test_both_renderers_draw_the_same_signs():
@@ -80,7 +80,7 @@ def test_kinds_differ_in_more_than_colour():
 
 def test_rows_are_in_the_order_of_the_forward_with_norms_beside_their_layer():
     model = lessons.load("residual-net")
-    found = rows(pv.find_groups(model, torch.zeros(2, 1, 28, 28)).to_frame())
+    found = layer_rows(pv.find_groups(model, torch.zeros(2, 1, 28, 28)).to_frame())
     assert found[:3] == [
         ("stem", "bn"),
         ("stage1.0.conv1", "stage1.0.bn1"),
@@ -102,7 +102,7 @@ def test_a_tied_weight_closes_a_circle_and_every_layer_has_its_row():
             return self.c(torch.relu(self.a(torch.relu(self.b(torch.relu(self.a(x)))))))
 
     frame = pv.find_groups(Tied(), torch.zeros(2, 4)).to_frame()
-    names = [n for layers in rows(frame) for n in layers]
+    names = [n for layers in layer_rows(frame) for n in layers]
     assert sorted(names) == sorted(set(frame["layer"]))
     assert pv.plot_groups(frame).get_yticklabels()
 

@@ -1,4 +1,4 @@
-"""Pictures of twins, and which of a pair goes."""
+"""Pictures of redundant pairs, and which unit of a pair is removed."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import pruneviz as pv
-from pruneviz.plots import redundant as twins
+from pruneviz.plots import redundant
 from pruneviz.plots import redundant_pair as pair
 from pruneviz.selection.drop import drop_redundant
 
@@ -24,7 +24,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 def view(**more):
     fields = {
         "pairs": DATA.assign(goes=[True, False, True, False]), "threshold": 0.5, "picked": 1,
-        "images": [np.eye(2), -np.eye(2)], "titles": [EVIL, "b"], "below": "a & b",
+        "images": [np.eye(2), -np.eye(2)], "titles": [EVIL, "b"], "caption": "a & b",
         "bars": {"delete": 0.5, "merge": 0.75}, "whole": 0.9,
     }  # fmt: skip
     return pair.View(**{**fields, **more})
@@ -96,11 +96,11 @@ def test_the_svg_shows_all_of_it_and_escapes_names():
 def test_an_empty_view_can_be_drawn_too():
     empty = view(pairs=DATA[:0].assign(goes=[]), picked=None, images=[], titles=[], bars={})
     assert "<image" not in pair.svg(empty, label="nothing")
-    assert len(pair.static(empty).axes) == 2
+    assert len(pair.static_figure(empty).axes) == 2
 
 
 def test_the_static_picture_has_the_same_parts():
-    fig = pair.static(view())
+    fig = pair.static_figure(view())
     scatter, first, second, bars = fig.axes
     assert drawn(scatter)["goes"] == [[0.9, 0.8], [0.5, 0.3]]
     assert [ax.get_title() for ax in (first, second)] == [EVIL, "b"]
@@ -122,7 +122,7 @@ def test_the_static_picture_has_the_same_parts():
 )
 def test_sheets_hold_every_weight_once(shape, asked, expected):
     weights = np.arange(np.prod(shape), dtype=float).reshape(shape)
-    page = twins.sheet(weights, asked)
+    page = redundant.weights_image(weights, asked)
     assert page.shape == expected
     assert sorted(page[~np.isnan(page)]) == weights.ravel().tolist()
 
@@ -134,7 +134,7 @@ def groups(n=6):
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda p: p[0] != p[1])))
-def test_whoever_goes_leaves_a_twin_behind(found):
+def test_each_removed_unit_has_a_kept_one_like_it(found):
     frame = pd.DataFrame(found, columns=["kept", "removed"]).assign(group="fc1")
     keep = drop_redundant(frame, groups()).keep["fc1"]
     for unit in (~keep).nonzero()[:, 0].tolist():

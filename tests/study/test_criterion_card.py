@@ -317,7 +317,7 @@ def test_the_plot_of_the_agreement():
         ),
         (
             lambda: pv.plot_agreement(frame()),
-            "plot_agreement draws a square frame, its rows and columns the criteria. Make it with "
+            "plot_agreement draws a square frame with the criteria as rows and as columns. Make it with "
             "pv.criterion_card(model, batches, groups=groups).agreement.",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Exercises that check themselves: hints first, the solution only when asked twice."""
+"""How exercises are checked; hints come one by one, the solution when asked for twice."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from pruneviz.core import checks
 
 NOTHING = "Not answered yet. Fill in the cell above, run it, then run this one."
-ANSWERS_OFF = "PRUNEVIZ_ANSWERS"  # set to "off" in a class room
+ANSWERS_OFF = "PRUNEVIZ_ANSWERS"  # environment variable; "off" hides the solutions in a classroom
 
 
 class Right(str):
-    """What a check says of a right answer that is worth a sentence."""
+    """A remark of a check on a right answer."""
 
 
 @dataclass
@@ -25,14 +25,14 @@ class Exercise:
     Parameters
     ----------
     name : str
-        The lesson and a word: ``"00-cliff"``.
+        Number of the lesson and a word, such as ``"00-cliff"``.
     check : callable
-        ``check(answer)``: the empty string if the answer is right (or `Right`, with something to say
-        about it), else one sentence that says what is wrong without giving the answer away.
+        ``check(answer)``: the empty string if the answer is right (or `Right`, a remark on it),
+        else one sentence that says what is wrong without giving the answer away.
     hints : tuple of str
         Shown one at a time.
     solution : str
-        Python that defines ``answer``; what a test puts into the stub.
+        Python code that defines the answer; tests put it into the cell of the exercise.
     """
 
     name: str
@@ -46,7 +46,7 @@ EXERCISES: dict[str, Exercise] = {}
 
 
 def exercise(name: str, *, hints: tuple[str, ...], solution: str) -> Callable[[Any], Any]:
-    """Register an exercise: a decorator for its check."""
+    """Return a decorator that registers a check as an exercise."""
 
     def add(check: Callable[[Any], str]) -> Callable[[Any], str]:
         EXERCISES[name] = Exercise(name, check, hints, solution)
@@ -56,14 +56,14 @@ def exercise(name: str, *, hints: tuple[str, ...], solution: str) -> Callable[[A
 
 
 def check(name: str, answer: Any) -> None:
-    """Check an answer; say that it is right, or what is wrong with it, never with a stack trace.
+    """Check an answer and print that it is right, or what is wrong; never raise its errors.
 
     Parameters
     ----------
     name : str
         Name of the exercise, such as ``"00-cliff"``.
     answer : object
-        What the exercise asks for: a number, or a function. None: not answered yet.
+        The answer, such as a number or a function. None: not answered yet.
 
     Examples
     --------
@@ -78,15 +78,17 @@ def check(name: str, answer: Any) -> None:
         print(NOTHING)
         return
     try:
-        wrong = task.check(answer)
+        message = task.check(answer)
     except Exception as e:  # a learner's code may raise anything
-        wrong = f"Your answer raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
-    if wrong == NOTHING:
+        message = (
+            f"Your answer raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        )
+    if message == NOTHING:
         print(NOTHING)
-    elif not wrong or isinstance(wrong, Right):
-        print(f"✓ Right. {wrong}".rstrip())
+    elif not message or isinstance(message, Right):
+        print(f"✓ Right. {message}".rstrip())
     else:
-        print(f"✗ Not yet. {wrong}\nNeed a hint? lessons.hint({name!r})")
+        print(f"✗ Not yet. {message}\nNeed a hint? lessons.hint({name!r})")
 
 
 def hint(name: str) -> None:
@@ -98,9 +100,9 @@ def hint(name: str) -> None:
     Hint 1 of 2: try sparsities in steps of 0.01 and keep the first whose accuracy is below 0.50.
     """
     task = _find(name)
-    i = min(task.asked["hint"], len(task.hints) - 1)
+    index = min(task.asked["hint"], len(task.hints) - 1)
     task.asked["hint"] += 1
-    print(f"Hint {i + 1} of {len(task.hints)}: {task.hints[i]}")
+    print(f"Hint {index + 1} of {len(task.hints)}: {task.hints[index]}")
 
 
 def solution(name: str) -> None:
@@ -123,11 +125,10 @@ def solution(name: str) -> None:
         print(task.solution)
 
 
-ANSWERS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
+LESSONS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
 
 
 def _find(name: str) -> Exercise:
-    for part in ANSWERS:  # they fill EXERCISES
-        import_module(f"pruneviz.lessons.exercises.lesson{part}")
-
+    for number in LESSONS:  # importing a lesson fills EXERCISES
+        import_module(f"pruneviz.lessons.exercises.lesson{number}")
     return EXERCISES[checks.choice(name, "exercise", EXERCISES, what="exercise")]

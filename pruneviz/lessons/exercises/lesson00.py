@@ -1,4 +1,4 @@
-"""The exercise of lesson 00: checks, hints, solutions."""
+"""Which exercises lesson 00 has, on the first steps: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cliff(answer: Any) -> str:
     if not 0 <= answer < 1:
         return "A sparsity is a fraction between 0 and 1, never a percentage."
     truth = _cliff()
-    if abs(answer - truth) < 0.015:  # the neighbour counts: another CPU may round elsewhere
+    if abs(answer - truth) < 0.015:  # one step off is accepted: another CPU may round differently
         return ""
     if answer < truth:
         return f"At {answer:g} the accuracy is still 0.50 or more."

@@ -1,4 +1,4 @@
-"""The exercises of the lesson about costs: checks, hints, solutions."""
+"""Which exercises lesson 01 has, on costs: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def csr_bytes(weight, index):
 """,
 )
 def csr_bytes(answer: Callable[[Tensor, int], Any]) -> str:
-    """Check a function from a matrix, and the bytes of an index, to the bytes of its CSR."""
+    """Check a function (matrix, bytes of an index) to the number of bytes in CSR."""
     weight = torch.zeros(5, 40)
     weight[1, 3:20:2], weight[4, 7] = -1.5, 2.0
     names = {2: "csr_int16", 4: "csr_int32", 8: "csr_int64"}
@@ -74,7 +74,7 @@ answer = {{batch: table["above"][batch] for batch in (1, 64)}}
 """,
 )
 def crossing(answer: Any) -> str:
-    """Check from which recorded sparsity on CSR wins, at batch 1 and at batch 64."""
+    """Check the recorded sparsity from which CSR is faster, at batch 1 and at batch 64."""
     if not isinstance(answer, Mapping) or not {1, 64} <= set(answer):
         return (
             "The answer is a dict with two sparsities, one for batch 1 and one for batch 64: "
@@ -84,7 +84,7 @@ def crossing(answer: Any) -> str:
     rows = record[(record["width"] == WIDTH) & (record["way"] == "csr_mm")]
     measured = sorted(set(rows["sparsity"]))
     table = speed_break_evens(rows).set_index("batch")["above"]
-    for batch in (1, 64):  # whatever else was given
+    for batch in (1, 64):  # other keys are ignored
         truth, given = table[batch], float(answer[batch])
         if given == truth or (given != given and truth != truth):
             continue

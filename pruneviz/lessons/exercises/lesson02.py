@@ -1,4 +1,4 @@
-"""The exercises of lesson 02, small weights: checks, hints, solutions."""
+"""Which exercises lesson 02 has, on pruning weights: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ answer = {"conv1": 0.05, "conv2": 0.53, "fc1": 0.932, "fc2": 0.28}
 """,
 )
 def budget(answer: Any) -> str:
-    """Check sparsities, layer by layer, that keep at most a tenth of LeNet-5 and its accuracy."""
+    """Check sparsities of layers: at most a tenth of the weights kept, and the accuracy."""
     if not isinstance(answer, Mapping):
         return 'The answer is a dict: {"conv1": 0.1, "conv2": 0.5, ...}.'
     model = load("lenet-5")
@@ -100,9 +100,9 @@ def budget(answer: Any) -> str:
         return str(e)
     if plan.kept > BUDGET:
         return f"It keeps {plan.kept:,} weights; the budget is {BUDGET:,}."
-    right = accuracy(mask(model, plan), fashion_mnist().validation[:2000].batches(500))
-    if right < 0.80:
+    reached = accuracy(mask(model, plan), fashion_mnist().validation[:2000].batches(500))
+    if reached < 0.80:
         return (
-            f"Within the budget, but the accuracy is {right:.0%}. Shift the load to other layers."
+            f"Within the budget, but the accuracy is {reached:.0%}. Shift the load to other layers."
         )
     return ""

@@ -1,4 +1,4 @@
-"""The exercises of lesson 03, neurons by norm: checks, hints, solutions."""
+"""Which exercises lesson 03 has, on pruning neurons by norm: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def cut(weight, bias, next_weight, neuron):
 """,
 )
 def by_hand(answer: Callable[[Tensor, Tensor, Tensor, int], Any]) -> str:
-    """Check a function that cuts a neuron from the three tensors it lives in, against `shrink`."""
-    torch_seed = torch.Generator().manual_seed(3)
+    """Check a function that removes a neuron from its three tensors, against `shrink`."""
+    generator = torch.Generator().manual_seed(3)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     for p in model.parameters():
-        p.data = torch.randn(p.shape, generator=torch_seed)
+        p.data = torch.randn(p.shape, generator=generator)
     x = torch.ones(1, 4)
     groups = find_groups(model, x)
-    weight, bias, after = (t.detach() for t in list(model.parameters())[:3])
+    weight, bias, next_weight = (t.detach() for t in list(model.parameters())[:3])
     for neuron in (2, 0, 5):
-        got = answer(weight.clone(), bias.clone(), after.clone(), neuron)
+        got = answer(weight.clone(), bias.clone(), next_weight.clone(), neuron)
         if got is None or got is ...:
             return NOTHING
         if not isinstance(got, (tuple, list)) or len(got) != 3:
@@ -68,7 +68,7 @@ def columns(c, size):
 """,
 )
 def columns(answer: Callable[[int, int], Any]) -> str:
-    """Check which columns behind a flattened image belong to a channel, against `find_groups`."""
+    """Check which columns after a flatten belong to a channel, against `find_groups`."""
     for channels, side in ((5, 2), (3, 3)):
         model = nn.Sequential(
             nn.Conv2d(1, channels, 1), nn.Flatten(), nn.Linear(channels * side**2, 2)

@@ -1,4 +1,4 @@
-"""The exercises of the lesson about neurons that sleep: checks, hints, solutions."""
+"""Which exercises lesson 04 has, on inactive neurons: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ answer = torch.where(both)[0].item()
 """,
 )
 def sandal(answer: Any) -> str:
-    """Check the number of a neuron that is dead on sandals and awake on shirts."""
+    """Check the number of a neuron that is dead on sandals and active on shirts."""
     if isinstance(answer, Tensor) and answer.numel() == 1:
         answer = answer.item()
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < 500:
         return "The answer is the number of one neuron of fc1, from 0 to 499."
-    sandals, shirts = (int(t[answer]) for t in _fired())
+    sandals, shirts = (int(t[answer]) for t in _times_active())
     if sandals:
         return f"Neuron {answer} is active on {sandals} of the sandals: it must be on none."
     if shirts < 200:  # of about 1,000
@@ -63,7 +63,7 @@ def folding(answer: Callable[[Tensor, Tensor, int, float], Any]) -> str:
     """Check a function that folds a constant neuron into the next layer."""
     generator = torch.Generator().manual_seed(4)
     weight, bias = torch.randn(2, 4, generator=generator), torch.randn(2, generator=generator)
-    seen = torch.randn(5, 4, generator=generator)
+    inputs = torch.randn(5, 4, generator=generator)
     for neuron, value in ((1, 0.0), (3, 2.0), (0, -1.5)):
         got = answer(weight.clone(), bias.clone(), neuron, value)
         if got is None or got is ...:
@@ -71,20 +71,24 @@ def folding(answer: Callable[[Tensor, Tensor, int, float], Any]) -> str:
         shapes = [tuple(t.shape) for t in got if isinstance(t, Tensor)]
         if shapes != [(2, 3), (2,)]:
             return "It must return two tensors: the weight with one column less, and the bias."
-        stay = [i for i in range(4) if i != neuron]
-        if not torch.equal(got[0], weight[:, stay]):
+        kept = [i for i in range(4) if i != neuron]
+        if not torch.equal(got[0], weight[:, kept]):
             return f"The weight has the right shape, but not the columns of those but {neuron}."
-        seen[:, neuron] = value
-        off = got[0] @ seen[:, stay].T + got[1].unsqueeze(1) - weight @ seen.T - bias.unsqueeze(1)
-        if float(off.abs().max()) > 1e-4:
+        inputs[:, neuron] = value
+        error = (
+            got[0] @ inputs[:, kept].T + got[1].unsqueeze(1) - weight @ inputs.T - bias.unsqueeze(1)
+        )
+        if float(error.abs().max()) > 1e-4:
             return f"A neuron that always gives {value:g} goes, and the output is another one."
     return ""
 
 
 @cache
-def _fired() -> tuple[Tensor, Tensor]:
-    """Count, for each neuron of LeNet-5's fc1, on how many sandals and on how many shirts it fires."""
-    model, seen = load("lenet-5"), fashion_mnist().validation
-    groups = find_groups(model, seen[:8].x)
-    of = [activations(model, seen[seen.labels == c].x, groups=groups, group="fc1") for c in (5, 6)]
-    return (of[0] > 0).sum(1), (of[1] > 0).sum(1)
+def _times_active() -> tuple[Tensor, Tensor]:
+    """Count the sandals and the shirts on which each neuron of LeNet-5's fc1 is active."""
+    model, images = load("lenet-5"), fashion_mnist().validation
+    groups = find_groups(model, images[:8].x)
+    sandals, shirts = (
+        activations(model, images[images.labels == c].x, groups=groups, group="fc1") for c in (5, 6)
+    )
+    return (sandals > 0).sum(1), (shirts > 0).sum(1)

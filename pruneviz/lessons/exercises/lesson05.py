@@ -1,4 +1,4 @@
-"""The exercises of the lesson about neurons that repeat: checks, hints, solutions."""
+"""Which exercises lesson 05 has, on redundant pairs of neurons: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def merge(weight, bias, next_weight, kept, removed):
 """,
 )
 def merged(answer: Callable[[Tensor, Tensor, Tensor, int, int], Any]) -> str:
-    """Check a function that merges two exact twins, against `shrink` with ``repair="merge"``."""
+    """Check a function that merges an exact pair, against `shrink` with ``repair="merge"``."""
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     generator = torch.Generator().manual_seed(5)
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=generator)
-    weight, bias, after, _ = (t.detach() for t in model.parameters())
+    weight, bias, next_weight, _ = (t.detach() for t in model.parameters())
     weight[4], bias[4] = 2.5 * weight[1], 2.5 * bias[1]
     x = torch.ones(1, 4)
     groups = find_groups(model, x)
     for kept, removed in ((4, 1), (1, 4)):
-        got = answer(weight.clone(), bias.clone(), after.clone(), kept, removed)
+        got = answer(weight.clone(), bias.clone(), next_weight.clone(), kept, removed)
         if got is None or got is ...:
             return NOTHING
         if not isinstance(got, (tuple, list)) or len(got) != 3:
@@ -60,31 +60,31 @@ def merged(answer: Callable[[Tensor, Tensor, Tensor, int, int], Any]) -> str:
             if not torch.allclose(a, b, atol=1e-5):
                 if name != "next_weight":
                     return f"{name} has the right shape, but not the numbers of those that stay."
-                return _wrong_share(a, after, kept, removed)
+                return _wrong_share(a, next_weight, kept, removed)
     return ""
 
 
-def _wrong_share(got: Tensor, after: Tensor, kept: int, removed: int) -> str:
-    """Say what is wrong with the next layer's weights, of the right shape, after a merge."""
-    stay = [i for i in range(after.shape[1]) if i != removed]
-    asked = (
+def _wrong_share(got: Tensor, next_weight: Tensor, kept: int, removed: int) -> str:
+    """Say what is wrong with the next layer's weights after a merge; their shape is right."""
+    columns = [i for i in range(next_weight.shape[1]) if i != removed]
+    question = (
         f"Neuron {removed} went, neuron {kept} stays: how many times neuron {kept} was neuron "
         f"{removed}?"
     )
-    scale = 2.5 if removed == 4 else 0.4  # 4 is 2.5 times 1
+    scale = 2.5 if removed == 4 else 0.4  # neuron 4 is 2.5 times neuron 1
 
-    def shared(share: float) -> bool:
-        there = after.clone()
-        there[:, kept] += share * after[:, removed]
-        return torch.allclose(got, there[:, stay], atol=1e-5)
+    def added(share: float) -> bool:
+        merged = next_weight.clone()
+        merged[:, kept] += share * next_weight[:, removed]
+        return torch.allclose(got, merged[:, columns], atol=1e-5)
 
-    if shared(0):
+    if added(0):
         return "That is a clean cut, but nobody does the work of the one that went."
-    if shared(1):
-        return f"The column of the one that went is added as it is, without a scale. {asked}"
-    if shared(1 / scale):
-        return f"The scale is upside down. {asked}"
-    return f"next_weight has the right shape, but the output would be another one. {asked}"
+    if added(1):
+        return f"The column of the one that went is added as it is, without a scale. {question}"
+    if added(1 / scale):
+        return f"The scale is upside down. {question}"
+    return f"next_weight has the right shape, but the output would be another one. {question}"
 
 
 @exercise(
@@ -105,26 +105,31 @@ def take_over(next_weight, next_bias, kept, removed, scale, offset):
 """,
 )
 def take_over(answer: Callable[[Tensor, Tensor, int, int, float, float], Any]) -> str:
-    """Check how the next layer changes where a neuron is a multiple of another plus a constant."""
+    """Check how the next layer changes if a neuron is a multiple of another plus a constant."""
     generator = torch.Generator().manual_seed(6)
-    after, bias = torch.randn(2, 4, generator=generator), torch.randn(2, generator=generator)
+    next_weight, bias = torch.randn(2, 4, generator=generator), torch.randn(2, generator=generator)
     for kept, removed, scale, offset in ((0, 2, 0.5, 0.0), (3, 1, 2.0, -1.5), (1, 0, 0.0, 3.0)):
-        got = answer(after.clone(), bias.clone(), kept, removed, scale, offset)
+        got = answer(next_weight.clone(), bias.clone(), kept, removed, scale, offset)
         if got is None or got is ...:
             return NOTHING
         shapes = [tuple(t.shape) for t in got if isinstance(t, Tensor)]
         if shapes != [(2, 3), (2,)]:
             return "It must return two tensors: next_weight without a column, and next_bias."
-        seen = torch.randn(5, 4, generator=generator)
-        seen[:, removed] = scale * seen[:, kept] + offset
-        stay = [i for i in range(4) if i != removed]
-        off = got[0] @ seen[:, stay].T + got[1].unsqueeze(1) - after @ seen.T - bias.unsqueeze(1)
-        if float(off.abs().max()) > 1e-4:
-            weights = after.clone()
-            weights[:, kept] += scale * after[:, removed]
+        inputs = torch.randn(5, 4, generator=generator)
+        inputs[:, removed] = scale * inputs[:, kept] + offset
+        columns = [i for i in range(4) if i != removed]
+        error = (
+            got[0] @ inputs[:, columns].T
+            + got[1].unsqueeze(1)
+            - next_weight @ inputs.T
+            - bias.unsqueeze(1)
+        )
+        if float(error.abs().max()) > 1e-4:
+            weights = next_weight.clone()
+            weights[:, kept] += scale * next_weight[:, removed]
             wrong = (
                 "The weights are right, the bias is not."
-                if torch.allclose(got[0], weights[:, stay], atol=1e-5)
+                if torch.allclose(got[0], weights[:, columns], atol=1e-5)
                 else "The weights are not right yet."
             )
             return (

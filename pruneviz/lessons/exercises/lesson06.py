@@ -1,4 +1,4 @@
-"""The exercises of lesson 06: criteria of one's own."""
+"""Which exercises lesson 06 has, on criteria: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pruneviz.study.criterion_card_intervals import column, rho
 
 TRIAL = "an answer that is being checked"
 NO_NUMBER = "Some of the scores are no finite numbers: a neuron without a number has no place."
-CHANCE = 0.06  # about the half width of an interval of the card
+CHANCE = 0.06  # about half the width of an interval of the card
 
 
 @exercise(
@@ -40,7 +40,7 @@ def quiet(incoming, outgoing):
 """,
 )
 def quiet(answer: Callable[[Tensor, Tensor], Any]) -> str:
-    """Check a score from two norms that does not notice a rescaling."""
+    """Check a score from two norms that a rescaling does not change."""
     incoming = torch.tensor([3.0, 1.0, 2.0, 0.5, 4.0, 0.8])
     outgoing = torch.tensor([1.0, 5.0, 0.5, 0.25, 3.0, 0.9])
     got = answer(incoming.clone(), outgoing.clone())
@@ -50,7 +50,7 @@ def quiet(answer: Callable[[Tensor, Tensor], Any]) -> str:
         return "It must return a tensor with one score a neuron, of the shape of `incoming`."
     if not bool(got.isfinite().all()):
         return NO_NUMBER
-    places = _places(got)
+    ranks = _ranks(got)
     for u in range(len(incoming)):
         large = torch.ones_like(incoming)
         large[u] = 1000.0
@@ -65,36 +65,35 @@ def quiet(answer: Callable[[Tensor, Tensor], Any]) -> str:
         for times in (10.0, 1000.0):
             factor = torch.ones_like(incoming)
             factor[u] = times
-            loud = answer(incoming * factor, outgoing / factor)
-            now = _places(loud)
-            if now != places:
+            new_ranks = _ranks(answer(incoming * factor, outgoing / factor))
+            if new_ranks != ranks:
                 return (
                     f"Neuron {u} becomes {times:g} times as loud and is listened to that much less, and "
-                    f"it moves from place {places[u] + 1} to {now[u] + 1}: it should stay."
+                    f"it moves from place {ranks[u] + 1} to {new_ranks[u] + 1}: it should stay."
                 )
     return _in_the_network(answer)
 
 
-def _places(scores: Tensor) -> list[int]:
-    """Return the place of each score, the smallest first."""
+def _ranks(scores: Tensor) -> list[int]:
+    """Return the rank of each score, the smallest first."""
     return [int(p) for p in scores.argsort(stable=True).argsort()]
 
 
 def _in_the_network(answer: Callable[[Tensor, Tensor], Any]) -> str:
-    """Say how well the score foretells the loss without each neuron."""
+    """Say how well the score predicts the loss without each neuron."""
     groups, _, truth = _truth()
     model = load("lenet-300-100")
     layers = [model.state_dict()[f"{name}.weight"] for name in ("fc1", "fc2", "fc3")]
     norms = zip([w.norm(dim=1) for w in layers], [w.norm(dim=0) for w in layers[1:]], strict=False)
-    both = torch.cat([answer(incoming, outgoing) for incoming, outgoing in norms])
+    scores = torch.cat([answer(incoming, outgoing) for incoming, outgoing in norms])
     l2 = score(model, "l2", groups=groups)
-    reached, limit = (rho(c, column(truth)) for c in (both.numpy(), column(l2)))
-    said = (
+    reached, limit = (rho(c, column(truth)) for c in (scores.numpy(), column(l2)))
+    summary = (
         f"In LeNet, over both layers, its rank correlation with the truth is {reached:.2f}; l2 has "
     )
     if reached > limit + CHANCE:
-        return Right(f"{said}{limit:.2f}. It is immune, and it compares the layers better.")
-    return Right(f"{said}{limit:.2f}. It is immune, but it compares the layers no better.")
+        return Right(f"{summary}{limit:.2f}. It is immune, and it compares the layers better.")
+    return Right(f"{summary}{limit:.2f}. It is immune, but it compares the layers no better.")
 
 
 @exercise(
@@ -112,7 +111,7 @@ def mine(matrix, input_sq):
 """,
 )
 def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
-    """Check a criterion: it beats LAMP at foretelling the loss without each neuron."""
+    """Check a criterion: it predicts the loss without each neuron better than LAMP."""
     got = answer(torch.ones(2, 3), torch.ones(2, 3))
     if got is None or got is ...:
         return NOTHING
@@ -138,18 +137,20 @@ def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
         return NO_NUMBER
     if reached != reached:
         return "All neurons get the same score: that is no order."
-    said = f"Its rank correlation with the truth is {reached:.2f}; lamp has {limit:.2f}."
+    summary = f"Its rank correlation with the truth is {reached:.2f}; lamp has {limit:.2f}."
     if reached <= limit:
-        return said
+        return summary
     close = " So small a lead may be chance: other images could turn it over."
-    return Right(said + (close if reached - limit < CHANCE else ""))
+    return Right(summary + (close if reached - limit < CHANCE else ""))
 
 
 @cache
 def _truth() -> tuple[Groups, Evidence, Scores]:
-    """Measure what the lesson measures: the loss without each neuron, and what the neurons read."""
+    """Return the groups, the evidence and the loss without each neuron, as in the lesson."""
     model, train = load("lenet-300-100"), fashion_mnist().train
     groups = find_groups(model, train[:8].x)
-    seen = collect(model, [x for x, _ in train[:1000].batches(500)], comoment=False, progress=False)
+    evidence = collect(
+        model, [x for x, _ in train[:1000].batches(500)], comoment=False, progress=False
+    )
     truth = ablate(model, train[5000:7000].batches(500), groups=groups, progress=False)
-    return groups, seen, truth
+    return groups, evidence, truth

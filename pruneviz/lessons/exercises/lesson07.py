@@ -1,4 +1,4 @@
-"""The exercises of the lesson about rounds: checks, hints, solutions."""
+"""Which exercises lesson 07 has, on rounds of iterative pruning: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -62,36 +62,36 @@ def steps(answer: Any) -> str:
     solution="answer = dict(schedule=[0.9, 0.97, 0.98, 0.98, 0.98], epochs=1)\n",
 )
 def spend(answer: Any) -> str:
-    """Check settings of `prune_iteratively` that end at 98 % after five epochs, by running them."""
+    """Check settings of `prune_iteratively` that end at 98 % after five epochs; run them."""
     if not isinstance(answer, dict):
         return (
             "The answer is a dict of settings, such as dict(schedule=..., rounds=..., epochs=...)."
         )
     answer = {k: v for k, v in answer.items() if v is not ...}
-    other = [k for k in answer if k not in ("schedule", "rounds", "epochs")]
-    if other:
-        return f"{other[0]!r} is given: choose schedule, rounds and epochs only."
+    unknown = [k for k in answer if k not in ("schedule", "rounds", "epochs")]
+    if unknown:
+        return f"{unknown[0]!r} is given: choose schedule, rounds and epochs only."
     if answer.get("schedule") is None:
         return 'The schedule is missing: a name such as "linear", or a list of sparsities.'
     named = isinstance(answer["schedule"], str)
     targets = targets_of(END if named else None, answer["schedule"], answer.get("rounds"), {})
-    ways = [s for s in targets if isinstance(s, float)]
-    rounds, epochs = len(ways), checks.count(answer.get("epochs", 1), "epochs", low=1)
-    if abs(ways[-1] - END) > 1e-6:
-        return f"It ends at sparsity {ways[-1]:g}, not at {END:g}."
+    sparsities = [s for s in targets if isinstance(s, float)]
+    rounds, epochs = len(sparsities), checks.count(answer.get("epochs", 1), "epochs", low=1)
+    if abs(sparsities[-1] - END) > 1e-6:
+        return f"It ends at sparsity {sparsities[-1]:g}, not at {END:g}."
     if rounds * epochs > EPOCHS:
         return (
             f"{_times(rounds, 'round')} of {_times(epochs, 'epoch')} are {rounds * epochs} epochs."
         )
     model, data = load("lenet-300-100"), fashion_mnist()
-    judge = partial(accuracy, batches=data.validation.batches(500))
+    evaluate = partial(accuracy, batches=data.validation.batches(500))
     settings = {**({"sparsity": END} if named else {}), **answer, "criterion": "lamp"}
     result = prune_iteratively(model, data.train.batches(100, shuffle=True), **settings)
-    right, whole = judge(result.model), judge(model)
-    said = f"{right:.1%} of the images are right, {whole:.1%} by the whole network"
-    if whole - right > LOST:
-        return f"{said}: that is {100 * (whole - right):.1f} points less."
-    return Right(f"{said}.")
+    reached, whole = evaluate(result.model), evaluate(model)
+    summary = f"{reached:.1%} of the images are right, {whole:.1%} by the whole network"
+    if whole - reached > LOST:
+        return f"{summary}: that is {100 * (whole - reached):.1f} points less."
+    return Right(f"{summary}.")
 
 
 def _times(n: int, what: str) -> str:

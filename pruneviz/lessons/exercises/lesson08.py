@@ -1,4 +1,4 @@
-"""The exercises of the lesson about judging: checks, hints, solutions."""
+"""Which exercises lesson 08 has, on judging a result: checks, hints, solutions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruneviz.lessons.exercises.exercise import NOTHING, exercise
 from pruneviz.lessons.recorded import curves
 from pruneviz.study.pareto import choose, pareto
 
-FLIPS = (  # (9, 2): one side alone would be 0.03; 1.96 standard deviations would be 6.5
+FLIPS = (  # (9, 2): a one-sided test would give p = 0.03; 1.96 standard deviations would be 6.5
     *((17, 10), (10, 17), (191, 128), (128, 191), (3, 0), (0, 3)),
     *((0, 9), (9, 0), (9, 2), (2, 9), (5, 5), (0, 0)),
 )
@@ -39,7 +39,7 @@ def is_noise(worse, better):
 """,
 )
 def noise(answer: Any) -> str:
-    """Check a function that tells whether flips are as uneven as a fair coin's."""
+    """Check a function that tells whether flips are no more uneven than those of a fair coin."""
     for worse, better in FLIPS:
         got = answer(worse, better)
         if got is None or got is ...:
@@ -80,23 +80,23 @@ def customers(answer: Any) -> str:
     if not isinstance(answer, Mapping):
         return 'The answer is a dict: {"phone": row, "server": row, "toy": row}.'
     truth = _customers()
-    for name, right in truth.items():
+    for name, best_row in truth.items():
         if name not in answer:
             return f"The {name} is missing."
         row = answer[name]
         try:
-            seen = {column: float(row[column]) for column in ("macs", "bytes", "metric")}
+            values = {column: float(row[column]) for column in ("macs", "bytes", "metric")}
         except (KeyError, TypeError, ValueError, IndexError):
             return f"The {name} needs a row of points, such as pv.choose(points, ...) returns."
         limits = LIMITS[name]
-        for column, most in limits.get("at_most", {}).items():
-            if seen[column] > most:
-                return f"The {name} gets {seen[column]:,.0f} {column}: more than {most:,}."
-        for column, least in limits.get("at_least", {}).items():
-            if seen[column] < least:
-                return f"The {name} gets a {column} of {seen[column]:.3f}: less than {least:g}."
+        for column, highest in limits.get("at_most", {}).items():
+            if values[column] > highest:
+                return f"The {name} gets {values[column]:,.0f} {column}: more than {highest:,}."
+        for column, lowest in limits.get("at_least", {}).items():
+            if values[column] < lowest:
+                return f"The {name} gets a {column} of {values[column]:.3f}: less than {lowest:g}."
         best = limits.get("best", "metric").removeprefix("-")
-        if abs(seen[best] - right[best]) > 1e-6 * abs(right[best]):
+        if abs(values[best] - best_row[best]) > 1e-6 * abs(best_row[best]):
             return f"The {name} could have a better {best} within its limits."
     return ""
 

@@ -1,4 +1,4 @@
-"""What a panel is made of, and which panels a notebook's cell has shown: to close them all."""
+"""Which widgets belong to a panel, and which panels a notebook cell has shown, to close them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Protocol
 import ipywidgets as widgets
 
 
-class Closes(Protocol):
-    """What can be closed."""
+class Closable(Protocol):
+    """An object with a method `close`."""
 
     def close(self) -> None:
         """Close it."""
 
 
-def inside(widget: widgets.Widget) -> list[widgets.Widget]:
-    """Return a widget with all that belongs to it: children, layouts, styles."""
+def widget_tree(widget: widgets.Widget) -> list[widgets.Widget]:
+    """Return a widget and all widgets that belong to it: children, layouts, styles."""
     found = [widget, getattr(widget, "layout", None), getattr(widget, "style", None)]
     for child in getattr(widget, "children", None) or ():
-        found += inside(child)
+        found += widget_tree(child)
     return [w for w in found if isinstance(w, widgets.Widget)]
 
 
-# panels by notebook cell: running a cell again closes what its last run had shown
-_by_cell: dict[str, tuple[str, list[Closes]]] = {}
+# panels by notebook cell: when a cell runs again, the panels of its last run are closed
+_by_cell: dict[str, tuple[str, list[Closable]]] = {}
 
 
-def register(panel: Closes) -> None:
-    """Note that the running cell made a panel; close what an earlier run of the cell had made."""
+def register(panel: Closable) -> None:
+    """Note a panel that the running cell made; close the panels of an earlier run of the cell."""
     cell, run = _cell()
     if not cell:
         return
-    last, panels = _by_cell.get(cell, ("", []))
-    if last != run:
+    last_run, panels = _by_cell.get(cell, ("", []))
+    if last_run != run:
         for old in panels:
             old.close()
         panels = []
@@ -40,7 +40,7 @@ def register(panel: Closes) -> None:
 
 
 def _cell() -> tuple[str, str]:
-    """Return the id of the running notebook cell and of this run of it; ("", "") elsewhere."""
+    """Return the ids of the running notebook cell and of this run; ("", "") outside notebooks."""
     try:
         from IPython import get_ipython
 

@@ -1,4 +1,4 @@
-"""A matplotlib picture in a panel."""
+"""How a matplotlib figure gets into a panel."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def still(figure: Figure, sentence: str) -> str:
-    """Return HTML of a figure, as wide as the page at most; the sentence says the same.
+def static_image(figure: Figure, sentence: str) -> str:
+    """Return HTML of a figure, at most as wide as the page; the sentence is its text alternative.
 
     Examples
     --------
     >>> from matplotlib.figure import Figure
-    >>> still(Figure(figsize=(1, 1)), "a < b")[:20]
+    >>> static_image(Figure(figsize=(1, 1)), "a < b")[:20]
     '<img alt="a &lt; b" '
     """
     return (
@@ -29,7 +29,7 @@ def still(figure: Figure, sentence: str) -> str:
 
 
 def png(figure: Figure, dpi: int = 110) -> str:
-    """Return a figure as a PNG in base64, to be read on light and on dark pages."""
+    """Return a figure as a PNG in base64, readable on light and on dark pages."""
     file = io.BytesIO()
     readable(figure).savefig(file, format="png", dpi=dpi, transparent=True)
     return base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The one base of all panels."""
+"""What all panels do: the base class, with controls, one picture, quick and slow results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.model.hooks import beside
-from pruneviz.panels.kit.cells import inside, register
+from pruneviz.panels.kit.cells import register, widget_tree
 from pruneviz.panels.kit.history import History, State
 from pruneviz.panels.kit.html import png
-from pruneviz.panels.kit.origin import by_hand, moved_by_hand
-from pruneviz.panels.kit.pointer import Touch, Touched
-from pruneviz.panels.kit.slider import Slider, labelled
+from pruneviz.panels.kit.origin import mark_user_moves, moved_by_user
+from pruneviz.panels.kit.pointer import PointerField, WithPointer
+from pruneviz.panels.kit.slider import Slider, slider_with_field
 from pruneviz.panels.kit.toolbar import Toolbar
-from pruneviz.panels.kit.worker import GoOn, Job, later
+from pruneviz.panels.kit.worker import CancelToken, Job, run_later
 from pruneviz.plots.style import PRUNED
 
 if TYPE_CHECKING:
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
 
 
 WRAP = {"flex_flow": "row wrap"}  # on a narrow page
-Work = Callable[[GoOn], dict[str, Any]]
+Work = Callable[[CancelToken], dict[str, Any]]
 
 
-class Panel(Touched):
-    """Controls, and one picture that answers while they move.
+class Panel(WithPointer):
+    """Controls, and one picture that changes while the user moves them.
 
-    A panel is a `VBox`: a notebook shows it, and it can stand inside other widgets. On paper and on
-    GitHub it leaves a static picture and a sentence.
+    A panel is a `VBox`: a notebook shows it, and other widgets can contain it. In print and on
+    GitHub it is a static picture and a sentence.
 
-    What is quick follows the hand; what needs the network follows when the hand rests, and does not
-    hold up its next move. Code waits for neither: after ``panel.controls["sparsity"].value = 0.5``
-    all is measured.
+    Quick results follow every move of the user. Results that need the network are measured when the
+    control is idle, in the background, so that the next move need not wait. Code gets all results
+    at once: after ``panel.controls["sparsity"].value = 0.5`` everything is measured.
 
     Attributes
     ----------
     controls : dict of str to Widget
-        By name; setting ``panel.controls["sparsity"].value`` does what a hand on the slider does.
+        By name; setting ``panel.controls["sparsity"].value`` does what moving the slider does.
     saved : dict of str to dict
-        Plans to come back to, by name: the values of the controls.
+        Saved plans by name: the values of the controls.
     memory : dict
-        What else a subclass must know of a state to come back to it.
+        What a subclass needs, besides the values of the controls, to restore a state.
 
     Notes
     -----
     A subclass builds its controls, calls :meth:`start`, and defines :meth:`answer`, :meth:`show`,
-    :meth:`draw` and :meth:`to_python`; if something takes long, :meth:`later`; if the picture itself
-    can be dragged or clicked, :meth:`touched`. It runs only models that are its own: another thread
-    may be at work. An error in any of them is shown in the panel,
-    in words, and raised.
+    :meth:`draw` and :meth:`to_python`; if a part of the result is slow, :meth:`later`; if the
+    user can click or drag in the picture, :meth:`pointed`. A subclass runs only its own copies of
+    models, because another thread may be at work. An error in any of these methods is shown in the
+    panel as text, and raised.
 
     Examples
     --------
@@ -74,13 +74,13 @@ class Panel(Touched):
         self.controls: dict[str, widgets.Widget] = {}
         self.saved: dict[str, State] = {}
         self.uid = f"pv{self.model_id[:8]}"
-        # callbacks may come in another thread, even while a cell runs (ipykernel ≥ 7)
+        # callbacks may run in another thread, even while a cell runs (ipykernel ≥ 7)
         self._lock = threading.RLock()
-        self._busy = False
-        self._gripped = False  # whether the hand in the picture came down on something
-        self._held = False  # whether it drags that
+        self._busy = False  # whether the panel itself sets controls: then it does not answer
+        self._pressed_control = False  # whether the last press in the picture was on a control
+        self._dragging = False  # whether the pointer drags that control now
         self.memory: State = {}
-        # whether nothing of what `later` gives is seen: then it is done when somebody asks for it
+        # whether the picture shows no result of `later`: then the work is done when it is asked for
         self.lazy = False
         self._result: dict[str, Any] = {}
         self._sentence = self._drawn_html = ""
@@ -102,31 +102,31 @@ class Panel(Touched):
         *,
         hint: str = "",
     ) -> None:
-        """Show the rows above the picture, listen to the controls, and answer for the first time.
+        """Show the rows above the picture, observe the controls, and compute the first result.
 
-        `hint` stands below the picture: what a hand can do in it, and what else always holds.
+        `hint` is shown below the picture: what the pointer can do there, and other lasting notes.
         """
         self.controls = controls
         notes = [widgets.HTML(f'<p class="pv-hint">{escape(hint)}</p>')] if hint else []
-        self.children = (*rows.values(), self._view, self._alert, *notes, Touch(self.touch))
-        told = [w for row in rows.values() for w in inside(row) if hasattr(w, "value")]
-        for widget in inside(self):
-            by_hand(widget, told)
+        self.children = (*rows.values(), self._view, self._alert, *notes, PointerField(self.touch))
+        with_value = [w for row in rows.values() for w in widget_tree(row) if hasattr(w, "value")]
+        for widget in widget_tree(self):
+            mark_user_moves(widget, with_value)
         for name, control in controls.items():
             control.observe(lambda change, name=name: self._moved(name), "value")
         try:
             self._moved("")
             self._history = History(self.state())
             self._toolbar = Toolbar(self)
-            for widget in inside(self._toolbar):
-                by_hand(widget)
+            for widget in widget_tree(self._toolbar):
+                mark_user_moves(widget)
             self.children = (*self.children, self._toolbar)
         except BaseException:
             self.close()
             raise
 
     def answer(self, moved: str) -> dict[str, Any]:
-        """Return the result for the controls as they stand, as far as it is quick.
+        """Return the quick part of the result for the present values of the controls.
 
         Parameters
         ----------
@@ -136,15 +136,16 @@ class Panel(Touched):
         raise NotImplementedError
 
     def later(self, result: dict[str, Any]) -> Work | None:
-        """Return what is not quick: ``work(go_on)`` measures, and returns what to add to the result.
+        """Return the slow part: ``work(token)`` measures, and returns what to add to the result.
 
-        Now and then it calls ``go_on()``, which raises if the hand moved again; ``go_on.tell(part)``
-        shows a part that is there. It reads no control. None: all is there.
+        The work calls ``token()`` now and then, which raises if the user has moved a control;
+        ``token.report(part)`` shows a part that is ready. The work must not read controls: it runs
+        in another thread. None: nothing is slow.
         """
         return None
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
-        """Return HTML of the picture, and the sentence that says the same."""
+        """Return HTML of the picture, and a sentence with the same content."""
         raise NotImplementedError
 
     def draw(self, result: dict[str, Any]) -> Figure:
@@ -152,27 +153,27 @@ class Panel(Touched):
         raise NotImplementedError
 
     def to_python(self) -> str:
-        """Return the code that does without the panel what its controls now say.
+        """Return code that gets the present result without the panel.
 
-        It uses the names of the arguments of the panel's function: ``model``, ``batches``, …
+        It uses the argument names of the panel's function: ``model``, ``batches``, …
         """
         raise NotImplementedError
 
     @property
     def result(self) -> dict[str, Any]:
-        """Plain data: what the present state of the controls gives. Waits for what is measured."""
+        """The result for the present controls, as plain data. Waits for its slow part."""
         self._finish()
         return self._result
 
     @property
     def sentence(self) -> str:
-        """The same in one sentence: what a screen reader says of the picture."""
+        """The result in one sentence: the text of the picture for a screen reader."""
         if not self.lazy:
             self._finish()
         return self._sentence
 
     def figure(self) -> Figure:
-        """Return a static matplotlib picture of the present state; pyplot does not know of it."""
+        """Return a static matplotlib picture of the present state, without pyplot."""
         if not self.lazy:
             self._finish()
         with self._lock:
@@ -180,14 +181,14 @@ class Panel(Touched):
 
     def close(self) -> None:
         """Close the panel and everything in it; a second time does nothing."""
-        # ipywidgets closes what is collected too, even a panel whose making had failed
+        # ipywidgets also closes a panel that is garbage-collected, even after a failed `__init__`
         job = self.__dict__.get("_job")
         if job is not None:
-            job.drop()
+            job.cancel()
         links = self.__dict__.get("_links", [])
         while links:
             links.pop().unlink()
-        for widget in inside(self):
+        for widget in widget_tree(self):
             if widget is not self:
                 widget.close()
         super().close()
@@ -195,11 +196,11 @@ class Panel(Touched):
     def slider(
         self, label: str, value: float, low: float, high: float, step: float, digits: int = 2
     ) -> tuple[widgets.HBox, Slider]:
-        """Return a row with a labelled number field and a slider that follow each other; the slider.
+        """Return a row with a labelled number field and a slider, linked, and the slider.
 
-        A screen reader says the name of the field, and of the handle what `Toolbar` gives it.
+        A screen reader reads the name of the field; `Toolbar` gives the handle the same name.
         """
-        field, slider, link = labelled(label, value, low, high, step, digits)
+        field, slider, link = slider_with_field(label, value, low, high, step, digits)
         self._links.append(link)
         return self.row(field, slider), slider
 
@@ -207,73 +208,73 @@ class Panel(Touched):
         """Return a row that wraps on a narrow page."""
         return widgets.HBox(parts, layout=WRAP)
 
-    def put(self, name: str, value: float) -> None:
-        """Set another slider, to the nearest of its steps, and its field, without answering to it."""
+    def set_silently(self, name: str, value: float) -> None:
+        """Set a slider to its nearest step, and its field, without computing a new result."""
         slider = self.controls[name]
         before, self._busy = self._busy, True
         try:
-            slider.put(value)
+            slider.set_nearest(value)
         finally:
             self._busy = before
 
     def _moved(self, name: str | None) -> None:
-        """Answer to a control that moved; None: to a step in the history."""
-        hand = moved_by_hand()
-        # widgets answer in a thread of their own, if they can: a cell may be training meanwhile
-        elsewhere = threading.current_thread() is not threading.main_thread()
-        with self._lock, beside() if hand and elsewhere else nullcontext():
+        """Compute the result after a control moved; `name` None: after a step in the history."""
+        by_user = moved_by_user()
+        # callbacks run in a thread of their own where that is possible: a cell may be training
+        other_thread = threading.current_thread() is not threading.main_thread()
+        with self._lock, beside() if by_user and other_thread else nullcontext():
             if self._busy:
                 return
             if self._job is not None:
-                self._job.drop()
+                self._job.cancel()
             self._job, self._error = None, None
             try:
                 self._result = self.answer(name or "")
                 work = self.later(self._result)
-                self._note(name, hand)
-                if work is None or hand or self.lazy:
+                self._note(name, by_user)
+                if work is None or by_user or self.lazy:
                     self._publish(waiting=work is not None and not self.lazy)
             except Exception as e:
-                self._note(name, hand)
+                self._note(name, by_user)
                 self._fail(e)
                 self._error = None  # it is raised here
                 raise
             finally:
-                if name is not None:  # steps in the history are followed when they are done
+                if name is not None:  # `_set` refreshes after a step in the history
                     self._refresh()
             if self._alert.value:
                 self._alert.value = ""
             if work is not None:
-                self._job = Job(work, self._measured, self._told if hand else None)
-                if hand and not self.lazy:
-                    later(self._job)
-        if not hand and not self.lazy:
+                self._job = Job(work, self._on_done, self._on_part if by_user else None)
+                if by_user and not self.lazy:
+                    run_later(self._job)
+        if not by_user and not self.lazy:
             self._finish()
 
-    def _told(self, job: Job, more: dict[str, Any]) -> None:
-        """Show a part of what is measured."""
+    def _on_part(self, job: Job, part: dict[str, Any]) -> None:
+        """Show a part of the slow result."""
         with self._lock:
             if job is self._job:
-                self._result = {**self._result, **more}
+                self._result = {**self._result, **part}
                 self._publish(waiting=True)
-                self._recode()
+                self._refresh_code()
 
-    def _measured(self, job: Job, more: Any, error: Exception | None) -> None:
-        """Take in what was measured, unless the hand has moved on."""
+    def _on_done(self, job: Job, measured: Any, error: Exception | None) -> None:
+        """Add the slow result, unless a control has moved since."""
         with self._lock:
             if job is not self._job:
                 return
             try:
                 if error is not None:
                     raise error
-                self._result = {**self._result, **more}
+                self._result = {**self._result, **measured}
                 self._publish()
             except Exception as e:
                 self._fail(e)
-            self._recode()
+            self._refresh_code()
 
     def _finish(self) -> None:
-        """Wait for what is measured; raise what went wrong."""
+        """Wait for the slow result; raise its error if there was one."""
         job = self._job
         if job is not None:
             job.finish()
@@ -283,22 +284,22 @@ class Panel(Touched):
 
     def _publish(self, *, waiting: bool = False) -> None:
         picture, self._sentence = self.show(self._result)
-        more = " <i>measuring…</i>" if waiting else ""
+        note = " <i>measuring…</i>" if waiting else ""
         self._drawn_html = f"{picture}<p>{escape(self._sentence)}</p>"
-        self._view.value = f"{self._drawn_html.removesuffix('</p>')}{more}</p>"
+        self._view.value = f"{self._drawn_html.removesuffix('</p>')}{note}</p>"
 
     def _refresh(self) -> None:
         if self._toolbar is not None:
             self._toolbar.refresh()
 
-    def _recode(self) -> None:
-        """Let the code follow what was measured; a hand may be choosing a plan in this moment."""
+    def _refresh_code(self) -> None:
+        """Update the code only: the user may be choosing a plan at this moment."""
         if self._toolbar is not None:
-            self._toolbar.tell_code()
+            self._toolbar.refresh_code()
 
     def _fail(self, error: Exception) -> None:
         self._result, self._error = {}, error
-        # the picture of before stays, pale, so that the page does not jump
+        # the earlier picture stays, pale, so that the page does not jump
         self._view.value = f'<div style="opacity: 0.3">{self._drawn_html}</div>'
         self._alert.value = (
             f'<p role="alert" style="white-space: pre-wrap"><b style="color: {PRUNED}">⚠</b> '
@@ -306,7 +307,7 @@ class Panel(Touched):
         )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Add to the widget what remains without it: a picture, and the sentence as its text."""
+        """Add what is shown where widgets do not run: a picture, and the sentence as its text."""
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         data["image/png"] = png(self.figure())

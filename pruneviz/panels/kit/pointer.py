@@ -1,4 +1,4 @@
-"""A pointer in the picture: where it is, and what the panel does about it."""
+"""Where in the picture the user presses or drags, and what the panel does then."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from pruneviz.panels.kit.history import Remembering
+from pruneviz.panels.kit.history import WithHistory
 from pruneviz.panels.kit.slider import Slider
 
-# The browser only says where in the picture the hand is; what stands there the kernel knows, which
-# has drawn it. The picture is another one after every move, so the listeners belong to the window.
-# `n` makes each message another one: a hand may come back to where it was.
+# The browser only sends the position of the pointer in the picture. The kernel has drawn the
+# picture and knows what is there. Every move replaces the picture, so the listeners belong to the
+# window. `n` makes each message different, also when the pointer returns to an earlier position.
 SCRIPT = """
 if (!window.pvTouch) {
   window.pvTouch = true;
-  let held = null, n = 0;
-  const say = (panel, e, sign) => {
+  let dragged = null, n = 0;
+  const send = (panel, e, kind) => {
     const picture = panel.querySelector('svg[data-touch]');
     const line = panel.querySelector('.pv-touch input');
     if (!picture || !line) return;
     const at = new DOMPoint(e.clientX, e.clientY).matrixTransform(picture.getScreenCTM().inverse());
-    line.value = [at.x.toFixed(2), at.y.toFixed(2), sign, ++n].join(' ');
+    line.value = [at.x.toFixed(2), at.y.toFixed(2), kind, ++n].join(' ');
     line.dispatchEvent(new Event('input', {bubbles: true}));
   };
   window.addEventListener('pointerdown', e => {
@@ -29,22 +29,25 @@ if (!window.pvTouch) {
     if (!picture) return;
     e.preventDefault();
     const panel = picture.closest('.pv-panel');
-    held = picture.dataset.touch === 'drag' ? panel : null;
-    say(panel, e, 'press');
+    dragged = picture.dataset.touch === 'drag' ? panel : null;
+    send(panel, e, 'press');
   }, true);
   window.addEventListener('pointermove', e => {
-    if (!(e.buttons & 1)) held = null;
-    if (held) say(held, e, 'drag');
+    if (!(e.buttons & 1)) dragged = null;
+    if (dragged) send(dragged, e, 'drag');
   }, true);
 }"""
 
 
-class Touch(widgets.Text):
-    """A line that nobody sees, in which the page writes where the hand is: ``"310 75.5 press 4"``.
+class PointerField(widgets.Text):
+    """A hidden text field into which the page writes where the pointer is.
+
+    The text has four words, such as ``"310 75.5 press 4"``: x, y, ``press`` or ``drag``, and the
+    number of the message.
 
     Examples
     --------
-    >>> line = Touch(lambda x, y, press: print(x, y, press))
+    >>> line = PointerField(lambda x, y, press: print(x, y, press))
     >>> line.value = "310 75.5 press 1"
     310.0 75.5 True
     >>> line.value = "312 75.5 drag 2"
@@ -52,57 +55,58 @@ class Touch(widgets.Text):
     >>> line.close()
     """
 
-    def __init__(self, touched: Any) -> None:
+    def __init__(self, on_pointer: Any) -> None:
         super().__init__(layout={"display": "none"})
         self.add_class("pv-touch")
-        self._touched = touched
+        self._on_pointer = on_pointer
         self.observe(self._read, "value")
 
     def _read(self, change: dict[str, Any]) -> None:
-        x, y, sign, _ = change["new"].split()
-        self._touched(float(x), float(y), sign == "press")
+        x, y, kind, _ = change["new"].split()
+        self._on_pointer(float(x), float(y), kind == "press")
 
 
-class Touched(Remembering):
-    """What of a `Panel` is about a hand in the picture."""
+class WithPointer(WithHistory):
+    """The part of `Panel` that handles the pointer in the picture."""
 
     _result: dict[str, Any]
-    _gripped: bool
+    _pressed_control: bool
 
-    def touched(self, x: float, y: float, press: bool) -> dict[str, Any]:
-        """Return what a hand at a place of the picture means: names of controls and their new values.
+    def pointed(self, x: float, y: float, press: bool) -> dict[str, Any]:
+        """Return which controls a pointer at this position sets: their names and new values.
 
         Parameters
         ----------
         x, y : float
-            Pixels of the SVG that has a ``data-touch``, from its upper left corner.
+            Position in pixels of the SVG with the attribute ``data-touch``, from its upper left
+            corner.
         press : bool
-            Whether the hand has just come down there; else it drags.
+            Whether the pointer button has just been pressed there; else the pointer drags.
         """
         return {}
 
     def touch(self, x: float, y: float, press: bool = True) -> None:
-        """Do what a hand does that comes down on the picture, or drags there; see `touched`."""
+        """Do what a press or a drag of the pointer in the picture does; see `pointed`."""
         with self._lock:
-            if not self._result:  # an error has to be mended first, and the picture is an old one
+            if not self._result:  # after an error the picture is out of date
                 return
-            if not press and not self._gripped:
+            if not press and not self._pressed_control:
                 return
-            wanted, stood = self.touched(x, y, press), self.state()
+            changes, before_state = self.pointed(x, y, press), self.state()
             if press:
-                self._gripped = bool(wanted)
+                self._pressed_control = bool(changes)
                 if self._history is not None:
-                    self._history.let_go()
+                    self._history.end_move()
             before, self._busy = self._busy, True
             try:
-                for name, value in wanted.items():
+                for name, value in changes.items():
                     control = self.controls[name]
                     control.value = control.nearest(value) if isinstance(control, Slider) else value
             finally:
                 self._busy = before
-            if self.state() != stood:
-                self._held = not press
+            if self.state() != before_state:
+                self._dragging = not press
                 try:
-                    self._moved(next(iter(wanted)))
+                    self._moved(next(iter(changes)))
                 finally:
-                    self._held = False
+                    self._dragging = False

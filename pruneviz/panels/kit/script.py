@@ -1,34 +1,36 @@
-"""Pieces of the code that a panel shows: how batches and groups come into it."""
+"""Which lines of a panel's code get the batches and the groups."""
 
 from __future__ import annotations
 
 from typing import Any
 
-AGAIN = "  # as the panel has read them: a second time they may be others"
+FROM_PANEL = "  # as the panel has read them: a second time they may be others"
 
 
-def again(batches: Any) -> str:
-    """Return the line of code that takes from the panel what cannot be read a second time.
+def batches_line(batches: Any) -> str:
+    """Return the line of code that takes batches from the panel if they can be read only once.
 
-    >>> again([]), again(None), again(iter([]))[:23]
+    >>> batches_line([]), batches_line(None), batches_line(iter([]))[:23]
     ('', '', 'batches = panel.batches')
     """
-    return "" if batches is None or not once(batches) else f"batches = panel.batches{AGAIN}\n"
+    if batches is None or not read_only_once(batches):
+        return ""
+    return f"batches = panel.batches{FROM_PANEL}\n"
 
 
-def once(batches: Any) -> bool:
-    """Tell whether batches may be none, or others, when they are read a second time.
+def read_only_once(batches: Any) -> bool:
+    """Tell whether batches may be empty, or differ, when they are read a second time.
 
-    >>> once([]), once(iter([]))
+    >>> read_only_once([]), read_only_once(iter([]))
     (False, True)
     """
     return not hasattr(batches, "__getitem__")
 
 
-def found(approximate: bool) -> str:
+def groups_line(approximate: bool) -> str:
     """Return the line of code that finds the groups.
 
-    >>> found(False)
+    >>> groups_line(False)
     'groups = pv.find_groups(model, x)'
     """
     return f"groups = pv.find_groups(model, x{', approximate=True' * approximate})"

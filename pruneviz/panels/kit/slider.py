@@ -1,4 +1,4 @@
-"""A slider that knows a hand from an echo."""
+"""Whether the user moved a slider, or the browser only repeats a value of the kernel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import ipywidgets as widgets
 
 
 class Slider(widgets.FloatSlider):
-    """A `FloatSlider` that only a hand moves, and the kernel.
+    """A `FloatSlider` that ignores echoes: only the user and the kernel move it.
 
-    The browser computes every value it is told anew and sends back what it finds, its last digit
-    rounded otherwise: told 0.9 it answers 0.9000000000000001. Such an echo may come late, when the
-    kernel has long set another value, and must not set the old one again.
+    The browser recomputes every value that it receives and sends the result back, and its last
+    digits differ: it receives 0.9 and answers 0.9000000000000001. Such an echo may come late, after
+    the kernel has set another value; then it must not set the old value again.
 
     Examples
     --------
@@ -22,7 +22,7 @@ class Slider(widgets.FloatSlider):
     >>> slider.set_state({"value": 0.9000000000000001})  # the echo of the first value
     >>> slider.value
     0.5
-    >>> slider.set_state({"value": 0.9})  # a hand
+    >>> slider.set_state({"value": 0.9})  # a move of the user
     >>> slider.value
     0.9
     >>> slider.close()
@@ -31,23 +31,23 @@ class Slider(widgets.FloatSlider):
     digits = 6
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # what the browser was told since a hand last moved the slider, oldest first
-        self._told: deque[float] = deque(maxlen=100)
-        self._by_hand = False
-        self.field: widgets.BoundedFloatText | None = None  # that stands beside it
-        self._exact = False  # whether the field is being told what lies between two steps
+        # values sent to the browser since the user last moved the slider, oldest first
+        self._sent: deque[float] = deque(maxlen=100)
+        self._receiving = False  # whether a message of the browser is being handled
+        self.field: widgets.BoundedFloatText | None = None  # the number field beside the slider
+        self._field_only = False  # whether only the field is being set, to a value between steps
         super().__init__(*args, **kwargs)
-        self._told.append(self.value)
-        self.observe(self._tell, "value")
+        self._sent.append(self.value)
+        self.observe(self._note_sent, "value")
 
     @property
-    def at(self) -> float:
-        """The value without the browser's last digits: 0.9, not 0.9000000000000001."""
-        near = round(self.value, self.digits)
-        return near if self._near(near, self.value) else float(self.value)
+    def rounded(self) -> float:
+        """The value without the browser's rounding error: 0.9, not 0.9000000000000001."""
+        rounded = round(self.value, self.digits)
+        return rounded if self._same(rounded, self.value) else float(self.value)
 
     def nearest(self, value: float) -> float:
-        """Return the nearest of the steps.
+        """Return the step nearest to a value.
 
         >>> slider = Slider(0, min=0, max=1, step=0.25)
         >>> slider.nearest(0.6), slider.nearest(7)
@@ -57,62 +57,66 @@ class Slider(widgets.FloatSlider):
         steps = round((min(max(value, self.min), self.max) - self.min) / self.step)
         return float(self.min + steps * self.step)
 
-    def put(self, value: float) -> None:
-        """Move to the nearest of the steps; the field beside it says the value itself."""
+    def set_nearest(self, value: float) -> None:
+        """Move to the nearest step; the field beside the slider shows the value itself."""
         self.value = self.nearest(value)
         if self.field is not None:
-            self._exact = True
+            self._field_only = True
             try:
                 self.field.value = round(value, self.digits)
             finally:
-                self._exact = False
+                self._field_only = False
 
-    def typed(self, change: dict[str, Any]) -> None:
-        """Follow the field beside it."""
-        if not self._exact and change["new"] != round(self.value, self.digits):
+    def follow_field(self, change: dict[str, Any]) -> None:
+        """Take the value of the field beside the slider."""
+        if not self._field_only and change["new"] != round(self.value, self.digits):
             self.value = change["new"]
 
-    def _tell(self, change: dict[str, Any]) -> None:
-        if not self._by_hand:
-            self._told.append(change["new"])
+    def _note_sent(self, change: dict[str, Any]) -> None:
+        if not self._receiving:
+            self._sent.append(change["new"])
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take what the browser sent, unless it only repeats what it was told."""
+        """Take what the browser sent, unless it is the echo of a value sent to it."""
         if "value" in sync_data:
             value = sync_data["value"]
-            echo = self._echoes(value)
+            echo = self._is_echo(value)
             if not echo:
-                self._told.clear()
-            if echo or self._near(value, self.value):
+                self._sent.clear()
+            if echo or self._same(value, self.value):
                 sync_data = {name: v for name, v in sync_data.items() if name != "value"}
-                if not self._near(value, self.value):
-                    self._told.append(self.value)
-                    self.send_state("value")  # for the browser stands where its echo put it
-        self._by_hand = True
+                if not self._same(value, self.value):
+                    self._sent.append(self.value)
+                    self.send_state("value")  # the browser still shows the value of its echo
+        self._receiving = True
         try:
             super().set_state(sync_data)
         finally:
-            self._by_hand = False
+            self._receiving = False
 
-    def _near(self, value: float, told: float) -> bool:
-        return bool(abs(value - told) < self.step / 100)
+    def _same(self, value: float, other: float) -> bool:
+        return bool(abs(value - other) < self.step / 100)
 
-    def _echoes(self, value: float) -> bool:
-        """Tell an echo; forget what was told before it, for messages keep their order."""
-        for i, told in enumerate(self._told):
-            if value != told and self._near(value, told):
+    def _is_echo(self, value: float) -> bool:
+        """Tell whether a value is an echo; forget the values sent before it.
+
+        Messages keep their order, so no echo of an earlier value can follow.
+        """
+        for i, sent in enumerate(self._sent):
+            if value != sent and self._same(value, sent):
                 for _ in range(i + 1):
-                    self._told.popleft()
+                    self._sent.popleft()
                 return True
         return False
 
 
-def labelled(
+def slider_with_field(
     label: str, value: float, low: float, high: float, step: float, digits: int
 ) -> tuple[widgets.BoundedFloatText, Slider, Any]:
-    """Return a number field with a label, a slider that follows it and that it follows, their link.
+    """Return a number field with a label, a slider, and the link that sets the field to the slider.
 
-    The handle of a slider has no name that a screen reader could say; the field has.
+    Each follows the other. A screen reader finds no name at the handle of a slider, but at the
+    field.
     """
     slider = Slider(value, min=low, max=high, step=step, readout=False, layout={"width": "420px"})
     slider.digits = digits
@@ -122,5 +126,5 @@ def labelled(
     # linked here and not in the browser, which would show 0.47000000000000003
     link = widgets.dlink((slider, "value"), (field, "value"), lambda v: round(v, digits))
     slider.field = field
-    field.observe(slider.typed, "value")
+    field.observe(slider.follow_field, "value")
     return field, slider, link

@@ -1,4 +1,4 @@
-"""The row of buttons under every panel: undo, redo, plans to come back to, the code."""
+"""Which buttons stand under every panel: undo, redo, the code, and saved plans."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from pruneviz.panels.kit.origin import hand
+from pruneviz.panels.kit.origin import user_move
 from pruneviz.panels.kit.pointer import SCRIPT
 
 SAVED = "saved"
 ROW = {"flex_flow": "row wrap", "align_items": "center"}
-# JupyterLab takes letters and arrow keys for its own shortcuts (dd deletes a cell), also from a
-# drop-down that has the focus: inside a panel they belong to the panel, but not Ctrl+S and its like.
-# The attribute must stand on what has the focus; on a parent it comes too late.
+# JupyterLab uses letters and arrow keys as shortcuts (dd deletes a cell), also while a drop-down
+# has the focus. Inside a panel these keys belong to the panel; Ctrl+S and the like stay shortcuts.
+# The attribute must be on the element that has the focus: on a parent it takes effect too late.
 KEYS = """
 if (!window.pvKeys) {
   window.pvKeys = true;
@@ -22,13 +22,13 @@ if (!window.pvKeys) {
     if (e.target.closest?.('.pv-panel'))
       e.target.toggleAttribute('data-lm-suppress-shortcuts', !(e.ctrlKey || e.metaKey || e.altKey));
     const name = e.key === 'Enter' && e.target.closest?.('.pv-save-as input');
-    if (name && name.value) {  // ipywidgets tells of Enter before it tells what was typed
+    if (name && name.value) {  // ipywidgets sends Enter before it sends the typed text
       name.dispatchEvent(new Event('change', {bubbles: true}));
       name.closest('.pv-toolbar').querySelector('.pv-save').click();
     }
   }, true);
 }"""
-# a button that is pressed for the last time must not take the focus with it into nothing
+# When a button with the focus is disabled, the focus would be lost: move it to an enabled button.
 FOCUS = """
 const bar = this.closest('.pv-toolbar');
 if (bar && !bar.pvFocus) {
@@ -38,13 +38,13 @@ if (bar && !bar.pvFocus) {
   }));
   bar.pvFocus.observe(bar, {subtree: true, attributeFilter: ['disabled']});
 }"""
-# the handle of a slider has no name that a screen reader could say: it gets that of the field beside it
+# A slider's handle has no name for a screen reader: it gets the name of the field beside it.
 NAMES = """
 const panel = this.closest('.pv-panel');
 if (panel && !panel.pvNames) {
   panel.setAttribute('role', 'group');
   panel.setAttribute('aria-label', this.dataset.name);
-  const said = document.createElement('div');  // stays, so that a screen reader hears it change
+  const said = document.createElement('div');  // never replaced, so a screen reader hears changes
   said.setAttribute('aria-live', 'polite');
   said.className = 'pv-said';
   panel.append(said);
@@ -61,7 +61,7 @@ if (panel && !panel.pvNames) {
   panel.pvNames();
   new MutationObserver(panel.pvNames).observe(panel, {childList: true, subtree: true});
 }"""
-# JupyterLab's own arrow of a drop-down is black on black in the dark theme
+# In the dark theme JupyterLab draws the arrow of a drop-down black on black.
 ARROW = (
     "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
     "%3Cpath fill='%23ccc' d='M5.2 5.9 9 9.7l3.8-3.8 1.2 1.2-4.9 5-4.9-5z'/%3E%3C/svg%3E"
@@ -74,7 +74,7 @@ LOOKS = f"""
 .pv-said {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }}
 [data-jp-theme-light="false"] .pv-panel {{ --jp-widgets-dropdown-arrow: url("data:image/svg+xml,{ARROW}") }}
 """
-# a <script> would not run
+# A <script> in a widget does not run; the `onload` of a <style> does.
 ONLOAD = f'<style data-name="%s" onload="{escape(KEYS + FOCUS + NAMES + SCRIPT)}">{LOOKS}</style>'
 COPY = (
     "var t=this.parentNode.querySelector('textarea');t.select();"
@@ -118,32 +118,34 @@ class Toolbar(widgets.VBox):
         super().__init__([widgets.HBox(row, layout=ROW), self._text, keys])
         self.add_class("pv-toolbar")
         self.plans.observe(self._load, "value")
-        self.code.observe(lambda _: self.tell_code(), "value")
+        self.code.observe(lambda _: self.refresh_code(), "value")
         self.refresh()
 
     def refresh(self) -> None:
-        """Follow a move: what can be undone, which plans there are, the code if it is shown."""
-        back, forth = self._panel.steps()
-        # first the one that can be pressed now: the focus may have to go there
-        for button, can in sorted(((self.undo, back), (self.redo, forth)), key=lambda b: not b[1]):
-            button.disabled = not can
+        """Update the buttons after a move, the list of plans, and the code if it is shown."""
+        can_undo, can_redo = self._panel.steps()
+        # enable a button before the other is disabled: the focus may move to the enabled one
+        buttons = ((self.undo, can_undo), (self.redo, can_redo))
+        for button, enabled in sorted(buttons, key=lambda b: not b[1]):
+            button.disabled = not enabled
         saved = self._panel.saved
         options = ((SAVED, ""), *((n, n) for n in saved))
-        # the plan where the controls stand; so the arrow keys go from plan to plan
-        at = self.plans.value
-        here = at if saved.get(at) == self._panel.state() else ""
-        if (self.plans.options, at) != (options, here):
+        # a plan stays selected while the controls have its values, so that the arrow keys go from
+        # plan to plan
+        selected = self.plans.value
+        wanted = selected if saved.get(selected) == self._panel.state() else ""
+        if (self.plans.options, selected) != (options, wanted):
             self._loading = True
             try:
                 if self.plans.options != options:
                     self.plans.options = options
-                self.plans.value = here
+                self.plans.value = wanted
             finally:
                 self._loading = False
-        self.tell_code()
+        self.refresh_code()
 
-    def tell_code(self) -> None:
-        """Follow what was measured: the code if it is shown. Where the hand chooses is left alone."""
+    def refresh_code(self) -> None:
+        """Update the code if it is shown, and nothing else: the user may be choosing a plan now."""
         text = _shown(self._panel.to_python()) if self.code.value else ""
         if self._text.value != text:
             self._text.value = text
@@ -153,16 +155,16 @@ class Toolbar(widgets.VBox):
         self.name.value = ""
 
     def _load(self, change: dict[str, Any]) -> None:
-        with self._panel._lock:  # else a refresh in another thread is taken for this one
+        with self._panel._lock:  # else `_loading` may be True for a refresh in another thread
             if not self._loading and change["new"]:
                 self._panel.load(change["new"])
 
 
-def _button(label: str, tip: str, action: Any) -> widgets.Button:
-    button = widgets.Button(description=label, tooltip=tip, layout={"width": "76px"})
+def _button(label: str, tooltip: str, action: Any) -> widgets.Button:
+    button = widgets.Button(description=label, tooltip=tooltip, layout={"width": "76px"})
 
     def click(_: Any) -> None:
-        with hand():
+        with user_move():
             action()
 
     button.on_click(click)
@@ -170,7 +172,7 @@ def _button(label: str, tip: str, action: Any) -> widgets.Button:
 
 
 def _shown(code: str) -> str:
-    """Return the code as HTML, to be read and copied; names in it stay text."""
+    """Return the code as HTML, to read and to copy; names in it are escaped."""
     lines = code.count("\n") + 1
     return (
         f'<div><textarea readonly rows="{lines}" wrap="off" spellcheck="false" '

@@ -1,4 +1,4 @@
-"""What takes longer than a hand waits: one thread does it, and only what is still wanted."""
+"""How slow work runs beside the controls: one background thread, and work can be cancelled."""
 
 from __future__ import annotations
 
@@ -14,178 +14,181 @@ from typing import Any, TypeVar
 from pruneviz.model.hooks import beside
 
 Part = TypeVar("Part")
-REST = 0.12  # seconds without a move: the hand rests
-IDLE = 5.0  # seconds without work, and the thread ends
-LEAVE = 30.0  # seconds that Python waits at its end for what is under way
+CONTROL_IDLE = 0.12  # seconds without a move, after which a control is idle and slow work starts
+THREAD_IDLE = 5.0  # seconds without work, after which the thread ends
+EXIT_WAIT = 30.0  # seconds for which Python waits, at its exit, for running work
 
-# what was dropped may still be under way in the thread, with the panel's own models
+# Cancelled work may still be running in the thread, and it uses the panel's own models. The lock
+# lets only one piece of work run at a time.
 _at_work = threading.RLock()
 
 
-class Dropped(Exception):
-    """Nobody wants the answer any more."""
+class Cancelled(Exception):
+    """The result of the work is no longer needed."""
 
 
-class GoOn:
-    """Asked now and then by work under way: raises `Dropped` if nobody wants the answer any more."""
+class CancelToken:
+    """What running work calls now and then: it raises `Cancelled` if the result is not needed."""
 
-    def __init__(self, told: Callable[[Any], None] | None = None) -> None:
-        self.dropped = False
-        self._told = told
+    def __init__(self, on_part: Callable[[Any], None] | None = None) -> None:
+        self.cancelled = False
+        self._on_part = on_part
 
     def __call__(self) -> None:
-        if self.dropped:
-            raise Dropped
+        if self.cancelled:
+            raise Cancelled
 
-    def tell(self, part: Any) -> None:
-        """Give a part of the answer that is there already."""
+    def report(self, part: Any) -> None:
+        """Hand over a part of the result that is ready."""
         self()
-        if self._told is not None:
-            self._told(part)
+        if self._on_part is not None:
+            self._on_part(part)
 
     def through(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """Yield the parts of the work, as long as the answer is wanted."""
+        """Yield the parts of the work, until it is cancelled."""
         for part in parts:
             self()
             yield part
 
 
 class Job:
-    """Work that may be dropped, done by whoever takes it first: the thread, or one who cannot wait.
+    """Work that can be cancelled. It is done once: by the thread, or by a caller that cannot wait.
 
     Parameters
     ----------
     work : callable
-        ``work(go_on)``, with a `GoOn`.
-    done : callable
-        ``done(job, result, error)``: told what came of it, unless it was dropped.
-    told : callable, optional
-        ``told(job, part)``: told of parts of the answer as they come.
+        ``work(token)``, with a `CancelToken`.
+    on_done : callable
+        ``on_done(job, result, error)``: called at the end, unless the job was cancelled.
+    on_part : callable, optional
+        ``on_part(job, part)``: called with each part of the result as soon as it is ready.
 
     Examples
     --------
-    >>> job = Job(lambda go_on: 6 * 7, lambda job, result, error: print(result))
+    >>> job = Job(lambda token: 6 * 7, lambda job, result, error: print(result))
     >>> job.finish()
     42
     """
 
     def __init__(
         self,
-        work: Callable[[GoOn], Any],
-        done: Callable[[Job, Any, Exception | None], None],
-        told: Callable[[Job, Any], None] | None = None,
+        work: Callable[[CancelToken], Any],
+        on_done: Callable[[Job, Any, Exception | None], None],
+        on_part: Callable[[Job, Any], None] | None = None,
     ) -> None:
-        self.due = time.monotonic() + REST
-        self._work, self._done = work, done
-        self._go_on = GoOn(None if told is None else lambda part: told(self, part))
-        self._over = threading.Event()
-        self._taken = threading.Lock()  # never released: only one does the work
+        self.due = time.monotonic() + CONTROL_IDLE
+        self._work, self._on_done = work, on_done
+        self._token = CancelToken(None if on_part is None else lambda part: on_part(self, part))
+        self._finished = threading.Event()
+        self._taken = threading.Lock()  # never released: only one thread does the work
 
     @property
     def waiting(self) -> bool:
-        """Whether somebody still has to do it."""
-        return not (self._go_on.dropped or self._taken.locked())
+        """Whether the work is still needed and nothing has started it."""
+        return not (self._token.cancelled or self._taken.locked())
 
-    def drop(self) -> None:
-        """Let it be: what is under way stops at its next step."""
-        self._go_on.dropped = True
+    def cancel(self) -> None:
+        """Cancel the job: running work stops at its next call of the token."""
+        self._token.cancelled = True
 
     def finish(self) -> None:
-        """Do it here, or wait for the thread that does it already."""
-        if self._go_on.dropped:
+        """Do the work here, or wait for the thread that does it already."""
+        if self._token.cancelled:
             return
         if not self._taken.acquire(blocking=False):
-            self._over.wait()
+            self._finished.wait()
             return
         result, error = None, None
         try:
             with _at_work:
-                self._go_on()
-                result = self._work(self._go_on)
-        except Dropped:
-            self._go_on.dropped = True
+                self._token()
+                result = self._work(self._token)
+        except Cancelled:
+            self._token.cancelled = True
         except Exception as e:
             error = e
         try:
-            if not self._go_on.dropped:
-                self._done(self, result, error)
+            if not self._token.cancelled:
+                self._on_done(self, result, error)
         finally:
-            self._over.set()
+            self._finished.set()
 
 
 _libc = ctypes.CDLL(None) if os.name == "posix" else None
 _jobs: list[Job] = []
-_bell = threading.Condition()
-_thread: threading.Thread | None = None
-_last: threading.Thread | None = None  # the same, also when it has nothing more to do
-_now: Job | None = None  # what the thread does
-_over = False  # whether Python is about to end
+_changed = threading.Condition()  # guards the names below; notified when one of them changes
+_thread: threading.Thread | None = None  # the thread that takes jobs; None when it is about to end
+_last_thread: threading.Thread | None = None  # the same thread, also when it is about to end
+_running: Job | None = None  # the job that the thread does now
+_exiting = False  # whether Python is about to exit
 
 
-def later(job: Job) -> None:
-    """Do a job in the background, once the hand rests; one after the other, whoever asks.
+def run_later(job: Job) -> None:
+    """Do a job in the background as soon as it is due; the jobs of all panels run one by one.
 
-    Where there are no threads, as in a browser's own Python, it is done at once.
+    Where there are no threads, as in Python inside a browser, it is done at once.
     """
-    global _thread, _last
-    with _bell:
+    global _thread, _last_thread
+    with _changed:
         _jobs.append(job)
         if _thread is None:
-            _thread = _last = threading.Thread(target=_run, name="pruneviz-panels", daemon=True)
+            _thread = _last_thread = threading.Thread(
+                target=_run, name="pruneviz-panels", daemon=True
+            )
             try:
                 _thread.start()
             except RuntimeError:
-                _thread = _last = None
+                _thread = _last_thread = None
                 _jobs.remove(job)
-        _bell.notify()
-        alone = _thread is None
-    if alone:
+        _changed.notify()
+        no_thread = _thread is None
+    if no_thread:
         job.finish()
 
 
 def _run() -> None:
-    global _now
-    while (job := _next()) is not None:
+    global _running
+    while (job := _next_job()) is not None:
         with beside():
             job.finish()
-        _now = None
+        _running = None
         del job
-        give_back()
-    gc.collect()  # models are full of circles, and the hand has left: nobody waits now
-    give_back()
+        release_memory()
+    gc.collect()  # models are full of reference cycles; nothing waits for the thread now
+    release_memory()
 
 
 @atexit.register
-def _leave() -> None:
-    """Let the thread come to an end before Python does: torch aborts where it is cut off."""
-    global _over
-    with _bell:
-        thread, _over = _last, True
-        if _now is not None:
-            _now.drop()
-        _bell.notify_all()
+def _stop_at_exit() -> None:
+    """Wait for the thread before Python exits: torch aborts if it is stopped at any point."""
+    global _exiting
+    with _changed:
+        thread, _exiting = _last_thread, True
+        if _running is not None:
+            _running.cancel()
+        _changed.notify_all()
     if thread is not None:
-        thread.join(LEAVE)
+        thread.join(EXIT_WAIT)
 
 
-def give_back() -> None:
-    """Let the C library give freed memory back to the system, if it can.
+def release_memory() -> None:
+    """Let the C library return freed memory to the system, if it can.
 
-    Models come and go here by the hundred, in another thread than most; glibc keeps what they leave
-    behind for later: 158 MB after 100 of them.
+    This thread makes and frees hundreds of models. glibc keeps the freed memory of a thread for
+    later use: 158 MB after 100 models.
     """
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-def _next() -> Job | None:
-    """Wait for the next job that is due; None after a while without any."""
-    global _thread, _now
-    with _bell:
+def _next_job() -> Job | None:
+    """Wait for the next job that is due; return None after `THREAD_IDLE` seconds without a job."""
+    global _thread, _running
+    with _changed:
         while True:
             _jobs[:] = [job for job in _jobs if job.waiting]
-            if _over or not (_jobs or _bell.wait(IDLE) or _jobs):
+            if _exiting or not (_jobs or _changed.wait(THREAD_IDLE) or _jobs):
                 _thread = None
                 return None
             if not _jobs:
@@ -194,6 +197,6 @@ def _next() -> Job | None:
             left = job.due - time.monotonic()
             if left <= 0:
                 _jobs.remove(job)
-                _now = job
+                _running = job
                 return job
-            _bell.wait(left)
+            _changed.wait(left)

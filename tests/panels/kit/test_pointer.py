@@ -1,4 +1,4 @@
-"""A hand in the picture: what is drawn stands where the hand was."""
+"""Whether what is drawn is where the pointer was."""
 
 import itertools
 import re
@@ -54,8 +54,8 @@ def frame():
     )
 
 
-def touchable(panel):
-    """Return the one picture that can be touched."""
+def pointer_picture(panel):
+    """Return the one picture that handles the pointer."""
     (found,) = re.findall(r"<svg[^>]*data-touch=.*?</svg>", panel._view.value, re.DOTALL)
     return found
 
@@ -63,24 +63,24 @@ def touchable(panel):
 NUMBERS = itertools.count()
 
 
-def by_hand(panel, x, y, sign="press"):
-    """Write into the line what the page writes there."""
+def point(panel, x, y, kind="press"):
+    """Write into the hidden field what the page writes there."""
     line = next(w for w in panel.children if "pv-touch" in getattr(w, "_dom_classes", ()))
-    line.set_state({"value": f"{x:.2f} {y:.2f} {sign} {next(NUMBERS)}"})
+    line.set_state({"value": f"{x:.2f} {y:.2f} {kind} {next(NUMBERS)}"})
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_the_threshold_follows_the_hand_in_the_histogram(absolute):
+def test_the_threshold_follows_the_pointer_in_the_histogram(absolute):
     panel = pv.panel_weights(net(), absolute=absolute)
     step = panel.controls["threshold"].step
     for x in (400, 520.5, 629):
         panel.touch(x, 60)
-        lines = [float(v) for v in DASHED.findall(touchable(panel))]
+        lines = [float(v) for v in DASHED.findall(pointer_picture(panel))]
         per_pixel = panel.controls["threshold"].max * (1 if absolute else 2) / 552
         assert min(abs(v - x) for v in lines) <= step / per_pixel + 0.1
         assert panel.memory == {"by": "threshold"}
         scores = pv.score(net(), "magnitude")
-        want = pv.select(scores, threshold=panel.controls["threshold"].at)
+        want = pv.select(scores, threshold=panel.controls["threshold"].rounded)
         assert panel.result["plan"].kept == want.kept
     if not absolute:  # left of 0 it is the same threshold
         panel.touch(354 - 50, 60)
@@ -89,23 +89,23 @@ def test_the_threshold_follows_the_hand_in_the_histogram(absolute):
         assert panel.controls["threshold"].value == pytest.approx(left, abs=step)
     panel.touch(5000, 60, press=False)  # dragged beyond the end
     assert panel.controls["threshold"].value == panel.controls["threshold"].max
-    panel.touch(500, 205)  # below the bars nothing is taken hold of
+    panel.touch(500, 205)  # below the bars a press starts no drag
     panel.touch(400, 60, press=False)
     assert panel.controls["threshold"].value == panel.controls["threshold"].max
 
 
 def test_a_drag_is_one_move_however_slow(monkeypatch):
-    monkeypatch.setattr("pruneviz.panels.kit.history.REST", 0)
+    monkeypatch.setattr("pruneviz.panels.kit.history.SAME_MOVE", 0)
     panel = pv.panel_weights(net())
-    by_hand(panel, 400, 60)
+    point(panel, 400, 60)
     for x in range(401, 450, 5):
-        by_hand(panel, x, 60, "drag")
+        point(panel, x, 60, "drag")
     far = panel.controls["threshold"].value
     panel.undo()
     assert panel.controls["threshold"].value == 0
     panel.redo()
     assert panel.controls["threshold"].value == far
-    by_hand(panel, 400, 60)  # another one
+    point(panel, 400, 60)  # another one
     panel.undo()
     assert panel.controls["threshold"].value == far
 
@@ -113,16 +113,16 @@ def test_a_drag_is_one_move_however_slow(monkeypatch):
 def test_two_presses_are_two_moves_however_soon():
     panel = pv.panel_neurons(net(), X[:2])
     for i in (3, 4, 5):
-        by_hand(panel, network.MAKE_AT + 3 + i * network.CELL, 27)
+        point(panel, network.MAKE_AT + 3 + i * network.CELL, 27)
     panel.undo()
     assert panel.result["unit"] == 4
     panel.close()
 
 
-def test_a_hand_in_the_picture_waits_for_nothing():
+def test_the_pointer_in_the_picture_waits_for_nothing():
     panel = pv.panel_whatif(net(), batches(), sparsity=0.5)
-    by_hand(panel, 200, 10)
-    assert panel._result["metric"] is None  # what needs the network follows when the hand rests
+    point(panel, 200, 10)
+    assert panel._result["metric"] is None  # measured when the control is idle
     assert "measuring…" in panel._view.value
     assert panel.result["metric"] is not None
     panel.close()
@@ -131,7 +131,7 @@ def test_a_hand_in_the_picture_waits_for_nothing():
 def test_a_click_picks_a_unit_and_another_removes_and_restores_it():
     panel = pv.panel_neurons(net(), X[:2], batches=batches())
     p = network.picture(panel._rows(panel.result))
-    for x, y, (layer, side, unit) in p.places[3::7]:  # not the one that is picked at first
+    for x, y, (layer, side, unit) in p.places[3::7]:  # not the unit that is picked first
         panel.touch(x, y)
         r = panel.result
         group = (
@@ -140,7 +140,9 @@ def test_a_click_picks_a_unit_and_another_removes_and_restores_it():
             else {"3": "1", "5": "3"}[layer]
         )
         assert (r["group"], r["unit"]) == (group, unit)
-        assert f'data-layer="{layer}" data-side="{side}" data-unit="{unit}"' in touchable(panel)
+        assert f'data-layer="{layer}" data-side="{side}" data-unit="{unit}"' in pointer_picture(
+            panel
+        )
     x, y, _ = next(p for p in p.places if p[2] == ("3", "reads", 5))
     panel.touch(x, y)
     panel.touch(x, y)
@@ -149,7 +151,7 @@ def test_a_click_picks_a_unit_and_another_removes_and_restores_it():
     panel.touch(x, y)
     assert not panel.result["gone"]
     steps = panel.state()
-    panel.touch(2, 2)  # nothing is there
+    panel.touch(2, 2)  # there is no unit
     assert panel.state() == steps
 
 
@@ -171,7 +173,7 @@ def test_a_click_on_a_class_looks_at_it_and_another_at_all():
         x = (panel._drawn[1].x(first) + panel._drawn[1].x(end)) / 2
         panel.touch(x, 100)
         assert panel.result["seen"] == f"class {name}"
-        assert re.search(f'font-weight="bold">{name}<', touchable(panel))
+        assert re.search(f'font-weight="bold">{name}<', pointer_picture(panel))
         panel.touch(x, 100)
         assert panel.result["seen"] == "all examples"
     panel.touch(heat.X0 - 40, 100)
@@ -180,30 +182,30 @@ def test_a_click_on_a_class_looks_at_it_and_another_at_all():
 
 def test_a_click_picks_the_pair_and_beside_it_the_threshold_is_dragged():
     panel = pv.panel_redundant(net(), X[:4], batches=batches(), layer="1")
-    points = panel._plan.points
+    points = panel._choice.points
     px, py = pair._places(points["scale"].to_numpy())
     for row in (3, 11):
         panel.touch(float(px(points["similarity"][row])), float(py(points["scale"][row])))
         picked = points.iloc[panel.result["pair"]]
         assert np.hypot(*(picked[c] - points[c][row] for c in ("similarity", "scale"))) < 0.05
-        panel.touch(200, 100, press=False)  # who holds a point drags nothing
+        panel.touch(200, 100, press=False)  # a press on a point starts no drag
         assert panel.result["threshold"] == 0.8
     left, top, right, _ = pair.BOX
     at = left + 0.8 * (right - left)
-    panel.touch(at, 60)  # the line goes before the points that it crosses, or nearly
+    panel.touch(at, 60)  # near the line, a press is on the line, not on a point
     panel.touch(at - 100, 60, press=False)
     assert panel.result["threshold"] < 0.8
     panel.touch(left + 3, top + 2)
     for x in (left + 40, left + 130.4, right + 30):
         panel.touch(x, top + 2, press=False)
-        (line,) = re.findall(r'class="threshold" d="M([\d.]+)', touchable(panel))
+        (line,) = re.findall(r'class="threshold" d="M([\d.]+)', pointer_picture(panel))
         assert float(line) == pytest.approx(min(x, right), abs=0.01 * (right - left))
     panel.touch(right + 100, top)  # beside the scatter
     assert panel.result["threshold"] == 1.0
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_the_budget_follows_the_hand_and_the_ring_the_budget(log):
+def test_the_budget_follows_the_pointer_and_the_ring_the_budget(log):
     panel = pv.panel_tradeoff(frame())
     panel.controls["log"].value = log
     left, _, right, _ = tradeoff.BOX
@@ -211,7 +213,7 @@ def test_the_budget_follows_the_hand_and_the_ring_the_budget(log):
     assert panel.result["budget"] == 1
     for x in (left + 30, 250.5, right - 20):
         panel.touch(x, 100)
-        (line,) = (float(v) for v in DASHED.findall(touchable(panel))[-1:])
+        (line,) = (float(v) for v in DASHED.findall(pointer_picture(panel))[-1:])
         cost = tradeoff.cost_at(panel._points("macs", "metric"), line, x="macs", log=log)
         want = tradeoff.cost_at(panel._points("macs", "metric"), x, x="macs", log=log)
         assert abs(cost - min(want, 1000)) <= 5.1  # half a step of the slider, of 1,000 MACs
@@ -225,10 +227,10 @@ def test_the_budget_follows_the_hand_and_the_ring_the_budget(log):
 @pytest.mark.parametrize("criterion", ["unit l2", "weight magnitude"])
 def test_a_click_on_a_layer_protects_it_and_another_no_more(criterion):
     panel = pv.panel_whatif(net(), batches(), criterion=criterion, sparsity=0.5)
-    assert "protected" not in touchable(panel)
+    assert "protected" not in pointer_picture(panel)
     panel.touch(200, 30)  # the second row
     assert panel.controls["protect"].value == ("3",)
-    assert re.findall(r"(\d+) of \1 stay, protected", touchable(panel))
+    assert re.findall(r"(\d+) of \1 stay, protected", pointer_picture(panel))
     panel.touch(200, 10)
     assert panel.controls["protect"].value == ("1", "3")
     panel.touch(200, 30)
@@ -240,7 +242,7 @@ def test_a_click_on_a_layer_protects_it_and_another_no_more(criterion):
     panel.close()
 
 
-def test_after_an_error_the_old_picture_answers_no_hand():
+def test_after_an_error_the_old_picture_ignores_the_pointer():
     panel = pv.panel_neurons(net(), X[:2])
     with pytest.raises(pv.ArgumentError):
         panel.controls["by_hand"].value = "nowhere: 3"
@@ -252,7 +254,7 @@ def test_after_an_error_the_old_picture_answers_no_hand():
     assert panel.result["unit"] == 4
 
 
-def test_what_nobody_can_touch_answers_nothing():
+def test_a_picture_without_controls_ignores_the_pointer():
     panel = pv.panel_strip(net(), X[:3], batches()[0][1][:3], batches=batches())
     before = panel.state()
     panel.touch(10, 10)

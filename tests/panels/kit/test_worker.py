@@ -1,4 +1,4 @@
-"""A hand gets the quick part at once and the rest when it rests; code gets everything."""
+"""The user gets the quick part at once, the rest when the control is idle; code gets all."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Slow(Panel):
         self.start({"n": row}, {"n": slider})
 
     def answer(self, moved):
-        return {"double": 2 * self.controls["n"].at, "square": None}
+        return {"double": 2 * self.controls["n"].rounded, "square": None}
 
     def later(self, result):
-        n = self.controls["n"].at
+        n = self.controls["n"].rounded
 
-        def work(go_on):
+        def work(token):
             self.worked.append(n)
             if n == 7:
                 raise ValueError("seven <b>")
-            for _ in go_on.through(range(400)):
+            for _ in token.through(range(400)):
                 if self.gate.wait(0.005):
                     break
             return {"square": n * n}
@@ -62,7 +62,7 @@ class Slow(Panel):
             return fig
 
     def to_python(self):
-        return f"n = {self.controls['n'].at}"
+        return f"n = {self.controls['n'].rounded}"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def panel():
     panel.close()
 
 
-def hand(panel, value, name="n"):
+def user_moves(panel, value, name="n"):
     panel.controls[name].set_state({"value": value})
 
 
@@ -99,8 +99,8 @@ def test_code_waits_for_everything():
     panel.close()
 
 
-def test_a_hand_gets_the_quick_part_at_once_and_then_the_rest(panel):
-    hand(panel, 3)
+def test_the_user_gets_the_quick_part_at_once_and_then_the_rest(panel):
+    user_moves(panel, 3)
     assert panel._result == {"double": 6, "square": None}
     assert "6, None <i>measuring…</i>" in html(panel)
     panel.gate.set()
@@ -109,26 +109,26 @@ def test_a_hand_gets_the_quick_part_at_once_and_then_the_rest(panel):
 
 
 def test_the_result_waits_for_what_is_measured(panel):
-    hand(panel, 4)
+    user_moves(panel, 4)
     threading.Timer(0.3, panel.gate.set).start()
     assert panel.result == {"double": 8, "square": 16}
     assert panel.sentence == "8, 16"
 
 
 def test_only_the_last_of_many_moves_is_measured(panel, monkeypatch):
-    monkeypatch.setattr(background, "REST", 60)
+    monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     before = len(panel.worked)
     for n in (2, 3, 4, 5, 6):
-        hand(panel, n)
+        user_moves(panel, n)
     panel.gate.set()
     assert panel.result["square"] == 36
     assert panel.worked[before:] == [6]
 
 
-def test_what_is_under_way_is_dropped_when_the_hand_moves_again(panel):
-    hand(panel, 2)
+def test_running_work_is_cancelled_when_the_user_moves_again(panel):
+    user_moves(panel, 2)
     eventually(lambda: panel.worked[-1] == 2)  # it runs now, and waits at the gate
-    hand(panel, 5)
+    user_moves(panel, 5)
     panel.gate.set()
     assert panel.result["square"] == 25
     assert panel.worked[-2:] == [2, 5]
@@ -136,13 +136,13 @@ def test_what_is_under_way_is_dropped_when_the_hand_moves_again(panel):
 
 def test_an_error_while_measuring_is_shown_and_raised(panel):
     panel.gate.set()
-    hand(panel, 7)
+    user_moves(panel, 7)
     with pytest.raises(ValueError, match="seven"):
         panel.result  # noqa: B018
     alert = [w for w in panel.children if isinstance(w, widgets.HTML)][1].value
     assert 'role="alert"' in alert
     assert "seven &lt;b&gt;" in alert
-    hand(panel, 2)
+    user_moves(panel, 2)
     assert panel.result["square"] == 4
     assert [w for w in panel.children if isinstance(w, widgets.HTML)][1].value == ""
     with pytest.raises(ValueError, match="seven"):
@@ -156,7 +156,7 @@ def test_the_page_is_told_of_the_picture_first(monkeypatch):
     monkeypatch.setattr(
         widgets.Widget, "_send", lambda w, m, **how: (sent.append((w, m)), send(w, m, **how))
     )
-    hand(panel, 0.5, "sparsity")
+    user_moves(panel, 0.5, "sparsity")
     told = [(w, set(m["state"])) for w, m in sent if m["method"] == "update"]
     assert told[0] == (panel._view, {"value"})
     by_name = {c: [s for w, s in told if w is panel.controls[c]] for c in panel.controls}
@@ -168,14 +168,14 @@ def test_the_page_is_told_of_the_picture_first(monkeypatch):
     panel.close()
 
 
-def test_what_was_dropped_and_what_comes_next_do_not_run_at_once(panel):
-    hand(panel, 2)
+def test_cancelled_work_and_the_next_work_do_not_run_at_the_same_time(panel):
+    user_moves(panel, 2)
     eventually(lambda: panel.worked[-1] == 2)  # it runs in the thread, and waits at the gate
     panel.gate.clear()
     running = []
     work = panel.later
     panel.later = lambda result: (
-        lambda go_on: running.append(background._at_work._is_owned()) or work(result)(go_on)
+        lambda token: running.append(background._at_work._is_owned()) or work(result)(token)
     )
     threading.Timer(0.2, panel.gate.set).start()
     panel.controls["n"].value = 5  # code waits until the thread is done
@@ -184,24 +184,24 @@ def test_what_was_dropped_and_what_comes_next_do_not_run_at_once(panel):
 
 
 def test_a_closed_panel_measures_no_more(panel):
-    hand(panel, 9)
+    user_moves(panel, 9)
     panel.close()
     panel.gate.set()
-    time.sleep(2 * background.REST)
+    time.sleep(2 * background.CONTROL_IDLE)
     assert panel._result["square"] is None
 
 
 def test_the_thread_ends_when_there_is_nothing_to_do(panel, monkeypatch):
-    monkeypatch.setattr(background, "IDLE", 0.05)
+    monkeypatch.setattr(background, "THREAD_IDLE", 0.05)
     panel.gate.set()
-    hand(panel, 3)
+    user_moves(panel, 3)
     assert panel.result["square"] == 9
     eventually(lambda: background._thread is None)
-    hand(panel, 4)
+    user_moves(panel, 4)
     eventually(lambda: panel._result["square"] == 16)
 
 
-def test_without_threads_a_hand_waits(panel, monkeypatch):
+def test_without_threads_the_user_waits(panel, monkeypatch):
     def never(self):
         raise RuntimeError("can't start new thread")
 
@@ -209,7 +209,7 @@ def test_without_threads_a_hand_waits(panel, monkeypatch):
     monkeypatch.setattr(background, "_thread", None)
     monkeypatch.setattr(threading.Thread, "start", never)
     panel.gate.set()
-    hand(panel, 3)
+    user_moves(panel, 3)
     assert panel._result["square"] == 9
 
 
@@ -234,22 +234,22 @@ def test_undo_and_redo_go_through_the_moves():
 
 
 def test_a_drag_is_one_move(monkeypatch):
-    monkeypatch.setattr("pruneviz.panels.kit.history.REST", 60)
+    monkeypatch.setattr("pruneviz.panels.kit.history.SAME_MOVE", 60)
     panel = Slow()
     for n in (2, 3, 4, 5):
-        hand(panel, n)
+        user_moves(panel, n)
     panel.undo()
     assert panel.controls["n"].value == 1
     panel.close()
 
 
-def test_moves_between_which_a_hand_rests_are_several(monkeypatch):
+def test_moves_with_a_pause_between_them_are_several(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("pruneviz.panels.kit.history.time.monotonic", lambda: now[0])
     history = History({"n": 0})
     for n in (1, 2, 3):
         now[0] += 1
-        history.add({"n": n}, "n", hand=True)
+        history.add({"n": n}, "n", by_user=True)
     assert history.step(-1) == {"n": 2}
 
 
@@ -295,7 +295,9 @@ def test_the_buttons_do_it():
     assert not bar.redo.disabled
     bar.plans.value = "<b>six</b>"
     assert panel.result["square"] == 36
-    assert bar.plans.value == "<b>six</b>"  # until the hand moves on, and it can be chosen again
+    assert (
+        bar.plans.value == "<b>six</b>"
+    )  # until the user moves a control; then it can be chosen again
     panel.controls["n"].value = 5
     assert bar.plans.value == ""
     bar.plans.value = "<b>six</b>"
@@ -325,10 +327,10 @@ def test_a_plan_stays_chosen_though_the_measuring_ends_in_this_moment(panel, mon
     panel.controls["n"].value = 6
     panel.save("six")
     panel.gate.clear()
-    hand(panel, 3)
+    user_moves(panel, 3)
     ending = threading.Event()
 
-    def late(result):  # what was measured for 3 is shown while the hand has chosen the other plan
+    def late(result):  # shows the result for 3 after the user has chosen the other plan
         if result["square"] == 9:
             ending.set()
             eventually(lambda: bar.plans.value == "six")
@@ -376,7 +378,7 @@ def test_the_code_does_what_the_panel_does(move):
 
 
 def test_the_quick_part_of_a_histogram_is_the_exact_one(monkeypatch):
-    monkeypatch.setattr(background, "REST", 60)
+    monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     panel = pv.panel_weights(mlp())
     for name, value in (("sparsity", 0.3), ("threshold", 0.07), ("sparsity", 0.95)):
         panel.controls[name].set_state({"value": value})
@@ -412,14 +414,14 @@ def test_a_panel_measures_a_model_of_its_own():
     model = mlp()
     before = snapshot(model)
     panel = pv.panel_weights(model, batches=batches())
-    hand(panel, 0.5, "sparsity")
+    user_moves(panel, 0.5, "sparsity")
     first = panel.result["accuracy"]
     assert snapshot(model).keys() == before.keys()
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-    hand(panel, 0.0, "sparsity")
-    hand(panel, 0.5, "sparsity")
+    user_moves(panel, 0.0, "sparsity")
+    user_moves(panel, 0.5, "sparsity")
     assert panel.result["accuracy"] == first
     panel.close()
 
@@ -427,7 +429,7 @@ def test_a_panel_measures_a_model_of_its_own():
 def test_the_thread_leaves_the_random_numbers_alone(panel):
     running, model = threading.Event(), mlp()
 
-    def work(go_on):
+    def work(token):
         with pv.evaluating(model):  # which puts the random state back when it is done
             running.set()
             panel.gate.wait(10)
@@ -437,7 +439,7 @@ def test_the_thread_leaves_the_random_numbers_alone(panel):
     torch.manual_seed(0)
     want = torch.rand(4)
     torch.manual_seed(0)
-    hand(panel, 3)
+    user_moves(panel, 3)
     assert running.wait(10)
     got = [torch.rand(2)]
     panel.gate.set()
@@ -468,17 +470,17 @@ def test_a_cut_is_where_a_sort_puts_it(lists, sparsity):
     assert ranked.below(threshold) == {n: int((a < threshold).sum()) for n, a in arrays.items()}
 
 
-def test_what_was_freed_is_given_back_where_the_c_library_can(monkeypatch):
+def test_freed_memory_is_released_where_the_c_library_can(monkeypatch):
     given = threading.Event()
 
     class Library:
         malloc_trim = staticmethod(lambda pad: given.set())
 
     monkeypatch.setattr(background, "_libc", Library())
-    background.later(background.Job(lambda go_on: 1, lambda job, result, error: None))
+    background.run_later(background.Job(lambda token: 1, lambda job, result, error: None))
     assert given.wait(10)
     monkeypatch.setattr(background, "_libc", None)  # elsewhere
-    background.give_back()
+    background.release_memory()
 
 
 ENDS = """
