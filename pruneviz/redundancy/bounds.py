@@ -19,7 +19,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.graph.find_groups import walked
 from pruneviz.graph.grouping import build
 from pruneviz.graph.interpreter import call, promoted, promoted_types
-from pruneviz.graph.silence import spread
+from pruneviz.graph.silence import value_range
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import args_of, name_of, schema_of, sizes
 from pruneviz.model.forward import arguments, quiet
@@ -219,8 +219,8 @@ def _by_root(w: Walk, at: int, box: Interval, *, rounded: bool) -> tuple[np.ndar
                 if operand is not None:
                     v, roots = env[operand], w.atoms.roots(end.ids)
                     lo, hi = (v.lo, v.hi) if isinstance(v, Interval) else (v, v)
-                    np.minimum.at(low, roots, spread(lo, dim, np.arange(roots.size))[0])
-                    np.maximum.at(high, roots, spread(hi, dim, np.arange(roots.size))[1])
+                    np.minimum.at(low, roots, value_range(lo, dim, np.arange(roots.size))[0])
+                    np.maximum.at(high, roots, value_range(hi, dim, np.arange(roots.size))[1])
         env[node] = _result(node, env, shared, rounded)
         for n in node.all_input_nodes:
             if last[n] is node:

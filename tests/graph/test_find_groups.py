@@ -299,7 +299,7 @@ FROZEN = {
     ),
     "sum of exp": (lambda x: x.exp().sum(1, keepdim=True),
                    "silenced, it is not 0, and a constant is summed up with the other units"),
-    "minus infinity": (lambda x: x.abs().log(), "silenced, it is not a number at 'fc2'"),
+    "minus infinity": (lambda x: x.abs().log(), "silenced, it is infinite or NaN at 'fc2'"),
 }  # fmt: skip
 
 
@@ -342,7 +342,7 @@ def test_frozen_before_zero_padding():
 def test_a_single_unit_is_frozen():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PixelShuffle(2), nn.Conv2d(1, 2, 1))
     group = pv.find_groups(model, torch.randn(2, 3, 4, 4))["0"]
-    assert (group.size, group.frozen) == (1, "it is a single unit: all that it holds goes together")
+    assert (group.size, group.frozen) == (1, "it is a single unit, and a layer must keep one")
 
 
 def test_recurrent_layers_freeze_what_they_touch():
@@ -384,7 +384,7 @@ def test_units_of_recurrent_layers(layer, names, units):
 def test_a_single_unit_is_named_and_frozen():
     model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 1))
     groups = pv.find_groups(model, torch.randn(2, 1, 4, 4))
-    why = "it is a single unit: all that it holds goes together"
+    why = "it is a single unit, and a layer must keep one"
     assert (groups["0"].frozen, groups["3"].frozen, groups["2"].frozen) == (why, why, "")
     with pytest.raises(pv.GraphError, match="layer '3' cannot be shrunk: it is a single unit"):
         pv.drop(groups, {"3": [0]})
@@ -405,7 +405,7 @@ def test_spectral_norm_and_what_it_does_not_touch():
     spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5))
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), spectral, nn.ReLU(), nn.Linear(5, 2))
     assert set(names(pv.find_groups(model, BATCH)).values()) == {
-        "spectral_norm divides by what all of its weight gives",
+        "spectral_norm divides by a norm of the whole weight",
         OUTPUT,
     }
 
