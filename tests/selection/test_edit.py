@@ -64,11 +64,11 @@ BAD = [
     (pv.ArgumentError, {"twinn": {0: False}}, "layer 'twinn' is unknown. Did you mean 'twin'? Known: conv, even, fc, half, last, twin."),
     (pv.ArgumentError, {"fc": {3: False}}, "layer 'fc' has units 0 to 2, but unit 3 was named."),
     (pv.ArgumentError, {"fc": {3: True}}, "layer 'fc' has units 0 to 2, but unit 3 was named."),
-    (pv.ArgumentError, {"fc": {1: False}, "twin": {1: True}}, "unit 1 of layer 'twin' and unit 1 of layer 'fc' are one unit, which cannot both go and stay. Leave one out."),
-    (pv.ArgumentError, {"fc": {0: False, 1: False, 2: False}}, "all 3 units of group 'fc' would go: at least one must stay. Let one stay."),
+    (pv.ArgumentError, {"fc": {1: False}, "twin": {1: True}}, "unit 1 of layer 'twin' and unit 1 of layer 'fc' are one unit, which cannot be both removed and kept. Leave one out."),
+    (pv.ArgumentError, {"fc": {0: False, 1: False, 2: False}}, "all 3 units of group 'fc' would be removed: at least one must be kept. Keep one."),
     (pv.GraphError, {"last": {0: False}}, "layer 'last' cannot be shrunk: its units are the model's output. Protect it, or leave it out of the plan."),
     (pv.GraphError, {"half": {2: False}}, "unit 2 of layer 'half' cannot be cut: it is read twice. Leave it out of the plan."),
-    (pv.GraphError, {"even": {2: False}}, "group 'even' cannot be cut so: name as many units from each of its 2 parts, and leave at least one in each. The parts are units 0–1, 2–3; gone would be 0, 1 of them."),
+    (pv.GraphError, {"even": {2: False}}, "group 'even' cannot be cut like this: remove as many units from each of its 2 parts, and keep at least one in each. The parts are units 0–1, 2–3; units removed in each: 0, 1."),
 ]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_an_even_group_is_cut_evenly():
 
 def test_a_plan_for_weights_is_refused():
     with refused(
-        "this plan drops single weights: only a plan for units can be changed unit by unit. "
+        "this plan removes single weights: only a plan for units can be changed unit by unit. "
         "Score units: pv.score(model, 'l2', groups=groups)."
     ):
         amend(pv.Plan({"w": torch.ones(2, dtype=torch.bool)}), {})
@@ -107,7 +107,7 @@ def test_a_unit_is_turned_and_turned_back(moves, start):
         try:
             now = amend(plan, units)
         except pv.ArgumentError as e:  # the last one
-            assert "at least one must stay" in str(e)
+            assert "at least one must be kept" in str(e)
             units = before
             continue
         assert list(changes(was, now).values()) == [[number]]

@@ -262,7 +262,7 @@ def test_a_bad_call_is_refused(bad, message):
 
 def test_scores_that_are_nan_are_refused():
     with refused(
-        "the scores of 'b.weight' contain NaN, which cannot be ranked. Mend the criterion, "
+        "the scores of 'b.weight' contain NaN, which cannot be ranked. Correct the criterion, "
         "or the weights it was given."
     ):
         pv.select(scores([1.0], [math.nan, 1.0]), sparsity=0.5)

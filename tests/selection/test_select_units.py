@@ -220,12 +220,12 @@ def test_a_bad_call_is_refused(bad, message):
 
 def test_scores_that_do_not_fit_are_refused():
     groups = scores([TEN]).groups
-    with refused("the scores of group 'a' must be one a unit, shape (10,), but have shape (9,)."):
+    with refused("the scores of group 'a' must be one per unit, shape (10,), but have shape (9,)."):
         pv.select(pv.Scores({"a": torch.rand(9)}, "l2", groups), sparsity=0.5)
     with refused("group 'b' is unknown. Known: a, last."):
         pv.select(pv.Scores({"b": torch.rand(9)}, "l2", groups), sparsity=0.5)
     with refused(
-        "the scores of 'a' contain NaN, which cannot be ranked. Mend the criterion, "
+        "the scores of 'a' contain NaN, which cannot be ranked. Correct the criterion, "
         "or the weights it was given."
     ):
         pv.select(scores([[1.0, math.nan]]), sparsity=0.5)

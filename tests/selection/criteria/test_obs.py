@@ -109,12 +109,12 @@ def test_the_costs_are_those_of_brute_force_step_by_step(units, k, outputs, full
     for _ in range(units - 1):
         left = sorted(set(range(units)) - gone)
         want = [sum(loss(r, gone | {u}) - loss(r, gone) for r in rs) for u in left]
-        np.testing.assert_allclose(surgeon.price[left], want, rtol=1e-7, atol=1e-10)
-        assert torch.isinf(surgeon.price[sorted(gone)]).all()
+        np.testing.assert_allclose(surgeon.cost[left], want, rtol=1e-7, atol=1e-10)
+        assert torch.isinf(surgeon.cost[sorted(gone)]).all()
         u = left[int(np.argmin(want))]
         surgeon.remove(torch.tensor([u]))
         gone.add(u)
-    assert surgeon.left == 1
+    assert surgeon.kept == 1
 
 
 @settings(max_examples=25)
@@ -159,9 +159,9 @@ def test_outputs_that_are_gone_are_left_out_of_account():
     surgeon.drop_outputs("fc2", torch.tensor([0, 3]))
     surgeon.drop_outputs("another", torch.tensor([1]))
     want = [loss(r, {1, u}, {0, 3}) - loss(r, {1}, {0, 3}) for u in (0, 2, 3)]
-    np.testing.assert_allclose(surgeon.price[[0, 2, 3]], want, rtol=1e-8)
+    np.testing.assert_allclose(surgeon.cost[[0, 2, 3]], want, rtol=1e-8)
     surgeon.drop_outputs("fc2", torch.tensor([1, 2, 4]))  # nobody looks any more
-    np.testing.assert_allclose(surgeon.price[[0, 2, 3]], np.zeros(3), atol=1e-12)
+    np.testing.assert_allclose(surgeon.cost[[0, 2, 3]], np.zeros(3), atol=1e-12)
 
 
 # -- by hand -------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def independent(weight: list[float], variance: list[float]) -> Reader:
 def test_units_that_have_nothing_in_common_cost_weight_times_variance():
     surgeon = Surgeon([independent([2.0, 1.0, 3.0], [1.0, 9.0, 2.0])])
     damped = np.array([1.0, 9.0, 2.0]) + obs.DAMPING * 4.0
-    np.testing.assert_allclose(surgeon.price, np.array([4.0, 1.0, 9.0]) * damped)
+    np.testing.assert_allclose(surgeon.cost, np.array([4.0, 1.0, 9.0]) * damped)
     scores = eliminate({"a": [independent([2.0, 1.0, 3.0], [1.0, 9.0, 2.0])]})
     assert scores["a"].tolist() == [1 / 3, 2 / 3, 1.0]
 
@@ -196,7 +196,7 @@ def test_what_a_unit_saves(layer, left, saves):
     groups = {g: Surgeon([reader(n, 1, 2)]) for g, n in {"a": 6, "b": 10}.items() if g in left}
     for g, n in left.items():
         groups[g].remove(torch.arange(groups[g].units - n))
-    assert obs._saves("a", groups, [layer]) == pytest.approx(saves)
+    assert obs._saved_macs("a", groups, [layer]) == pytest.approx(saves)
 
 
 def test_what_saves_more_goes_first():
@@ -235,7 +235,7 @@ def test_without_damping_the_scale_of_a_unit_does_not_matter(monkeypatch):
         r.weight / size, r.covariance * size * size[:, None], r.curvature, r.index, r.layer
     )
     one, other = Surgeon([r]), Surgeon([scaled])
-    torch.testing.assert_close(one.price, other.price)
+    torch.testing.assert_close(one.cost, other.cost)
     assert order(eliminate({"a": [r]})) == order(eliminate({"a": [scaled]}))
 
 
