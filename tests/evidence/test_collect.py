@@ -980,7 +980,7 @@ WRONG = {
     ),
     "no first dimension": (
         lambda: collect(mlp(), [torch.tensor(1.0)]),
-        "a batch must have a first dimension, that of the examples.",
+        "a batch must have a first dimension, which is the examples.",
     ),
     "nan in the data": (
         lambda: collect(mlp(), [X, X * torch.nan]),

@@ -455,7 +455,10 @@ BAD = {
     "nothing": (None, f"{WRONG}a NoneType was passed."),
     "array": (BATCH.numpy(), f"{WRONG}a ndarray was passed."),
     "no tensor": ([], f"{WRONG}a list without a tensor was passed."),
-    "no example": (BATCH[:0], f"{WRONG}the first tensor has shape (0, 3): it holds no example."),
+    "no example": (
+        BATCH[:0],
+        f"{WRONG}the first tensor has shape (0, 3), and so holds no example.",
+    ),
     "shape": (
         torch.zeros(2, 5),
         f"{COULD}float32[2, 5]: RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 3x4) {FIRST}",
