@@ -97,7 +97,7 @@ def test_planted_neurons_are_found_and_none_invented():
     assert (frame.offset == 0).all()
 
 
-def test_a_negative_multiple_is_no_twin():
+def test_a_negative_multiple_is_not_redundant():
     model = handmade.mlp()
     copy_rows(model.fc1, 1, 4, -1.0)
     frame = find_redundant(model, groups=MLP)
@@ -458,14 +458,14 @@ def test_by_activations_within_the_blocks_of_a_grouped_consumer():
     x = torch.randn(30, 1, 6, 6).double()
     groups = pv.find_groups(model, x)
     copy_rows(model[0], 5, 7, 0.5)  # of one block
-    copy_rows(model[0], 1, 6)  # of two: 1 cannot stand in for 6
+    copy_rows(model[0], 1, 6)  # of two blocks: 1 cannot replace 6
     for evidence in (seen(model, x, "2", "5"), None):
         frame = find_redundant(model, groups=groups, evidence=evidence, threshold=1 - 1e-9)
         assert pairs(frame) == [("0", 5, 7)]
         np.testing.assert_allclose(frame.scale, 0.5)
 
 
-def test_by_activations_a_constant_unit_is_nobodys_twin():
+def test_by_activations_a_constant_unit_is_in_no_pair():
     model = handmade.mlp()
     for unit in (2, 3):
         model.fc1.weight.data[unit] = 0
