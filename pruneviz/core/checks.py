@@ -137,7 +137,7 @@ def some(x: Any, labels: Any) -> None:
     if not isinstance(labels, Tensor) or labels.ndim != 1:
         got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise ArgumentError(
-            f"`labels` must be one class an example, shape ({len(x)},), but {got} was passed. "
+            f"`labels` must be one class per example, shape ({len(x)},), but {got} was passed. "
             f"{advice(labels, (len(x),))}"
         )
 

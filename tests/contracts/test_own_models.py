@@ -195,8 +195,8 @@ def test_a_label_below_zero_is_no_class():
 
 
 BAD_STRIPS = [
-    ({"y": None}, "`labels` must be one class an example, shape (4,), but NoneType was passed."),
-    ({"y": nn.functional.one_hot(Y, 5)}, "`labels` must be one class an example, shape (4,), but (4, 5)"),
+    ({"y": None}, "`labels` must be one class per example, shape (4,), but NoneType was passed."),
+    ({"y": nn.functional.one_hot(Y, 5)}, "`labels` must be one class per example, shape (4,), but (4, 5)"),
     ({"x": X.numpy()}, "`x` must be a Tensor, but a ndarray was passed. A few examples: torch.as"),
 ]  # fmt: skip
 
