@@ -605,7 +605,7 @@ HINT = "Collect it: pv.collect(model, batches)."
         ),
         (
             lambda m: find_redundant(m, groups=MLP, evidence=of_conv()),
-            "`evidence` is of another model: it saw a weight of shape (7, 2) in layer 'a', which is "
+            "`evidence` is of another model: it has a weight of shape (7, 2) in layer 'a', which is "
             f"not there here. {HINT}",
         ),
         (

@@ -372,7 +372,7 @@ def deep() -> nn.Module:
     [
         (
             "activation",
-            "`evidence` saw no layer that reads group '0' (2). Collect it from all layers: "
+            "`evidence` has no layer that reads group '0' (2). Collect it from all layers: "
             "pv.collect(model, batches).",
         ),
         (
@@ -394,7 +394,7 @@ def test_evidence_of_another_model(criterion):
     model, groups = two()
     other = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
     text = (
-        "`evidence` is of another model: it saw a weight of shape (4, 2) in layer '0', which has the "
+        "`evidence` is of another model: it has a weight of shape (4, 2) in layer '0', which has the "
         "shape (2, 2) here. Collect it: pv.collect(model, batches)."
     )
     with refused(text):
