@@ -72,7 +72,7 @@ class Accuracy:
         if not isinstance(self.batches, Iterable) or isinstance(self.batches, (str, Tensor)):
             raise ArgumentError(
                 "`batches` must be an iterable of (inputs, labels), such as a list or a DataLoader, but "
-                f"{checks._kind(self.batches)} was passed."
+                f"{checks.described(self.batches)} was passed."
             )
         listed = [_pair(b) for b in self.batches]
         if self.examples is not None:
@@ -137,7 +137,7 @@ def columns_of(evaluate: Any) -> dict[str, type]:
     if not callable(evaluate):
         raise ArgumentError(
             "`evaluate` must be a function of a model, or pv.Accuracy(batches), but "
-            f"{checks._kind(evaluate)} was passed."
+            f"{checks.described(evaluate)} was passed."
         )
     interval_columns = {"low": float, "high": float, "examples": int}
     return {"metric": float} | (interval_columns if isinstance(evaluate, Accuracy) else {})
@@ -177,7 +177,7 @@ def metric(value: Any) -> float:
 
 
 def _pair(batch: Any) -> tuple[Any, Tensor]:
-    got = f"{checks._kind(batch)} was"
+    got = f"{checks.described(batch)} was"
     if isinstance(batch, (tuple, list)):
         if len(batch) == 2 and isinstance(batch[1], Tensor):
             return batch[0], batch[1]

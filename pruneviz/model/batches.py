@@ -143,7 +143,7 @@ def parts(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     if not isinstance(batches, Iterable) or isinstance(batches, str):
         raise ArgumentError(
             "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
-            f"{checks._kind(batches)} was passed."
+            f"{checks.described(batches)} was passed."
         )
     for batch in batches:
         if isinstance(batch, (tuple, list)):
@@ -216,14 +216,14 @@ def pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]
     single = isinstance(batches, (Tensor, Dataset)) and not isinstance(batches, IterableDataset)
     if single or (not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__")):
         raise ArgumentError(
-            f"`batches` must be batches of examples, but {checks._kind(batches)} was passed. {advice}."
+            f"`batches` must be batches of examples, but {checks.described(batches)} was passed. {advice}."
         )
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             many = f" of {len(batch)}" * isinstance(batch, (tuple, list))
             raise ArgumentError(
                 "a batch must be a pair (inputs, labels), but "
-                f"{checks._kind(batch)}{many} was passed. {advice}."
+                f"{checks.described(batch)}{many} was passed. {advice}."
             )
         yield batch[0], batch[1]
 

@@ -113,7 +113,7 @@ def test_what_is_no_plan_is_refused(text):
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_plan_is_refused(text):
-    match = r"^the plan is damaged: .*\. Write it anew: plan.to_json\(\)\.$"
+    match = r"^the plan is damaged: .*\. Write it again: plan.to_json\(\)\.$"
     with pytest.raises(pv.ArgumentError, match=match):
         pv.Plan.from_json(text)
 

@@ -211,7 +211,7 @@ X = torch.eye(3)
             [(X, [0, 1, 2])],
             {},
             "`labels` must be one class per example, whole numbers of shape (3,), but list was passed. "
-            "Make a tensor of them: torch.as_tensor(labels).",
+            "Convert them to a tensor: torch.as_tensor(labels).",
         ),
         (
             [(X, torch.arange(3))],

@@ -230,7 +230,7 @@ BAD_CALLS = [
     ({"sparsity": 100}, f"{FRACTION} 100 was passed."),
     ({"sparsity": math.nan}, f"{FRACTION} nan was passed."),
     ({"sparsity": math.inf}, f"{FRACTION} inf was passed."),
-    ({"sparsity": 1}, f"{FRACTION} 1 was passed. Nothing would be left; the most is just below 1, e.g. 0.99."),
+    ({"sparsity": 1}, f"{FRACTION} 1 was passed. Nothing would be left; pass a number below 1, such as 0.99."),
     ({"sparsity": True}, f"{FRACTION} True was passed."),
     ({"sparsity": "0.5"}, f"{FRACTION} '0.5' was passed."),
     ({"sparsity": [0.5]}, f"{FRACTION} [0.5] was passed."),
