@@ -136,7 +136,7 @@ def advice(labels: Any, shape: tuple[int, ...]) -> str:
 
 
 def some(x: Any, labels: Any) -> None:
-    """Raise unless `x` is a tensor and `labels` has one dimension; their lengths are not checked."""
+    """Raise unless `x` is a tensor and `labels` has one dimension; lengths are not checked."""
     kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")
     if not isinstance(labels, Tensor) or labels.ndim != 1:
         got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__

@@ -97,7 +97,7 @@ class Plan:
         return 1 - self.kept / self.total if self.total else 0.0
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per layer or group: ``layer`` or ``group``, ``total``, ``kept``, ``sparsity``.
+        """Return ``layer`` or ``group``, ``total``, ``kept`` and ``sparsity``, one row for each.
 
         Examples
         --------

@@ -55,7 +55,7 @@ def pack_groups(groups: Groups) -> list[dict[str, Any]]:
 
 
 def unpack_groups(entries: list[dict[str, Any]]) -> Groups:
-    """Return the groups that :func:`pack_groups` packed; raise a ValueError or similar if damaged."""
+    """Return the groups that :func:`pack_groups` packed; raise ValueError or similar if damaged."""
     return Groups(tuple(_group(e) for e in entries))
 
 

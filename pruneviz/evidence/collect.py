@@ -55,8 +55,8 @@ def collect(
         Names of Linear and Conv layers; default: all of them.
     comoment : bool or "all"
         Whether to keep the co-moment of each layer's input, if it has at most 4,096 columns (for a
-        convolution: weights of a filter); ``"all"``: for any number. False: only its diagonal, which
-        costs little more than the forward itself.
+        convolution: weights of a filter); ``"all"``: for any number. False: only its diagonal,
+        which costs little more than the forward itself.
     max_batches : int, optional
         Read no more batches than this.
     draw : callable, optional

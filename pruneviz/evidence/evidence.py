@@ -67,7 +67,7 @@ class Evidence:
         return text + (", with gradients" if self.output_grad else "")
 
     def columns(self, layer: str) -> Moments:
-        """Return the moments of the numbers that a layer's weights multiply, in the weights' order."""
+        """Return the moments of the numbers that a layer's weights multiply, in their order."""
         checks.choice(layer, "layer", self.inputs, what="layer")
         return self.patches.get(layer, self.inputs[layer])
 

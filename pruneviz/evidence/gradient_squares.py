@@ -1,4 +1,4 @@
-"""What are the squared gradients of single examples? From a layer's input and its output's gradient."""
+"""What are the squared gradients of single examples? From layer inputs and output gradients."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Losses:
         return value.reshape(())
 
     def drawn(self, outputs: Any, targets: Any) -> Any:
-        """Draw targets from the model's predictions; return the given targets if none can be drawn."""
+        """Draw targets from the model's predictions; return the given ones if none can be drawn."""
         logits = getattr(outputs, "logits", outputs)
         numbers = isinstance(targets, Tensor) and targets.is_floating_point()
         with torch.no_grad():
@@ -85,7 +85,7 @@ class Losses:
                 pass
             elif self.name in ("mse_loss", "MSELoss"):
                 return logits + torch.special.ndtri(self._uniform(logits.shape)).to(logits)
-            # floating-point targets are not classes, unless cross-entropy takes them as probabilities
+            # floats are not classes, unless cross-entropy takes them as probabilities
             elif logits.ndim == 2 and logits.shape[1] > 1 and (
                 not numbers or self.name in CLASSES
             ):  # fmt: skip

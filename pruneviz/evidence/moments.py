@@ -153,7 +153,7 @@ class Moments:
         return Moments(count, mean, comoment, zeros, low, torch.maximum(self.high, other.high))
 
     def each(self, fn: Callable[[Tensor], Tensor]) -> Moments:
-        """Return the moments with `fn` applied to each of the tensors, such as a choice of columns."""
+        """Return the moments with `fn` applied to each tensor, such as a choice of columns."""
         fields = (self.mean, self.comoment, self.zeros, self.low, self.high)
         return Moments(self.count, *map(fn, fields))
 

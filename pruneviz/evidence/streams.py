@@ -1,4 +1,4 @@
-"""How are moments added up batch by batch, in few passes over the numbers? `Stream` and `Patches`."""
+"""How are moments added up batch by batch? In few passes over the numbers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Patches:
             stream.add(part.flatten(0, 1))
 
     def result(self) -> Moments:
-        """Return the moments of all batches; for a grouped convolution, dimension 0 is its groups."""
+        """Return the moments of all batches; of a grouped convolution, dimension 0 is its groups."""
         parts = [s.result() for s in self.streams]
         if len(parts) == 1:
             return parts[0]
@@ -100,7 +100,7 @@ class Patches:
 
 
 def input_rows(module: nn.Module, x: Tensor) -> Tensor:
-    """Return a layer's input with its columns in dimension 1: (rows, n) or (examples, n, positions)."""
+    """Return a layer's input, columns in dimension 1: (rows, n) or (examples, n, positions)."""
     if isinstance(module, _ConvNd):
         return batched(module, x).flatten(2)
     return x.reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""Which classes of atoms form one group? Those that stand in the same places of the same tensors."""
+"""Which classes of atoms form one group? Those that occur in the same tensors as often."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ASK_APPROXIMATE = "{}: cut them with find_groups(..., approximate=True)"
 def build(w: Walk, *, approximate: bool) -> Groups:
     """Return the groups that a walk has found.
 
-    A class of atoms is one unit. Classes with the same pattern (they stand in the same tensors, as
+    A class of atoms is one unit. Classes with the same pattern (they occur in the same tensors, as
     often in each) are the units of one group.
     """
     even_out(w)
@@ -84,7 +84,7 @@ def by_use(w: Walk) -> list[tuple[str, int, int]]:
 
 
 def patterns(w: Walk, keys: list[tuple[str, int, int]]) -> np.ndarray:
-    """Return a number for each root; classes that stand in the same places get the same number."""
+    """Return a number for each root: equal for classes that occur in the same tensors as often."""
     rng = np.random.default_rng(0)
     signature = np.zeros(w.atoms.size, np.uint64)
     for key in keys:
@@ -99,16 +99,17 @@ def patterns(w: Walk, keys: list[tuple[str, int, int]]) -> np.ndarray:
 
 
 def even_out(w: Walk) -> None:
-    """Meet the demands of `w.even`: as many units must go from each row (block) of a table.
+    """Meet the demands of `w.even`: as many atoms must be removed from each row (block) of a table.
 
-    A demand needs nothing if each class has as many atoms in each row. If each class lies in one
-    row, and all are units of one group, the choice is left free and `Group.even` holds the rows
-    (see `labels`). Otherwise equal places of the rows are tied.
+    A demand is met already if each class has as many atoms in each row. If each class lies in one
+    row, and all classes are units of one group, the choice is left free, and `Group.even` holds the
+    row of each unit (see `labels`). Otherwise the atoms of each column are tied.
     """
-    # A round ties at most one table and starts anew, because ties change the classes. Ties are never
-    # undone, and a tied table meets its demand for good, so a table is tied at most once. Twenty
-    # rounds suffice for up to twenty such tables (`find_groups` builds its groups twice: forty). In
-    # a model with more, the rest stay untied, and only the check of `shrink` refuses a bad plan.
+    # A round ties at most one table and starts anew, because ties change the classes. Ties are
+    # never undone, and a tied table meets its demand for good, so a table is tied at most once.
+    # Twenty rounds suffice for up to twenty such tables (`find_groups` builds its groups twice:
+    # forty). In a model with more, the rest stay untied, and only the check of `shrink` refuses a
+    # bad plan.
     for _ in range(20):
         pattern = patterns(w, by_use(w))
         frozen, _, _ = w.atoms.reasons()
@@ -157,7 +158,7 @@ def _nested(coarse: np.ndarray, fine: np.ndarray, units: np.ndarray) -> bool:
 
 
 def labels(w: Walk, units: np.ndarray) -> np.ndarray | None:
-    """Return the part of each unit if as many must go from each part, else None."""
+    """Return the part of each unit if as many must be removed from each part, else None."""
     best = None
     for table in w.even:
         found, count = counts(w.atoms.roots(table))
@@ -172,7 +173,7 @@ def labels(w: Walk, units: np.ndarray) -> np.ndarray | None:
 
 
 def named(groups: list[Group]) -> list[Group]:
-    """Name each group after its first producer's layer; add the rows if a layer has several groups."""
+    """Name each group after its first producer; add the rows if a layer has several groups."""
     # of each layer: the tensor and dimension of its units, from a cuttable group if there is one
     main: dict[str, Slice] = {}
     for g in sorted(groups, key=lambda g: bool(g.frozen)):

@@ -77,8 +77,8 @@ def watcher(
 ) -> Callable[[Node, Callable[[Node], Any]], None]:
     """Return a function for `run_graph(watch=)` that looks at the silenced units where they end.
 
-    It calls `bad(end, positions, reason)` for units that arrive as neither 0 nor a constant that can
-    be folded, and `constant(end, positions, values, env)` for units that arrive as a constant.
+    It calls `bad(end, positions, reason)` for units that arrive as neither 0 nor a constant that
+    can be folded, and `constant(end, positions, values, env)` for units that arrive as a constant.
     `values` has one number per position.
     """
     ends: dict[Node, list[End]] = {}

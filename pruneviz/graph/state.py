@@ -51,7 +51,7 @@ class Walk:
     not_zeroed: set[int] = field(default_factory=set)  # owners that a mask must not zero
     ends: list[End] = field(default_factory=list)
     norms: dict[Node, list[int]] = field(default_factory=dict)  # dims of its input it runs over
-    even: list[np.ndarray] = field(default_factory=list)  # (blocks, n): as many from each row
+    even: list[np.ndarray] = field(default_factory=list)  # tables (blocks, n): see `even_out`
     owner: list[tuple[str, int, int]] = field(default_factory=list)  # number -> owner
     number: dict[tuple[str, int, int], int] = field(default_factory=dict)  # owner -> number
     starts: list[int] = field(default_factory=list)  # first atom of each owner

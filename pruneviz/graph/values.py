@@ -1,4 +1,4 @@
-"""What is known of a tensor during a walk? Values, the places where units end, and readers of nodes."""
+"""What is known of a tensor during a walk? Its atoms, and the places where units end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is one model worse than another on the same examples, and on which of them? A paired comparison."""
+"""Is one model worse than another on the same examples, and on which? A paired comparison."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Comparison:
     """The predictions of two models for the same examples, and everything that follows from them.
 
-    Examples that both models classify correctly, or both wrongly, do not show which model is better:
-    only examples that flipped count.
+    Examples that both models classify correctly, or both wrongly, do not show which model is
+    better: only examples that flipped count.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact p, two-sided: how often two equally good models differ at least as much."""
+        """McNemar's exact p, two-sided: how often equally good models differ at least as much."""
         from scipy.stats import binomtest
 
         flipped = len(self.worse) + len(self.better)
@@ -216,10 +216,10 @@ def compare_accuracy(
     Returns
     -------
     Comparison
-        Its repr says the result in words. ``accuracy_before``, ``interval_before``, and the same ``after``;
-        ``difference`` and its ``interval``; McNemar's ``p_value``; ``inside_noise``; ``to_frame()``,
-        the damage per class, for `plot_damage`; ``worse``, ``better`` and ``otherwise``, the indices
-        of the examples that flipped.
+        Its repr says the result in words. ``accuracy_before``, ``interval_before``, and the same
+        ``after``; ``difference`` and its ``interval``; McNemar's ``p_value``; ``inside_noise``;
+        ``to_frame()``, the damage per class, for `plot_damage`; ``worse``, ``better`` and
+        ``otherwise``, the indices of the examples that flipped.
 
     Raises
     ------

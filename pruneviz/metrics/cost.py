@@ -42,9 +42,9 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
     -------
     Cost
         ``macs`` counts matrix products, convolutions, attention and LSTMs by their dense shapes,
-        masked or not; a sparse CSR matrix (see `to_csr`) counts by its stored numbers. By convention
-        additions, norms, pooling and activations are not counted. Any other operator that could not
-        be counted is named in ``uncounted``.
+        masked or not; a sparse CSR matrix (see `to_csr`) counts by its stored numbers. By
+        convention additions, norms, pooling and activations are not counted. Any other operator
+        that could not be counted is named in ``uncounted``.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _stored(model: nn.Module) -> tuple[int, int, int]:
 
 
 class _Counter(FlopCounterMode):
-    """Count without module names: torch's tracker hooks all modules of the process, in training, too."""
+    """Count without module names: torch's tracker would hook all modules of the process."""
 
     def __init__(self) -> None:
         super().__init__(display=False, custom_mapping=FORMULAS)
@@ -148,7 +148,7 @@ def _product(*operands: Any, **kwargs: Any) -> int:
     return 2 * stored * b.shape[1]
 
 
-_product._get_raw = True  # type: ignore[attr-defined]  # torch's counter then passes tensors, not shapes
+_product._get_raw = True  # type: ignore[attr-defined]  # pass tensors, not shapes
 
 # operators that torch's counter does not know, and products that may have a sparse factor
 FORMULAS: dict[Any, Callable[..., int]] = {

@@ -30,8 +30,8 @@ class Accuracy:
 
     Call it with a model, like any other ``evaluate``. The batches are read once and kept in the
     layout that a CPU runs fastest; all models are judged on the same examples. A table made with it
-    has three more columns: ``low`` and ``high``, Wilson's interval, which contains the accuracy over
-    all such examples in 95 of 100 cases, and ``examples``.
+    has three more columns: ``low`` and ``high``, Wilson's interval, which contains the accuracy
+    over all such examples in 95 of 100 cases, and ``examples``.
 
     Parameters
     ----------

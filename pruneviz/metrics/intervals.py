@@ -1,4 +1,4 @@
-"""How certain is an accuracy, or a difference of two? Confidence intervals, from counts of examples."""
+"""How certain is an accuracy, or a difference of two? Confidence intervals, from counts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def accuracy_interval(correct: int, examples: int, *, level: float = 0.95) -> tu
     Returns
     -------
     (low, high) : tuple of float
-        Wilson's interval. Unlike ± 1.96 standard errors it never leaves [0, 1], and its width is not
-        0 if all examples, or none, are correct.
+        Wilson's interval. Unlike ± 1.96 standard errors it never leaves [0, 1], and its width is
+        not 0 if all examples, or none, are correct.
 
     Raises
     ------

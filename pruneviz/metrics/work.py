@@ -1,4 +1,4 @@
-"""How many MACs remain if zeros of weights and activations are skipped? Counted per weight tensor."""
+"""How many MACs remain if zeros of weights and activations are skipped? Per weight tensor."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def slim(module: nn.MultiheadAttention) -> None:
-    """Make an attention layer run after its tensors were cut. In place; the state_dict keys are kept."""
+    """Make an attention layer run after its tensors were cut; in place, with the same keys."""
     packed = module.in_proj_weight is not None
     rows = module.in_proj_weight.shape[0] // 3 if packed else module.q_proj_weight.shape[0]
     module.embed_dim = module.out_proj.weight.shape[0]

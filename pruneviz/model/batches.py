@@ -1,4 +1,4 @@
-"""How are batches of examples read, counted, and cut to a few examples? Any form that is accepted."""
+"""How are batches of examples read, counted, and cut to a few examples? In any form."""
 
 from __future__ import annotations
 

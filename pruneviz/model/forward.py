@@ -61,7 +61,7 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def run_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run the model; if its forward raises, raise an error that names the shapes of the arguments."""
+    """Run the model; if its forward raises, raise an error with the shapes of the arguments."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
     def move(v: Any) -> Any:

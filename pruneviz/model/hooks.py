@@ -225,7 +225,7 @@ def switch_for_all_threads(
 
 @switch_for_all_threads
 def no_fast_path() -> Iterator[None]:
-    """Let attention run as single operators: hooks and counters do not see inside its fused path."""
+    """Let attention run as single operators: hooks and counters cannot see its fused path."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

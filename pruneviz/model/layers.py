@@ -70,7 +70,7 @@ def shaped(module: nn.Module, matrix: Tensor) -> Tensor:
 
 
 def columns_of(index: np.ndarray, taps: int) -> Tensor:
-    """Return the columns of the weight as a matrix, (units, k · taps), for inputs `index`, (units, k).
+    """Return the columns of the weight matrix, (units, k · taps), for inputs `index`, (units, k).
 
     >>> columns_of(np.array([[1], [0]]), 2)
     tensor([[2, 3],

@@ -54,12 +54,12 @@ def padded(conv: _ConvNd, x: Tensor) -> Tensor:
 
 
 def batched(conv: _ConvNd, x: Tensor) -> Tensor:
-    """Return an input or output of a convolution with a dimension for the examples, added if missing."""
+    """Return an input or output of a convolution; the dimension of examples is added if missing."""
     return x if x.ndim > len(conv.kernel_size) + 1 else x.unsqueeze(0)
 
 
 def spreads(conv: _ConvNd) -> bool:
-    """Whether a convolution does more than read each position once, alone (as a 1 × 1 kernel does)."""
+    """Whether a convolution does more than read each position once (as a 1 × 1 kernel does)."""
     taps = any(k > 1 for k in conv.kernel_size)
     return taps or any(s > 1 for s in conv.stride) or any(conv._reversed_padding_repeated_twice)
 

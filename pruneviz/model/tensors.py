@@ -65,7 +65,7 @@ def held(model: nn.Module) -> dict[str, Held]:
 
 
 def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise unless a plan's `keep` for a weight, or for a group, is a boolean tensor of its shape."""
+    """Raise unless a plan's `keep` for a weight or group is a boolean tensor of its shape."""
     checks.kind(keep, f"plan.keep[{name!r}]", Tensor)
     if tuple(keep.shape) != shape or keep.dtype != torch.bool:
         raise ArgumentError(
@@ -128,7 +128,7 @@ def matrix(weight: Tensor, where: Slice) -> Tensor:
 
 
 def holders_of(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, str]]]]:
-    """Return each parameter and buffer, under each of its names, with all its (module, attribute)."""
+    """Return each parameter and buffer, by each of its names, with all its (module, attribute)."""
     found: dict[int, tuple[list[str], Tensor, list[tuple[nn.Module, str]]]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, t in (*module._parameters.items(), *module._buffers.items()):

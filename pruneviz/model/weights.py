@@ -221,7 +221,7 @@ def _attributes(module: nn.Module) -> tuple[str, ...]:
 
 
 def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
-    """Return the tensor that identifies a weight: the parameter, or that under a parametrization."""
+    """Return the tensor that identifies a weight: the parameter, or its parametrized original."""
     if parametrize.is_parametrized(module, attribute):
         chain = steps(module, attribute)
         return cast(Tensor, chain.original if hasattr(chain, "original") else chain.original0)

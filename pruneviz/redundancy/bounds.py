@@ -53,8 +53,8 @@ def bounds(
     model : nn.Module
         Bounded in eval mode. Not changed.
     example_input : Tensor, tuple or dict
-        Arguments of the forward. The box replaces its first floating-point tensor; all other values,
-        such as ids or masks, are used as they are.
+        Arguments of the forward. The box replaces its first floating-point tensor; all other
+        values, such as ids or masks, are used as they are.
     low, high : float or Tensor
         The box: every number of that tensor lies between them. Tensors broadcast to one example.
     groups : Groups, optional
@@ -75,20 +75,20 @@ def bounds(
     Raises
     ------
     ArgumentError
-        If `low` is above `high` anywhere, or they contain NaN or do not broadcast to one example; if
-        the example has no floating-point tensor; if `groups` belong to another model.
+        If `low` is above `high` anywhere, or they contain NaN or do not broadcast to one example;
+        if the example has no floating-point tensor; if `groups` belong to another model.
     GraphError
         If `torch.export` cannot follow the model.
 
     Notes
     -----
-    A ReLU gives exactly 0 if its input is not positive, but a forward in float32 computes that input
-    with rounding errors. So the intervals are propagated twice: in exact arithmetic, for ``low`` and
-    ``high``; and widened at every operator by the possible rounding errors of the forward, such as
-    (n + 2) · eps · (|W| |x| + |b|) for sums of n products in any order, for "dead" and "always on".
-    A row of zeros with a bias ≤ 0 has no rounding error, and is still dead. A unit with ``high`` 0
-    and no kind is too close to 0 to decide. Not covered is arithmetic that is coarser than the type
-    of the tensors: TF32, or autocast outside the model.
+    A ReLU gives exactly 0 if its input is not positive, but a forward in float32
+    computes that input with rounding errors. So the intervals are propagated twice: in exact
+    arithmetic, for ``low`` and ``high``; and widened at every operator by the possible rounding
+    errors of the forward, such as (n + 2) · eps · (|W| |x| + |b|) for sums of n products in any
+    order, for "dead" and "always on". A row of zeros with a bias ≤ 0 has no rounding error, and is
+    still dead. A unit with ``high`` 0 and no kind is too close to 0 to decide. Not covered is
+    arithmetic that is coarser than the type of the tensors: TF32, or autocast outside the model.
 
     References
     ----------
@@ -194,7 +194,7 @@ def _ids(w: Walk, name: str, dim: int, blocks: int) -> np.ndarray:
 
 
 def _by_root(w: Walk, boxed: int, box: Interval, *, rounded: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Propagate intervals through the graph; return the bounds of each unit where it ends, by root."""
+    """Propagate intervals through the graph; return the bounds of each root where it ends."""
     low, high = np.full(w.atoms.size, math.inf), np.full(w.atoms.size, -math.inf)
     tensors = tensors_of(w.traced.model)
     input_numbers = iter(range(len(w.traced.inputs)))
@@ -272,7 +272,7 @@ def _random(node: Node, a: dict[str, Any]) -> bool:
 
 
 def _checked(value: Any, val: Any, f: torch.finfo | None) -> Any:
-    """Return a rule's result, widened by rounding errors; infinite bounds where it is not usable."""
+    """Return a rule's result, widened by rounding errors; infinite where it is not usable."""
     if isinstance(val, (list, tuple)):
         parts = value if isinstance(value, (list, tuple)) else [None] * len(val)
         return [_checked(part, v, f) for part, v in zip(parts, val, strict=True)]
@@ -294,7 +294,7 @@ def _checked(value: Any, val: Any, f: torch.finfo | None) -> Any:
 
 
 def _shared(w: Walk) -> dict[Node, int]:
-    """Return a number for every tensor of a graph; tensors that may share memory have the same one."""
+    """Return a number for every tensor of a graph, equal for those that may share memory."""
     number_of: dict[int, int] = {}
     found: dict[Node, int] = {}
     for node in w.traced.nodes:

@@ -33,8 +33,8 @@ def find_inactive(
     evidence : Evidence
         From `collect`.
     groups : Groups, optional
-        From `find_groups` on the same model. Units of groups that can be cut are judged at the first
-        layer that reads them. Default: every input of every layer, whatever its producer.
+        From `find_groups` on the same model. Units of groups that can be cut are judged at the
+        first layer that reads them. Default: every input of every layer, whatever its producer.
     rare : float
         A unit is rarely active if the share of its values that are not 0 is at most this, in [0, 1).
 

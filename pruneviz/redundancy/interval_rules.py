@@ -1,4 +1,4 @@
-"""Which bounds has an operator's result, given bounds of its arguments? One rule per kind of operator."""
+"""Which bounds has an operator's result, given bounds of its arguments? Rules for operators."""
 
 from __future__ import annotations
 

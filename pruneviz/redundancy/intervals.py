@@ -88,7 +88,7 @@ def product(
     terms: int,
     fin: torch.finfo | None,
 ) -> Interval:
-    """Sum `terms` products each, by `f`, and add the bias: the bounds are tight if x or y is a constant."""
+    """Sum `terms` products each, by `f`, and add the bias: tight if x or y is a constant."""
     mid, rad = f(x.mid, y.mid), f(x.mid.abs(), y.rad) + f(x.rad, y.mag)
     out = Interval(mid - rad, mid + rad)
     out = out if bias is None else plus(out, bias)

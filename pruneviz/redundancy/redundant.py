@@ -48,15 +48,15 @@ def find_redundant(
 
     Without evidence, units are compared by their weights: the cosine of all numbers of their
     producers, biases included. A batch norm is folded into the layer before it, so that channels
-    are compared as they are after the norm. With a positively homogeneous activation, f(c x) =
-    c f(x) for c > 0, such as a ReLU, similarity 1 means that one unit is a multiple of the other for
-    every input. With another activation, such as a GELU, or for attention heads, this holds only
-    if the scale is 1 as well.
+    are compared as they are after the norm. With a positively homogeneous activation, such as
+    a ReLU, f(c x) = c f(x) for c > 0, similarity 1 means that one unit is a multiple of the other
+    for every input. With another activation, such as a GELU, or for attention heads, this holds
+    only if the scale is 1 as well.
 
     With evidence, units are compared by their activations: the absolute correlation at the input of
     the first consumer whose whole co-moment was collected. The scale, which can be negative, and
-    the offset are those of least squares. Units that fired on the same few examples only are similar
-    on these, but perhaps not on other data.
+    the offset are those of least squares. Units that fired on the same few examples only are
+    similar on these, but perhaps not on other data.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def _by_weights(
 def _by_activations(
     g: Group, have: dict[str, Held], evidence: Evidence, top: int | None, threshold: float | None
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the same as `_by_weights`, by the input of the first consumer with a whole co-moment."""
+    """Yield the same as `_by_weights`, by the input of a consumer with a whole co-moment."""
     for m, index, units in _moments_by_part(g, have, evidence):
         columns = m.mean.shape[-1]
         if int(index.max()) >= columns:
@@ -203,8 +203,8 @@ def _by_activations(
                 f"`evidence` of what reads group {g.name!r} contains NaN or infinity. Look for the "
                 "batch that holds them, and collect it anew."
             )
-        # The co-moment is count × covariance. With means scaled by √count to match, correlations and
-        # scales are the same, and no second matrix of that size is needed
+        # The co-moment is count × covariance. With means scaled by √count to match, correlations
+        # and scales are the same, and no second matrix of that size is needed
         c, mean = m.comoment, m.mean * m.count**0.5
         found = correlated_pairs(c, mean=mean, index=index, top=top, threshold=threshold)
         i, j, similarity = (x.numpy() for x in found)
@@ -225,7 +225,7 @@ def _ordered(i: np.ndarray, j: np.ndarray, size: np.ndarray) -> tuple[np.ndarray
 def _moments_by_part(
     g: Group, have: dict[str, Held], evidence: Evidence
 ) -> Iterator[tuple[Moments, Tensor, np.ndarray]]:
-    """Yield, for each part of a group: the moments, the columns of its units in them, and the units."""
+    """Yield, for each part of a group: moments, the columns of its units in them, the units."""
     for s in g.slices:
         weight = have[unmasked_name(s.tensor)].visible
         if s.role != "in" or s.layer not in g.consumers or weight.ndim < 2:

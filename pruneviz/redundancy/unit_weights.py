@@ -20,7 +20,7 @@ Found = dict[tuple[str, int], tuple[Slice, Held]]  # (attribute, dimension) -> a
 
 
 def parts_of(g: Group, have: dict[str, Held], roles: tuple[str, ...]) -> list[np.ndarray]:
-    """Return the sets of units that can replace each other: one block of each grouped convolution."""
+    """Return the sets of units that can replace each other: blocks of grouped convolutions."""
     blocks = [np.zeros((g.size, 1), np.int64)]
     for s in g.slices:
         module, weight = (

@@ -204,7 +204,7 @@ def drop_redundant(twins: pd.DataFrame, groups: Groups) -> Plan:
 
 
 def spare(pairs: Iterable[tuple[int, int]], gone: Iterable[int] = ()) -> set[int]:
-    """Return the units that can be removed, from pairs (kept, removed), so that each has a kept substitute.
+    """Return the units of pairs (kept, removed) to remove, so that each has a kept substitute.
 
     `gone`: units that are removed already.
 

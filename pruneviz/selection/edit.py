@@ -9,10 +9,10 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Plan
 from pruneviz.selection.drop import check_even, place
 
-Wishes = Mapping[str, Mapping[int, bool]]
+Edits = Mapping[str, Mapping[int, bool]]
 
 
-def amend(plan: Plan, units: Wishes) -> Plan:
+def amend(plan: Plan, units: Edits) -> Plan:
     """Return a plan in which these units are removed, or kept, whatever the given plan does.
 
     Parameters
@@ -67,7 +67,7 @@ def amend(plan: Plan, units: Wishes) -> Plan:
     return Plan(keep, groups)
 
 
-def toggled(plan: Plan, units: Wishes, layer: str, unit: int) -> dict[str, dict[int, bool]]:
+def toggled(plan: Plan, units: Edits, layer: str, unit: int) -> dict[str, dict[int, bool]]:
     """Return the edits with one unit toggled: removed if it is kept now, kept if it is removed now.
 
     If the plan itself does the same with the unit, it gets no edit.

@@ -1,4 +1,4 @@
-"""Which units does a line of text name? `read` reads units to remove or to keep, `write` writes them."""
+"""Which units does a line of text name, to remove or to keep? `read` and `write` such lines."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def lowest(values: np.ndarray, k: int) -> np.ndarray:
 
 
 class Ranks:
-    """The order in which single weights are removed: plans as `select` makes them, without a new search.
+    """The order in which single weights are removed: the plans of `select`, without a search.
 
     >>> scores = Scores({"w": torch.tensor([3.0, 1.0, 2.0, 1.0])}, "magnitude")
     >>> Ranks(scores, "layer").plan(0.5).keep["w"]

@@ -126,8 +126,8 @@ def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, A
 
 
 def _unit_scores(
-    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str, arguments: dict[str, Any],
-    facts: Facts,
+    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str,
+    arguments: dict[str, Any], facts: Facts,
 ) -> Tensor:  # fmt: skip
     """Score the units of a group; shape (units,)."""
     shape = (group.size,)
@@ -159,7 +159,7 @@ def _unit_scores(
 
 
 def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
-    """Return the slices where a group's units have weights, and those weights as the forward uses them."""
+    """Return the slices where a group's units have weights, and the weights that forward uses."""
     found: dict[tuple[object, ...], tuple[Slice, Tensor]] = {}
     for s in group.slices:
         entry = have[unmasked_name(s.tensor)]

@@ -53,8 +53,8 @@ def select(
         The number of kept units in each group is a multiple of it. Nothing is removed from a group
         that has fewer units.
 
-    If `protect`, `min_keep` or `round_to` forbid the exact count, or parts of a group that must lose
-    as many units each (``group.even``), the nearest possible lower count is removed.
+    If `protect`, `min_keep` or `round_to` forbid the exact count, or parts of a group that must
+    lose as many units each (``group.even``), the nearest possible lower count is removed.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def _parts(
 def _allowed(
     group: Group, values: np.ndarray, drop: np.ndarray, round_to: int, below: bool
 ) -> np.ndarray:
-    """Return the choice, (units,), or one of the nearest lower count that can be cut from the group.
+    """Return the choice, (units,), or one of the nearest lower count that can be cut.
 
     `below`: the choice is all units below a threshold, so no other unit may be removed. Then the
     part with the fewest chosen units gives the count for each part; otherwise the mean does.

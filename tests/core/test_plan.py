@@ -160,7 +160,7 @@ def test_a_frame_has_one_row_a_layer():
 
 
 def test_an_empty_plan_has_a_sparsity_and_a_repr():
-    # `mask` takes it: weights that a plan does not name stay
+    # `mask` accepts it: weights that a plan does not name stay
     assert pv.Plan({}).sparsity == 0
     assert repr(pv.Plan({})) == "Plan for 0 weights in 0 layers: keeps 0, sparsity 0.000"
 

@@ -286,7 +286,7 @@ rank, folder = int(sys.argv[1]), sys.argv[2]
 store = dist.TCPStore("127.0.0.1", {port}, 2, rank == 0)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
 mine = seen((slice(4), slice(4, 9))[rank])
-if rank:  # what comes from a file may stand in another order
+if rank:  # evidence from a file may be in another order
     mine.save(folder + "/part")
     mine = Evidence.load(folder + "/part")
 mine.reduce().save(folder + f"/whole{{rank}}")

@@ -85,7 +85,7 @@ def test_flatten_after_permute_scatters_the_columns():
     )
 
 
-def test_a_grouped_convolution_wants_as_many_from_each_part():
+def test_a_grouped_convolution_loses_as_many_units_in_each_part():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 2, 1))
     groups = pv.find_groups(model, torch.randn(2, 1, 4, 4))
     first, second = groups["0"], groups["1"]
@@ -136,7 +136,7 @@ def test_a_residual_joins_layers():
     assert names(groups) == {"stem": "", "fc1": "", "head": OUTPUT}
 
 
-def test_cat_puts_columns_behind_each_other():
+def test_cat_concatenates_the_columns():
     def forward(self, x):
         return self.head(torch.cat([self.a(x).relu(), self.b(x).relu()], 1))
 
@@ -159,7 +159,7 @@ def test_channel_shuffle():
 
     model = net(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2))
     group = pv.find_groups(model, BATCH)["a"]
-    # (a, b), (c, d) -> a, c, b, d: whichever way units stay apart, columns follow their rows
+    # (a, b), (c, d) -> a, c, b, d: however units are tied, columns follow their rows
     rows, columns = listed(group)["a.weight", 0][1], listed(group)["b.weight", 1][1]
     place = {0: 0, 1: 2, 2: 1, 3: 3}
     assert [sorted(place[r] for r in unit) for unit in rows] == [sorted(u) for u in columns]
@@ -317,7 +317,7 @@ def test_frozen_at_the_input():
     assert pv.find_groups(model, BATCH)["fc1"].frozen == "it is combined with the model's input"
 
 
-def test_frozen_for_want_of_a_bias():
+def test_frozen_because_there_is_no_bias():
     model = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 2, bias=False))
     why = "silenced, it is not 0, and '2' has no bias to fold it into"
     assert pv.find_groups(model, BATCH)["0"].frozen == why
@@ -549,7 +549,7 @@ def test_torchscript():
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_wrappers_are_taken_off(wrap):
+def test_wrappers_are_removed(wrap):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     assert pv.find_groups(wrap(model), BATCH).names == ("0", "2")
 

@@ -527,11 +527,11 @@ def test_behind_a_norm_a_neuron_is_bounded_whatever_goes_in():
         model[2].bias[0] = -1000.0
     found = bounds(model, torch.zeros(1, 2), low=-1, high=1).set_index("group").loc["2"]
     assert np.isfinite(found[["low", "high"]].to_numpy()).all()
-    # what a norm makes of what nobody knows, in float32, nobody knows either
+    # a norm of unknown numbers, in float32, is unknown as well
     assert found["kind"].tolist() == ["", "", ""] and both(found)[0] == (0, 0)
 
 
-def test_ids_and_masks_stay_as_in_the_example():
+def test_ids_and_masks_are_those_of_the_example():
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()

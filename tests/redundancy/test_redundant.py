@@ -325,7 +325,7 @@ def test_frozen_groups_have_none():
     assert "fc3" not in set(find_redundant(model, groups=MLP).group)
 
 
-def test_a_unit_of_zeros_sleeps():
+def test_a_unit_of_zeros_is_in_no_pair():
     model = handmade.mlp()
     for unit in (2, 3):
         model.fc1.weight.data[unit] = 0
@@ -436,7 +436,7 @@ def test_by_activations_the_middle_of_a_kernel_and_the_pixels_of_a_flatten():
 
 def test_by_activations_all_positions_are_pooled():
     model, x = convolutional()
-    evidence = seen(model, x, "6")  # nobody watched layer 3: its group is left out
+    evidence = seen(model, x, "6")  # no evidence of layer 3: its group is left out
     frame = find_redundant(model, groups=pv.find_groups(model, x), evidence=evidence)
     assert set(frame.group) == {"3"}
     with torch.no_grad():

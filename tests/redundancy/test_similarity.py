@@ -140,7 +140,7 @@ def test_no_rows_have_no_pairs():
         assert [len(x) for x in similar_pairs(rows, top=3)] == [0, 0, 0]
 
 
-def test_rows_stay_as_they_are_and_may_want_gradients():
+def test_rows_are_not_changed_and_may_require_gradients():
     rows = random(9, 3).requires_grad_()
     before = rows.detach().clone()
     i, _, s = similar_pairs(rows)

@@ -19,7 +19,7 @@ def dropped(plan):
     return {n: (~k).nonzero().reshape(-1).tolist() for n, k in plan.keep.items()}
 
 
-def test_named_units_go():
+def test_named_units_are_removed():
     plan = pv.drop(MLP, {"fc1": [3, 5], "fc2": [0]})
     assert dropped(plan) == {"fc1": [3, 5], "fc2": [0]}
     assert plan.groups is MLP

@@ -111,7 +111,7 @@ def test_a_head_is_scored_by_all_its_rows():
     assert_close(pv.score(model, "l1", groups=handmade.heads()), {"attn": want})
 
 
-def test_units_stay_with_their_numbers():
+def test_units_keep_their_numbers():
     """Units in any order: position 5 of the layer is unit 0 here."""
     model = nn.Sequential(nn.Linear(2, 6))
     groups = pv.Groups((pv.Group("0", 3, rows("0", [5, 0, 2])),))

@@ -1,4 +1,4 @@
-"""What do indexing operators do to atoms? Rules for cat, split, select, pooling, padding, shuffles."""
+"""What do indexing operators do to atoms? Rules for cat, split, select, pooling and padding."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _split(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         return parts
     d = a["dim"] % len(x.shape)
     if name_of(node) == "unbind":
-        w.freeze(x, "it is taken apart index by index", [d])
+        w.freeze(x, "its indices are used one by one", [d])
         for part in parts:
             part.dims = [ids for i, ids in enumerate(x.dims) if i != d]
         return parts
@@ -67,7 +67,7 @@ def _split(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         if x.dims[d] is not None:
             part.dims[d] = x.dims[d][start : start + part.shape[d]] if part.shape[d] > 1 else None
             if part.shape[d] == 1:
-                w.freeze(x, "it is taken apart index by index", [d])
+                w.freeze(x, "its indices are used one by one", [d])
     return parts
 
 
@@ -187,7 +187,7 @@ def _spatial(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         else n - 2
     )
     w.freeze(x, f"{name} runs over it", range(n - space, n))
-    w.freeze(a.get("grid"), "it says where to look")
+    w.freeze(a.get("grid"), "it holds sampling positions")
     dims = [None if d >= n - space else ids for d, ids in enumerate(x.dims)]
     if shape:
         return Value(dims, shape, x.why)

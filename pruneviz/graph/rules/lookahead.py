@@ -6,17 +6,17 @@ A reshape may split one dimension into several, and only one of them can hold th
 =====  ==========================================================================================
 score  what an operator does with the dimension
 =====  ==========================================================================================
- 1     reads it as units: the width of a linear layer, the channels of a convolution or BatchNorm,
-       the heads of attention (a batch dimension of a product)
- 0     nothing that is known, or the search ended
--1     takes it as the rows or columns of a product of activations
+ 1     reads it as units: the width of a linear layer, the channels of a convolution or norm, the
+       heads of attention (a batch dimension of a product)
+ 0     nothing known, or the search ended
+-1     takes it as the rows or columns of a product of activations, such as the tokens of attention
 -2     sums over it in a product of activations
 -3     runs over it: softmax, mean, LayerNorm, the width of attention, the space of a convolution
 -4     picks from it or splits it: units would freeze, or be torn apart
 =====  ==========================================================================================
 
-The scores of a node's users are added up and kept within -9 and 2, so that many harmless users do
-not outweigh one that freezes.
+The scores of a node's users are added up, and the sum is limited to -9 … 2 before it counts for the
+node's own input: so good uses further on weigh at most 2, and bad uses up to 9.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RUNS_OVER = {
 
 
 def lookahead_score(node: Node, dim: int, depth: int = 12) -> int:
-    """Score a dimension by the next `depth` operators; below 0, units there would probably freeze."""
+    """Score a dimension by the next `depth` operators; below 0, units there would likely freeze."""
     if depth == 0:
         return 0
     return max(-9, min(2, sum(_user_score(user, node, dim, depth) for user in node.users)))

@@ -1,4 +1,4 @@
-"""What do pointwise operators do to atoms? Also: random numbers, recurrent layers, no rule at all."""
+"""What do pointwise operators do to atoms? Also random ones, recurrent layers, and no rule."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _fill(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
 
 @rule("arange", "linspace", "eye", "meshgrid", "one_hot", "tril_indices", "triu_indices")
 def _numbers(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
-    w.freeze(list(a.values()), f"{node.target} counts it")
+    w.freeze(list(a.values()), f"it is an argument of {node.target}")
     return untied(node, "a constant tensor of the forward")
 
 
@@ -146,5 +146,5 @@ def _complex(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
       "_assert_tensor_metadata", "_assert_scalar", "_assert_async", "_check", "is_nonzero")  # fmt: skip
 def _nothing(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     if name_of(node) == "is_nonzero":
-        w.freeze(flatten(list(a.values())), "Python asks for its value")
+        w.freeze(flatten(list(a.values())), "Python reads its value")
     return None

@@ -147,7 +147,7 @@ def contract(
     bias: str = "",
     nodes: Sequence[Node] | None = None,
 ) -> Value:
-    """Multiply and sum as einsum does; a factor is (value, argument's name, one letter a dimension).
+    """Multiply and sum as einsum does; a factor is (value, argument's name, letters of its dims).
 
     Dimensions with the same letter are tied. A letter in `out` is kept: there a weight (a *static*
     factor, computed from parameters alone) produces units. Any other letter is summed over:
@@ -198,11 +198,12 @@ def contract(
             set(factors[i][2]) - {letter}
         )  # fmt: skip
         w.ends.append(
-            End(node, factor_nodes[i], d, ids, factor_nodes[other] if is_weight else None, other_dim,
+            End(node, factor_nodes[i], d, ids, factor_nodes[other] if is_weight else None,
+                other_dim,
                 _parameter(w, operand(node, bias)) if bias and operand(node, bias) is not None
                 else _added(w, node),
                 None if other < 0 or is_weight else factor_nodes[other],
-                refuse="" if is_matrix else "a constant is multiplied with something other than a plain weight")
+                refuse="" if is_matrix else "the other factor is not a plain weight")
         )  # fmt: skip
     shape = shape_of(node)
     dims = [ids_of[c] if n > 1 else None for c, n in zip(out, shape, strict=True)]
@@ -293,8 +294,8 @@ def _attention(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
 @rule("embedding", "embedding_bag", "_embedding_bag")
 def _embedding(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     weight = a["weight"]
-    w.freeze(weight, "an embedding looks it up by number", [0])
-    w.freeze(a["indices"], "an embedding looks up by it")
+    w.freeze(weight, "an embedding looks up its rows by number", [0])
+    w.freeze(a["indices"], "it is an index into an embedding")
     w.mark(weight.dims[1], w.made)
     dims = [*[None] * (len(shape) - 1), weight.dims[1]]
     if shape:
@@ -320,7 +321,7 @@ def _parameter(w: Walk, node: Node | None) -> Node | None:
 
 
 def _added(w: Walk, node: Node) -> Node | None:
-    """Return a parameter that is added to the node's result, and so serves as its bias, else None."""
+    """Return a parameter that is added to the node's result, and so is its bias, else None."""
     users = list(node.users)
     if len(users) != 1 or name_of(users[0]) != "add":
         return None

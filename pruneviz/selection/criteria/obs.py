@@ -59,7 +59,7 @@ class LayerWork:
 
 
 class Surgeon:
-    """A group, from which units are removed one after the other, and the readers that compensate."""
+    """A group whose units are removed one after the other, and the readers that compensate."""
 
     def __init__(self, readers: Iterable[Reader]) -> None:
         self.readers = [_ReaderState(r) for r in readers]
@@ -106,7 +106,7 @@ class _ReaderState:
         damped = h + (DAMPING * size if size > 0 else 1.0) * torch.eye(len(h), dtype=h.dtype)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         self.weight = r.weight.double().clone()
-        # a column that never varies costs nothing, whatever its weight: a bias replaces the constant
+        # a constant column costs nothing, whatever its weight: a bias replaces it
         self.weight[:, h.diagonal() <= 1e-12 * size] = 0
         f = r.curvature.double()
         self.curvature = torch.diag(f) if f.ndim == 1 else f.clone()
@@ -153,9 +153,9 @@ def eliminate(
         tr(W_pᵀ F W_p ([H⁻¹]_pp)⁻¹),
 
     summed over the readers, with W a reader's weights, H the co-moment of its input and F the
-    curvature at its outputs. Then W ← W − W_p ([H⁻¹]_pp)⁻¹ [H⁻¹]_p:, p is removed from H⁻¹ likewise,
-    and from F where p was an output of the layer. Each step removes the unit with the least cost ÷
-    the MACs that its removal saves now.
+    curvature at its outputs. Then W ← W − W_p ([H⁻¹]_pp)⁻¹ [H⁻¹]_p:, p is removed from H⁻¹
+    likewise, and from F where p was an output of the layer. Each step removes the unit with the
+    least cost ÷ the MACs that its removal saves now.
 
     Parameters
     ----------

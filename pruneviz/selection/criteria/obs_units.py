@@ -1,4 +1,4 @@
-"""In which order does Optimal Brain Surgeon remove the units of a model? The layers, as `obs` needs."""
+"""In which order does Optimal Brain Surgeon remove a model's units? Prepares `obs.eliminate`."""
 
 from __future__ import annotations
 
