@@ -186,9 +186,8 @@ def in_turn(
     >>> in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
     (15, 3)
     """
-    from torch.utils.benchmark import (
-        Timer,
-    )  # here, because it would double the time of `import pruneviz`
+    # imported here: above, it would double the time of `import pruneviz`
+    from torch.utils.benchmark import Timer
 
     seconds = checks.number(seconds, "seconds", low=0)
     rng = np.random.default_rng(checks.count(seed, "seed"))

@@ -155,7 +155,7 @@ def outputs_of(output: Any) -> list[Tensor]:
 
 
 def copied_inputs(values: Any, model: nn.Module) -> Any:
-    """Copy all tensors in `values`, detached, to the model's device."""
+    """Copy all tensors in `values` to the model's device, as ordinary tensors in any mode."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
     def copied(v: Any) -> Any:
