@@ -1,4 +1,4 @@
-"""The words that every room uses: errors, names, argument checks, slices, groups, plans.
+"""Which words do all rooms share? Errors, names, argument checks, slices, groups, plans.
 
-Knows torch's tensors and numpy, and no model: nothing here runs, reads or copies one.
+This room knows torch's tensors and numpy, but no model: nothing here runs, reads or copies one.
 """

@@ -1,4 +1,4 @@
-"""Argument checks: one place for the wording of errors."""
+"""Is an argument valid? All checks are here, so that errors are worded alike."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ def sparsity(value: Any, name: str = "sparsity") -> float:
     ...
     pruneviz.ArgumentError: `sparsity` must be a fraction in [0, 1), but 50 was passed. Did you mean 0.5? Fractions, never percentages.
     """
-    want = f"`{name}` must be a fraction in [0, 1), but {value!r} was passed."
+    message = f"`{name}` must be a fraction in [0, 1), but {value!r} was passed."
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ArgumentError(want)
+        raise ArgumentError(message)
     share = float(value)
     if 0 <= share < 1:
         return share
     if 1 < share < 99.999:
         mean = f"{share / 100:g}"
-        raise ArgumentError(f"{want} Did you mean {mean}? Fractions, never percentages.")
+        raise ArgumentError(f"{message} Did you mean {mean}? Fractions, never percentages.")
     if share == 1:
-        raise ArgumentError(f"{want} Nothing would be left; the most is just below 1, e.g. 0.99.")
-    raise ArgumentError(want)
+        raise ArgumentError(
+            f"{message} Nothing would be left; pass a number below 1, such as 0.99."
+        )
+    raise ArgumentError(message)
 
 
 def number(value: Any, name: str, *, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float in [low, high], or raise."""
-    ok = isinstance(value, Real) and not isinstance(value, bool)
-    if ok and math.isfinite(value) and low <= value <= high:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and low <= value <= high:
         return float(value)
     raise ArgumentError(f"`{name}` must be a number{_range(low, high)}, but {value!r} was passed.")
 
@@ -76,11 +78,13 @@ def model(value: Any) -> nn.Module:
     if isinstance(value, nn.Module):
         return value
     hint = " Pass an instance: Net(), not Net." if isinstance(value, type) else ""
-    raise ArgumentError(f"`model` must be a torch.nn.Module, but {_kind(value)} was passed.{hint}")
+    raise ArgumentError(
+        f"`model` must be a torch.nn.Module, but {described(value)} was passed.{hint}"
+    )
 
 
 def unwrapped(value: Any) -> nn.Module:
-    """Return the model itself, taken out of DataParallel or torch.compile; or raise."""
+    """Return the model inside DataParallel or torch.compile; or raise."""
     inner = model(value)
     while isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
         inner, "_orig_mod"
@@ -93,7 +97,7 @@ def kind(value: Any, name: str, cls: type, hint: str = "") -> Any:
     """Return `value` if it is of class `cls`, or raise."""
     if isinstance(value, cls):
         return value
-    text = f"`{name}` must be {_article(cls.__name__)}, but {_kind(value)} was passed."
+    text = f"`{name}` must be {_article(cls.__name__)}, but {described(value)} was passed."
     raise ArgumentError(f"{text} {hint}".rstrip())
 
 
@@ -107,45 +111,45 @@ def classes(value: Any) -> list[str] | None:
         return None
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise ArgumentError(
-            "`classes` must be a list of names, one a class in their order, such as ['cat', 'dog'], but "
-            f"{_kind(value)} was passed."
+            "`classes` must be a list of names, one per class in order, such as ['cat', 'dog'], but "
+            f"{described(value)} was passed."
         )
     return [str(name) for name in value]
 
 
 def advice(labels: Any, shape: tuple[int, ...]) -> str:
-    """Say what makes labels of the shape out of these.
+    """Return how to convert these labels into whole numbers of that shape.
 
     >>> import torch
     >>> advice(torch.zeros(3, 2), (3,)), advice(torch.zeros(3, 1), (3,))
     ('One-hot labels: labels.argmax(1).', 'Flatten them: labels.flatten().')
     """
     if not isinstance(labels, Tensor):
-        return "Make a tensor of them: torch.as_tensor(labels)."
+        return "Convert them to a tensor: torch.as_tensor(labels)."
     if labels.ndim == 2 and labels.shape[1] > 1:
         return "One-hot labels: labels.argmax(1)."
     if labels.numel() == math.prod(shape) and tuple(labels.shape) != shape:
         return "Flatten them: labels.flatten()."
     if tuple(labels.shape) == shape:
-        return "Make whole numbers of them: labels.long()."
+        return "Convert them to whole numbers: labels.long()."
     return "There must be as many labels as examples in every batch."
 
 
 def some(x: Any, labels: Any) -> None:
-    """Raise unless these are a few examples and their classes; how many of both is for others."""
+    """Raise unless `x` is a tensor and `labels` has one dimension; lengths are not checked."""
     kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")
     if not isinstance(labels, Tensor) or labels.ndim != 1:
         got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise ArgumentError(
-            f"`labels` must be one class an example, shape ({len(x)},), but {got} was passed. "
+            f"`labels` must be one class per example, shape ({len(x)},), but {got} was passed. "
             f"{advice(labels, (len(x),))}"
         )
 
 
 def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:
-    """Raise unless the frame has the columns; `needed` maps a column to the verb that makes it."""
+    """Raise unless the frame has the columns; `needed` maps a column to the code that makes it."""
     if not hasattr(frame, "columns"):
-        raise ArgumentError(f"{plot} draws a DataFrame, but {_kind(frame)} was passed.")
+        raise ArgumentError(f"{plot} draws a DataFrame, but {described(frame)} was passed.")
     for column, source in needed.items():
         if column not in frame.columns:
             have = ", ".join(map(str, frame.columns)) or "none"
@@ -154,7 +158,12 @@ def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:
             )
 
 
-def _kind(value: Any) -> str:
+def described(value: Any) -> str:
+    """Return the type of a value in words, for an error message.
+
+    >>> described([1]), described(int)
+    ('a list', 'the class int')
+    """
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return _article(type(value).__name__)

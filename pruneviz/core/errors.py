@@ -1,10 +1,10 @@
-"""The two errors that pruneviz raises on purpose."""
+"""Which errors does pruneviz raise on purpose? Two."""
 
 from __future__ import annotations
 
 
 class ArgumentError(ValueError):
-    """A caller passed something that cannot work; the message says what would.
+    """A caller passed something invalid; the message says what is valid.
 
     Examples
     --------
@@ -17,7 +17,7 @@ class ArgumentError(ValueError):
 
 
 class GraphError(ValueError):
-    """A model cannot be traced, or a layer is frozen, or a removal was refused.
+    """A model cannot be traced, a layer is frozen, or a removal was refused.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Groups: what must go together when a unit goes."""
+"""Which slices of which tensors must be removed together with a unit? A group lists them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Group:
     Parameters
     ----------
     name : str
-        That of its first producer's layer.
+        The name of its first producer's layer.
     size : int
         Number of units.
     slices : tuple of Slice
-        Everything that goes with them, in the order of the forward.
+        All slices that are removed with the units, in the order of the forward.
     frozen : str
-        Why no unit can be cut; ``""``: they can.
+        Why no unit can be cut; ``""`` if they can be cut.
     approximate : str
-        Why cutting is exact only up to re-normalisation; ``""``: it is exact.
+        Why cutting is exact only up to re-normalisation; ``""`` if it is exact.
     even : ndarray of int, shape (size,), or None
-        Labels of the units: the same number must go from each label (the groups of a grouped
-        convolution or GroupNorm, equal parts of a split).
+        The part to which each unit belongs: the same number of units must be removed from each part
+        (the groups of a grouped convolution or GroupNorm, equal parts of a split).
 
     Examples
     --------
@@ -54,26 +54,26 @@ class Group:
 
     @property
     def producers(self) -> tuple[str, ...]:
-        """Names of the layers whose output units these are."""
+        """Names of the layers that produce the units."""
         return tuple(dict.fromkeys(s.layer for s in self.slices if s.role == "out"))
 
     @property
     def reads(self) -> tuple[Slice, ...]:
-        """The slices with which layers read them."""
-        # what a producer only loses, such as a running variance, makes it no reader
+        """The slices with which layers read the units."""
+        # an "in" slice of a producer, such as a running variance, does not make it a consumer
         own = {(s.layer, s.dim) for s in self.slices if s.role == "out"}
         return tuple(s for s in self.slices if s.role == "in" and (s.layer, s.dim) not in own)
 
     @property
     def consumers(self) -> tuple[str, ...]:
-        """Names of the layers that read them."""
+        """Names of the layers that read the units."""
         return tuple(dict.fromkeys(s.layer for s in self.reads))
 
     def __repr__(self) -> str:
         text = f"Group {self.name!r}: {units_text(self.size)} of {_some(self.producers)}"
         text += f", read by {_some(self.consumers)}" if self.consumers else ""
         if self.even is not None:
-            text += f"; the same number goes from each of {len(np.unique(self.even))} parts"
+            text += f"; remove the same number from each of {len(np.unique(self.even))} parts"
         text += f"; approximate: {self.approximate}" if self.approximate else ""
         return text + (f"; frozen: {self.frozen}" if self.frozen else "")
 
@@ -85,7 +85,7 @@ class Groups:
     Parameters
     ----------
     groups : tuple of Group
-        In the order of the forward; the frozen ones too.
+        In the order of the forward, frozen groups included.
 
     Raises
     ------
@@ -95,10 +95,10 @@ class Groups:
     Examples
     --------
     >>> import numpy as np, pruneviz as pv
-    >>> def where(tensor, dim, role, n=3):
+    >>> def part(tensor, dim, role, n=3):
     ...     return pv.Slice(tensor, dim, np.arange(n)[:, None], role)
-    >>> hidden = pv.Group("fc1", 3, (where("fc1.weight", 0, "out"), where("fc2.weight", 1, "in")))
-    >>> last = pv.Group("fc2", 3, (where("fc2.weight", 0, "out"),), "its units are the model's output")
+    >>> hidden = pv.Group("fc1", 3, (part("fc1.weight", 0, "out"), part("fc2.weight", 1, "in")))
+    >>> last = pv.Group("fc2", 3, (part("fc2.weight", 0, "out"),), "its units are the model's output")
     >>> groups = pv.Groups((hidden, last))
     >>> groups
     Groups: 1 of 2 can be cut, 3 units
@@ -112,9 +112,11 @@ class Groups:
     groups: tuple[Group, ...]
 
     def __post_init__(self) -> None:
-        twice = [n for n in self.names if self.names.count(n) > 1]
-        if twice:
-            raise ArgumentError(f"two groups have the name {twice[0]!r}. Give each its own.")
+        duplicates = [n for n in self.names if self.names.count(n) > 1]
+        if duplicates:
+            raise ArgumentError(
+                f"two groups have the name {duplicates[0]!r}. Give each group a name of its own."
+            )
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -138,7 +140,7 @@ class Groups:
         cut = [g for g in self if not g.frozen]
         frozen = [g for g in self if g.frozen]
         n = sum(g.size for g in cut)
-        pad = max((len(g.name) for g in [*cut[:most], *frozen[:most]]), default=0)
+        width = max((len(g.name) for g in [*cut[:most], *frozen[:most]]), default=0)
         lines = [f"Groups: {len(cut)} of {len(self)} can be cut, {units_text(n)}"]
         for g in cut[:most]:
             others = [p for p in g.producers if p != g.name]
@@ -146,13 +148,13 @@ class Groups:
                 units_text(g.size),
                 f"shared with {_some(others)}" if others else "",
                 f"read by {_some(g.consumers)}" if g.consumers else "",
-                "the same number from each part" if g.even is not None else "",
+                "remove the same number from each part" if g.even is not None else "",
                 "approximate" if g.approximate else "",
             ]
-            lines.append(f"  {g.name:{pad}}  {'; '.join(filter(None, parts))}")
+            lines.append(f"  {g.name:{width}}  {'; '.join(filter(None, parts))}")
         lines += [f"  … and {len(cut) - most} more: .to_frame()"] if len(cut) > most else []
         lines += ["frozen:"] if frozen else []
-        lines += [f"  {g.name:{pad}}  {_short(g.frozen)}" for g in frozen[:most]]
+        lines += [f"  {g.name:{width}}  {_short(g.frozen)}" for g in frozen[:most]]
         lines += [f"  … and {len(frozen) - most} more: .to_frame()"] if len(frozen) > most else []
         return "\n".join(line.rstrip() for line in lines)
 
@@ -167,7 +169,7 @@ class Groups:
         Parameters
         ----------
         name : str
-            Of a layer; or of one of its tensors, or of a group.
+            Name of a layer, of one of its tensors, or of a group.
 
         Raises
         ------
@@ -182,9 +184,9 @@ class Groups:
         Parameters
         ----------
         name : str
-            Of a layer, whose units come in the order in which they lie in its weight, whatever
-            groups they belong to; so unit i of a convolution is channel i. Or of one of its tensors,
-            or of a group. A name that is a layer's and a group's is the layer's.
+            Name of a layer, of one of its tensors, or of a group; if a layer and a group have this
+            name, the layer. A layer's units come in the order of its weight, whatever their groups:
+            unit i of a convolution is channel i.
 
         Raises
         ------
@@ -204,9 +206,10 @@ class Groups:
         places = self._places(name)
         if len({g.name for g, _ in places}) == 1 and not any(
             name in (s.layer, s.tensor) for _, s in places
-        ):  # a group: its units as they are
+        ):  # the name of a group only: its units in their own order
             return [(places[0][0], u) for u in range(places[0][0].size)]
-        # a layer may hold more tensors, and units along more dimensions: the first that can be cut
+        # a layer may hold several tensors, with units along several dimensions: take the first that
+        # can be cut
         main = next((s for g, s in places if not g.frozen), places[0][1])
         chosen: dict[str, tuple[Group, Slice]] = {}
         for g, s in places:
@@ -221,8 +224,8 @@ class Groups:
         Parameters
         ----------
         name : str
-            Of a layer. Its inputs come in the order of its columns; what no group holds, such as the
-            pixels of an image, is missing, and so the list of a first layer is empty.
+            Name of a layer. Its inputs come in the order of its columns. Inputs that belong to no
+            group, such as the pixels of an image, are left out: the list of a first layer is empty.
 
         Examples
         --------
@@ -244,7 +247,7 @@ class Groups:
         return [(g, u) for _, g, u in sorted(first, key=lambda unit: unit[0])]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a slice.
+        """Return one row per slice.
 
         Returns
         -------
@@ -271,7 +274,7 @@ class Groups:
         return pd.DataFrame(rows, columns=columns)
 
     def _places(self, name: str) -> list[tuple[Group, Slice]]:
-        """Return every `out` slice that a name stands for, or raise."""
+        """Return every `out` slice of a layer, tensor or group of this name, or raise."""
         out = [(g, s) for g in self for s in g.slices if s.role == "out"]
         of_layer = [(g, s) for g, s in out if s.layer == name]
         of_tensor = [(g, s) for g, s in out if s.tensor == name]
@@ -291,13 +294,13 @@ def _short(text: str, most: int = 90) -> str:
 
 
 def some_can_go(groups: Groups) -> None:
-    """Raise if nothing can be cut, and say why.
+    """Raise if no group can be cut, and say why.
 
     Raises
     ------
     GraphError
-        That names up to three groups.
+        With the reasons of up to three groups.
     """
     if all(g.frozen for g in groups):
         why = "; ".join(f"{g.name!r}: {g.frozen}" for g in list(groups)[:3])
-        raise GraphError(f"no unit of the model can be removed: {why or 'it has none'}.")
+        raise GraphError(f"no unit of the model can be removed: {why or 'it has no units'}.")

@@ -1,4 +1,4 @@
-"""Names of layers and tensors, as `named_modules` and `named_parameters` spell them."""
+"""What are layers and tensors called? As in `named_modules` and `named_parameters`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def single(x: Tensor) -> Tensor:
-    """Return the numbers in single precision at least: half precision is too coarse for sums."""
+    """Return the numbers in at least single precision: half precision is too coarse for sums."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
@@ -17,7 +17,7 @@ _ORIGINAL = re.compile(r"(^|\.)parametrizations\.([^.]+)\.original$")
 
 
 def unmasked_name(name: str) -> str:
-    """Name of a tensor whether it carries a mask or not.
+    """Return the name of a tensor as it is without a mask.
 
     >>> unmasked_name("fc1.parametrizations.weight.original"), unmasked_name("fc1.weight")
     ('fc1.weight', 'fc1.weight')
@@ -25,12 +25,12 @@ def unmasked_name(name: str) -> str:
     return _ORIGINAL.sub(r"\1\2", name)
 
 
-# what a parametrization keeps: "fc.parametrizations.weight.original", "….weight.0.keep"
+# tensors of a parametrization: "fc.parametrizations.weight.original", "….weight.0.keep"
 _PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.[^.]+\.(original\d*|\d+\..+)$")
 
 
 def layer_name(tensor: str) -> str:
-    """Name of the layer that holds a tensor: ``"fc1.weight"`` → ``"fc1"``; of the model itself: ``""``.
+    """Return the name of the layer that holds a tensor; ``""`` if that is the model itself.
 
     >>> layer_name("block.0.conv.weight"), layer_name("attn.in_proj_weight"), layer_name("weight")
     ('block.0.conv', 'attn', '')
@@ -42,7 +42,7 @@ def layer_name(tensor: str) -> str:
 
 
 def tensor_name(layer: str, attribute: str = "weight") -> str:
-    """Name of a tensor of a layer: ``"fc1"`` → ``"fc1.weight"``; of the model itself: ``"weight"``.
+    """Return the name of a tensor of a layer; the layer ``""`` is the model itself.
 
     >>> tensor_name("fc1"), tensor_name("", "bias")
     ('fc1.weight', 'bias')

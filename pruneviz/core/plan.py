@@ -1,4 +1,4 @@
-"""Scores and plans: what `score` gives, what `select` decides, what `mask` and `shrink` carry out."""
+"""Which weights or units are kept? `score` makes `Scores`, `select` makes a `Plan` from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Scores:
-    """How important each weight is, or each unit: one tensor of scores for each tensor or group.
+    """The importance of each weight, or of each unit: one tensor of scores per tensor or group.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Scores:
         Name of a weight tensor, such as ``"fc1.weight"``, to its scores: same shape, higher = more
         important. Or name of a group to the scores of its units: shape (units,).
     criterion : str
-        Name of the criterion that gave them.
+        Name of the criterion that made them.
     groups : Groups or None
         The groups whose units were scored; None for scores of single weights.
 
@@ -49,18 +49,18 @@ class Scores:
 
     def __repr__(self) -> str:
         n = sum(v.numel() for v in self.values.values())
-        return f"Scores by {self.criterion!r}: {_what(n, len(self.values), self.groups)}"
+        return f"Scores by {self.criterion!r}: {_count_text(n, len(self.values), self.groups)}"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Plan:
-    """Which weights stay, or which units: one boolean tensor for each tensor or group, True = keep.
+    """The weights, or units, to keep: one boolean tensor per tensor or group, True = keep.
 
     Parameters
     ----------
     keep : mapping of str to Tensor
         Name of a weight tensor to a boolean tensor of its shape. Or name of a group to a boolean
-        tensor of shape (units,); only groups that can be cut are in it.
+        tensor of shape (units,), for groups that can be cut only.
     groups : Groups or None
         All groups of the model; None for a plan for single weights.
 
@@ -78,26 +78,26 @@ class Plan:
     groups: Groups | None = None
 
     def __repr__(self) -> str:
-        head = f"Plan for {_what(self.total, len(self.keep), self.groups)}"
+        head = f"Plan for {_count_text(self.total, len(self.keep), self.groups)}"
         return f"{head}: keeps {self.kept:,}, sparsity {self.sparsity:.3f}"
 
     @property
     def total(self) -> int:
-        """Number of weights, or units, that the plan speaks of."""
+        """Number of all weights, or units, in the plan."""
         return sum(k.numel() for k in self.keep.values())
 
     @property
     def kept(self) -> int:
-        """Number of weights, or units, that stay."""
+        """Number of kept weights, or units."""
         return sum(int(k.sum()) for k in self.keep.values())
 
     @property
     def sparsity(self) -> float:
-        """Dropped ÷ all of them, in [0, 1]."""
+        """Removed ÷ total, in [0, 1]."""
         return 1 - self.kept / self.total if self.total else 0.0
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a layer, or group: ``layer`` or ``group``, ``total``, ``kept``, ``sparsity``.
+        """Return ``layer`` or ``group``, ``total``, ``kept`` and ``sparsity``, one row for each.
 
         Examples
         --------
@@ -116,7 +116,7 @@ class Plan:
         return frame
 
     def to_json(self) -> str:
-        """Write the plan as JSON text: numbers and bits packed, deflated and in base64."""
+        """Return the plan as JSON text: numbers and bits are packed, deflated and in base64."""
         data: dict[str, Any] = {"pruneviz": "plan", "version": 1, "granularity": "weight"}
         if self.groups is not None:
             data |= {"granularity": "unit", "groups": plan_json.pack_groups(self.groups)}
@@ -131,7 +131,7 @@ class Plan:
         Raises
         ------
         ArgumentError
-            If the text is no plan, or is damaged.
+            If the text is not a plan, or is damaged.
         """
         try:
             data = json.loads(text)
@@ -149,12 +149,13 @@ class Plan:
             return cls(keep, groups)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise ArgumentError(
-                f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r})."
+                f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r}). "
+                "Pass what plan.to_json() returned."
             ) from e
         except (zlib.error, binascii.Error, ValueError, OverflowError) as e:
-            raise ArgumentError(f"the plan is damaged: {e}. Write it anew: plan.to_json().") from e
+            raise ArgumentError(f"the plan is damaged: {e}. Write it again: plan.to_json().") from e
 
 
-def _what(n: int, parts: int, groups: Groups | None) -> str:
+def _count_text(n: int, parts: int, groups: Groups | None) -> str:
     things, part = ("weights", "layer") if groups is None else ("units", "group")
     return f"{n:,} {things} in {parts} {part}" + ("" if parts == 1 else "s")

@@ -1,4 +1,4 @@
-"""Plans as text: arrays packed, deflated and in base64."""
+"""How is a plan written as text? Its arrays are packed, deflated and in base64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruneviz.core.slices import ROLES, Slice
 
 
 def pack_bits(keep: Tensor) -> dict[str, Any]:
-    """Return a boolean tensor as its shape and its bits.
+    """Return a boolean tensor as a dict of its shape and its bits.
 
     >>> unpack_bits(pack_bits(torch.tensor([[True, False]])))
     tensor([[ True, False]])
@@ -26,7 +26,7 @@ def pack_bits(keep: Tensor) -> dict[str, Any]:
 
 
 def unpack_bits(entry: Mapping[str, Any]) -> Tensor:
-    """Return what :func:`pack_bits` packed; ValueError and its like if it is damaged."""
+    """Return the tensor that :func:`pack_bits` packed; raise a ValueError or similar if damaged."""
     shape = tuple(int(s) for s in entry["shape"])
     n = int(np.prod(shape, dtype=np.int64))
     bits = np.frombuffer(_inflated(entry["bits"]), dtype=np.uint8)
@@ -36,7 +36,7 @@ def unpack_bits(entry: Mapping[str, Any]) -> Tensor:
 
 
 def pack_groups(groups: Groups) -> list[dict[str, Any]]:
-    """Return the groups as lists and texts, for JSON."""
+    """Return the groups as lists, dicts and strings, for JSON."""
     return [
         {
             "name": g.name,
@@ -55,7 +55,7 @@ def pack_groups(groups: Groups) -> list[dict[str, Any]]:
 
 
 def unpack_groups(entries: list[dict[str, Any]]) -> Groups:
-    """Return what :func:`pack_groups` packed; ValueError and its like if it is damaged."""
+    """Return the groups that :func:`pack_groups` packed; raise ValueError or similar if damaged."""
     return Groups(tuple(_group(e) for e in entries))
 
 
@@ -71,14 +71,14 @@ def _group(e: dict[str, Any]) -> Group:
 def _slice(e: dict[str, Any], size: int) -> Slice:
     index = _unpack(e["index"], size)
     dim, blocks = int(e["dim"]), int(e["blocks"])
-    distinct = np.unique(index).size == index.size
-    if e["role"] not in ROLES or dim < 0 or blocks < 1 or not distinct or (index < 0).any():
-        raise ValueError(f"an impossible slice of {e['tensor']!r}")
+    is_distinct = np.unique(index).size == index.size
+    if e["role"] not in ROLES or dim < 0 or blocks < 1 or not is_distinct or (index < 0).any():
+        raise ValueError(f"the slice of {e['tensor']!r} is not valid")
     return Slice(str(e["tensor"]), dim, index, e["role"], blocks)
 
 
 def _pack(array: np.ndarray) -> str:
-    # differences: those of 0, 1, 2, … deflate to nearly nothing
+    # store differences: those of 0, 1, 2, … are all 1 and compress very well
     return _deflated(np.diff(array.reshape(-1).astype("<i4"), prepend=np.int32(0)).astype("<i4"))
 
 

@@ -1,4 +1,4 @@
-"""Slices: where units live in one tensor."""
+"""Where do units lie in one tensor? A slice says it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ ROLES = ("out", "in")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Slice:
-    """Where the units of a group live in one tensor.
+    """The places of a group's units in one tensor.
 
     Parameters
     ----------
     tensor : str
-        Name of a parameter or buffer, as in `named_parameters`; of a tied one the first name.
+        Name of a parameter or buffer, as in `named_parameters`; of a tied tensor, one of its names.
     dim : int
         The dimension along which the units lie.
     index : ndarray of int, shape (units, k)
         For each unit its k positions along `dim`.
     role : str
-        ``"out"``: of a producer (rows, bias, norm affine); `mask` zeroes it, `shrink` deletes it.
-        ``"in"``: of a consumer (columns), or else what must not be 0 (a running variance); only
-        `shrink` deletes it.
+        ``"out"``: part of a producer (rows, bias, norm affine); `mask` zeroes it, `shrink` deletes
+        it. ``"in"``: part of a consumer (columns), or a tensor that must not be 0 (a running
+        variance); only `shrink` deletes it.
     blocks : int
-        More than 1 for the columns of a grouped convolution: its rows come in so many blocks, each
-        with columns of its own; `index` then counts the input channels, block after block.
+        1, except for the columns of a grouped convolution: then its number of groups. Each block of
+        rows has its own columns, and `index` counts the input channels, block after block.
 
     Examples
     --------
@@ -55,40 +55,41 @@ class Slice:
         return int(self.index.shape[1])
 
     def __repr__(self) -> str:
-        each = f" of {self.width} positions" if self.width > 1 else ""
-        head = f"Slice of {self.tensor!r}: {units_text(len(self.index))}{each} along dimension {self.dim}"
+        width = f" of {self.width} positions" if self.width > 1 else ""
+        head = f"Slice of {self.tensor!r}: {units_text(len(self.index))}{width} along dimension {self.dim}"
         return f"{head}, role {self.role}" + (f", {self.blocks} blocks" * (self.blocks > 1))
 
     def mark(self, shape: tuple[int, ...], units: np.ndarray) -> np.ndarray:
-        """Return a boolean array of the tensor's shape: True where one of the marked units lives.
+        """Return a boolean array of the tensor's shape: True at the places of the chosen units.
 
         Parameters
         ----------
         shape : tuple of int
-            Of the tensor.
+            Shape of the tensor.
         units : ndarray of bool, shape (units,)
+            True for the chosen units.
 
         Examples
         --------
         >>> import numpy as np, pruneviz as pv
-        >>> where = pv.Slice("fc2.weight", 1, np.arange(3)[:, None], "in")
-        >>> where.mark((2, 3), np.array([False, True, False]))
+        >>> columns = pv.Slice("fc2.weight", 1, np.arange(3)[:, None], "in")
+        >>> columns.mark((2, 3), np.array([False, True, False]))
         array([[False,  True, False],
                [False,  True, False]])
         """
         n = shape[self.dim]
-        hit = np.zeros(self.blocks * n, bool)
-        hit[self.index[units]] = True
+        marked = np.zeros(self.blocks * n, bool)
+        marked[self.index[units]] = True
         if self.blocks == 1:
-            return np.broadcast_to(hit.reshape(_along(self.dim, n, len(shape))), shape)
-        rows, *rest = shape  # the blocks come along the rows, each with columns of its own
+            return np.broadcast_to(marked.reshape(_along(self.dim, n, len(shape))), shape)
+        rows, *rest = shape  # each block of rows has its own columns
         split = (self.blocks, rows // self.blocks, *rest)
-        each = (self.blocks, *_along(self.dim, n, len(shape)))
-        return np.broadcast_to(hit.reshape(each), split).reshape(shape)
+        per_block = (self.blocks, *_along(self.dim, n, len(shape)))
+        return np.broadcast_to(marked.reshape(per_block), split).reshape(shape)
 
 
 def units_text(n: int) -> str:
-    """Say how many units: "1 unit", "1,200 units"."""
+    """Return the number of units in words: "1 unit", "1,200 units"."""
     return f"{n:,} unit" if n == 1 else f"{n:,} units"
 
 

@@ -1,4 +1,4 @@
-"""What single units do on single examples, where they are read."""
+"""What is each unit's activation on each example? Measured at the input of its first consumer."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from pruneviz.model.patches import batched
 
 
 def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tensor:
-    """Return each unit's activation on each example, where the first layer that reads it does so.
+    """Return each unit's activation on each example, at the input of the first layer that reads it.
 
     Parameters
     ----------
     model : nn.Module
         Not changed. It runs in eval mode.
     x : Tensor, tuple or dict
-        Examples: arguments of the forward; the first dimension is that of the examples.
+        Arguments of the forward; the first dimension is the examples.
     groups : Groups
         From `find_groups` on the same model.
     group : str
-        Name of one of them; or of a layer whose units are one of them.
+        Name of one of the groups, or of a layer whose units are one group.
 
     Returns
     -------
     Tensor, shape (units, examples), on the CPU
-        The mean over the positions of a unit: over the pixels of a channel, over tokens.
+        The mean over the positions of a unit: over the pixels of a channel, or over tokens.
 
     Raises
     ------
@@ -55,19 +55,19 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
     """
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-    where, known = _read(groups, group), consumers(model)
-    reader = next((s for s in where.reads if s.layer in known), None)
+    chosen, known = _group_named(groups, group), consumers(model)
+    reader = next((s for s in chosen.reads if s.layer in known), None)
     if reader is None:
         raise ArgumentError(
-            f"no Linear or Conv layer of `model` reads group {where.name!r} "
-            f"({', '.join(where.consumers) or 'nobody does'}). Take one of another: "
+            f"no Linear or Conv layer of `model` reads group {chosen.name!r} "
+            f"({', '.join(chosen.consumers) or 'no layer does'}). Choose another group: "
             f"{', '.join(g.name for g in groups if g.consumers) or 'there is none'}."
         )
-    seen: list[Tensor] = []
+    first_input: list[Tensor] = []
 
     def watch(name: str, inputs: tuple[Any, ...], output: Any) -> None:
-        if not seen:  # a layer that runs several times: what it read first
-            seen.append(inputs[0].detach())
+        if not first_input:  # a layer may run several times
+            first_input.append(inputs[0].detach())
 
     args, kwargs = arguments(x)
     with (
@@ -77,15 +77,16 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
         hooked(model, [reader.layer], watch),
     ):
         run_forward(model, args, kwargs)
-    if not seen:
+    if not first_input:
         raise ArgumentError(
-            f"layer {reader.layer!r} never ran as a layer: what it reads cannot be seen."
+            f"layer {reader.layer!r} never ran as a layer, so its input is not known. Let the forward "
+            "call the layer, or choose another group."
         )
-    return _of_units(known[reader.layer], seen[0], reader)
+    return _of_units(known[reader.layer], first_input[0], reader)
 
 
 def of_all(model: nn.Module, parts: Iterable[Tensor], *, groups: Groups, group: str) -> np.ndarray:
-    """Return the activations on examples of several shapes, side by side; (units, examples).
+    """Return the activations on examples of several shapes, concatenated; (units, examples).
 
     >>> import pruneviz as pv
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
@@ -93,12 +94,12 @@ def of_all(model: nn.Module, parts: Iterable[Tensor], *, groups: Groups, group: 
     >>> of_all(model, [torch.zeros(2, 2), torch.zeros(5, 2)], groups=groups, group="0").shape
     (3, 7)
     """
-    each = [activations(model, x, groups=groups, group=group) for x in parts]
-    return torch.cat(each, 1).float().numpy()
+    per_part = [activations(model, x, groups=groups, group=group) for x in parts]
+    return torch.cat(per_part, 1).float().numpy()
 
 
-def _read(groups: Groups, name: str) -> Group:
-    """Return the group of that name; else the one group of the layer of that name."""
+def _group_named(groups: Groups, name: str) -> Group:
+    """Return the group of that name, or else the only group of the layer of that name."""
     if name in groups.names:
         return groups[name]
     found = groups.groups_of(name)
@@ -121,7 +122,8 @@ def _of_units(module: nn.Module, x: Tensor, reader: Slice) -> Tensor:
     at = torch.from_numpy(reader.index.astype("int64")).to(means.device)  # (units, k)
     if int(at.max()) >= means.shape[1]:
         raise ArgumentError(
-            f"layer {reader.layer!r} reads {means.shape[1]} columns, but `groups` know of column "
-            f"{int(at.max())}. They are of another model: pv.find_groups(model, example_input)."
+            f"`groups` are of another model: layer {reader.layer!r} has {means.shape[1]} input "
+            f"columns, but they name column {int(at.max())}. Make them: pv.find_groups(model, "
+            "example_input)."
         )
     return means[:, at].mean(2).T.contiguous().cpu()

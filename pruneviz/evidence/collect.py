@@ -1,4 +1,4 @@
-"""Collect evidence: what the layers of a model read, over many batches, in one pass."""
+"""What do the layers of a model read? `collect` gathers evidence over many batches, in one pass."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ def collect(
     seed: int = 0,
     progress: bool = True,
 ) -> Evidence:
-    """Run a model over batches once, and return what its layers read: moments, and gradients.
+    """Run a model over batches once; return the moments of its layers' inputs, and gradients.
 
     Parameters
     ----------
     model : nn.Module
         Not changed. It runs in eval mode.
     batches : iterable
-        Of batches, the first dimension that of the examples: a tensor; a pair of inputs and targets;
-        inputs in turn are a tensor, a tuple of arguments or a mapping of keyword arguments, such as
-        the encodings of `transformers`. A DataLoader, a list, a generator; or one tensor.
+        Batches: a DataLoader, a list or a generator; or one tensor. A batch is inputs, or a pair of
+        inputs and targets. Inputs are a tensor, a tuple of arguments, or a mapping of keyword
+        arguments, such as the encodings of `transformers`. The first dimension is the examples.
     loss : callable, optional
-        ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients, of single
-        examples. Without targets only those for drawn labels.
+        ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients of single
+        examples. Without targets, only those for drawn labels.
     layers : iterable of str, optional
         Names of Linear and Conv layers; default: all of them.
     comoment : bool or "all"
-        Whether to keep the co-moment of what each layer reads, for at most 4,096 columns (of a
-        convolution: weights of a filter); ``"all"``: however many. False: only its diagonal, which
-        costs little more than the forward itself.
+        Whether to keep the co-moment of each layer's input, if it has at most 4,096 columns (for a
+        convolution: weights of a filter); ``"all"``: for any number. False: only its diagonal,
+        which costs little more than the forward itself.
     max_batches : int, optional
         Read no more batches than this.
     draw : callable, optional
-        ``draw(outputs, generator)`` gives targets drawn from what the model predicts, for the Fisher
-        information. Default: classes by the softmax of outputs of shape (n, classes); for
-        `mse_loss`, the outputs plus unit noise; for other outputs, or targets that are no classes,
-        the targets given.
+        ``draw(outputs, generator)`` returns targets drawn from the model's predictions, for the
+        Fisher information. Default: classes by the softmax of outputs of shape (n, classes); for
+        `mse_loss`, the outputs plus standard normal noise; for other outputs, or targets that are
+        not classes, the given targets.
     seed : int
-        For drawing; the caller's random state is not touched.
+        For drawing. The caller's random state is not changed.
     progress : bool
         Show a progress bar.
 
@@ -82,8 +82,8 @@ def collect(
     References
     ----------
     Martens 2014, "New insights and perspectives on the natural gradient method", arXiv:1412.1193,
-    §9.2: labels have to be drawn from the model's predictions, or the result is no Fisher
-    information.
+    §9.2: labels have to be drawn from the model's predictions; otherwise the result is not the
+    Fisher information.
 
     Examples
     --------
@@ -99,7 +99,8 @@ def collect(
     known = consumers(model)
     if not known:
         raise ArgumentError(
-            f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch."
+            f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch. "
+            "Pass a model with such layers."
         )
     wanted = [layers] if isinstance(layers, str) else layers
     names = list(known) if wanted is None else list(dict.fromkeys(
@@ -138,7 +139,7 @@ def collect(
 
 
 class Watch:
-    """A hook that adds up what each layer reads."""
+    """A hook that adds up the moments of each layer's input."""
 
     def __init__(self, modules: Mapping[str, nn.Module], comoment: bool | str) -> None:
         self.modules = modules
@@ -147,7 +148,7 @@ class Watch:
         self.patches: dict[str, Patches] = {}
 
     def __call__(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
-        """Add what a layer reads."""
+        """Add the input of a layer."""
         module, x = self.modules[name], inputs[0].detach()
         if not x.numel():
             return
@@ -161,7 +162,7 @@ class Watch:
     def _start(self, name: str, module: nn.Module, n: int) -> None:
         conv = isinstance(module, _ConvNd) and (spreads(module) or module.groups > 1)
         self.inputs[name] = Stream(self._whole(n) and not conv)
-        # a filter of one weight reads each channel by itself: nothing could be re-fitted
+        # with one input channel per group (depthwise) no co-moment is needed: nothing is re-fitted
         if isinstance(module, _ConvNd) and conv and self.comoment:
             taps = module.weight[0].numel()
             if self._whole(taps) and (module.groups == 1 or module.weight.shape[1] > 1):
@@ -171,7 +172,7 @@ class Watch:
         return self.comoment == "all" or (self.comoment is True and n <= WIDE)
 
     def evidence(self, examples: int) -> Evidence:
-        """Return what was seen."""
+        """Return the evidence of all batches."""
         for name, module in self.modules.items():
             if name not in self.inputs:
                 raise ArgumentError(

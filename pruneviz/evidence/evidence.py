@@ -1,4 +1,4 @@
-"""Evidence: what a model's layers were seen to read, and how its loss answers."""
+"""What does `collect` return? Moments of the layers' inputs, and gradients of the loss."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ FIELDS = ("mean", "comoment", "zeros", "low", "high")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
-    """What `collect` saw, over all batches.
+    """The statistics that `collect` gathered over all batches.
 
     Parameters
     ----------
     inputs : mapping of str to Moments
-        Name of a layer to the moments of what it reads, one column for each input of its weight:
+        Name of a layer to the moments of its input, one column for each input of its weight:
         features of a Linear, channels of a convolution (over all examples, positions and pixels).
     patches : mapping of str to Moments
-        Name of a convolution to the moments of the patches it slides over, padding included, one
+        Name of a convolution to the moments of the patches that it reads, padding included, one
         column for each weight of a filter, in the order of ``weight.flatten(1)``; with groups,
-        shapes (groups, n). Missing where they are the `inputs`, or too wide.
+        shapes (groups, n). Missing if they equal the `inputs`, or are too wide.
     grad_sq : mapping of str to Tensor
-        Name of a weight to E[g²], its shape: the mean square, over examples, of the gradient of one
-        example's loss, with the labels given. Only with a loss.
+        Name of a weight to E[g²], in its shape: the mean, over examples, of the squared gradient of
+        one example's loss, with the given labels. Only with a loss.
     fisher : mapping of str to Tensor
         The same with labels drawn from the model's own predictions: the diagonal of the Fisher
         information.
     output_grad : mapping of str to Tensor
         Name of a layer to E[g gᵀ], shape (outputs, outputs), of the gradient at its outputs, summed
-        over positions, with drawn labels; only its diagonal, shape (outputs,), where it is too wide.
+        over positions, with drawn labels; only its diagonal, shape (outputs,), if it is too wide.
     examples : int
+        Number of examples.
     shapes : mapping of str to tuple of int
         Shapes of the layers' weights.
     """
@@ -66,7 +67,7 @@ class Evidence:
         return text + (", with gradients" if self.output_grad else "")
 
     def columns(self, layer: str) -> Moments:
-        """Return the moments of what the weights of a layer multiply, in their order."""
+        """Return the moments of the numbers that a layer's weights multiply, in their order."""
         checks.choice(layer, "layer", self.inputs, what="layer")
         return self.patches.get(layer, self.inputs[layer])
 
@@ -82,7 +83,7 @@ class Evidence:
         Raises
         ------
         ArgumentError
-            If the evidence saw no layer that reads the group.
+            If the evidence has no layer that reads the group.
         """
         for s in group.reads:
             if s.layer in self.inputs:
@@ -91,18 +92,18 @@ class Evidence:
                     at = torch.from_numpy(s.index.astype("int64"))
                     return s.layer, m.each(itemgetter(at))
         raise ArgumentError(
-            f"`evidence` saw no layer that reads group {group.name!r} "
-            f"({', '.join(group.consumers) or 'nobody does'}). Collect it from all layers: "
+            f"`evidence` has no layer that reads group {group.name!r} "
+            f"({', '.join(group.consumers) or 'no layer does'}). Collect it from all layers: "
             "pv.collect(model, batches)."
         )
 
     def merge(self, other: Evidence) -> Evidence:
-        """Return the evidence of both together, as if one pass had seen all examples.
+        """Return the evidence of both together, as if it came from one pass over all examples.
 
         Raises
         ------
         ArgumentError
-            If they are of other layers, or only one has gradients.
+            If the layers differ, or only one has gradients.
         """
         checks.kind(other, "other", Evidence, "Collect it: pv.collect(model, batches).")
         for name in ("inputs", "patches", *GRADIENTS):
@@ -110,7 +111,7 @@ class Evidence:
             if mine != theirs or self.shapes != other.shapes:
                 only = ", ".join(sorted(mine ^ theirs)[:4]) or "other shapes"
                 raise ArgumentError(
-                    f"evidence of other layers cannot be merged: `{name}` differs ({only}). Collect "
+                    f"evidence of different layers cannot be merged: `{name}` differs ({only}). Collect "
                     "both from the same model, with the same arguments."
                 )
         n, m = self.examples, other.examples
@@ -126,7 +127,7 @@ class Evidence:
         return replace(self, examples=n + m, **merged)
 
     def reduce(self, group: Any = None) -> Evidence:
-        """Return the evidence of all processes together, the same in each.
+        """Return the evidence of all processes together; each process gets the same.
 
         Parameters
         ----------
@@ -136,7 +137,7 @@ class Evidence:
         Raises
         ------
         ArgumentError
-            If `torch.distributed` was not initialised, or the processes saw other layers.
+            If `torch.distributed` was not initialised, or the layers differ between processes.
         """
         import torch.distributed as dist
 
@@ -151,11 +152,11 @@ class Evidence:
         }
         mine["shapes"] = {n: self.shapes[n] for n in sorted(self.shapes)}
         mine["full"] = [[m.full for _, m in sorted(p.items())] for p in (self.inputs, self.patches)]
-        all_of_them: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(all_of_them, mine, group=group)
-        if any(theirs != mine for theirs in all_of_them):
+        gathered: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(gathered, mine, group=group)
+        if any(theirs != mine for theirs in gathered):
             raise ArgumentError(
-                "evidence of other layers cannot be reduced: the processes' evidence differs. Collect "
+                "evidence of different layers cannot be reduced: the processes' evidence differs. Collect "
                 "all from the same model, with the same arguments."
             )
 
@@ -167,7 +168,7 @@ class Evidence:
         def joined(m: Moments) -> Moments:
             count = int(total(torch.tensor(m.count)))
             mean = total(m.mean * m.count) / count
-            step = m.mean - mean  # of this part from the whole
+            step = m.mean - mean  # from the mean of all to the mean of this part
             outer = step.unsqueeze(-1) * step.unsqueeze(-2) if m.full else step * step
             low, high = total(m.low, dist.ReduceOp.MIN), total(m.high, dist.ReduceOp.MAX)
             return Moments(
@@ -182,8 +183,8 @@ class Evidence:
         for part in GRADIENTS:
             values = getattr(self, part)
             parts[part] = {k: total(values[k] * self.examples) / examples for k in sorted(values)}
-        for part, done in parts.items():
-            parts[part] = {k: done[k] for k in getattr(self, part)}
+        for part, joined_part in parts.items():
+            parts[part] = {k: joined_part[k] for k in getattr(self, part)}
         return replace(self, examples=examples, **parts)
 
     def to_frame(self) -> pd.DataFrame:
@@ -223,7 +224,7 @@ class Evidence:
                 counts[f"{part}/{layer}"] = m.count
                 tensors |= {f"{part}/{layer}/{f}": getattr(m, f).contiguous() for f in FIELDS}
         for part in GRADIENTS:
-            # cloned: without labels, E[g²] and the Fisher information are the same tensors
+            # clone: without labels, E[g²] and the Fisher information share their tensors
             tensors |= {
                 f"{part}/{k}": v.contiguous().clone() for k, v in getattr(self, part).items()
             }
@@ -237,7 +238,7 @@ class Evidence:
         Raises
         ------
         ArgumentError
-            If the file is no evidence, or is damaged.
+            If the file is not evidence, or is damaged.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -266,14 +267,14 @@ class Evidence:
 
 
 def check_evidence(evidence: Any, shapes: Mapping[str, tuple[int, ...]]) -> Evidence:
-    """Return the evidence if it is of a model whose weights have these shapes; or raise."""
+    """Return the evidence if it belongs to a model whose weights have these shapes; or raise."""
     hint = "Collect it: pv.collect(model, batches)."
     found: Evidence = checks.kind(evidence, "evidence", Evidence, hint)
     for layer, shape in found.shapes.items():
         if shapes.get(layer) != shape:
-            there = f"has the shape {shapes[layer]}" if layer in shapes else "is not there"
+            here = f"has the shape {shapes[layer]}" if layer in shapes else "is not there"
             raise ArgumentError(
-                f"`evidence` is of another model: it saw a weight of shape {shape} in layer "
-                f"{layer!r}, which {there} here. {hint}"
+                f"`evidence` is of another model: it has a weight of shape {shape} in layer "
+                f"{layer!r}, which {here} here. {hint}"
             )
     return found

@@ -1,4 +1,4 @@
-"""Squares of the gradients of single examples, from what a layer read and the gradient it got."""
+"""What are the squared gradients of single examples? From layer inputs and output gradients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn.modules.conv import _ConvNd
 from pruneviz.core.names import single
 from pruneviz.model.patches import patches
 
-MAX_NUMBERS = 1 << 24  # numbers in the gradients of single examples that are held at once
+MAX_NUMBERS = 1 << 24  # numbers of single examples' gradients in memory at once
 
 
 def pairs_of(module: nn.Module, x: Tensor, g: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return what was read and the gradient, (groups, n, positions, columns) and (…, outputs)."""
+    """Return input and output gradient as (groups, n, positions, columns) and (…, outputs)."""
     x, g = single(x), single(g)
     if isinstance(module, _ConvNd):
         groups = module.groups
@@ -28,50 +28,49 @@ def pairs_of(module: nn.Module, x: Tensor, g: Tensor, n: int) -> tuple[Tensor, T
 
 
 def sum_of_squares(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Σ over examples of the square of one example's gradient; shape (groups · outputs, columns)."""
+    """Return Σ over examples of one example's squared gradient; (groups · outputs, columns)."""
     x, g = pairs[0]
-    if (
-        len(pairs) == 1 and x.shape[2] == 1
-    ):  # one position: the square of the product is that of both
+    if len(pairs) == 1 and x.shape[2] == 1:  # one position: (g x)² = g² x², so no loop is needed
         x, g = x[:, :, 0].double(), g[:, :, 0].double()
         return ((g * g).mT @ (x * x)).flatten(0, 1)
     total = torch.zeros(x.shape[0], g.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
     step = max(1, MAX_NUMBERS // total.numel())
     for i in range(0, x.shape[1], step):
-        each = sum(b[:, i : i + step].mT @ a[:, i : i + step] for a, b in pairs)
-        total += (each.double() ** 2).sum(1)  # type: ignore[union-attr]
+        gradients = sum(b[:, i : i + step].mT @ a[:, i : i + step] for a, b in pairs)
+        total += (gradients.double() ** 2).sum(1)  # type: ignore[union-attr]
     return total.flatten(0, 1)
 
 
 def is_table(module: nn.Module) -> bool:
-    """Whether a layer looks its rows up."""
+    """Whether a layer is a table (an embedding) whose rows are looked up."""
     return isinstance(module, nn.Embedding)
 
 
 def table_squares(
-    used: list[Any], shape: Sequence[int], n: int, pairs: list[tuple[Tensor, Tensor]]
+    lookups: list[Any], shape: Sequence[int], n: int, pairs: list[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """Sum, over examples, of the squares of an embedding's gradient: rows that one example used twice add up.
+    """Return Σ over examples of the squared gradient of an embedding's weight.
 
-    Where layers with the same weight gave the gradients of `pairs`, what these add to the square of
-    the sum: (a + b)² − b².
+    If one example looks a row up twice, both gradients are added before squaring. `pairs` are the
+    gradients b of layers that share the weight: their b² is counted elsewhere, so this adds
+    (a + b)² − b² for the embedding's own gradient a.
     """
     rows, width = shape
     keys, values = [], []
-    for module, ids, g in used:
+    for module, ids, g in lookups:
         g = g.reshape(-1, width).double()
-        if module.padding_idx is not None:  # this row is not trained
+        if module.padding_idx is not None:  # the padding row gets no gradient
             g = g.masked_fill((ids == module.padding_idx).reshape(-1, 1), 0)
         ids = ids.reshape(n, -1)
         keys.append((ids + rows * torch.arange(n, device=ids.device).unsqueeze(1)).flatten())
         values.append(g)
     key, place = torch.cat(keys).unique(return_inverse=True)
-    each = values[0].new_zeros(len(key), width).index_add(0, place, torch.cat(values))
-    squares = each**2
+    summed = values[0].new_zeros(len(key), width).index_add(0, place, torch.cat(values))
+    squares = summed**2
     for i in range(n) if pairs else ():
-        at = (key // rows == i).nonzero()[:, 0]
-        other = sum(g[0, i][:, key[at] % rows].mT @ x[0, i] for x, g in pairs)
-        squares[at] += 2 * each[at] * other
+        here = (key // rows == i).nonzero()[:, 0]
+        other = sum(g[0, i][:, key[here] % rows].mT @ x[0, i] for x, g in pairs)
+        squares[here] += 2 * summed[here] * other
     return values[0].new_zeros(rows, width).index_add(0, key % rows, squares)
 
 

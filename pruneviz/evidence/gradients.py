@@ -1,4 +1,4 @@
-"""Gradients of single examples: mean squares for every weight, mean outer products for every output."""
+"""What are the gradients of single examples? Mean squares per weight, outer products per output."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from pruneviz.model.layers import consumers, is_conv1d
 from pruneviz.model.patches import batched
 from pruneviz.model.weights import places
 
-WIDE = 4096  # outputs: beyond, only the diagonal of E[g gᵀ] is kept
+WIDE = 4096  # outputs; for more, only the diagonal of E[g gᵀ] is kept
 
-Call = tuple[str, Tensor, Tensor]  # a layer, what it read, and what it gave or the gradient there
+Call = tuple[
+    str, Tensor, Tensor
+]  # a layer's name, its input, and its output (or the gradient there)
 
 
 class Gradients:
@@ -41,7 +43,7 @@ class Gradients:
     model : nn.Module
         In eval mode when `add` is called.
     layers : iterable of str
-        For E[g gᵀ] at their outputs.
+        E[g gᵀ] is collected at their outputs.
     loss, draw : callable
         As for `collect`.
     seed : int
@@ -58,30 +60,32 @@ class Gradients:
         self.model, self.losses = model, Losses(loss, draw, seed)
         self.layers = set(layers)
         self.modules = dict(model.named_modules())
-        self.seen = [n for n, m in self.modules.items() if n in self.layers or is_table(m)]
-        self.weights: dict[str, str] = {}  # a layer to the name of its weight
-        self.alone: list[str] = []  # weights that no hook sees
-        watched = {id(self.modules[n]): n for n in self.seen}
+        self.watched = [n for n, m in self.modules.items() if n in self.layers or is_table(m)]
+        self.weights: dict[str, str] = {}  # a layer's name to the name of its weight
+        self.unhooked: list[str] = []  # weights that are used outside of every watched layer
+        watched = {id(self.modules[n]): n for n in self.watched}
         for name, place in places(model).items():
             if all(id(m) in watched and a == "weight" for m, a in place.holders):
                 self.weights |= {watched[id(m)]: name for m, _ in place.holders}
             elif all(
                 id(m) not in {id(c) for c in consumers(model).values()} for m, _ in place.holders
             ):
-                self.alone.append(name)
-        for name in self.seen:  # GPT-2's Conv1D, which `places` does not count
+                self.unhooked.append(name)
+        for name in self.watched:  # GPT-2's Conv1D, which `places` does not list
             if is_conv1d(self.modules[name]):
                 self.weights[name] = f"{name}.weight"
         self.examples = 0
         self.labelled: bool | None = None
-        self.known: set[Any] = set()  # the shapes that were looked at
-        self.mixed: set[str] = set()  # weights whose gradients are taken example by example
+        self.known_shapes: set[Any] = (
+            set()
+        )  # those for which `_sorted` has tested the order of rows
+        self.mixed: set[str] = set()  # weights whose gradients are computed example by example
         self.given: dict[str, Tensor] = {}
         self.drawn: dict[str, Tensor] = {}
         self.outer: dict[str, Tensor] = {}
 
     def add(self, args: Any, kwargs: Any, targets: Any, n: int, watch: Callable[..., None]) -> None:
-        """Run one batch of n examples forward, and back for the labels given and for drawn ones."""
+        """Run one batch of n examples forward, then backward for the given and for drawn labels."""
         if self.labelled not in (None, targets is not None):
             raise ArgumentError(
                 "some batches have targets and others have none. Pass targets with all, or with none."
@@ -98,22 +102,22 @@ class Gradients:
                 output = output.detach().requires_grad_()
             calls.append((name, inputs[0].detach(), output))
             versions.append(inputs[0]._version)
-            return output.clone()  # what follows may write into it
+            return output.clone()  # a later operator may write into it
 
-        leaves = {name: self._leaf(name) for name in self.alone}
-        with torch.enable_grad(), hooked(self.model, self.seen, note):
-            call = _with(self.model, leaves) if leaves else self.model
+        leaves = {name: self._leaf(name) for name in self.unhooked}
+        with torch.enable_grad(), hooked(self.model, self.watched, note):
+            call = _Replaced(self.model, leaves) if leaves else self.model
             outputs = run_forward(call, args, kwargs)
             for (name, x, _), version in zip(calls, versions, strict=True):
                 if x._version != version:
                     raise ArgumentError(
-                        f"what layer {name!r} read was written over afterwards, so that its gradient is "
-                        "lost. Take that operation out of place, or collect without `loss`."
+                        f"the input of layer {name!r} was overwritten afterwards, so its gradient is "
+                        "lost. Use an operation that is not in place, or collect without `loss`."
                     )
             if len(first_of(outputs)) != n:
                 raise ArgumentError(
                     f"`model` returns {len(first_of(outputs))} rows for {n} examples: the first dimension "
-                    "of what it returns must be that of the examples. Collect without `loss`."
+                    "of what it returns must be the examples. Collect without `loss`."
                 )
             self.examples += n
             sides = [(self.losses.drawn(outputs, targets), self.drawn, True)]
@@ -122,11 +126,11 @@ class Gradients:
             for labels, squares, fisher in sides:
                 losses = self.losses.of_each(outputs, labels, n)
                 fast, slow = self._sorted(calls, losses, n)
-                self._back(losses.sum(), fast, {}, n, squares, fisher)
+                self._backward(losses.sum(), fast, {}, n, squares, fisher)
                 for one in losses if slow or leaves else ():
-                    self._back(one, slow, leaves, 1, squares, fisher)
+                    self._backward(one, slow, leaves, 1, squares, fisher)
 
-    def _back(
+    def _backward(
         self,
         loss: Tensor,
         calls: list[Call],
@@ -135,7 +139,7 @@ class Gradients:
         squares: dict[str, Tensor],
         fisher: bool,
     ) -> None:
-        """Run back from the loss of n examples, and add up the squares of their gradients."""
+        """Run backward from the loss of n examples, and add up the squares of their gradients."""
         wanted = [*(z for _, _, z in calls), *leaves.values()]
         if not wanted:
             return
@@ -153,14 +157,15 @@ class Gradients:
                 _plus(squares, name, g.double() ** 2)
 
     def _sorted(self, calls: list[Call], losses: Tensor, n: int) -> tuple[list[Call], list[Call]]:
-        """Part the calls of layers that read example after example from the others.
+        """Separate calls whose rows are one example after the other (fast) from all others (slow).
 
-        Others: what all examples share, such as a table of positions; time before examples. Two runs
-        back tell, in the second of which the examples weigh differently: so must their rows.
+        Others are, for instance, a table of positions that all examples share, or inputs with time
+        before examples. Two backward runs tell them apart: in the second, the losses of the
+        examples have different weights, and the rows of fast calls must have the same weights.
         """
         key = (n, *((name, z.shape[:1]) for name, _, z in calls))
-        if n > 1 and calls and key not in self.known:
-            self.known.add(key)
+        if n > 1 and calls and key not in self.known_shapes:
+            self.known_shapes.add(key)
             weights = 2.0 ** (torch.arange(n, device=losses.device) % 3).to(losses)
             wanted = [z for _, _, z in calls]
             found = [
@@ -177,7 +182,7 @@ class Gradients:
         return self.weights.get(call[0], f"{call[0]}.weight")
 
     def join(self, evidence: Evidence) -> Evidence:
-        """Return the evidence with the gradients."""
+        """Return the evidence with the gradients added."""
 
         def mean(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {k: (v / self.examples).cpu() for k, v in sums.items()}
@@ -223,14 +228,14 @@ class Gradients:
 
 
 def _in_order(plain: Tensor, weighed: Tensor, weights: Tensor) -> bool:
-    """Whether the rows of a gradient belong to one example after the other."""
+    """Whether the rows of a gradient are one example after the other."""
     if not plain.ndim or len(plain) % len(weights):
         return False
-    each = weights.repeat_interleave(len(plain) // len(weights)).reshape(
+    row_weights = weights.repeat_interleave(len(plain) // len(weights)).reshape(
         -1, *[1] * (plain.ndim - 1)
     )
     small = 1e-3 * float(plain.abs().max()) if plain.numel() else 0.0
-    return torch.allclose(weighed, plain * each.to(plain), rtol=1e-2, atol=small)
+    return torch.allclose(weighed, plain * row_weights.to(plain), rtol=1e-2, atol=small)
 
 
 def _batched(module: nn.Module, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,17 +247,17 @@ def _plus(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 
 def _usable(v: Any) -> Any:
-    """Return a tensor that autograd accepts: one made in inference mode is copied."""
+    """Return a tensor that autograd accepts: a tensor made in inference mode is copied."""
     return v.clone() if isinstance(v, Tensor) and v.is_inference() else v
 
 
-class _with(nn.Module):
-    """A model called with other tensors in the place of some weights."""
+class _Replaced(nn.Module):
+    """A model that is called with some of its weights replaced by other tensors."""
 
     def __init__(self, model: nn.Module, leaves: dict[str, Tensor]) -> None:
         super().__init__()
         self.__dict__["call"] = lambda *a, **k: torch.func.functional_call(model, leaves, a, k)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it."""
+        """Run the model with the replaced weights."""
         return self.__dict__["call"](*args, **kwargs)

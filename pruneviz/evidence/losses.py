@@ -1,4 +1,4 @@
-"""The loss of each example, and labels drawn from what a model predicts."""
+"""What is the loss of each example? For given labels, or for labels drawn from the predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = ("cross_entropy", "CrossEntropyLoss")
 
 
 class Losses:
-    """Losses of single examples, for given labels and for drawn ones.
+    """Computes losses of single examples, for given and for drawn labels.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Losses:
         self.generator = torch.Generator().manual_seed(seed)
 
     def of_each(self, outputs: Any, labels: Any, n: int) -> Tensor:
-        """Return the loss of each example, whatever the loss does over a batch; shape (n,)."""
+        """Return the loss of each example, whatever reduction the loss uses; shape (n,)."""
         if self.name in CLASSES and isinstance(outputs, Tensor) and outputs.ndim == 2:
             check_class_labels(labels, outputs.shape[1], getattr(self.loss, "ignore_index", -100))
         labels = pytree.tree_map(lambda v: on_device_of(v, outputs), labels)
@@ -75,7 +75,7 @@ class Losses:
         return value.reshape(())
 
     def drawn(self, outputs: Any, targets: Any) -> Any:
-        """Draw targets from what the model predicts; the given ones where none can be drawn."""
+        """Draw targets from the model's predictions; return the given ones if none can be drawn."""
         logits = getattr(outputs, "logits", outputs)
         numbers = isinstance(targets, Tensor) and targets.is_floating_point()
         with torch.no_grad():
@@ -85,13 +85,16 @@ class Losses:
                 pass
             elif self.name in ("mse_loss", "MSELoss"):
                 return logits + torch.special.ndtri(self._uniform(logits.shape)).to(logits)
-            # numbers are no classes, unless cross-entropy reads them as probabilities of classes
+            # floats are not classes, unless cross-entropy takes them as probabilities
             elif logits.ndim == 2 and logits.shape[1] > 1 and (
                 not numbers or self.name in CLASSES
             ):  # fmt: skip
                 p = logits.double().softmax(1).cpu()
                 if not torch.isfinite(p).all():
-                    raise ArgumentError("`model` gives NaN or infinity: no label can be drawn.")
+                    raise ArgumentError(
+                        "`model` returns NaN or infinity, so no label can be drawn. Look at the data and "
+                        "at the weights."
+                    )
                 p = p.cumsum(1)
                 drawn = torch.searchsorted(p, self._uniform((len(p), 1)) * p[:, -1:], right=True)
                 return drawn[:, 0].clamp(max=p.shape[1] - 1).to(logits.device)
@@ -103,7 +106,7 @@ class Losses:
         return targets
 
     def _uniform(self, shape: Iterable[int]) -> Tensor:
-        """Numbers in (0, 1), drawn one by one: the same however the examples are split into batches."""
+        """Return numbers in (0, 1), the same however the examples are split into batches."""
         u = torch.rand(tuple(shape), generator=self.generator, dtype=torch.float64)
         return u.clamp(min=2**-54)
 
@@ -113,7 +116,8 @@ def first_of(outputs: Any) -> Tensor:
     found = [t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor) and t.ndim]
     if not found:
         raise ArgumentError(
-            "`model` returns no tensor whose first dimension is that of the examples."
+            "`model` must return a tensor whose first dimension is the examples, but it returns none. "
+            "Wrap it in a module that does."
         )
     return found[0]
 
@@ -128,7 +132,7 @@ def _one(values: Any, i: int, n: int) -> Any:
 
 
 def check_class_labels(labels: Any, classes: int, ignored: int) -> None:
-    """Raise if a label is no class. On a GPU the loss itself would abort the process."""
+    """Raise if a label is not a class. On a GPU the loss itself would abort the process."""
     if isinstance(labels, Tensor) and labels.numel() and not labels.is_floating_point():
         wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= classes))]
         if len(wrong):

@@ -1,4 +1,4 @@
-"""Moments: what is known of a stream of numbers, batch by batch, without keeping them."""
+"""How is a stream of numbers summarised without keeping it? Moments, which can be merged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import single
 
-BLOCK = 1 << 17  # numbers that fit the cache: several passes over them cost little more than one
+BLOCK = 1 << 17  # so many numbers fit into the cache: further passes over them cost little
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Moments:
     """Count, mean, co-moment, zeros, lowest and highest of the n columns of a stream of rows.
 
-    All tensors are float64 on the CPU. Leading dimensions, such as the groups of a grouped
-    convolution, stand before n.
+    All tensors are float64 on the CPU. Before n there may be further dimensions, such as the groups
+    of a grouped convolution.
 
     Parameters
     ----------
@@ -29,8 +29,9 @@ class Moments:
     comoment : Tensor, shape (..., n, n) or (..., n)
         Σ (x − mean)(x − mean)ᵀ over the rows; or only its diagonal.
     zeros : Tensor, shape (..., n)
-        In how many rows the number was exactly 0.
+        Number of rows with exactly 0 in this column.
     low, high : Tensor, shape (..., n)
+        Lowest and highest number.
 
     References
     ----------
@@ -77,7 +78,7 @@ class Moments:
         x = single(x.detach())
         mean = x.mean(-2, dtype=torch.float64)  # (..., n)
         d = x - mean.to(x.dtype).unsqueeze(-2)
-        # the mean was rounded to the type of x: what is left of it is taken out again
+        # the mean was rounded to the type of x: correct for the remaining mean of d
         rest = d.mean(-2, dtype=torch.float64)
         rows = x.shape[-2]
         if comoment:
@@ -90,7 +91,7 @@ class Moments:
 
     @property
     def full(self) -> bool:
-        """Whether the whole co-moment is there, not only its diagonal."""
+        """Whether it holds the whole co-moment, not only its diagonal."""
         return self.comoment.ndim > self.mean.ndim
 
     @property
@@ -122,7 +123,7 @@ class Moments:
 
     @property
     def zero_fraction(self) -> Tensor:
-        """In which share of the rows the number is exactly 0 (APoZ), shape (..., n)."""
+        """Share of the rows with exactly 0 in this column (APoZ), shape (..., n)."""
         return self.zeros / self.count
 
     @property
@@ -136,11 +137,12 @@ class Moments:
         Raises
         ------
         ArgumentError
-            If they are of other columns, or only one of them has the whole co-moment.
+            If their columns differ, or only one of them has the whole co-moment.
         """
         if self.comoment.shape != other.comoment.shape or self.mean.shape != other.mean.shape:
             raise ArgumentError(
-                f"moments of other shapes cannot be merged: {_shapes(self)} and {_shapes(other)}."
+                f"moments of different shapes cannot be merged: {_shapes(self)} and {_shapes(other)}. "
+                "Collect both from the same model, with the same arguments."
             )
         count = self.count + other.count
         step = other.mean - self.mean
@@ -151,12 +153,12 @@ class Moments:
         return Moments(count, mean, comoment, zeros, low, torch.maximum(self.high, other.high))
 
     def each(self, fn: Callable[[Tensor], Tensor]) -> Moments:
-        """Return the moments with a function applied to each of the tensors, such as a pick of columns."""
+        """Return the moments with `fn` applied to each tensor, such as a choice of columns."""
         fields = (self.mean, self.comoment, self.zeros, self.low, self.high)
         return Moments(self.count, *map(fn, fields))
 
     def diagonal(self) -> Moments:
-        """Return the same without what is beside the diagonal of the co-moment."""
+        """Return the same moments with only the diagonal of the co-moment."""
         moment = self.comoment.diagonal(dim1=-2, dim2=-1).clone() if self.full else self.comoment
         return Moments(self.count, self.mean, moment, self.zeros, self.low, self.high)
 

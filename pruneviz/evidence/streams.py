@@ -1,4 +1,4 @@
-"""Streams: add up moments batch by batch, in as few passes over the numbers as possible."""
+"""How are moments added up batch by batch? In few passes over the numbers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pruneviz.model.patches import batched, patches
 
 
 class Stream:
-    """Moments of what arrives, for columns along dimension 1: (rows, n), or (examples, n, positions).
+    """Adds up moments of columns along dimension 1: (rows, n), or (examples, n, positions).
 
-    All sums are of deviations from the first batch's mean, so that none of them grows large, and are
-    kept in float64; within a batch the numbers' own precision is used.
+    The sums are over deviations from the first batch's mean, so that none of them grows large. They
+    are kept in float64; within a batch the precision of the numbers is used.
 
     Parameters
     ----------
     comoment : bool
-        The whole co-moment; False: its diagonal.
+        Whether to keep the whole co-moment, or only its diagonal.
     """
 
     def __init__(self, comoment: bool) -> None:
@@ -36,7 +36,7 @@ class Stream:
         assert self.shift is not None
         shift = self.shift if x.ndim == 2 else self.shift.unsqueeze(1)
         step = max(1, BLOCK // max(1, x[0].numel()))
-        # several passes over what the cache still holds
+        # blocks that fit into the cache, so that several passes cost little
         for part in (x,) if step >= len(x) else x.split(step):
             d = torch.sub(part, shift)
             self.first += d.sum(over)
@@ -45,7 +45,7 @@ class Stream:
                 self.second += rows.T @ rows
             else:
                 self.second += torch.mul(d, d, out=d).sum(over)
-            # compared into numbers: sums of booleans are slow
+            # compare into a float buffer: sums of booleans are slow
             self.zeros += torch.eq(part, 0, out=d).sum(over)
             torch.minimum(self.low, part.amin(over), out=self.low)
             torch.maximum(self.high, part.amax(over), out=self.high)
@@ -61,14 +61,14 @@ class Stream:
     def result(self) -> Moments:
         """Return the moments of all batches."""
         assert self.shift is not None
-        off = self.first / self.count
-        outer = off.unsqueeze(-1) * off if self.comoment else off * off
-        parts = (self.shift.double() + off, self.second - self.count * outer, self.zeros)
+        offset = self.first / self.count
+        outer = offset.unsqueeze(-1) * offset if self.comoment else offset * offset
+        parts = (self.shift.double() + offset, self.second - self.count * outer, self.zeros)
         return Moments(self.count, *(t.double().cpu() for t in (*parts, self.low, self.high)))
 
 
 class Patches:
-    """Moments of the patches that a convolution slides over, for each of its groups.
+    """Adds up moments of the patches that a convolution reads, for each of its groups.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Patches:
             stream.add(part.flatten(0, 1))
 
     def result(self) -> Moments:
-        """Return the moments of all batches; with groups each tensor begins with a dimension of them."""
+        """Return the moments of all batches; of a grouped convolution, dimension 0 is its groups."""
         parts = [s.result() for s in self.streams]
         if len(parts) == 1:
             return parts[0]
@@ -100,7 +100,7 @@ class Patches:
 
 
 def input_rows(module: nn.Module, x: Tensor) -> Tensor:
-    """Return what a layer reads with its columns in dimension 1: (rows, n) or (examples, n, positions)."""
+    """Return a layer's input, columns in dimension 1: (rows, n) or (examples, n, positions)."""
     if isinstance(module, _ConvNd):
         return batched(module, x).flatten(2)
     return x.reshape(-1, x.shape[-1])

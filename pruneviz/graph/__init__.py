@@ -1,4 +1,4 @@
-"""Which units can only go together? `find_groups` traces a model and follows every index.
+"""Which units can only be removed together? `find_groups` traces a model and follows every index.
 
-Does not know data, criteria or plans: a group says what may be cut, not what should be.
+This room knows no data, criteria or plans: a group says what may be cut, not what should be cut.
 """

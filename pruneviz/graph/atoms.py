@@ -1,4 +1,4 @@
-"""Atoms: one for each index of each dimension of each parameter, joined where they go together."""
+"""Which indices must be cut together? An atom is one index of one dimension of one parameter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 class Atoms:
     """A union-find over atoms, in arrays: no Python object for an index, no loop for a pair.
 
-    Each atom has a root; those with one root are one class and can only go together. An atom may
-    carry the reason why it cannot go (`freeze`), or why it goes only approximately.
+    Each atom has a root; atoms with the same root are one class and can only be cut together. An
+    atom may carry the reason why it cannot be cut (`freeze`), or why a cut is only `approximate`.
 
     Examples
     --------
@@ -25,11 +25,11 @@ class Atoms:
         self._parent = np.empty(1024, np.int64)
         self._frozen = np.zeros(1024, np.int32)  # number of the reason; 0: none
         self._approximate = np.zeros(1024, np.int32)
-        self._uniform = np.zeros(1024, bool)  # of a root: nothing but fill is in its class
-        self._reasons = {"": 0}
+        self._uniform = np.zeros(1024, bool)  # of a root: its class holds only uniform fill
+        self._reasons = {"": 0}  # reason -> its number
 
     def new(self, n: int, *, uniform: bool = False) -> np.ndarray:
-        """Return n new atoms, each a class of its own; `uniform`: all are alike, as in zeros(n)."""
+        """Return n new atoms, each a class of its own; `uniform`: all hold one value (zeros(n))."""
         start, self.size = self.size, self.size + n
         while self.size > self._parent.size:
             for name in ("_parent", "_frozen", "_approximate", "_uniform"):
@@ -61,20 +61,19 @@ class Atoms:
                 return
             low, high = low[differ], high[differ]
             np.logical_and.at(self._uniform, low, self._uniform[high])
-            self._parent[high] = (
-                low  # of pairs with one `high` the last wins; the loop joins the rest
-            )
+            # where several pairs share one `high`, the last one wins; the loop joins the others
+            self._parent[high] = low
 
     def freeze(self, ids: np.ndarray, reason: str) -> None:
-        """Say why these atoms cannot go; the first reason stays."""
+        """Note why these atoms cannot be cut; an earlier reason is kept."""
         self._mark(self._frozen, ids, reason)
 
     def approximate(self, ids: np.ndarray, reason: str) -> None:
-        """Say why these atoms go only approximately; the first reason stays."""
+        """Note why a cut of these atoms is only approximate; an earlier reason is kept."""
         self._mark(self._approximate, ids, reason)
 
     def uniform(self, ids: np.ndarray) -> bool:
-        """Whether nothing but uniform fill is in the classes of these atoms."""
+        """Whether the classes of these atoms hold only uniform fill."""
         return bool(self._uniform[self.roots(ids)].all())
 
     def reasons(self) -> tuple[np.ndarray, np.ndarray, list[str]]:

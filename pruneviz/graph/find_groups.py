@@ -1,4 +1,4 @@
-"""Find the groups of a model: on the graph of `torch.export`, atom by atom."""
+"""Which groups does a model have? Found on the graph of `torch.export`, atom by atom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from pruneviz.core.errors import GraphError
 from pruneviz.core.groups import Groups
 from pruneviz.graph.grouping import build
-from pruneviz.graph.silence import settle
+from pruneviz.graph.silence import freeze_unfoldable
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
@@ -22,8 +22,9 @@ def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = Fal
 
     A unit is a neuron of a Linear, a channel of a convolution, a whole attention head, a column of
     an embedding. The model is exported once with `torch.export`; on its graph every index of every
-    parameter is followed to where it ends. Then one half of all units is silenced, and the other:
-    what does not arrive as 0, or as a constant that a bias can take up, is frozen.
+    parameter is followed to the operator that sums over it. Then every second unit is silenced and
+    the graph runs once. A group is frozen if its silenced units arrive there neither as 0 nor as a
+    constant that a bias can take up.
 
     Parameters
     ----------
@@ -33,13 +34,13 @@ def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = Fal
         Arguments of the forward; a tuple holds positional arguments, a dict keyword arguments.
     approximate : bool
         Whether units may be cut over which a norm runs (LayerNorm, GroupNorm, RMSNorm). The norm
-        then runs over those that stay: exact only up to this re-normalisation.
+        then runs over the kept units: the result is exact only up to this re-normalisation.
 
     Returns
     -------
     Groups
-        In the order of the forward. A group that cannot be cut says why in ``frozen``: its units
-        are the model's output, a softmax runs over them, an operator has no rule, …
+        In the order of the forward. A group that cannot be cut has the reason in ``frozen``: its
+        units are the model's output, a softmax runs over them, an operator has no rule, …
 
     Raises
     ------
@@ -51,7 +52,7 @@ def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = Fal
     References
     ----------
     Fang, Ma, Song, Mi, Wang 2023, "DepGraph: Towards Any Structural Pruning", arXiv:2301.12900,
-    does this layer by layer; here it is done index by index.
+    do this layer by layer; here it is done index by index.
 
     Examples
     --------
@@ -67,13 +68,13 @@ def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = Fal
 
 
 def walked(model: nn.Module, example_input: Any) -> Walk:
-    """Trace and walk a model, and freeze what does not fall silent."""
+    """Trace and walk a model; freeze the groups whose silenced units still have an effect."""
     w = walk(trace(model, example_input))
     try:
         with quiet(), evaluating(w.traced.model):
-            settle(w)
+            freeze_unfoldable(w)
     except Exception as e:
-        check_runs(model, example_input)  # is it the model, or the example?
+        check_runs(model, example_input)  # raises if the model itself fails on the example
         raise GraphError(f"the exported graph of `model` does not run: {e}") from e
     return w
 

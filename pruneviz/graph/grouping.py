@@ -1,4 +1,4 @@
-"""From classes of atoms to groups: classes of one pattern are the units of one group."""
+"""Which classes of atoms form one group? Those that occur in the same tensors as often."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import numpy as np
 
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.slices import Slice
-from pruneviz.graph.state import LONE, Walk
+from pruneviz.graph.state import SINGLE_UNIT, Walk
 
-ASK = "{}: cut them with find_groups(..., approximate=True)"
+ASK_APPROXIMATE = "{}: cut them with find_groups(..., approximate=True)"
 
 
 def build(w: Walk, *, approximate: bool) -> Groups:
-    """Return the groups that a walk has found."""
+    """Return the groups that a walk has found.
+
+    A class of atoms is one unit. Classes with the same pattern (they occur in the same tensors, as
+    often in each) are the units of one group.
+    """
     even_out(w)
     keys = by_use(w)
     pattern = patterns(w, keys)
@@ -30,7 +34,7 @@ def build(w: Walk, *, approximate: bool) -> Groups:
         roles = [role(w, keys[k], makers) for k, _ in parts]
         first = next((i for i, (k, _) in enumerate(parts)
                       if roles[i] == "out" and keys[k][0] in w.parameters), None)  # fmt: skip
-        if first is None:  # nobody makes these: columns that read the input, tables of numbers
+        if first is None:  # they have no producer: columns that read the input, tables of numbers
             continue
         k, positions = parts[first]
         roots = w.atoms.roots(w.tensors[keys[k]][positions])
@@ -46,10 +50,10 @@ def build(w: Walk, *, approximate: bool) -> Groups:
             slices.append(Slice(name, dim, index, part, blocks))
         reason, norm = reasons[frozen[units[0]]], reasons[approx[units[0]]]
         if not reason and norm and not approximate:
-            reason = ASK.format(norm)
+            reason = ASK_APPROXIMATE.format(norm)
         if not reason and units.size == 1:
-            reason = LONE
-        # the group's first producer's own slice comes first
+            reason = SINGLE_UNIT
+        # the slice of the group's first producer comes first
         slices.insert(0, slices.pop(first))
         even = labels(w, units)
         if not reason and even is not None and np.bincount(even).max() == 1:
@@ -61,7 +65,7 @@ def build(w: Walk, *, approximate: bool) -> Groups:
 def role(w: Walk, key: tuple[str, int, int], makers: set[int]) -> str:
     """Return "out" for what a mask zeroes to silence a unit, "in" for what is only deleted."""
     owner = w.number[key]
-    made = owner in makers and owner not in w.kept and key[0] in w.zeroable
+    made = owner in makers and owner not in w.not_zeroed and key[0] in w.zeroable
     return "out" if made else "in"
 
 
@@ -80,44 +84,54 @@ def by_use(w: Walk) -> list[tuple[str, int, int]]:
 
 
 def patterns(w: Walk, keys: list[tuple[str, int, int]]) -> np.ndarray:
-    """Give classes that stand in the same places, units of one group, one number; by root."""
+    """Return a number for each root: equal for classes that occur in the same tensors as often."""
     rng = np.random.default_rng(0)
-    sign = np.zeros(w.atoms.size, np.uint64)
+    signature = np.zeros(w.atoms.size, np.uint64)
     for key in keys:
         roots = w.atoms.roots(w.tensors[key])
-        # a random number for each tensor: the sum tells which tensors, and how often each
-        np.add.at(sign, roots, rng.integers(1, 2**63, dtype=np.uint64))
+        # the sum of one random number per tensor identifies the tensors and how often each occurs
+        np.add.at(signature, roots, rng.integers(1, 2**63, dtype=np.uint64))
     frozen, approx, _ = w.atoms.reasons()
     for marks in (frozen, approx):
         keyed = rng.integers(1, 2**63, int(marks.max(initial=0)) + 1, dtype=np.uint64)
-        sign += keyed[marks]
-    return np.unique(sign, return_inverse=True)[1]
+        signature += keyed[marks]
+    return np.unique(signature, return_inverse=True)[1]
 
 
 def even_out(w: Walk) -> None:
-    """Where parts must stay equal, leave the choice free inside one group; else tie equal places."""
+    """Meet the demands of `w.even`: as many atoms must be removed from each row (block) of a table.
+
+    A demand is met already if each class has as many atoms in each row. If each class lies in one
+    row, and all classes are units of one group, the choice is left free, and `Group.even` holds the
+    row of each unit (see `labels`). Otherwise the atoms of each column are tied.
+    """
+    # A round ties at most one table and starts anew, because ties change the classes. Ties are
+    # never undone, and a tied table meets its demand for good, so a table is tied at most once.
+    # Twenty rounds suffice for up to twenty such tables (`find_groups` builds its groups twice:
+    # forty). In a model with more, the rest stay untied, and only the check of `shrink` refuses a
+    # bad plan.
     for _ in range(20):
         pattern = patterns(w, by_use(w))
         frozen, _, _ = w.atoms.reasons()
         tied = False
-        seen: dict[int, np.ndarray] = {}
+        chosen: dict[int, np.ndarray] = {}
         for table in w.even:
             roots = w.atoms.roots(table)
             units, count = counts(roots)
-            loose = frozen[units] == 0
-            units, count = units[loose], count[loose]
+            cuttable = frozen[units] == 0
+            units, count = units[cuttable], count[cuttable]
             if (count == count[:, :1]).all():
                 continue
-            single = (np.count_nonzero(count, 1) == 1).all() and len(set(count.max(1))) == 1
+            one_row_each = (np.count_nonzero(count, 1) == 1).all() and len(set(count.max(1))) == 1
             balanced = len(set(count.sum(0))) == 1
-            if single and balanced and len(set(pattern[units])) == 1:
+            if one_row_each and balanced and len(set(pattern[units])) == 1:
                 label = np.full(w.atoms.size, -1)
                 label[units] = count.argmax(1)
                 g = int(pattern[units[0]])
-                if g not in seen or _nested(seen[g], label, units):
-                    seen[g] = label
+                if g not in chosen or _nested(chosen[g], label, units):
+                    chosen[g] = label
                     continue
-                if _nested(label, seen[g], units):
+                if _nested(label, chosen[g], units):
                     continue
             w.atoms.tie(np.broadcast_to(table[:1], table.shape).ravel(), table.ravel())
             tied = True
@@ -127,7 +141,7 @@ def even_out(w: Walk) -> None:
 
 
 def counts(roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes in a table (blocks, n), and how often each is in each block."""
+    """Return the classes in a table (blocks, n), and the number of atoms of each in each block."""
     units, inverse = np.unique(roots, return_inverse=True)
     inverse = inverse.reshape(roots.shape)
     count = np.zeros((units.size, roots.shape[0]), np.int64)
@@ -137,14 +151,14 @@ def counts(roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nested(coarse: np.ndarray, fine: np.ndarray, units: np.ndarray) -> bool:
-    """Whether as many from each fine part means as many from each coarse part."""
+    """Whether equal counts from all fine parts imply equal counts from all coarse parts."""
     pairs = np.unique(np.stack([coarse[units], fine[units]], 1), axis=0)
     once = len(set(pairs[:, 1])) == len(pairs)
     return bool(once and len(set(np.bincount(pairs[:, 0]))) == 1)
 
 
 def labels(w: Walk, units: np.ndarray) -> np.ndarray | None:
-    """Return the part of each unit, where the same number must go from each part."""
+    """Return the part of each unit if as many must be removed from each part, else None."""
     best = None
     for table in w.even:
         found, count = counts(w.atoms.roots(table))
@@ -159,8 +173,9 @@ def labels(w: Walk, units: np.ndarray) -> np.ndarray | None:
 
 
 def named(groups: list[Group]) -> list[Group]:
-    """Name the groups after their first producer's layer; several of one layer by their rows."""
-    main: dict[str, Slice] = {}  # of each layer: where its units lie, those that can go if any can
+    """Name each group after its first producer; add the rows if a layer has several groups."""
+    # of each layer: the tensor and dimension of its units, from a cuttable group if there is one
+    main: dict[str, Slice] = {}
     for g in sorted(groups, key=lambda g: bool(g.frozen)):
         main.setdefault(g.slices[0].layer, g.slices[0])
     firsts = [_first_name(g.slices[0], main[g.slices[0].layer]) for g in groups]

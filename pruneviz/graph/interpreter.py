@@ -1,4 +1,4 @@
-"""Run a traced graph with tensors of one's choice: the reference that nothing else can be."""
+"""What does a traced graph return for given parameters? It is run node by node, as a reference."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def run_graph(
     tensors : mapping of str to Tensor
         Parameters and buffers by name.
     inputs : iterable
-        One for each placeholder of the user's input.
+        One value for each placeholder of the user's input.
     gone : ndarray of bool, by root
-        Units that are silenced: norms over units run over the others alone.
+        The silenced units. A norm over units runs over the other units only.
     double : bool
-        Everything in float64, also what the model casts to float32 itself.
+        Whether to compute in float64, also where the model itself casts to a smaller type.
     watch : callable
-        Called with each node before it runs, and a function that gives the value of any node.
+        Called before each node runs, with the node and a function that returns any node's value.
     """
     env: dict[Node, Any] = {}
-    given = iter(inputs)
+    remaining_inputs = iter(inputs)
     nodes = [n for n in w.traced.nodes if n in w.traced.live]
-    last = {n: node for node in nodes for n in node.all_input_nodes}
+    last_user = {n: node for node in nodes for n in node.all_input_nodes}
     for node in nodes:
         if node.op == "placeholder":
             kind, name = w.traced.sources[node]
             if kind == "input":
-                value = next(given)
+                value = next(remaining_inputs)
             else:
                 value = w.traced.constants[name] if kind == "constant" else tensors[name]
             value = promoted(value) if double else value
@@ -70,22 +70,23 @@ def run_graph(
         args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
         if double:
             args, kwargs = promoted_types((args, kwargs))
-        cut = gone_dims(w, node, gone)
+        kept_places = gone_dims(w, node, gone)
         if node.target is operator.getitem:
             value = args[0][args[1]]
-        elif cut:
-            value = on_survivors(node, args, kwargs, cut)
+        elif kept_places:
+            value = on_survivors(node, args, kwargs, kept_places)
         else:
             value = call(node)(*args, **kwargs)
-        env[node] = tree_map(promoted, value) if double else value  # zeros(3) names no type
+        # the result is promoted, too: zeros(3) has no argument for its type
+        env[node] = tree_map(promoted, value) if double else value
         for n in node.all_input_nodes:
-            if last[n] is node:
+            if last_user[n] is node:
                 del env[n]
     return []
 
 
 def outputs(node: Node) -> list[Any]:
-    """Return what the graph returns, in its order; it may return one tensor twice."""
+    """Return the nodes that the graph returns, in order; one node may occur twice."""
     return tree_leaves(node.args)
 
 
@@ -95,7 +96,7 @@ def call(node: Node) -> Callable[..., Any]:
 
 
 def gone_dims(w: Walk, node: Node, gone: np.ndarray | None) -> dict[int, np.ndarray]:
-    """For a norm over units: the dimensions that lose some, and the places that stay."""
+    """Return, for a norm over units, each dimension that loses units and its kept places."""
     if gone is None or node not in w.norms:
         return {}
     x = w.values[args_of(node)[0]]
@@ -103,26 +104,26 @@ def gone_dims(w: Walk, node: Node, gone: np.ndarray | None) -> dict[int, np.ndar
     return {d: np.flatnonzero(~g) for d, g in lost.items() if g.any()}
 
 
-def on_survivors(node: Node, args: Any, kwargs: Any, cut: dict[int, np.ndarray]) -> Tensor:
-    """Run a norm over the units that stay; the others become 0."""
+def on_survivors(node: Node, args: Any, kwargs: Any, kept_places: dict[int, np.ndarray]) -> Tensor:
+    """Run a norm over the kept units only; the result is 0 at the others."""
     x, *rest = args
-    index = {d: torch.from_numpy(k).to(x.device) for d, k in cut.items()}
+    index = {d: torch.from_numpy(k).to(x.device) for d, k in kept_places.items()}
 
-    def few(t: Tensor, lead: int = 0) -> Tensor:
+    def kept_part(t: Tensor, first_dim: int = 0) -> Tensor:
         for d, k in index.items():
-            t = t.index_select(d - lead, k)
+            t = t.index_select(d - first_dim, k)
         return t
 
-    small, name = few(x), name_of(node)
+    kept_x, name = kept_part(x), name_of(node)
     if name == "mean":
-        return call(node)(small, *rest, **kwargs)
+        return call(node)(kept_x, *rest, **kwargs)
     if name == "group_norm":
-        params = [few(t, 1) if isinstance(t, Tensor) else t for t in rest]
+        params = [kept_part(t, 1) if isinstance(t, Tensor) else t for t in rest]
     else:
         lead = x.ndim - len(rest[0])
-        params = [few(t, lead) if isinstance(t, Tensor) else t for t in rest]
-        params[0] = list(small.shape[lead:])
-    out = call(node)(small, *params, **kwargs)
+        params = [kept_part(t, lead) if isinstance(t, Tensor) else t for t in rest]
+        params[0] = list(kept_x.shape[lead:])
+    out = call(node)(kept_x, *params, **kwargs)
     for d, k in index.items():
         full = out.new_zeros([x.shape[i] if i == d else n for i, n in enumerate(out.shape)])
         out = full.index_copy(d, k, out)
@@ -132,7 +133,7 @@ def on_survivors(node: Node, args: Any, kwargs: Any, cut: dict[int, np.ndarray])
 def silenced(
     w: Walk, tensors: Mapping[str, Tensor], gone: np.ndarray, roles: Mapping[Any, str]
 ) -> dict[str, Tensor]:
-    """Return the tensors in which the producers of the units that go are 0."""
+    """Return the tensors, with 0 in the producers of the removed units."""
     new = dict(tensors)
     for key, ids in w.tensors.items():
         lost = gone[w.atoms.roots(ids)]
@@ -143,9 +144,9 @@ def silenced(
 
 
 def zeroed(t: Tensor, dim: int, lost: Tensor, blocks: int = 1) -> Tensor:
-    """Return a copy with zeros where `lost` says, along a dimension (block by block)."""
+    """Return a copy with zeros where `lost` is True, along a dimension (block by block)."""
     lost = lost.to(t.device)
-    if blocks > 1:  # rows come in blocks, each with columns of its own
+    if blocks > 1:  # a grouped convolution: each block of rows has its own columns
         each = lost.reshape(blocks, 1, -1)  # (blocks, rows, columns)
         split = t.reshape(blocks, t.shape[0] // blocks, t.shape[1], -1)
         return split.masked_fill(each.unsqueeze(-1), 0).reshape(t.shape)
@@ -155,7 +156,7 @@ def zeroed(t: Tensor, dim: int, lost: Tensor, blocks: int = 1) -> Tensor:
 
 
 def promoted(value: Any) -> Any:
-    """Return a floating-point tensor in float64, anything else as it is."""
+    """Return a floating-point tensor in float64, and anything else unchanged."""
     return (
         value.to(DOUBLE[value.dtype])
         if isinstance(value, Tensor) and value.dtype in DOUBLE
@@ -164,7 +165,7 @@ def promoted(value: Any) -> Any:
 
 
 def promoted_types(values: Any) -> Any:
-    """Put float64 for every smaller floating-point type that is named in arguments."""
+    """Replace every smaller floating-point type among the arguments by float64."""
     if isinstance(values, torch.dtype):
         return DOUBLE.get(values, values)
     if isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""What a silenced unit looks like where it ends: nothing, a constant, or trouble."""
+"""Does a silenced unit have an effect? It must arrive as 0, or as a constant that can be folded."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ from pruneviz.graph.values import End
 from pruneviz.model.tensors import tensors_of
 
 
-def settle(w: Walk) -> None:
-    """Silence every other unit and run the graph once; freeze groups that leave more than a constant.
+def freeze_unfoldable(w: Walk) -> None:
+    """Silence every second unit, run the graph once, and freeze the groups that fail.
 
-    A silenced unit must arrive as 0 where it is summed up, or as a constant where a bias can take it.
+    Where units are summed over, a silenced unit must arrive as 0, or as a constant that can be
+    folded into a bias.
     """
     groups = build(w, approximate=True)
     gone = every_other(w, groups)
     if not gone.any():
         return
-    why: dict[int, str] = {}
+    reason_of: dict[int, str] = {}
 
     def bad(end: End, at: np.ndarray, reason: str) -> None:
-        why.update(dict.fromkeys(w.atoms.roots(end.ids[at]).tolist(), reason))
+        reason_of.update(dict.fromkeys(w.atoms.roots(end.ids[at]).tolist(), reason))
 
     def constant(end: End, at: np.ndarray, c: Tensor, env: Callable[[Node], Any]) -> None:
         w.constants = True
 
     silent = silenced(w, tensors_of(w.traced.model), gone, roles_of(w))
     run_graph(w, silent, w.traced.inputs, gone=gone, watch=watcher(w, gone, bad, constant))
-    for group in groups if why else ():
+    for group in groups if reason_of else ():
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index.ravel()]
-        found = [why[r] for r in w.atoms.roots(ids).tolist() if r in why]
-        if found:  # its other units are made in the same way
+        found = [reason_of[r] for r in w.atoms.roots(ids).tolist() if r in reason_of]
+        if found:  # all units of a group are produced in the same way, so freeze the whole group
             w.atoms.freeze(ids, found[0])
 
 
 def roles_of(w: Walk) -> dict[tuple[str, int, int], str]:
-    """Role of every dimension of every tensor."""
+    """Return the role of every dimension of every tensor."""
     makers = w.makers()
     return {key: role(w, key, makers) for key in by_use(w)}
 
 
 def every_other(w: Walk, groups: Groups) -> np.ndarray:
-    """Mark, by root, every other unit of each group that can be cut."""
+    """Mark, by root, every second unit of each group that can be cut."""
     gone = np.zeros(w.atoms.size, bool)
     for group in groups:
         if group.frozen:
@@ -74,10 +75,11 @@ def watcher(
     bad: Callable[[End, np.ndarray, str], None],
     constant: Callable[[End, np.ndarray, Tensor, Callable[[Node], Any]], None] | None = None,
 ) -> Callable[[Node, Callable[[Node], Any]], None]:
-    """Return what looks, during a run, at the silenced units wherever units end.
+    """Return a function for `run_graph(watch=)` that looks at the silenced units where they end.
 
-    `bad` is told of units that arrive as neither 0 nor a constant that can be folded; `constant` of
-    those that arrive as a constant: (end, positions, values of shape (positions,), env).
+    It calls `bad(end, positions, reason)` for units that arrive as neither 0 nor a constant that
+    can be folded, and `constant(end, positions, values, env)` for units that arrive as a constant.
+    `values` has one number per position.
     """
     ends: dict[Node, list[End]] = {}
     for end in w.ends:
@@ -88,38 +90,38 @@ def watcher(
             lost = np.flatnonzero(gone[w.atoms.roots(end.ids)])
             if not lost.size:
                 continue
-            low, high = spread(env(end.value), end.dim, lost)
-            quiet = (low == 0) & (high == 0)
-            if end.other is not None and not quiet.all():
-                there = spread(env(end.other), end.weight_dim, lost)
-                quiet |= (there[0] == 0) & (there[1] == 0)
-            loud = ~quiet
-            if not loud.any():
+            low, high = value_range(env(end.value), end.dim, lost)
+            zero = (low == 0) & (high == 0)
+            if end.other is not None and not zero.all():
+                other_range = value_range(env(end.other), end.weight_dim, lost)
+                zero |= (other_range[0] == 0) & (other_range[1] == 0)
+            nonzero = ~zero
+            if not nonzero.any():
                 continue
             scale = np.maximum(np.abs(low), np.abs(high))
-            steady = high - low <= 1e-5 * scale
+            is_constant = high - low <= 1e-5 * scale
             where = layer_of(node) or "the model"
-            if not np.isfinite(scale[loud]).all():
-                bad(end, lost[loud], f"silenced, it is not a number at {where!r}")
+            if not np.isfinite(scale[nonzero]).all():
+                bad(end, lost[nonzero], f"silenced, it is infinite or NaN at {where!r}")
             elif end.refuse:
-                bad(end, lost[loud], f"silenced, it is not 0, and {end.refuse}")
-            elif end.other is not None or end.weight is None or not steady[loud].all():
-                bad(end, lost[loud], f"silenced, it is neither 0 nor a constant at {where!r}")
+                bad(end, lost[nonzero], f"silenced, it is not 0, and {end.refuse}")
+            elif end.other is not None or end.weight is None or not is_constant[nonzero].all():
+                bad(end, lost[nonzero], f"silenced, it is neither 0 nor a constant at {where!r}")
             elif end.bias is None:
                 bad(
                     end,
-                    lost[loud],
+                    lost[nonzero],
                     f"silenced, it is not 0, and {where!r} has no bias to fold it into",
                 )
             elif constant is not None:
-                middle = torch.from_numpy((low + high)[loud] / 2)
-                constant(end, lost[loud], middle, env)
+                middle = torch.from_numpy((low + high)[nonzero] / 2)
+                constant(end, lost[nonzero], middle, env)
 
     return watch
 
 
-def spread(x: Tensor, dim: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and the highest value at each of some places along a dimension."""
+def value_range(x: Tensor, dim: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest value at each of the places `at` along a dimension."""
     part = x.detach().movedim(dim, 0)[torch.from_numpy(at).to(x.device)].reshape(at.size, -1)
     if part.is_complex():
         part = torch.view_as_real(part).reshape(at.size, -1)

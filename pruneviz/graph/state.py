@@ -1,4 +1,4 @@
-"""What one walk over a graph finds out, and the table of rules that it follows."""
+"""What does one walk over a graph know? The state of a walk, and the table of rules."""
 
 from __future__ import annotations
 
@@ -27,35 +27,43 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
-LONE = "it is a single unit: all that it holds goes together"
+SINGLE_UNIT = "it is a single unit, and a layer must keep one"
 
 
 @dataclass(eq=False)
 class Walk:
-    """All that one walk over a graph finds out."""
+    """Everything that one walk over a graph finds.
+
+    An *owner* is a dimension of a parameter or buffer, as (name, dim, blocks); it is referred to by
+    its number. `blocks` is 1, except for a grouped convolution: its weight has separate columns
+    for each of its groups.
+    """
 
     traced: Traced
     atoms: Atoms = field(default_factory=Atoms)
     values: dict[Node, Any] = field(default_factory=dict)  # Node -> Value, or a list of them
-    tensors: dict[tuple[str, int, int], Ids] = field(default_factory=dict)  # (name, dim, blocks)
+    tensors: dict[tuple[str, int, int], Ids] = field(default_factory=dict)  # owner -> its atoms
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    parameters: set[str] = field(default_factory=set)  # floating point, and no buffer
+    parameters: set[str] = field(default_factory=set)  # floating-point parameters, no buffers
     zeroable: set[str] = field(default_factory=set)  # floating point: a mask can silence it
-    made: set[int] = field(default_factory=set)  # owners that make units
-    read: set[int] = field(default_factory=set)  # owners that read them
-    kept: set[int] = field(default_factory=set)  # owners that a mask must not zero
+    made: set[int] = field(default_factory=set)  # owners that produce units
+    read: set[int] = field(default_factory=set)  # owners that consume units
+    not_zeroed: set[int] = field(default_factory=set)  # owners that a mask must not zero
     ends: list[End] = field(default_factory=list)
     norms: dict[Node, list[int]] = field(default_factory=dict)  # dims of its input it runs over
-    even: list[np.ndarray] = field(default_factory=list)  # (blocks, n): as many from each row
-    owner: list[tuple[str, int, int]] = field(default_factory=list)
-    number: dict[tuple[str, int, int], int] = field(default_factory=dict)  # of each owner
+    even: list[np.ndarray] = field(default_factory=list)  # tables (blocks, n): see `even_out`
+    owner: list[tuple[str, int, int]] = field(default_factory=list)  # number -> owner
+    number: dict[tuple[str, int, int], int] = field(default_factory=dict)  # owner -> number
     starts: list[int] = field(default_factory=list)  # first atom of each owner
-    kin: dict[int, set[int]] = field(default_factory=dict)  # owners combined into one tensor
-    constants: bool = False  # a silenced unit leaves one somewhere
-    dead: bool = False  # at an operator that no output needs: it ties, and can forbid nothing
+    combined: dict[int, set[int]] = field(default_factory=dict)  # owners combined into one tensor
+    constants: bool = False  # some silenced unit arrives as a constant
+    dead: bool = False  # the current operator is needed by no output: it ties, but freezes nothing
 
     def tie(self, a: Ids | None, b: Ids | None, why: str) -> Ids | None:
-        """Two dimensions meet, index by index: their atoms go together, or not at all."""
+        """Tie the atoms of two dimensions that meet, index by index; return the atoms.
+
+        If only one of them has atoms, these are frozen: `why` is the reason.
+        """
         if a is None or b is None:
             found = b if a is None else a
             if found is not None and not self.dead:
@@ -65,7 +73,7 @@ class Walk:
         return a
 
     def freeze(self, value: Any, why: str, dims: Iterable[int] | None = None) -> None:
-        """Freeze what stands in a value, in all its dimensions or some."""
+        """Freeze the atoms of a value, in all of its dimensions or in those of `dims`."""
         for v in flatten(value) if not self.dead else ():
             for d in v.live if dims is None else dims:
                 ids = v.dims[d]
@@ -73,11 +81,11 @@ class Walk:
                     self.atoms.freeze(ids, why)
 
     def mark(self, ids: Ids | None, where: set[int]) -> None:
-        """Note what the parameters behind these atoms do."""
+        """Add the owners of these atoms to one of the sets `made`, `read` and `not_zeroed`."""
         where.update(self.owners(ids))
 
     def owners(self, ids: Ids | None) -> list[int]:
-        """Numbers of the (tensor, dimension, blocks) that these atoms come from."""
+        """Return the numbers of the owners of these atoms."""
         if ids is None or not self.starts:
             return []
         found = np.unique(np.searchsorted(self.starts, ids, side="right") - 1)
@@ -91,23 +99,23 @@ class Walk:
         ]
 
     def relate(self, a: Ids | None, b: Ids | None) -> None:
-        """Two parameters are combined before they meet the data: what one does the other does."""
+        """Note that two parameters are combined before they meet the data: they share a role."""
         both = {*self.owners(a), *self.owners(b)}
         for n in both:
-            self.kin.setdefault(n, set()).update(both)
+            self.combined.setdefault(n, set()).update(both)
 
     def makers(self) -> set[int]:
-        """Owners that make units, and those that were combined with one before."""
+        """Return the owners that produce units, and all that were combined with one of them."""
         todo, found = list(self.made), set(self.made)
         while todo:
-            for n in self.kin.get(todo.pop(), ()):
+            for n in self.combined.get(todo.pop(), ()):
                 if n not in found:
                     found.add(n)
                     todo.append(n)
         return found
 
     def source(self, name: str, tensor: Tensor, kind: str) -> Value:
-        """Give a parameter or buffer its atoms; a tied one has them already."""
+        """Give a parameter or buffer its atoms; a tied tensor has them already."""
         shape = tuple(tensor.shape)
         dims: list[Ids | None] = []
         for d, n in enumerate(shape):
@@ -119,20 +127,20 @@ class Walk:
                 self.parameters.add(name)
         return Value(dims, shape, f"a dimension of size 1 of {name!r}", static=True)
 
-    def lone(self, source: Node | None, dim: int = 0) -> None:
-        """Note a layer with a single unit, which stands nowhere else: its dimension is free."""
+    def note_single_unit(self, source: Node | None, dim: int = 0) -> None:
+        """Give a layer with a single unit a frozen atom: a dimension of size 1 has none so far."""
         kind, name = self.traced.sources.get(source, ("", "")) if source else ("", "")
         if kind == "parameter" and self.shapes[name][dim] == 1:
             ids = self.columns(name, dim, 1, 1)
-            self.atoms.freeze(ids, LONE)
+            self.atoms.freeze(ids, SINGLE_UNIT)
             self.mark(ids, self.made)
 
     def columns(self, name: str, dim: int, blocks: int, n: int) -> Ids:
-        """Atoms of n places along a dimension of a tensor (of n/blocks places, block by block)."""
+        """Return the atoms of n places along a dimension: n/blocks places in each block."""
         key = (name, dim, blocks)
         if key not in self.tensors:
             ids = self.atoms.new(n)
-            # owners are told apart by where their atoms begin
+            # `owners` finds the owner of an atom by these first atoms
             self.starts.append(int(ids[0]))
             self.number[key] = len(self.owner)
             self.owner.append(key)

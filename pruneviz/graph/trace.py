@@ -1,4 +1,4 @@
-"""From a model to one flat graph of ATen operators, by `torch.export`."""
+"""Which operators does a model run? `torch.export` gives one flat graph of ATen operators."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from pruneviz.model.forward import (
 )
 from pruneviz.model.hooks import evaluating, seeded
 
-# export keeps what it is at in variables of the process, and a panel may trace in its own thread
+# export keeps its state in global variables, and a panel may trace in a thread of its own
 _exporting = threading.RLock()
 INSIDE = "model."  # where the wrapper below keeps the model
 
 
 class Flat(nn.Module):
-    """The model, with its output as a flat list of tensors, whatever classes it returns."""
+    """Wrap a model, so that its output is a flat list of tensors, whatever classes it returns."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -47,26 +47,27 @@ class Flat(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A model's graph and what its inputs are.
+    """Hold a model's graph, and say what each input of the graph is.
 
     Parameters
     ----------
     model : nn.Module
         The copy that was traced, in eval mode; its tensors are those of the graph.
     nodes : list of Node
-        In the order in which they run.
+        All operators, in the order in which they run.
     live : set of Node
-        Those that an output needs; the others still run in the user's Python.
+        The nodes that an output needs. The other nodes still run in the user's Python.
     sources : mapping of Node to (kind, name)
         For each placeholder: ``"parameter"``, ``"buffer"``, ``"constant"`` or ``"input"``. A tied
-        tensor has the name that the layer which uses it first gives it.
+        tensor is named after the layer that uses it first.
     constants : mapping of str to Tensor
-        Values of constants.
+        The values of the placeholders of kind ``"constant"``, by name.
     inputs : list of Tensor
         The example's values for the placeholders of kind ``"input"``, in their order.
     root : GraphModule
-        Holds what the graph refers to.
+        The module that holds the submodules and tensors that the graph refers to.
     exported : ExportedProgram
+        What `torch.export` returned.
     """
 
     model: nn.Module
@@ -97,7 +98,7 @@ class Traced:
 
 
 def layer_of(node: Node) -> str:
-    """Name of the layer in whose forward an operator ran; "" for the model itself."""
+    """Return the name of the layer in whose forward an operator ran; "" for the model itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = str(stack[-1][0]) if stack else ""
     return path.removeprefix("L['self'].").removeprefix("model.") if path != "model" else ""
@@ -106,8 +107,9 @@ def layer_of(node: Node) -> str:
 def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Traced:
     """Trace a copy of the model in eval mode.
 
-    `program`: for a graph that is to be run by others: with the model's own output, and with free
-    sizes of batch, and of what has less than four dimensions, as far as export can keep them.
+    With `program`, the graph can be run as a model: it returns the model's own output (not a flat
+    list), and the batch size, and all sizes of inputs with fewer than four dimensions, stay dynamic
+    where export allows it.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     args, kwargs = arguments(example_input)
     first_tensor = next(t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
     if first_tensor.ndim and first_tensor.shape[0] == 0:
-        one_example(example_input)  # raises: there is none
+        one_example(example_input)  # raises: the batch is empty
     model = checks.unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise GraphError(
@@ -127,15 +129,15 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
             "Pass the nn.Module that it was made from."
         )
     with quiet(), torch.inference_mode(False), evaluating(model):
-        twin = copy_of(model)
-        args, kwargs = copied_inputs((args, kwargs), twin)
+        model_copy = copy_of(model)
+        args, kwargs = copied_inputs((args, kwargs), model_copy)
         try:
-            # of a copy: caches that a forward fills would hold fake tensors afterwards; and where
-            # export gives up it prints the whole graph
+            # export a copy: a cache that the forward fills would hold fake tensors afterwards.
+            # Redirect stderr: where export fails, it prints the whole graph there
             with _exporting, seeded(0), redirect_stderr(io.StringIO()):
-                exported = _exported(copy_of(twin), args, kwargs, program)
+                exported = _exported(copy_of(model_copy), args, kwargs, program)
         except Exception as e:
-            check_runs(model, example_input)  # is it the model, or the example?
+            check_runs(model, example_input)  # raises if the model itself fails on the example
             raise GraphError(
                 f"`model` ({type(model).__name__}) cannot be traced by torch.export: "
                 f"{_first_line(e)} Move what it does to values of tensors (if x.sum() > 0, "
@@ -145,7 +147,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     _inline(exported.graph_module)
     kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     inside = "" if program else INSIDE
-    first = used_names(twin, graph, exported.graph_signature, inside)
+    first = used_names(model_copy, graph, exported.graph_signature, inside)
     sources, constants = {}, {}
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -161,7 +163,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     flat = pytree.tree_leaves((args, kwargs))
     nodes = list(graph.nodes)
     return Traced(
-        twin, nodes, _live(nodes), sources, constants, flat, exported.graph_module, exported
+        model_copy, nodes, _live(nodes), sources, constants, flat, exported.graph_module, exported
     )
 
 
@@ -170,19 +172,19 @@ def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
         return torch.export.export(Flat(model), args, kwargs, strict=False)
     auto, first = torch.export.Dim.AUTO, {0: torch.export.Dim.AUTO}
 
-    def dims(v: Any, every: bool) -> Any:
+    def dims(v: Any, all_dims: bool) -> Any:
         if not isinstance(v, Tensor):
             return None
-        # sides of images stay fixed: sizes of windows and strides make of them expressions that export
+        # the sides of images stay fixed: windows and strides turn them into expressions that export
         # can spend hours on
         return (
             dict.fromkeys(range(v.ndim), auto)
-            if every and v.ndim < 4
+            if all_dims and v.ndim < 4
             else (first if v.ndim else None)
         )
 
-    for every in (True, False):
-        shapes = pytree.tree_map(lambda v, every=every: dims(v, every), (args, kwargs))
+    for all_dims in (True, False):
+        shapes = pytree.tree_map(lambda v, all_dims=all_dims: dims(v, all_dims), (args, kwargs))
         named = (*shapes[0], *shapes[1].values())
         try:
             return torch.export.export(
@@ -192,13 +194,13 @@ def _exported(model: nn.Module, args: Any, kwargs: Any, program: bool) -> Any:
                 strict=False,
                 dynamic_shapes=_by_name(model, args, shapes, named),
             )
-        except Exception:  # a size that the forward decides by: fix it
+        except Exception:  # the forward branches on a size, which must therefore stay fixed
             continue
     return torch.export.export(model, args, kwargs, strict=False)
 
 
 def _by_name(model: nn.Module, args: Any, shapes: Any, named: Any) -> Any:
-    """Export wants the free sizes by the forward's argument names."""
+    """Return the dynamic shapes as export wants them: by the names of the forward's arguments."""
     if not shapes[1]:
         return tuple(named)
     names = list(inspect.signature(model.forward).parameters)
@@ -206,7 +208,10 @@ def _by_name(model: nn.Module, args: Any, shapes: Any, named: Any) -> Any:
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
-    """Every name of every parameter and buffer, tied ones too, to the first name of that tensor."""
+    """Map every name of every parameter and buffer to the first name of the same tensor.
+
+    Names differ only where tensors are tied.
+    """
     seen: dict[int, str] = {}
     named = (
         *model.named_parameters(remove_duplicate=False),
@@ -216,7 +221,7 @@ def first_names(model: nn.Module) -> dict[str, str]:
 
 
 def used_names(model: nn.Module, graph: Graph, signature: Any, inside: str) -> dict[str, str]:
-    """As `first_names`, but a tied tensor is named after the layer that uses it first."""
+    """Do as `first_names`, but name a tied tensor after the layer that uses it first."""
     first = first_names(model)
     aliases: dict[str, list[str]] = {}
     for name, other in first.items():
@@ -238,7 +243,7 @@ def used_names(model: nn.Module, graph: Graph, signature: Any, inside: str) -> d
 
 
 def _inline(module: GraphModule) -> None:
-    """Put what runs under `torch.no_grad` inside the forward into the one graph."""
+    """Move operators that the forward runs under `torch.no_grad` into the one flat graph."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op != "call_function" or "set_grad_enabled" not in str(node.target):
@@ -259,7 +264,7 @@ def _inline(module: GraphModule) -> None:
 
 
 def _live(nodes: list[Node]) -> set[Node]:
-    """Return what an output needs, and what writes into a tensor in place."""
+    """Return the nodes that an output needs, and those that write into a tensor in place."""
     needed: set[Node] = set()
     for node in reversed(nodes):
         schema = getattr(node.target, "_schema", None)

@@ -1,4 +1,4 @@
-"""The words of a walk: what is known of a tensor, where units end, and how to read a node."""
+"""What is known of a tensor during a walk? Its atoms, and the places where units end."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Shape = tuple[int, ...]
 
 @dataclass(eq=False)
 class Value:
-    """What is known of a tensor: for each dimension its atoms, or None where it is free.
+    """What is known of a tensor: for each dimension its atoms, or None where it has no units.
 
     Parameters
     ----------
     dims : list of (ndarray of int, shape (n,), or None)
-        Free are batch, space and time, and dimensions of size 1.
+        None for batch, space and time, and for dimensions of size 1.
     shape : tuple of int
     why : str
-        What a free dimension is, for the reason of what meets it.
+        What a dimension without atoms is. Atoms that meet it are frozen, with this in the reason.
     static : bool
-        Computed from parameters and buffers alone.
+        Whether it is computed from parameters and buffers alone.
     """
 
     dims: list[Ids | None]
@@ -44,27 +44,30 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """Where units end: summed up, alone or in a product with a weight.
+    """Where units end: an operator sums over them, alone or in a product with a second factor.
 
     Parameters
     ----------
     node : Node
+        The operator.
     value : Node
-        The operand in which they are summed over.
+        The operand that holds the units.
     dim : int
+        Its dimension that is summed over.
     ids : ndarray of int
+        The atoms in that dimension.
     weight : Node or None
-        The other factor, if it is made of parameters: only then can a constant be folded.
-    bias : Node or None
-        Where to fold it.
+        The second factor, if it is made of parameters: only then can a constant be folded.
     weight_dim : int
-        Its dimension of inputs.
+        The dimension of `weight` (or of `other`) that is summed over.
+    bias : Node or None
+        The parameter that a constant can be folded into.
     other : Node or None
-        The other factor, if it is no weight; its dimension is `weight_dim`.
+        The second factor, if it is not a weight.
     blocks : int
-        Groups of a convolution.
+        The number of groups of a convolution.
     refuse : str
-        Why a constant cannot be folded here.
+        Why a constant cannot be folded here; "" if it can.
     """
 
     node: Node
@@ -80,14 +83,14 @@ class End:
 
 
 def untied(node: Node, why: str, *, static: bool = False) -> Any:
-    """Return a value without units, or a list of them."""
+    """Return a value without units; a list of them if the node returns several tensors."""
     val = node.meta.get("val")
     if isinstance(val, (tuple, list)):
-        return [_free(v, why, static) for v in val]
-    return _free(val, why, static)
+        return [_untied_value(v, why, static) for v in val]
+    return _untied_value(val, why, static)
 
 
-def _free(val: Any, why: str, static: bool) -> Value | None:
+def _untied_value(val: Any, why: str, static: bool) -> Value | None:
     if not isinstance(val, Tensor):
         return None
     shape = sizes(val.shape)
@@ -95,7 +98,7 @@ def _free(val: Any, why: str, static: bool) -> Value | None:
 
 
 def flatten(value: Any) -> list[Value]:
-    """All values within."""
+    """Return all values in nested lists and tuples."""
     if isinstance(value, Value):
         return [value]
     if isinstance(value, (list, tuple)):
@@ -104,25 +107,25 @@ def flatten(value: Any) -> list[Value]:
 
 
 def sizes(shape: Sequence[Any]) -> tuple[int, ...]:
-    """Return sizes as whole numbers: those of the example, where they are symbols."""
+    """Return sizes as whole numbers; a symbolic size becomes that of the example."""
     return tuple(size(s) for s in shape)
 
 
 def size(s: Any) -> int:
-    """Return one size as a whole number; 1, where it depends on the data."""
+    """Return one size as a whole number; 1 if it depends on the data."""
     if isinstance(s, torch.SymInt):
         return int(s.node.hint) if s.node.hint is not None else 1
     return int(s)
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
-    """Shape of what a node gives; () if that is no tensor."""
+    """Return the shape of a node's result; () if that is no tensor."""
     val = node.meta.get("val")
     return sizes(val.shape) if isinstance(val, Tensor) else ()
 
 
 def args_of(node: Node) -> tuple[Any, ...]:
-    """Positional arguments of a node."""
+    """Return the positional arguments of a node."""
     return node.args
 
 
@@ -155,7 +158,7 @@ POINTWISE = frozenset(
 
 
 def name_of(node: Node) -> str:
-    """Name of a node's operator: "add" for aten.add_.Tensor; "" if it is none of ATen's."""
+    """Return the name of a node's operator: "add" for aten.add_.Tensor; "" if it is not ATen's."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         return ""

@@ -1,4 +1,4 @@
-"""Walk a graph once: which atoms stand at each place of each tensor."""
+"""Which atoms stand at each place of each tensor? One walk over the graph finds them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,14 @@ def walk(traced: Traced) -> Walk:
     """Walk the graph of a model."""
     w = Walk(traced)
     spectral = _spectral(traced)
-    twin = tensors_of(traced.model)
+    tensors = tensors_of(traced.model)
     for node in traced.nodes:
         if node.op == "placeholder":
             kind, name = traced.sources[node]
             if kind in ("parameter", "buffer"):
-                w.values[node] = w.source(name, twin[name], kind)
+                w.values[node] = w.source(name, tensors[name], kind)
                 if name in spectral:
-                    w.freeze(
-                        w.values[node], "spectral_norm divides by what all of its weight gives"
-                    )
+                    w.freeze(w.values[node], "spectral_norm divides by a norm of the whole weight")
             else:
                 what = (
                     "the model's input" if kind == "input" else "a constant tensor of the forward"
@@ -68,7 +66,7 @@ def walk(traced: Traced) -> Walk:
 
 
 def _spectral(traced: Traced) -> set[str]:
-    """Names of the weights under spectral normalisation, old style or new."""
+    """Return the names of the weights under spectral normalisation, in its old or new form."""
     names = set(traced.model.state_dict())
     found = {n for n in names if n.endswith("_orig") and n.removesuffix("_orig") + "_u" in names}
     for name, module in traced.model.named_modules():
@@ -78,7 +76,7 @@ def _spectral(traced: Traced) -> set[str]:
 
 
 def bound(w: Walk, node: Node) -> dict[str, Any]:
-    """Arguments of a node by the names in its operator's schema, with values in place of nodes."""
+    """Return a node's arguments by the names in its operator's schema, with values for nodes."""
 
     def valued(a: Any) -> Any:
         if isinstance(a, Node):

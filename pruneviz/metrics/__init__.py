@@ -1,4 +1,4 @@
-"""How good, how large, how fast? Accuracy, bytes, MACs, the clock, each with its interval.
+"""How good, how large, how fast is a model? Accuracy, bytes, MACs, latency, with their intervals.
 
-Judges one model, or compares two. Does not know how they were pruned.
+This room judges one model, or compares two. It does not know how they were pruned.
 """

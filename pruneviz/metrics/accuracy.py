@@ -1,4 +1,4 @@
-"""How good a model is."""
+"""How good is a model? The share of examples that it classifies correctly."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pruneviz.model.hooks import evaluating
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the class that the model gives to each example.
+    """Return the class that the model predicts for each example.
 
     Parameters
     ----------
     model : nn.Module
-        Gives logits of shape (n, classes). Not changed.
+        Returns logits of shape (n, classes). Not changed.
     x : Tensor
         A batch of n examples.
 
@@ -41,12 +41,12 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
-    """Return the share of examples that the model puts into the right class.
+    """Return the share of examples that the model classifies correctly.
 
     Parameters
     ----------
     model : nn.Module
-        Gives logits of shape (n, classes). Not changed.
+        Returns logits of shape (n, classes). Not changed.
     batches : iterable of (inputs, labels)
         Labels: int64, shape (n,).
 
@@ -80,7 +80,7 @@ NO_EXAMPLE = (
 
 
 def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[int, int]:
-    """Return how many examples the model puts into the right class, and how many there are.
+    """Return the number of examples that the model classifies correctly, and of all examples.
 
     >>> counted(torch.nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
     (3, 4)
@@ -88,14 +88,14 @@ def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[in
     right = total = 0
     with evaluating(model):
         for x, labels in pairs(batches):
-            said = predicted_classes(model, x)
-            if not isinstance(labels, Tensor) or labels.shape != said.shape:
+            predicted = predicted_classes(model, x)
+            if not isinstance(labels, Tensor) or labels.shape != predicted.shape:
                 got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
                 raise ArgumentError(
-                    f"`labels` must be one class an example, shape {tuple(said.shape)}, "
-                    f"but {got} was passed. {checks.advice(labels, tuple(said.shape))}"
+                    f"`labels` must be one class per example, shape {tuple(predicted.shape)}, "
+                    f"but {got} was passed. {checks.advice(labels, tuple(predicted.shape))}"
                 )
-            right += int((said == labels.cpu()).sum())
+            right += int((predicted == labels.cpu()).sum())
             total += len(labels)
     return right, total
 
@@ -106,21 +106,21 @@ def predicted_classes(model: nn.Module, x: Any) -> Tensor:
         logits = model(x.to(device_of(model, x)))
     else:  # several inputs: a tuple of arguments, or a dict of keyword arguments
         args, kwargs = arguments(x)
-        there = device_of(model, next(v for v in tree_leaves(x) if isinstance(v, Tensor)))
+        device = device_of(model, next(v for v in tree_leaves(x) if isinstance(v, Tensor)))
         args, kwargs = tree_map(
-            lambda v: v.to(there) if isinstance(v, Tensor) else v, (args, kwargs)
+            lambda v: v.to(device) if isinstance(v, Tensor) else v, (args, kwargs)
         )
         logits = model(*args, **kwargs)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ArgumentError(
-            f"`model` must give logits of shape (examples, classes), but it gave {shape}. "
+            f"`model` must return logits of shape (examples, classes), but it returned {shape}. "
             "Wrap it in a module that returns its logits."
         )
     if logits.shape[1] < 2:
         raise ArgumentError(
-            f"`model` must give a logit for each class, but it gave {tuple(logits.shape)}: the largest "
-            "of one is always the first. Wrap it in a module that returns torch.cat([-z, z], 1), whose "
-            "second class is z > 0. A regression has no accuracy: leave it out."
+            f"`model` must return a logit for each class, but it returned shape {tuple(logits.shape)}, "
+            "one class only. Wrap it in a module that returns torch.cat([-z, z], 1), whose second "
+            "class is z > 0. A regression has no accuracy: leave it out."
         )
     return torch.argmax(logits, 1).cpu()

@@ -1,4 +1,4 @@
-"""Two models on the same examples: is the one worse than the other, and on which of them."""
+"""Is one model worse than another on the same examples, and on which? A paired comparison."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
-    """What two models said of the same examples; all else follows from it.
+    """The predictions of two models for the same examples, and everything that follows from them.
 
-    Examples that both get right, or both get wrong, say nothing about which is better: only those
-    count that flipped.
+    Examples that both models classify correctly, or both wrongly, do not show which model is
+    better: only examples that flipped count.
 
     Parameters
     ----------
     labels, said_before, said_after : ndarray of int, shape (examples,)
-        The right class of each example, and the class that each model gives to it, in the order of
-        the batches.
+        The right class of each example, and the class that each model predicts, in the order of the
+        batches.
     level : float
-        Of all intervals, a fraction in (0, 1).
+        Confidence level of all intervals, a fraction in (0, 1).
     names : tuple of str, optional
         Name of each class.
 
@@ -63,12 +63,12 @@ class Comparison:
 
     @property
     def accuracy_before(self) -> float:
-        """Share of examples in the right class, before."""
+        """Share of correctly classified examples, before."""
         return float((self.said_before == self.labels).mean())
 
     @property
     def accuracy_after(self) -> float:
-        """Share of examples in the right class, after."""
+        """Share of correctly classified examples, after."""
         return float((self.said_after == self.labels).mean())
 
     @property
@@ -90,12 +90,12 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Bonett and Price's interval of the difference, for pairs."""
+        """Bonett and Price's interval of the difference, for paired examples."""
         return paired_interval(len(self.worse), len(self.better), self.examples, self.level)
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact p, two-sided: how often two equally good models differ as much."""
+        """McNemar's exact p, two-sided: how often equally good models differ at least as much."""
         from scipy.stats import binomtest
 
         flipped = len(self.worse) + len(self.better)
@@ -103,34 +103,34 @@ class Comparison:
 
     @property
     def inside_noise(self) -> bool:
-        """Whether the test or the interval allows that the two are equally good."""
+        """Whether, by the test or by the interval, both models may be equally good."""
         low, high = self.interval
         return self.p_value > 1 - self.level or low <= 0 <= high
 
     @property
     def worse(self) -> np.ndarray:
-        """Indices of the examples that were right, and are wrong after."""
+        """Indices of the examples that are right before and wrong after."""
         return np.flatnonzero((self.said_before == self.labels) & (self.said_after != self.labels))
 
     @property
     def better(self) -> np.ndarray:
-        """Indices of the examples that were wrong, and are right after."""
+        """Indices of the examples that are wrong before and right after."""
         return np.flatnonzero((self.said_before != self.labels) & (self.said_after == self.labels))
 
     @property
     def otherwise(self) -> np.ndarray:
-        """Indices of the examples that are wrong in both, each time in another way."""
+        """Indices of the examples that both models classify wrongly, but differently."""
         wrong = (self.said_before != self.labels) & (self.said_after != self.labels)
         return np.flatnonzero(wrong & (self.said_before != self.said_after))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the damage, one row a class.
+        """Return the damage, one row per class.
 
         Returns
         -------
         DataFrame
             ``class``, ``examples``, ``before`` and ``after`` (accuracies), ``lost`` (before − after)
-            with its interval ``low``, ``high``. Classes of which there is no example are left out.
+            with its interval ``low``, ``high``. Classes without an example are left out.
 
         Examples
         --------
@@ -147,20 +147,28 @@ class Comparison:
 
         rows = []
         for c in np.unique(self.labels):
-            of = self.labels == c
-            n = int(of.sum())
-            was, is_ = self.said_before[of] == c, self.said_after[of] == c
-            worse, better = int((was & ~is_).sum()), int((is_ & ~was).sum())
+            in_class = self.labels == c
+            n = int(in_class.sum())
+            right_before, right_after = (
+                self.said_before[in_class] == c,
+                self.said_after[in_class] == c,
+            )
+            worse, better = (
+                int((right_before & ~right_after).sum()),
+                int((right_after & ~right_before).sum()),
+            )
             low, high = paired_interval(better, worse, n, self.level)
             name = int(c) if self.names is None else self.names[c]
-            rows.append((name, n, was.mean(), is_.mean(), (worse - better) / n, low, high))
+            rows.append(
+                (name, n, right_before.mean(), right_after.mean(), (worse - better) / n, low, high)
+            )
         columns = ["class", "examples", "before", "after", "lost", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:
-        def line(what: str, value: float, between: tuple[float, float]) -> str:
-            low, high = (round(v, 3) + 0.0 for v in between)  # + 0.0: no "-0.000"
-            return f"  {what:15}  {round(value, 3) + 0.0:.3f} ({low:.3f} to {high:.3f})"
+        def line(name: str, value: float, interval: tuple[float, float]) -> str:
+            low, high = (round(v, 3) + 0.0 for v in interval)  # + 0.0: no "-0.000"
+            return f"  {name:15}  {round(value, 3) + 0.0:.3f} ({low:.3f} to {high:.3f})"
 
         p = self.p_value
         return "\n".join([
@@ -170,10 +178,10 @@ class Comparison:
             line("difference", self.difference, self.interval),
             f"  {len(self.worse):,} got worse, {len(self.better):,} got better, "
             f"{len(self.otherwise):,} wrong in another way; McNemar's exact p = {p:.2g}",
-            f"  {self._words(p)}",
+            f"  {self._verdict(p)}",
         ])  # fmt: skip
 
-    def _words(self, p: float) -> str:
+    def _verdict(self, p: float) -> str:
         if not len(self.worse) and not len(self.better):
             return "There is no difference: no example flipped from right to wrong, or back."
         chance = "of two equally good models, chance alone makes as much in"
@@ -192,39 +200,39 @@ def compare_accuracy(
     level: float = 0.95,
     names: Sequence[str] | None = None,
 ) -> Comparison:
-    """Compare the accuracy of two models on the same examples, pair by pair.
+    """Compare the accuracy of two models on the same examples, example by example.
 
     Parameters
     ----------
     before, after : nn.Module
-        Give logits of shape (n, classes). Not changed. Each runs once over the batches.
+        Return logits of shape (n, classes). Not changed. Each runs once over the batches.
     batches : iterable of (inputs, labels)
-        As for `accuracy`; read once, so that a generator will do.
+        As for `accuracy`. They are read once, so a generator is allowed.
     level : float
-        Of the intervals, a fraction in (0, 1).
+        Confidence level of the intervals, a fraction in (0, 1).
     names : sequence of str, optional
         Name of each class; default: its number.
 
     Returns
     -------
     Comparison
-        Prints itself in words. ``accuracy_before``, ``interval_before``, and the same ``after``;
-        ``difference`` and its ``interval``; McNemar's ``p_value``; ``inside_noise``; ``to_frame()``,
-        the damage class by class, for `plot_damage`; ``worse``, ``better`` and ``otherwise``, the
-        indices of the examples that flipped.
+        Its repr says the result in words. ``accuracy_before``, ``interval_before``, and the same
+        ``after``; ``difference`` and its ``interval``; McNemar's ``p_value``; ``inside_noise``;
+        ``to_frame()``, the damage per class, for `plot_damage`; ``worse``, ``better`` and
+        ``otherwise``, the indices of the examples that flipped.
 
     Raises
     ------
     ArgumentError
-        If there is no example, the labels have another shape or are no whole numbers, a label has no
-        name, or `level` is no fraction.
+        If there is no example, the labels have another shape or are not whole numbers, a label has
+        no name, or `level` is not a fraction.
 
     References
     ----------
     McNemar 1947, "Note on the sampling error of the difference between correlated proportions",
     Psychometrika 12; exact: of n = b + c flipped examples, b ~ Binomial(n, ½) if both are equally good.
     Dietterich 1998, "Approximate Statistical Tests for Comparing Supervised Classification Learning
-    Algorithms", Neural Computation 10: of the tests that run each model once, this one is to be used.
+    Algorithms", Neural Computation 10: the recommended test if each model runs only once.
     The interval: see `paired_interval`.
 
     Examples
@@ -240,19 +248,21 @@ def compare_accuracy(
     """
     before, after = checks.unwrapped(before), checks.unwrapped(after)
     level = checked_level(level)
-    given, first, second = [], [], []
+    all_labels, predicted_before, predicted_after = [], [], []
     with evaluating(before), evaluating(after):
         for batch in batches:
             x, labels = _pair(batch)
-            first.append(predicted_classes(before, x).numpy())
-            second.append(predicted_classes(after, x).numpy())
-            given.append(label_numbers(labels, first[-1].shape))
-    if not sum(map(len, given)):
+            predicted_before.append(predicted_classes(before, x).numpy())
+            predicted_after.append(predicted_classes(after, x).numpy())
+            all_labels.append(label_numbers(labels, predicted_before[-1].shape))
+    if not sum(map(len, all_labels)):
         raise ArgumentError(
             "`batches` is empty: there is no example to compare by. Pass an iterable of (inputs, "
             "labels); a generator runs only once."
         )
-    labels, said, said_after = (np.concatenate(parts) for parts in (given, first, second))
+    labels, said, said_after = (
+        np.concatenate(parts) for parts in (all_labels, predicted_before, predicted_after)
+    )
     named = None if names is None else tuple(map(str, names))
     if named is not None and not 0 <= labels.min() <= labels.max() < len(named):
         odd = labels.min() if labels.min() < 0 else labels.max()
@@ -271,7 +281,7 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 
 
 def label_numbers(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return labels as an array, or raise unless they are one whole number an example."""
+    """Return labels as an array; raise unless they are one whole number per example."""
     whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
     if not whole or tuple(labels.shape) != shape:
         kind = (
@@ -280,7 +290,7 @@ def label_numbers(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
             else type(labels).__name__
         )
         raise ArgumentError(
-            f"`labels` must be one class an example, whole numbers of shape {shape}, but {kind} was "
+            f"`labels` must be one class per example, whole numbers of shape {shape}, but {kind} was "
             f"passed. {checks.advice(labels, shape)}"
         )
     array: np.ndarray = labels.cpu().long().numpy()

@@ -1,4 +1,4 @@
-"""What a model costs: numbers, bytes, and MACs for one example."""
+"""What does a model cost? Numbers, bytes, and MACs for one example."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ COMPRESSED = (torch.sparse_csr, torch.sparse_csc)
 
 
 def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> Cost:
-    """Count what a model stores, and the work that it does for one example.
+    """Count the numbers that a model stores, and its multiply-accumulates for one example.
 
     Parameters
     ----------
     model : nn.Module
         Not changed.
     example_input : Tensor, tuple or dict
-        Arguments of the forward; the first dimension is that of the examples, and only the first
-        one is used. A tuple holds positional arguments, a dict keyword arguments.
+        Arguments of the forward. The first dimension is the examples, and only the first example is
+        used. A tuple holds positional arguments, a dict keyword arguments.
     latency : bool
-        Also measure the clock, for a fifth of a second: ``latency_ms`` is the time of the
-        fastest forward with all of `example_input` at once, in eval mode, on this machine and at this
-        moment. To compare two models measure them in turn: `pruneviz.metrics.latency.latencies`.
+        Also measure the latency, for 0.2 seconds: ``latency_ms`` is the time of the fastest forward
+        with all of `example_input` at once, in eval mode, on this machine at this moment. To
+        compare two models use `compare_latency`.
 
     Returns
     -------
     Cost
         ``macs`` counts matrix products, convolutions, attention and LSTMs by their dense shapes,
-        masked or not; of a sparse CSR matrix (see `to_csr`) what it stores. Adding, normalising,
-        pooling and activations are by convention not counted; any other operator that could not be
-        counted is named in ``uncounted``.
+        masked or not; a sparse CSR matrix (see `to_csr`) counts by its stored numbers. By
+        convention additions, norms, pooling and activations are not counted. Any other operator
+        that could not be counted is named in ``uncounted``.
 
     Raises
     ------
@@ -64,20 +64,20 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
         params, nonzero, size = _stored(model)
         with (
             no_fast_path(),
-            _Seen() as seen,
+            _OperatorLog() as log,
             _Counter() as counter,
         ):
             run_forward(model, args, kwargs)
         known = counter.flop_registry
-    unknown = sorted({str(op) for op in seen.ops if op not in known and not _is_free(op, seen)})
+    unknown = sorted({str(op) for op in log.ops if op not in known and not _is_free(op, log)})
     ms = latencies([model], example_input)[0] if latency else None
     return Cost(params, nonzero, size, counter.get_total_flops() // 2, tuple(unknown), ms)
 
 
 def _stored(model: nn.Module) -> tuple[int, int, int]:
-    """Return (params, nonzero, bytes); what masks add to the model does not count."""
+    """Return (params, nonzero, bytes), without the buffers of masks."""
     masks = {id(m.keep) for m in model.modules() if isinstance(m, Mask)}
-    params = list(model.parameters())  # a tied one once
+    params = list(model.parameters())  # each tied parameter once
     buffers = [b for b in model.buffers() if id(b) not in masks]
     masked: dict[int, Tensor] = {}
     for module in model.modules():
@@ -91,17 +91,17 @@ def _stored(model: nn.Module) -> tuple[int, int, int]:
 
 
 class _Counter(FlopCounterMode):
-    """Count without naming modules: torch would hook all of the process, those that train, too."""
+    """Count without module names: torch's tracker would hook all modules of the process."""
 
     def __init__(self) -> None:
-        super().__init__(display=False, custom_mapping=MORE)
-        idle: Any = nullcontext()
-        idle.parents = {"Global"}
-        self.mod_tracker = idle
+        super().__init__(display=False, custom_mapping=FORMULAS)
+        no_tracker: Any = nullcontext()
+        no_tracker.parents = {"Global"}
+        self.mod_tracker = no_tracker
 
 
-class _Seen(TorchDispatchMode):
-    """Remember every operator that runs."""
+class _OperatorLog(TorchDispatchMode):
+    """Record every operator that runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,16 +142,16 @@ def _bilinear(x: Any, weight: Any, y: Any, *args: Any, **kwargs: Any) -> int:
 
 def _product(*operands: Any, **kwargs: Any) -> int:
     a, b = operands[-2:]
-    if b.layout in COMPRESSED:  # F.linear(x, csr) multiplies with its transpose
+    if b.layout in COMPRESSED:  # F.linear(x, csr) multiplies with the transpose of the CSR matrix
         return 2 * a.shape[0] * b._nnz()
     stored = a._nnz() if a.layout in COMPRESSED else a.numel()
     return 2 * stored * b.shape[1]
 
 
-_product._get_raw = True  # type: ignore[attr-defined]  # torch's counter: tensors, not shapes
+_product._get_raw = True  # type: ignore[attr-defined]  # pass tensors, not shapes
 
-# what torch's counter does not know; and products, of which one factor may be sparse
-MORE: dict[Any, Callable[..., int]] = {
+# operators that torch's counter does not know, and products that may have a sparse factor
+FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
     aten.mm: _product,
     aten.addmm: _product,
@@ -163,7 +163,7 @@ MORE: dict[Any, Callable[..., int]] = {
     aten._trilinear: _bilinear,
 }
 
-# by convention no work: they move, look up, compare, pool or normalise
+# operators that by convention cost nothing: they move, look up, compare, pool or normalise
 FREE = frozenset(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _assert_scalar
@@ -201,8 +201,8 @@ FREE = frozenset(
 )
 
 
-def _is_free(packet: Any, seen: _Seen) -> bool:
-    op = seen.ops[packet]
+def _is_free(packet: Any, log: _OperatorLog) -> bool:
+    op = log.ops[packet]
     if not isinstance(op, torch._ops.OpOverload):
         return False
     tags = set(op.tags)
@@ -216,24 +216,24 @@ def _is_free(packet: Any, seen: _Seen) -> bool:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs: stored numbers, bytes, and the work for one example.
+    """The cost of a model: stored numbers, bytes, and the work for one example.
 
     Parameters
     ----------
     params : int
         Numbers in all parameters; a tensor that two layers share counts once.
     nonzero : int
-        Those of them that are not 0, masks applied. This is no sparsity: a dense network has zeros
-        too.
+        The numbers among them that are not 0, masks applied. This does not give the sparsity: a
+        dense network contains zeros, too.
     bytes : int
         Bytes of parameters and buffers, stored dense in their own dtype.
     macs : int
         Multiply-accumulates for one example in matrix products, convolutions and attention. Zeros
         are multiplied like any other number.
     uncounted : tuple of str
-        Operators that ran and that nobody could count: their work is missing in `macs`.
+        Operators that ran but could not be counted: their work is missing in `macs`.
     latency_ms : float or None
-        Milliseconds for one forward pass, where it was measured.
+        Milliseconds for one forward pass; None if it was not measured.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Judge many models on the same examples: accuracy, with its interval."""
+"""How accurate are many models on the same examples? `Accuracy`, with its interval."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from pruneviz.metrics.accuracy import NO_EXAMPLE, counted
 from pruneviz.metrics.intervals import accuracy_interval
 from pruneviz.model.batches import ready, takes
 
-CONVOLVED, PLAIN = 100, 500  # examples at once: what the cache holds; what a matrix product likes
+# examples per forward: fit the cache in a convolutional network; large enough for a matrix product
+CONVOLVED, PLAIN = 100, 500
 
 Batches = list[tuple[Any, Tensor]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Accuracy:
-    """The share of examples that a model puts into the right class: for `sweep` and `sensitivity`.
+    """The share of examples that a model classifies correctly: for `sweep` and `sensitivity`.
 
-    Call it with a model, as any other ``evaluate``. The batches are read once and kept, laid out as
-    a CPU gets through them fastest, and all models are judged by the same examples. A table made
-    with it has three more columns: ``low`` and ``high``, between which the accuracy over all such
-    examples lies in 95 of 100 cases (Wilson's interval), and ``examples``.
+    Call it with a model, like any other ``evaluate``. The batches are read once and kept in the
+    layout that a CPU runs fastest; all models are judged on the same examples. A table made with it
+    has three more columns: ``low`` and ``high``, Wilson's interval, which contains the accuracy
+    over all such examples in 95 of 100 cases, and ``examples``.
 
     Parameters
     ----------
     batches : iterable of (inputs, labels)
         As for `accuracy`. Batches of tensors are split into smaller ones, never joined.
     examples : int, optional
-        Judge by so many examples, drawn once and without replacement: faster, and less certain.
+        Judge on this number of examples, drawn once without replacement: faster, but less certain.
         Needs batches of tensors.
     seed : int
-        For drawing; the caller's random state is not touched.
+        For drawing. The caller's random state is not changed.
 
     Raises
     ------
@@ -71,7 +72,7 @@ class Accuracy:
         if not isinstance(self.batches, Iterable) or isinstance(self.batches, (str, Tensor)):
             raise ArgumentError(
                 "`batches` must be an iterable of (inputs, labels), such as a list or a DataLoader, but "
-                f"{checks._kind(self.batches)} was passed."
+                f"{checks.described(self.batches)} was passed."
             )
         listed = [_pair(b) for b in self.batches]
         if self.examples is not None:
@@ -82,7 +83,7 @@ class Accuracy:
             raise ArgumentError(NO_EXAMPLE)
 
     def __getstate__(self) -> dict[str, Any]:
-        # the other layouts are made anew where they are needed
+        # the cached layouts are not stored: they are computed again when needed
         return {name: getattr(self, name) for name in ("batches", "examples", "seed")}
 
     def __repr__(self) -> str:
@@ -97,20 +98,20 @@ class Accuracy:
         return self.of(self.right(model))
 
     def of(self, right: int) -> dict[str, float]:
-        """Return the same for a number of examples in the right class."""
+        """Return the same for a number of correctly classified examples."""
         low, high = accuracy_interval(right, self.total)
         return {"metric": right / self.total, "low": low, "high": high, "examples": self.total}
 
     def right(self, model: nn.Module, batches: Batches | None = None) -> int:
-        """Count the examples that a model puts into the right class."""
+        """Count the examples that a model classifies correctly."""
         return counted(model, self.laid_out(model) if batches is None else batches)[0]
 
     def laid_out(self, model: nn.Module) -> Batches:
-        """Return the batches as this model gets through them fastest."""
+        """Return the batches in the layout that this model runs fastest."""
         convolves = any(isinstance(m, _ConvNd) for m in model.modules())
         first = self._images[0][0] if convolves and self._images else None
-        suits = isinstance(first, Tensor) and first.ndim == 4 and takes(model, first)
-        return self._images if suits else self._rows
+        use_images = isinstance(first, Tensor) and first.ndim == 4 and takes(model, first)
+        return self._images if use_images else self._rows
 
     @cached_property
     def total(self) -> int:
@@ -123,7 +124,7 @@ class Accuracy:
 
     @cached_property
     def _rows(self) -> Batches:
-        # of `ready` only the sizes: where nothing is convolved no layout is better than the given one
+        # without convolutions the given memory layout is as good as any: only split the batches
         return [part for batch in self.batches for part in _split(*batch)]
 
 
@@ -136,14 +137,14 @@ def columns_of(evaluate: Any) -> dict[str, type]:
     if not callable(evaluate):
         raise ArgumentError(
             "`evaluate` must be a function of a model, or pv.Accuracy(batches), but "
-            f"{checks._kind(evaluate)} was passed."
+            f"{checks.described(evaluate)} was passed."
         )
-    more = {"low": float, "high": float, "examples": int}
-    return {"metric": float} | (more if isinstance(evaluate, Accuracy) else {})
+    interval_columns = {"low": float, "high": float, "examples": int}
+    return {"metric": float} | (interval_columns if isinstance(evaluate, Accuracy) else {})
 
 
 def judged(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str, Any]:
-    """Return what an `evaluate` says of a model, by column; or raise."""
+    """Return the columns that an `evaluate` fills for a model; or raise."""
     try:
         if isinstance(evaluate, Accuracy):
             return evaluate.columns(model)
@@ -156,7 +157,7 @@ def judged(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str, 
 
 
 def metric(value: Any) -> float:
-    """Return what an `evaluate` returned as a finite number; or raise.
+    """Return the result of an `evaluate` as a finite number; or raise.
 
     >>> metric(torch.tensor([0.5]))
     0.5
@@ -176,7 +177,7 @@ def metric(value: Any) -> float:
 
 
 def _pair(batch: Any) -> tuple[Any, Tensor]:
-    got = f"{checks._kind(batch)} was"
+    got = f"{checks.described(batch)} was"
     if isinstance(batch, (tuple, list)):
         if len(batch) == 2 and isinstance(batch[1], Tensor):
             return batch[0], batch[1]
@@ -191,21 +192,21 @@ def _pair(batch: Any) -> tuple[Any, Tensor]:
 def _split(x: Any, labels: Tensor) -> Iterator[tuple[Any, Tensor]]:
     if isinstance(x, Tensor) and x.ndim and labels.ndim and len(x) == len(labels):
         yield from zip(x.split(PLAIN), labels.split(PLAIN), strict=True)
-    else:  # what is wrong with them will be said when they are run
+    else:  # `counted` raises if they are wrong
         yield x, labels
 
 
 def _drawn(batches: Batches, n: int, seed: int) -> Batches:
-    """Return n of all examples, in the order in which they came."""
+    """Return n random examples, in their original order."""
     if not all(isinstance(x, Tensor) and len(x) == len(y) for x, y in batches):
         raise ArgumentError(
-            "`examples` draws from batches of tensors, (inputs, labels) of one length. Leave it out "
-            "to judge by all of them."
+            "`examples` draws from batches of tensors, (inputs, labels) of one length, but these "
+            "batches are different. Leave it out to judge on all examples."
         )
     total = sum(len(y) for _, y in batches)
     if n > total:
         raise ArgumentError(
-            f"`examples` must be at most {total:,}, all that there are, but {n:,} was passed."
+            f"`examples` must be at most {total:,}, the number of examples, but {n:,} was passed."
         )
     chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].sort().values
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))

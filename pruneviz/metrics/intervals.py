@@ -1,4 +1,4 @@
-"""How sure a share is, and a difference of two: intervals, from numbers of examples."""
+"""How certain is an accuracy, or a difference of two? Confidence intervals, from counts."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pruneviz.core.errors import ArgumentError
 
 
 def accuracy_interval(correct: int, examples: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return between which shares the accuracy over all such examples lies.
+    """Return the confidence interval of an accuracy.
 
     Parameters
     ----------
     correct : int
-        Number of examples in the right class.
+        Number of correctly classified examples.
     examples : int
-        Number of examples; drawn at random, one independent of the other.
+        Number of examples, drawn at random and independently.
     level : float
-        In how many cases the interval holds the true accuracy, a fraction in (0, 1).
+        Share of cases in which the interval contains the true accuracy, a fraction in (0, 1).
 
     Returns
     -------
     (low, high) : tuple of float
-        Wilson's interval, in [0, 1]. Unlike ± 1.96 standard errors it never leaves [0, 1], and it has
-        a width where all examples, or none, are right.
+        Wilson's interval. Unlike ± 1.96 standard errors it never leaves [0, 1], and its width is
+        not 0 if all examples, or none, are correct.
 
     Raises
     ------
     ArgumentError
-        If a number is no count, there are more right examples than examples, or `level` is no
-        fraction.
+        If `correct` or `examples` is not a count, `correct` is larger than `examples`, or `level`
+        is not a fraction.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""How long a forward takes, on this machine, now."""
+"""How long does a forward take, on this machine, now? The fastest run of each model counts."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from pruneviz.model.hooks import evaluating
 def latencies(
     models: Sequence[nn.Module], example_input: Any, *, seconds: float = 0.2, least: int = 5
 ) -> list[float]:
-    """Measure how long a forward of each model takes, in turn, so that all meet the same machine.
+    """Measure how long a forward of each model takes; the models take turns.
 
-    Round after round every model runs once, and its fastest run counts: whatever else the machine
-    does can only add to it. (A median does not do on a busy machine, where a run takes one slice of
-    the processor's time or two.) The numbers are of this machine at this moment: compare only what
-    one call has measured.
+    In each round every model runs once, so that all run under the same conditions. The fastest run
+    of each counts, since other load on the machine can only add time. (On a busy machine the median
+    depends on how often a run is interrupted.) The numbers hold for this machine at this moment:
+    compare only numbers from one call.
 
     Parameters
     ----------
     models : sequence of nn.Module
         Not changed. They run in eval mode, without gradients.
     example_input : Tensor, tuple or dict
-        Arguments of the forward, as they are: all examples of the batch at once.
+        Arguments of the forward, unchanged: all examples of the batch at once.
     seconds : float
-        About how long to measure, all models together.
+        About how long to measure, for all models together.
     least : int
-        At least so many rounds, however long they take.
+        The least number of rounds, however long they take.
 
     Returns
     -------
     list of float
-        Milliseconds for one forward of each model, the fastest of all rounds; two more rounds before
-        them do not count.
+        Milliseconds for one forward of each model, the fastest of all rounds. Two rounds before
+        them warm up, and do not count.
 
     Raises
     ------
@@ -57,7 +57,9 @@ def latencies(
     True
     """
     if not models:
-        raise ArgumentError("`models` is empty: there is nothing to measure.")
+        raise ArgumentError(
+            "`models` is empty: there is nothing to measure. Pass at least one model."
+        )
     seconds = checks.number(seconds, "seconds", low=0)
     least = checks.count(least, "least", low=1)
     args, kwargs = arguments(example_input)
@@ -65,7 +67,7 @@ def latencies(
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(evaluating(model))
-        for model in [*models, *models]:  # the first runs of all are slow: caches, buffers
+        for model in [*models, *models]:  # warm up: first runs are slow (caches, buffers)
             run_forward(model, args, kwargs)
         end = time.perf_counter() + seconds
         while len(taken[0]) < least or time.perf_counter() < end:
@@ -79,6 +81,6 @@ def latencies(
 
 
 def _wait() -> None:
-    """Let an accelerator finish what it was given."""
+    """Wait until an accelerator has finished its work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()

@@ -1,4 +1,4 @@
-"""Which of two models is faster, and how sure that is: in turn, on this machine, now."""
+"""Which of two models is faster, and how certain is that? The models take turns on this machine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pruneviz.model.batches import count_examples
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating
 
-BLOCK = 0.0005  # seconds of runs timed at once: far less than a slice of a busy processor's time
-LEAST = 15  # rounds
-# two copies of one model differ by up to so much, for good: by where in memory they lie
+BLOCK = 0.0005  # seconds of runs timed at once: far less than a time slice of a busy processor
+LEAST_ROUNDS = 15
+# the speeds of two copies of one model can differ by this share, because of their memory addresses
 SAME_SPEED = 0.01
 
 
 @dataclass(frozen=True, repr=False)
 class Timing:
-    """What the clock says of two models, beside what their MACs promise.
+    """The measured latencies of two models, next to the ratio of their MACs.
 
     Parameters
     ----------
@@ -36,17 +36,16 @@ class Timing:
     before_iqr_ms, after_iqr_ms : float
         Their spread: the distance between the quartiles.
     latency_speedup : float
-        How many times as fast the second model is: the median of before ÷ after over the rounds. Below
-        1 it is slower.
+        How many times as fast the second model is: the median of before ÷ after over the rounds. A
+        number below 1 means slower.
     low, high : float
-        Between these it lies in 95 of 100 such measurements: the interval of that median, from the
-        ranks of the rounds.
+        The 95 % confidence interval of that median, from the ranks of the rounds.
     speedup : float
-        MACs before ÷ MACs after: the promise. NaN if there are none.
+        MACs before ÷ MACs after. NaN if there are none.
     rounds, examples, threads : int
-        How often each was timed; the size of the batch; torch's threads.
+        How often each model was timed; the size of the batch; the number of torch's threads.
     device : str
-        Where they ran.
+        Where the models ran.
 
     Examples
     --------
@@ -75,7 +74,7 @@ class Timing:
 
     @property
     def told_apart(self) -> bool:
-        """Whether the interval lies off 1 by more than a hundredth, on one side."""
+        """Whether the whole interval is more than 1 % above 1, or more than 1 % below."""
         return told_apart(self.low, self.high)
 
     def __repr__(self) -> str:
@@ -102,24 +101,23 @@ def compare_latency(
     threads: int | None = None,
     seed: int = 0,
 ) -> Timing:
-    """Time two models in turn, on the same input, and say whether the clock can tell them apart.
+    """Time two models in turn, on the same input, and say whether their speeds differ measurably.
 
-    Each round times a block of runs of the one and of the other, in random order, so that whatever
-    else the machine does meets both. What one gets is true for this machine, this batch and this
-    moment.
+    Each round times a block of runs of each model, in random order, so that other load on the
+    machine affects both. The result holds for this machine, this batch and this moment.
 
     Parameters
     ----------
     before, after : nn.Module
-        Not changed. They run in eval mode, without gradients, each where it is.
+        Not changed. They run in eval mode, without gradients, each on its own device.
     example_input : Tensor, tuple or dict
         Arguments of the forward: all examples of the batch at once.
     seconds : float
-        About how long to measure; at least 15 rounds. Warming up comes before.
+        About how long to measure, after warming up; at least 15 rounds.
     threads : int, optional
-        Of torch; default: as many as it uses now.
+        Number of torch's threads; default: as many as it uses now.
     seed : int
-        For the order; the caller's random state is not touched.
+        For the order. The caller's random state is not changed.
 
     Returns
     -------
@@ -165,7 +163,7 @@ def compare_latency(
 
 
 def told_apart(low: float, high: float) -> bool:
-    """Whether an interval of ratios lies off 1 by more than a hundredth, on one side.
+    """Whether a whole interval of ratios is more than 1 % above 1, or more than 1 % below.
 
     >>> told_apart(1.2, 1.3), told_apart(0.9, 1.1), told_apart(1.001, 1.005)
     (True, False, False)
@@ -181,35 +179,36 @@ def in_turn(
     seed: int = 0,
     between: Callable[[], None] | None = None,
 ) -> np.ndarray:
-    """Return milliseconds a call, shape (rounds, calls): each round times them all, in random order.
+    """Return milliseconds per call, shape (rounds, calls); each round times all, in random order.
 
-    `between` is called before each round, and may raise to end it all.
+    `between` is called before each round, and may raise to stop the measurement.
 
     >>> in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
     (15, 3)
     """
-    from torch.utils.benchmark import Timer  # half of `import pruneviz`, if it stood above
+    # imported here: above, it would double the time of `import pruneviz`
+    from torch.utils.benchmark import Timer
 
     seconds = checks.number(seconds, "seconds", low=0)
     rng = np.random.default_rng(checks.count(seed, "seed"))
     n = torch.get_num_threads() if threads is None else checks.count(threads, "threads", low=1)
     timers = [Timer("call()", globals={"call": c}, num_threads=n) for c in calls]
-    once = [min(t.timeit(1).median for _ in range(3)) for t in timers]  # and warm up
+    once = [min(t.timeit(1).median for _ in range(3)) for t in timers]  # this also warms up
     number = [max(1, round(BLOCK / max(s, 1e-9))) for s in once]
     rounds: list[np.ndarray] = []
     end = time.perf_counter() + seconds
-    while len(rounds) < LEAST or time.perf_counter() < end:
+    while len(rounds) < LEAST_ROUNDS or time.perf_counter() < end:
         if between is not None:
             between()
         row = np.empty(len(calls))
         for i in rng.permutation(len(calls)):
-            row[i] = timers[i].timeit(number[i]).median  # waits for an accelerator
+            row[i] = timers[i].timeit(number[i]).median  # the timer waits for an accelerator
         rounds.append(row * 1000)
     return np.array(rounds)
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Return the median of a ÷ b over rounds, and its interval at 95 %: from its ranks, exact.
+    """Return the median of a ÷ b over rounds, and its exact 95 % interval, from ranks.
 
     >>> ratio(np.full(9, 3.0), np.full(9, 2.0))
     (1.5, 1.5, 1.5)
@@ -221,14 +220,14 @@ def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 
 def call_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-    """Return a forward without arguments, its inputs where the model is; it has run once."""
+    """Return a function that runs the forward on inputs on the model's device; it has run once."""
     run_forward(model, args, kwargs)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
-    def there(v: Any) -> Any:
+    def moved(v: Any) -> Any:
         return v.to(device) if isinstance(v, Tensor) and device is not None else v
 
-    args, kwargs = tree_map(there, (args, kwargs))
+    args, kwargs = tree_map(moved, (args, kwargs))
     return lambda: model(*args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""How much of the work is left: weight by weight, with the zeros of weights and of activations."""
+"""How many MACs remain if zeros of weights and activations are skipped? Per weight tensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz.core import checks
-from pruneviz.metrics.cost import MORE
+from pruneviz.metrics.cost import FORMULAS
 from pruneviz.model.batches import count_examples, nothing_to, parts
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, no_fast_path
@@ -32,29 +32,30 @@ OTHER, WHOLE = "other", "whole"
 def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     """Count the multiply-accumulates of each weight tensor for one example, with and without zeros.
 
-    What a machine would do that skips zeros. Ordinary kernels skip none: see `compare_latency`.
+    This is the work of a machine that skips zeros. Ordinary kernels skip none: see
+    `compare_latency`.
 
     Parameters
     ----------
     model : nn.Module
         Masked or not. Not changed. It runs in eval mode.
     batches : iterable
-        As for `collect`: where the activations come from. For the dense numbers one example is enough:
-        ``[x]``.
+        As for `collect`; the activations are measured on them. For the dense numbers one example is
+        enough: ``[x]``.
 
     Returns
     -------
     DataFrame
-        One row a weight tensor, then ``"other"`` (products without a weight, such as attention's),
-        then ``"whole"``, the sum. Columns:
+        One row per weight tensor, then ``"other"`` (products without a weight, such as those of
+        attention), then ``"whole"``, the sum. Columns:
 
         - ``tensor``, ``shape``, ``weights``, ``sparsity`` of the weights
         - ``macs``: multiply-accumulates by the dense shapes, as `measure` counts them
         - ``flops``: 2 × ``macs``
         - ``macs_weights``: those whose weight is not 0
-        - ``active``: the share of what the weights are multiplied with that is not 0
-        - ``macs_weights_activations``: ``macs_weights`` × ``active``. An estimate: it takes zeros of
-          weights and of activations to be independent.
+        - ``active``: the share of the activations multiplied with the weights that is not 0
+        - ``macs_weights_activations``: ``macs_weights`` × ``active``. An estimate: it assumes that
+          zeros of weights and of activations are independent.
 
     Raises
     ------
@@ -64,8 +65,8 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     References
     ----------
     Han, Pool, Tran, Dally 2015, "Learning both Weights and Connections", arXiv:1506.02626, tables 3
-    and 4: FLOP% = Weights% × Act% of the layer before. Here ``active`` is measured where the layer
-    reads, behind the pooling; and the input image counts with its own zeros.
+    and 4: FLOP% = Weights% × Act% of the layer before. Here ``active`` is measured at the layer's
+    input, after pooling, and the zeros of the input image count.
 
     Examples
     --------
@@ -90,16 +91,16 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
                 run_forward(model, args, kwargs)
     if not examples:
         raise nothing_to("count")
-    n, left = 0, 0
+    n, total_nonzero = 0, 0
     rows = []
     for name, w in weights.items():
         nonzero = int(torch.count_nonzero(w))
-        n, left = n + w.numel(), left + nonzero
+        n, total_nonzero = n + w.numel(), total_nonzero + nonzero
         head = (name, tuple(w.shape), w.numel(), 1 - nonzero / w.numel() if w.numel() else math.nan)
         rows.append(head + counts[name].columns(examples))
     rows.append((OTHER, "", 0, math.nan, *counts[OTHER].columns(examples)))
     whole = Count(*(sum(getattr(c, f) for c in counts.values()) for f in Count.__annotations__))
-    rows.append((WHOLE, "", n, 1 - left / n, *whole.columns(examples)))
+    rows.append((WHOLE, "", n, 1 - total_nonzero / n, *whole.columns(examples)))
     names = ["tensor", "shape", "weights", "sparsity", "macs", "flops", "macs_weights", "active",
              "macs_weights_activations"]  # fmt: skip
     return pd.DataFrame(rows, columns=names)
@@ -107,29 +108,29 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
 
 @dataclass
 class Count:
-    """Multiply-accumulates of all examples."""
+    """Multiply-accumulates (MACs) of all examples."""
 
     macs: int = 0
-    weights: int = 0  # those whose weight is not 0
-    read: float = 0.0  # those whose activation is not 0
-    both: float = 0.0
+    weights: int = 0  # MACs whose weight is not 0
+    active: float = 0.0  # MACs whose activation is not 0
+    both: float = 0.0  # MACs whose weight and activation are not 0, estimated
 
     def columns(self, examples: int) -> tuple[float, ...]:
         """Return macs, flops, macs_weights, active, macs_weights_activations of one example."""
-        active = self.read / self.macs if self.macs else math.nan
-        macs, weights = (_share(n, examples) for n in (self.macs, self.weights))
+        active = self.active / self.macs if self.macs else math.nan
+        macs, weights = (_per_example(n, examples) for n in (self.macs, self.weights))
         return macs, 2 * macs, weights, active, self.both / examples
 
 
 class _Products(TorchDispatchMode):
-    """Count every product that runs, for the weight that stands in it."""
+    """Count every product that runs, for the weight that is one of its factors."""
 
     def __init__(self, owner: Mapping[int, str], counts: Mapping[str, Count]) -> None:
         super().__init__()
         self.owner = owner
         self.counts = counts
-        self.known = FlopCounterMode(display=False, custom_mapping=MORE).flop_registry
-        self.nonzero: dict[Any, float] = {}  # of a weight, or a part of it
+        self.known = FlopCounterMode(display=False, custom_mapping=FORMULAS).flop_registry
+        self.densities: dict[Any, float] = {}  # of each weight, or of a view of it
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -143,24 +144,24 @@ class _Products(TorchDispatchMode):
 
     def _add(self, packet: Any, macs: int, operands: list[Tensor]) -> None:
         factors = operands[1:] if packet in ADDED else operands
-        at = [self.owner.get(_place(t)) for t in factors]
-        name = next((n for n in at if n is not None), None)
-        kept = active = 1.0
+        names = [self.owner.get(_address(t)) for t in factors]
+        name = next((n for n in names if n is not None), None)
+        density = active = 1.0
         if name is not None:
-            weight = factors[at.index(name)]
-            key = (_place(weight), weight.storage_offset(), tuple(weight.shape))
-            if key not in self.nonzero:
-                self.nonzero[key] = _density(weight)
-            kept = self.nonzero[key]
-            active = _density(next(t for t, n in zip(factors, at, strict=True) if n is None))
+            weight = factors[names.index(name)]
+            key = (_address(weight), weight.storage_offset(), tuple(weight.shape))
+            if key not in self.densities:
+                self.densities[key] = _density(weight)
+            density = self.densities[key]
+            active = _density(next(t for t, n in zip(factors, names, strict=True) if n is None))
         count = self.counts[name or OTHER]
         count.macs += macs
-        count.weights += round(macs * kept)
-        count.read += macs * active
-        count.both += macs * kept * active
+        count.weights += round(macs * density)
+        count.active += macs * active
+        count.both += macs * density * active
 
 
-def _place(t: Tensor) -> int:
+def _address(t: Tensor) -> int:
     return t.untyped_storage().data_ptr() if t.layout == torch.strided else 0
 
 
@@ -168,5 +169,5 @@ def _density(t: Tensor) -> float:
     return int(torch.count_nonzero(t)) / t.numel() if t.numel() else 0.0
 
 
-def _share(total: int, examples: int) -> float:
+def _per_example(total: int, examples: int) -> float:
     return total // examples if total % examples == 0 else total / examples

@@ -1,4 +1,4 @@
-"""Read and run a torch model without a trace: its layers, tensors, inputs, batches and hooks.
+"""How is a torch model read and run without a trace? Its layers, tensors, inputs, batches, hooks.
 
-Does not know what pruning is: no groups are searched, no scores, no plans here.
+This room does not know what pruning is: it searches no groups and makes no scores or plans.
 """

@@ -1,4 +1,7 @@
-"""Multi-head attention with fewer heads than its width would give: what torch's own cannot be."""
+"""How does torch's multi-head attention run after heads were removed? In a class of our own.
+
+torch requires ``embed_dim == num_heads * head_dim``, which does not hold then.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch import Tensor, nn
 
 
 def slim(module: nn.MultiheadAttention) -> None:
-    """Let an attention layer whose tensors were cut run: in place, parameters and keys stay."""
+    """Make an attention layer run after its tensors were cut; in place, with the same keys."""
     packed = module.in_proj_weight is not None
     rows = module.in_proj_weight.shape[0] // 3 if packed else module.q_proj_weight.shape[0]
     module.embed_dim = module.out_proj.weight.shape[0]
@@ -16,15 +19,15 @@ def slim(module: nn.MultiheadAttention) -> None:
     module.kdim = module.in_proj_weight.shape[1] if packed else module.k_proj_weight.shape[1]
     module.vdim = module.in_proj_weight.shape[1] if packed else module.v_proj_weight.shape[1]
     module.num_heads = rows // module.head_dim
-    module._qkv_same_embed_dim = False  # keeps torch's fused encoder, which knows one width, away
+    module._qkv_same_embed_dim = False  # torch's fused encoder, which assumes one width, stays off
     module.__class__ = SlimAttention
 
 
 class SlimAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` after heads, or columns of its input, were removed.
 
-    The arguments and results of its forward, and its state_dict keys, are those of torch's class;
-    ``head_dim`` is what it was, so ``num_heads * head_dim`` may be smaller than ``embed_dim``.
+    The arguments and results of its forward, and its state_dict keys, are those of torch's class.
+    ``head_dim`` is unchanged, so ``num_heads * head_dim`` may be smaller than ``embed_dim``.
     """
 
     def forward(
@@ -82,7 +85,7 @@ class SlimAttention(nn.MultiheadAttention):
     def _mask(
         self, q: Tensor, k: Tensor, padding: Tensor | None, mask: Tensor | None
     ) -> Tensor | None:
-        """Add up both masks: -inf where nobody may look; padded by what `add_*` appended."""
+        """Add up both masks: -inf where attention is forbidden, 0 for keys appended by `add_*`."""
         total: Tensor | None = None
         batch, heads = q.shape[:2]
         for m, shape in ((mask, (batch, heads)), (padding, None)):
@@ -95,8 +98,9 @@ class SlimAttention(nn.MultiheadAttention):
             elif m.dim() == 3:
                 if m.shape[0] != batch * heads:
                     raise ValueError(
-                        f"`attn_mask` of 3 dimensions must have one mask for each example and head: "
-                        f"{batch} * {heads} here, since heads were removed. It has {m.shape[0]}."
+                        f"`attn_mask` of 3 dimensions must have one mask for each example and kept "
+                        f"head, {batch} * {heads} here, but it has {m.shape[0]}. Leave out the masks "
+                        "of the removed heads."
                     )
                 m = m.unflatten(0, (batch, heads))  # (B, H, L, S)
             m = F.pad(m, (0, k.shape[-2] - m.shape[-1]))

@@ -1,4 +1,4 @@
-"""Batches of examples: read them, count them, take a few out of them."""
+"""How are batches of examples read, counted, and cut to a few examples? In any form."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ PART = 100
 
 
 def few(inputs: Sequence[Any], most: int) -> list[Any]:
-    """Return the first examples of batches of inputs; what is not alike, by whole batches.
+    """Return the first `most` examples of batches; if the batches differ in shape, whole batches.
 
     >>> [len(x) for x in few([torch.zeros(300, 2), torch.zeros(300, 2)], 250)]
     [100, 100, 50]
     """
     if alike(inputs):
-        some, left = [], most
+        taken, left = [], most
         for x in inputs:
-            some.append(x[:left])
-            left -= len(some[-1])
+            taken.append(x[:left])
+            left -= len(taken[-1])
             if not left:
                 break
-        return list(torch.cat(some).split(PART))
+        return list(torch.cat(taken).split(PART))
     ends = np.cumsum([examples_in(x) for x in inputs])
     return list(inputs[: int(np.searchsorted(ends, most)) + 1])
 
 
 def alike(inputs: Sequence[Any]) -> bool:
-    """Tell whether batches are tensors of one shape, but for the number of examples.
+    """Whether all batches are tensors of the same shape, except for the number of examples.
 
     >>> alike([torch.zeros(3, 2), torch.zeros(1, 2)]), alike([torch.zeros(3, 2), torch.zeros(3, 4)])
     (True, False)
@@ -48,9 +48,9 @@ def alike(inputs: Sequence[Any]) -> bool:
 
 
 def images_of(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
-    """Return examples by their numbers as images, (n, 1 or 3, height, width); None if they are none.
+    """Return examples by their numbers as images, (n, 1 or 3, height, width).
 
-    Nor can images of several sizes be shown in a row.
+    None if the examples are not images, or have different sizes: they cannot be shown in a row.
 
     >>> images_of([torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)], np.array([4]))
     array([[[[1., 1.],
@@ -70,7 +70,7 @@ Labelled = Iterable[tuple[Any, Tensor]]
 
 
 def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
-    """Return the batches of each class by itself; raise if there is none.
+    """Return the batches separated by class; raise if there are none.
 
     >>> x, y = torch.arange(4.0), torch.tensor([1, 0, 1, 1])
     >>> {c: [x.tolist() for x, _ in parts] for c, parts in by_class([(x, y)]).items()}
@@ -78,11 +78,11 @@ def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
     """
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for x, labels in batches:
-        fit = isinstance(x, Tensor) and isinstance(labels, Tensor) and labels.ndim == 1
-        if not fit or not x.ndim or len(x) != len(labels):
+        is_pair = isinstance(x, Tensor) and isinstance(labels, Tensor) and labels.ndim == 1
+        if not is_pair or not x.ndim or len(x) != len(labels):
             raise ArgumentError(
-                "a batch must be a pair of tensors, inputs and labels, with one class an example. "
-                f"{_what(x, labels)}"
+                "a batch must be a pair of tensors, inputs and labels, with one class per example. "
+                f"{_wrong_pair(x, labels)}"
             )
         if len(labels) and int(labels.min()) < 0:
             raise ArgumentError(
@@ -99,32 +99,33 @@ def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
     return {c: found[c] for c in sorted(found)}
 
 
-def _what(x: Any, labels: Any) -> str:
+def _wrong_pair(x: Any, labels: Any) -> str:
     if not isinstance(x, Tensor) or not x.ndim:
-        return "These inputs are no tensor whose first dimension is that of the examples."
+        return "These inputs are not a tensor whose first dimension is the examples."
     return checks.advice(labels, (len(x),))
 
 
 def some_of_each(
     classes: dict[int, list[tuple[Tensor, Tensor]]], most: int
 ) -> tuple[list[Tensor], list[int]]:
-    """Return about `most` examples and their labels, as many of each class, class after class.
+    """Return about `most` examples and their labels, as many from each class, class after class.
 
-    Those of one shape are one tensor; if there are several, so are the tensors.
+    Examples of one shape are joined into one tensor; if the shapes differ, a list of tensors is
+    returned.
 
     >>> x, labels = some_of_each(by_class([(torch.arange(4.0), torch.tensor([1, 0, 1, 1]))]), 4)
     >>> [part.tolist() for part in x], labels
     ([[1.0, 0.0, 2.0]], [0, 1, 1])
     """
-    each = max(1, most // max(1, len(classes)))
+    per_class = max(1, most // max(1, len(classes)))
     parts: list[Tensor] = []
     labels: list[int] = []
     for c, batches in classes.items():
-        left = each
+        left = per_class
         for x, _ in batches:
             parts += [x[:left]] if left else []
             left -= len(x[:left])
-        labels += [c] * (each - left)
+        labels += [c] * (per_class - left)
     return [torch.cat(parts)] if len({x.shape[1:] for x in parts}) == 1 else parts, labels
 
 
@@ -142,7 +143,7 @@ def parts(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     if not isinstance(batches, Iterable) or isinstance(batches, str):
         raise ArgumentError(
             "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
-            f"{checks._kind(batches)} was passed."
+            f"{checks.described(batches)} was passed."
         )
     for batch in batches:
         if isinstance(batch, (tuple, list)):
@@ -168,7 +169,7 @@ def listed(batches: Iterable[Any], purpose: str) -> list[Any]:
 
 
 def nothing_to(purpose: str, name: str = "batches") -> ArgumentError:
-    """Say that there is no batch."""
+    """Return the error that says that there is no batch."""
     return ArgumentError(
         f"`{name}` is empty: there is nothing to {purpose}. Pass an iterable of batches; a generator "
         "runs only once."
@@ -179,7 +180,7 @@ def count_examples(args: Any, kwargs: Any) -> int:
     """Return the first dimension of the first tensor among the arguments of a forward."""
     first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
     if first.ndim == 0:
-        raise ArgumentError("a batch must have a first dimension, that of the examples.")
+        raise ArgumentError("a batch must have a first dimension, which is the examples.")
     return first.shape[0]
 
 
@@ -206,23 +207,23 @@ def first(example_input: Any, n: int) -> Any:
 
 
 def pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-    """Yield inputs and labels of each batch; say in words what is none.
+    """Yield the inputs and labels of each batch; raise if a batch is not such a pair.
 
     >>> [labels.tolist() for _, labels in pairs([(torch.zeros(2, 3), torch.tensor([0, 1]))])]
     [[0, 1]]
     """
-    tell = "Pass an iterable of pairs (inputs, labels): a DataLoader, or [(x, labels)]"
+    advice = "Pass an iterable of pairs (inputs, labels): a DataLoader, or [(x, labels)]"
     single = isinstance(batches, (Tensor, Dataset)) and not isinstance(batches, IterableDataset)
     if single or (not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__")):
         raise ArgumentError(
-            f"`batches` must be batches of examples, but {checks._kind(batches)} was passed. {tell}."
+            f"`batches` must be batches of examples, but {checks.described(batches)} was passed. {advice}."
         )
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             many = f" of {len(batch)}" * isinstance(batch, (tuple, list))
             raise ArgumentError(
                 "a batch must be a pair (inputs, labels), but "
-                f"{checks._kind(batch)}{many} was passed. {tell}."
+                f"{checks.described(batch)}{many} was passed. {advice}."
             )
         yield batch[0], batch[1]
 
@@ -230,37 +231,37 @@ def pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]
 def ready(
     batches: Iterable[tuple[Any, Tensor]], size: int = 100, *, model: nn.Module | None = None
 ) -> list[tuple[Any, Tensor]]:
-    """Return batches as a list, in parts and in a layout that a CPU gets through fastest.
+    """Return batches as a list, in the sizes and the memory layout that a CPU runs fastest.
 
-    The examples are the same. A small convolutional network takes half the time for images whose
-    channels lie side by side, a hundred at once, which the cache can hold; `model` is asked whether it
-    runs on such images.
+    The examples are the same. A small convolutional network needs half the time for images in
+    channels_last layout, a hundred at once, which fit into the cache. With `model`, the layout is
+    used only if the model runs on such images.
 
     >>> parts = ready([(torch.zeros(150, 3, 4, 4), torch.zeros(150))])
     >>> [(x.shape[0], x.stride()) for x, _ in parts]
     [(100, (48, 1, 12, 3)), (50, (48, 1, 12, 3))]
     """
     parts: list[tuple[Any, Tensor]] = []
-    known: bool | None = True if model is None else None
+    use_layout: bool | None = True if model is None else None
     for x, labels in pairs(batches):
         tensors = isinstance(x, Tensor) and isinstance(labels, Tensor)
         if tensors and x.ndim and labels.ndim and len(x) == len(labels):
-            if known is None and model is not None and x.ndim == 4:
-                known = takes(model, x)
-            laid_out = _laid_out(x) if known else x
+            if use_layout is None and model is not None and x.ndim == 4:
+                use_layout = takes(model, x)
+            laid_out = _laid_out(x) if use_layout else x
             parts += zip(laid_out.split(size), labels.split(size), strict=True)
-        else:  # other inputs as they are; what is wrong with them `accuracy` will say
+        else:  # other inputs are passed on: `accuracy` raises if they are wrong
             parts.append((x, labels))
     return parts
 
 
 def takes(model: nn.Module, x: Tensor) -> bool:
-    """Tell whether a model runs on images whose channels lie side by side.
+    """Whether a model runs on images in channels_last layout.
 
-    One that calls ``view`` on what it has convolved does not.
+    A model that calls ``view`` on the result of a convolution does not.
 
-    >>> seen = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Flatten())
-    >>> takes(seen, torch.zeros(1, 2, 3, 3))
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Flatten())
+    >>> takes(model, torch.zeros(1, 2, 3, 3))
     True
     """
     try:
@@ -276,5 +277,5 @@ def _laid_out(x: Tensor) -> Tensor:
 
 
 def device_of(model: nn.Module, x: Tensor) -> torch.device:
-    """Return where a model is; that of `x` if it has no tensors."""
+    """Return the device of a model; that of `x` if the model has no tensors."""
     return next((t.device for t in (*model.parameters(), *model.buffers())), x.device)

@@ -1,4 +1,4 @@
-"""A model's forward: example inputs, copies, outputs, and running it quietly."""
+"""How is a model's forward run? Example inputs, copies, outputs, and no logs or warnings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments cut to the first example: the first dimension is that of the examples.
+    """Return the arguments cut to the first example; the first dimension must be the examples.
 
     >>> import torch
     >>> one_example(torch.zeros(2, 3))[0][0].shape
@@ -51,7 +51,7 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = arguments(example_input)
     first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
     if first.ndim == 0 or first.shape[0] == 0:
-        raise _wrong(f"the first tensor has shape {tuple(first.shape)}: it holds no example")
+        raise _wrong(f"the first tensor has shape {tuple(first.shape)}, and so holds no example")
     n = first.shape[0]
 
     def cut(v: Any) -> Any:
@@ -61,7 +61,7 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def run_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run the model; an error of its forward becomes one that names the shapes it was given."""
+    """Run the model; if its forward raises, raise an error with the shapes of the arguments."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
     def move(v: Any) -> Any:
@@ -113,19 +113,19 @@ def copy_of(model: nn.Module) -> nn.Module:
     try:
         with torch.inference_mode(False):  # a copy made inside that mode could never be trained
             new = copy.deepcopy(model)
-            # what a forward has computed from the weights and kept (timm's tables of attention
-            # biases) is not true of a copy whose weights change; such modules forget it here
+            # a module may cache what its forward computed from the weights (timm's tables of
+            # attention biases). In a copy whose weights change that is wrong; `_apply` clears it
             new._apply(_same)
     except (RuntimeError, TypeError) as e:
         raise ArgumentError(
-            f"`model` cannot be copied ({e}). A model keeps only parameters and buffers as tensors: "
-            "move what forward computed out of its attributes, or detach it. Masks of torch.nn.utils.prune "
-            "have to be made permanent first: torch.nn.utils.prune.remove(layer, 'weight')."
+            f"`model` cannot be copied ({e}). Only parameters and buffers may be tensors of a model: "
+            "move what forward computed out of its attributes, or detach it. Make masks of "
+            "torch.nn.utils.prune permanent first: torch.nn.utils.prune.remove(layer, 'weight')."
         ) from e
     for module in new.modules():
         if parametrize.is_parametrized(module):
             # torch gives each parametrized module a class of its own, but a deep copy shares it:
-            # removing a parametrization from the copy would take the property off the original
+            # removing a parametrization from the copy would remove the property from the original
             cls = type(module)
             module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
     return new
@@ -136,7 +136,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def outputs_of(output: Any) -> list[Tensor]:
-    """All tensors of a model's output, in a fixed order, whatever holds them.
+    """Return all tensors of a model's output, in a fixed order, from any containers.
 
     >>> outputs_of({"a": torch.zeros(2), "b": [torch.ones(1), None]})
     [tensor([0., 0.]), tensor([1.])]
@@ -155,7 +155,7 @@ def outputs_of(output: Any) -> list[Tensor]:
 
 
 def copied_inputs(values: Any, model: nn.Module) -> Any:
-    """Copy all tensors within, to the model's device: ordinary ones under any mode."""
+    """Copy all tensors in `values` to the model's device, as ordinary tensors in any mode."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
 
     def copied(v: Any) -> Any:
@@ -166,10 +166,10 @@ def copied_inputs(values: Any, model: nn.Module) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Run attention as single operators, and keep what torch logs and warns of to itself.
+    """Run attention as single operators, and suppress torch's logs and warnings.
 
-    Beside another thread (see `hooks.beside`) its logs and warnings stay as they are: they are the
-    same in all threads.
+    In a thread `beside` another one (see `hooks.beside`), logs and warnings are not suppressed:
+    all threads share them.
     """
     with no_fast_path(), nullcontext() if is_beside() else _silence():
         yield
@@ -188,9 +188,9 @@ def _silence() -> Iterator[None]:
 
 
 def check_runs(model: nn.Module, example_input: Any) -> None:
-    """Raise an ArgumentError, with the shapes it was given, if a model cannot run on its example."""
+    """Raise an ArgumentError, with the shapes of the arguments, if a model fails on its example."""
     model = checks.unwrapped(model)
     with quiet(), torch.inference_mode(False), evaluating(model):
-        twin = copy_of(model)
-        with evaluating(twin):
-            run_forward(twin, *copied_inputs(arguments(example_input), twin))
+        model_copy = copy_of(model)
+        with evaluating(model_copy):
+            run_forward(model_copy, *copied_inputs(arguments(example_input), model_copy))

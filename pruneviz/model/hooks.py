@@ -1,4 +1,4 @@
-"""Look inside a model without leaving a trace."""
+"""How does one look inside a model without a trace? Context managers that undo themselves."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pruneviz.core.errors import ArgumentError
 
 @contextmanager
 def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[None]:
-    """Seed torch's random numbers inside the block; the caller's own go on as if nothing had been.
+    """Seed torch's random numbers inside the block; restore the caller's random state afterwards.
 
     Parameters
     ----------
     seed : int or None
-        None: only keep the caller's random state, seed nothing.
+        None: seed nothing, only restore the caller's random state afterwards.
     devices : iterable of torch.device
-        CUDA devices whose generators are seeded and kept as well.
+        CUDA devices whose generators are seeded and restored as well.
 
     Examples
     --------
@@ -50,15 +50,16 @@ _here = threading.local()
 
 
 def is_beside() -> bool:
-    """Tell whether this thread runs `beside` another one."""
+    """Whether this thread is inside a `beside` block."""
     return getattr(_here, "beside", False)
 
 
 @contextmanager
 def beside() -> Iterator[None]:
-    """Leave torch's random state alone in this thread: another one may be drawing from it.
+    """Inside the block, do not touch torch's random state: another thread may be drawing from it.
 
-    Readers put it back when they are done; beside a training that would turn its numbers back.
+    The random state is shared by all threads. A reader restores it afterwards, so beside a training
+    it would make the training draw the same numbers twice.
     """
     before, _here.beside = is_beside(), True
     try:
@@ -71,9 +72,9 @@ def beside() -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Put the model into eval mode, without gradients; undo everything afterwards, also on error.
 
-    What is put back: the `training` flag of every single module, buffers that the forward rewrote
-    or replaced, the weights of embeddings with ``max_norm``, torch's random state. The flags are set directly: `train()` and `eval()`, which a model may
-    override with side effects, are not called.
+    Restored are the `training` flag of every module, buffers that the forward rewrote or replaced,
+    the weights of embeddings with ``max_norm``, and torch's random state. The flags are set
+    directly: `train()` and `eval()` are not called, since a model may override them.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     # an embedding with max_norm rewrites its own weight in the forward
     embeddings = [m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     rewritten = [m.weight for m in embeddings if m.max_norm is not None]
-    held = [(m, dict(m._buffers)) for m in modules]
-    watched = [*rewritten, *(b for _, kept in held for b in kept.values() if b is not None)]
+    buffers = [(m, dict(m._buffers)) for m in modules]
+    watched = [*rewritten, *(b for _, own in buffers for b in own.values() if b is not None)]
     before = [t.detach().clone() for t in watched]
     try:
         with seeded(None, {t.device for t in tensors}), torch.no_grad():
@@ -118,12 +119,12 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for m, training in flags:
             m.training = training
-        for m, kept in held:
-            # only where the forward replaced one: another thread may be copying the model
+        for m, own in buffers:
+            # only if the forward replaced a buffer: another thread may be copying the model
             now = m._buffers
-            if list(now) != list(kept) or any(now[n] is not t for n, t in kept.items()):
+            if list(now) != list(own) or any(now[n] is not t for n, t in own.items()):
                 m._buffers.clear()
-                m._buffers.update(kept)
+                m._buffers.update(own)
         with torch.no_grad():
             for t, old in zip(watched, before, strict=True):
                 if not torch.equal(t, old):
@@ -136,7 +137,7 @@ def hooked(
     layers: Iterable[str] | None,
     fn: Callable[[str, tuple[Any, ...], Any], Tensor | None],
 ) -> Iterator[nn.Module]:
-    """Call ``fn(name, inputs, output)`` whenever one of the layers has run; unhook afterwards.
+    """Call ``fn(name, inputs, output)`` after each run of one of the layers; unhook afterwards.
 
     Parameters
     ----------
@@ -145,13 +146,13 @@ def hooked(
     layers : iterable of str, or None
         Names as in ``model.named_modules()``; None: every module without children.
     fn : callable
-        Called with the layer's name, the tuple of its positional inputs, and its output. What it
-        returns, unless None, takes the place of the output: so one can also intervene.
+        Called with the layer's name, the tuple of its positional inputs, and its output. If it
+        returns a tensor, this replaces the output.
 
     Raises
     ------
     ArgumentError
-        If the model has no layer of such a name.
+        If the model has no layer of that name.
 
     Examples
     --------
@@ -183,10 +184,10 @@ def hooked(
 def switch_for_all_threads(
     switch: Callable[[], Iterator[None]],
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Make a context manager of a switch that is the same in all threads.
+    """Make a context manager from a switch that is shared by all threads.
 
-    The first thread that comes in turns it, the last one that leaves turns it back: else the one that
-    came second would put back what it found, and it would stay turned.
+    The first thread that enters switches it, and the last one that leaves switches it back. If each
+    thread restored what it found, a second thread would find the switched state and restore that.
 
     Examples
     --------
@@ -201,15 +202,15 @@ def switch_for_all_threads(
     both
     off
     """
-    lock, inside, made = threading.Lock(), [0], contextmanager(switch)
-    held: list[AbstractContextManager[None]] = []
+    lock, inside, manager = threading.Lock(), [0], contextmanager(switch)
+    active: list[AbstractContextManager[None]] = []
 
     @contextmanager
-    def both() -> Iterator[None]:
+    def shared() -> Iterator[None]:
         with lock:
             if not inside[0]:
-                held[:] = [made()]
-                held[0].__enter__()
+                active[:] = [manager()]
+                active[0].__enter__()
             inside[0] += 1
         try:
             yield
@@ -217,14 +218,14 @@ def switch_for_all_threads(
             with lock:
                 inside[0] -= 1
                 if not inside[0]:
-                    held[0].__exit__(None, None, None)
+                    active[0].__exit__(None, None, None)
 
-    return both
+    return shared
 
 
 @switch_for_all_threads
 def no_fast_path() -> Iterator[None]:
-    """Let attention run as single operators: its fused fast path hides them from every counter."""
+    """Let attention run as single operators: hooks and counters cannot see its fused path."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

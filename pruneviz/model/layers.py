@@ -1,4 +1,4 @@
-"""Layers that multiply what they read with a weight: who they are, and that weight as a matrix."""
+"""Which layers multiply their input with a weight? The consumers, and their weights as matrices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def consumers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of a model that multiply what they read with a weight, by name.
+    """Return the layers of a model that multiply their input with a weight, by name.
 
     >>> list(consumers(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))))
     ['0', '2']
@@ -40,18 +40,18 @@ def consumers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the weights of those layers, by the layers' names."""
+    """Return the shapes of the weights of all consumers, by the layers' names."""
     with evaluating(model):  # reading a weight may run a parametrization
         return {n: tuple(weight_of(m).shape) for n, m in consumers(model).items()}
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """Return a layer's weight as the forward sees it, detached."""
+    """Return a layer's weight as the forward uses it, detached."""
     return cast(Tensor, module.weight).detach()
 
 
 def blocks_of(module: nn.Module) -> Tensor:
-    """Return the weight as it multiplies columns, block after block: (groups, outputs / groups, n).
+    """Return the weight as matrices, one per group of a convolution: (groups, outputs / groups, n).
 
     >>> blocks_of(nn.Conv2d(4, 6, 3)).shape, blocks_of(nn.Conv2d(4, 6, 3, groups=2)).shape
     (torch.Size([1, 6, 36]), torch.Size([2, 3, 18]))
@@ -62,7 +62,7 @@ def blocks_of(module: nn.Module) -> Tensor:
 
 
 def shaped(module: nn.Module, matrix: Tensor) -> Tensor:
-    """Return such blocks, or one matrix (outputs, n), in the shape of the layer's weight."""
+    """Return blocks as from `blocks_of`, or one matrix (outputs, n), in the shape of the weight."""
     weight = weight_of(module)
     if is_conv1d(module):
         return matrix.flatten(0, -2).T.contiguous().to(weight)
@@ -70,7 +70,7 @@ def shaped(module: nn.Module, matrix: Tensor) -> Tensor:
 
 
 def columns_of(index: np.ndarray, taps: int) -> Tensor:
-    """From places among the inputs, (units, k), to columns of the weight as a matrix, (units, k · taps).
+    """Return the columns of the weight matrix, (units, k · taps), for inputs `index`, (units, k).
 
     >>> columns_of(np.array([[1], [0]]), 2)
     tensor([[2, 3],
@@ -82,17 +82,17 @@ def columns_of(index: np.ndarray, taps: int) -> Tensor:
 
 @contextmanager
 def open_attention(model: nn.Module) -> Iterator[None]:
-    """Let torch's attention layers call their output projection as the layer that it is.
+    """Let torch's attention layers call their output projection as a layer, so that hooks see it.
 
-    torch passes the projection's tensors to one function, past every hook; our own class computes
-    the same, layer by layer. Undone afterwards.
+    torch passes the projection's tensors to one function, so no hook of the projection runs.
+    `SlimAttention` computes the same layer by layer. Undone afterwards.
     """
-    closed = [m for m in model.modules() if type(m) is nn.MultiheadAttention]
+    attention_layers = [m for m in model.modules() if type(m) is nn.MultiheadAttention]
     with no_fast_path():
         try:
-            for m in closed:
+            for m in attention_layers:
                 m.__class__ = SlimAttention
             yield
         finally:
-            for m in closed:
+            for m in attention_layers:
                 m.__class__ = nn.MultiheadAttention

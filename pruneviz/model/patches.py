@@ -1,4 +1,4 @@
-"""What a convolution reads: its input cut into patches, one row for each place it looks at."""
+"""What does a convolution multiply with its filters? Its input as patches, one row per position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def patches(conv: _ConvNd, x: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (n, positions, channels * taps)
-        In the order of ``weight.flatten(1)``; of a grouped convolution, group after group.
+        Columns in the order of ``weight.flatten(1)``; for a grouped convolution group after group.
 
     Examples
     --------
@@ -33,13 +33,13 @@ def patches(conv: _ConvNd, x: Tensor) -> Tensor:
     True
     """
     x = padded(conv, x)
-    space = x.ndim - 2
-    kernel, dilation = _each(conv.kernel_size, space), _each(conv.dilation, space)
-    for d in range(space):
+    space_dims = x.ndim - 2
+    kernel, dilation = _each(conv.kernel_size, space_dims), _each(conv.dilation, space_dims)
+    for d in range(space_dims):
         size = (kernel[d] - 1) * dilation[d] + 1
-        x = x.unfold(2 + d, size, _each(conv.stride, space)[d])[..., :: dilation[d]]
-    taps = range(2 + space, 2 + 2 * space)
-    return x.permute(0, *range(2, 2 + space), 1, *taps).flatten(1, space).flatten(2)
+        x = x.unfold(2 + d, size, _each(conv.stride, space_dims)[d])[..., :: dilation[d]]
+    taps = range(2 + space_dims, 2 + 2 * space_dims)
+    return x.permute(0, *range(2, 2 + space_dims), 1, *taps).flatten(1, space_dims).flatten(2)
 
 
 def padded(conv: _ConvNd, x: Tensor) -> Tensor:
@@ -54,12 +54,12 @@ def padded(conv: _ConvNd, x: Tensor) -> Tensor:
 
 
 def batched(conv: _ConvNd, x: Tensor) -> Tensor:
-    """Return what a convolution reads or gives with the dimension of the examples, should it lack it."""
+    """Return an input or output of a convolution; the dimension of examples is added if missing."""
     return x if x.ndim > len(conv.kernel_size) + 1 else x.unsqueeze(0)
 
 
 def spreads(conv: _ConvNd) -> bool:
-    """Whether a convolution reads anything else than each position once, by itself."""
+    """Whether a convolution does more than read each position once (as a 1 × 1 kernel does)."""
     taps = any(k > 1 for k in conv.kernel_size)
     return taps or any(s > 1 for s in conv.stride) or any(conv._reversed_padding_repeated_twice)
 

@@ -1,4 +1,4 @@
-"""The tensors of a model by name, who holds them, and whether groups are of this model."""
+"""Which tensors does a model hold, and where? Also whether given groups belong to this model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pruneviz.core.slices import Slice
 
 @dataclass(frozen=True)
 class Held:
-    """One parameter or buffer, and every (layer, attribute) that holds it: ties share one.
+    """One parameter or buffer, and every (layer, attribute) that holds it: several if it is tied.
 
-    `part` is ``""`` for an attribute of the layer; for what a parametrization of that attribute
-    keeps it is ``"original"``, ``"original0"``, ….
+    `part` is ``""`` if the attribute is the tensor itself. If a parametrization computes the
+    attribute from the tensor, `part` is its name there: ``"original"``, ``"original0"``, ….
     """
 
     tensor: Tensor
@@ -30,13 +30,13 @@ class Held:
 
     @property
     def visible(self) -> Tensor:
-        """What the forward sees in its place: masks applied, detached, not copied."""
+        """The tensor that the forward uses: masks applied, detached, not copied."""
         module, attribute = self.holders[0]
         return getattr(module, attribute).detach() if self.part else self.tensor.detach()
 
 
 def held(model: nn.Module) -> dict[str, Held]:
-    """Return every parameter and buffer by its plain name; tied ones under each of their names.
+    """Return every parameter and buffer by its plain name; a tied tensor under each of its names.
 
     >>> list(held(nn.BatchNorm1d(2)))
     ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
@@ -51,21 +51,21 @@ def held(model: nn.Module) -> dict[str, Held]:
             if tensor is None:
                 continue
             key, full = id(tensor), f"{path}.{attribute}" if path else attribute
-            owner, name, inside = module, attribute, ""
+            owner, name, parametrized_part = module, attribute, ""
             if isinstance(module, parametrize.ParametrizationList):
                 owner, name = modules[layer_name(full)], path.rpartition(".")[2]
-                inside = attribute
+                parametrized_part = attribute
             tensors[key] = tensor
-            part.setdefault(key, inside)
+            part.setdefault(key, parametrized_part)
             names.setdefault(key, []).append(unmasked_name(full))
-            if (owner, name) not in holders.setdefault(key, []):  # one module at two places
+            if (owner, name) not in holders.setdefault(key, []):  # a module may be used twice
                 holders[key].append((owner, name))
     found = {k: Held(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
-    return {name: found[k] for k, all_of_it in names.items() for name in all_of_it}
+    return {name: found[k] for k, tied_names in names.items() for name in tied_names}
 
 
 def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise unless what a plan keeps of a weight, or of a group, is a boolean tensor of its shape."""
+    """Raise unless a plan's `keep` for a weight or group is a boolean tensor of its shape."""
     checks.kind(keep, f"plan.keep[{name!r}]", Tensor)
     if tuple(keep.shape) != shape or keep.dtype != torch.bool:
         raise ArgumentError(
@@ -76,7 +76,7 @@ def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], what: str) -> None:
     """Raise unless the slices of the chosen groups lie within the tensors that a model has."""
-    covered: dict[tuple[str, int], int] = {}  # number of positions that all groups name
+    covered: dict[tuple[str, int], int] = {}  # number of positions that the groups name in total
     for g in groups:
         for key, index in {(s.tensor, s.dim): s.index for s in g.slices if s.role == "out"}.items():
             covered[key] = covered.get(key, 0) + index.size
@@ -96,21 +96,21 @@ def _misfit(s: Slice, have: dict[str, Held], covered: dict[tuple[str, int], int]
     if s.dim >= len(shape) or (s.blocks > 1 and shape[0] % s.blocks):
         return f"{name!r} has the shape {shape} here"
     n, last = shape[s.dim] * s.blocks, int(s.index.max()) + 1
-    # groups of a smaller model name the first positions, and leave no gap
-    less = s.role == "out" and covered.get((s.tensor, s.dim)) == last < n
-    if last > n or less:
+    # groups of a smaller model name the first positions without a gap, but not the last ones
+    too_few = s.role == "out" and covered.get((s.tensor, s.dim)) == last < n
+    if last > n or too_few:
         return f"its units reach to {last} along dimension {s.dim} of {name!r}, which has {n} here"
     return ""
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, detached, by each of their names."""
+    """Return all parameters and buffers, detached, under each of their names."""
     params = model.named_parameters(remove_duplicate=False)
     return {n: t.detach() for n, t in (*params, *model.named_buffers(remove_duplicate=False))}
 
 
 def matrix(weight: Tensor, where: Slice) -> Tensor:
-    """Return the numbers of each unit in a weight, a copy of shape (units, numbers).
+    """Return each unit's numbers in a weight: a copy of shape (units, numbers).
 
     >>> import numpy as np
     >>> matrix(torch.arange(6.0).view(2, 3), Slice("fc2.weight", 1, np.array([[0], [2]]), "in"))
@@ -128,7 +128,7 @@ def matrix(weight: Tensor, where: Slice) -> Tensor:
 
 
 def holders_of(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, str]]]]:
-    """Each parameter and buffer by each of its names, with every (module, attribute) that holds it."""
+    """Return each parameter and buffer, by each of its names, with all its (module, attribute)."""
     found: dict[int, tuple[list[str], Tensor, list[tuple[nn.Module, str]]]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, t in (*module._parameters.items(), *module._buffers.items()):
@@ -136,6 +136,6 @@ def holders_of(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module
                 name = f"{prefix}.{attribute}" if prefix else attribute
                 names, _, places = found.setdefault(id(t), ([], t, []))
                 names.append(name)
-                if (module, attribute) not in places:  # a module may stand at two places
+                if (module, attribute) not in places:  # a module may be used twice
                     places.append((module, attribute))
     return {name: (t, places) for names, t, places in found.values() for name in names}

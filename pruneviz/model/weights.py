@@ -1,4 +1,4 @@
-"""Where the weights of a model are: those of Linear, Conv, Embedding and attention layers."""
+"""Where are the weights of a model? Those of Linear, Conv, Embedding and attention layers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
 
 
 class Mask(nn.Module):
-    """The parametrization by which `mask` works: zero wherever `keep` is False.
+    """The parametrization that `mask` adds to a weight: 0 wherever `keep` is False.
 
     Parameters
     ----------
     keep : Tensor, bool
-        Of the weight's shape; kept as a buffer, so it travels with state_dict and device.
+        Of the weight's shape. It is a buffer, so it is part of the state_dict and moves with `to`.
     place : int
-        The weight's place among the layer's parameters: `bake` puts it back there.
+        The weight's place among the layer's parameters; `bake` restores it.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Mask(nn.Module):
         self.place = place
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.masked_fill(~self.keep, 0)  # and so is its gradient
+        return weight.masked_fill(~self.keep, 0)  # the gradient is 0 there, too
 
     def extra_repr(self) -> str:
         return f"keeps {int(self.keep.sum()):,} of {self.keep.numel():,}"
@@ -56,14 +56,14 @@ class Mask(nn.Module):
 
 @dataclass(frozen=True)
 class Place:
-    """One weight tensor and every (module, attribute) that holds it: tied layers share one."""
+    """One weight tensor and every (module, attribute) that holds it: several if layers are tied."""
 
     name: str
     holders: tuple[tuple[nn.Module, str], ...]
 
     @property
     def tensor(self) -> Tensor:
-        """The weight as the forward sees it: masks applied, detached, not copied."""
+        """The weight as the forward uses it: masks applied, detached, not copied."""
         module, attribute = self.holders[0]
         return getattr(module, attribute).detach()
 
@@ -71,13 +71,13 @@ class Place:
 def places(model: nn.Module) -> dict[str, Place]:
     """Return the weight tensors of a model by name, such as ``"fc1.weight"``.
 
-    Counted are the weights of Linear, Bilinear, Conv, Embedding and MultiheadAttention; not biases,
-    not norms. A tied tensor appears once, under its first name.
+    These are the weights of Linear, Bilinear, Conv, Embedding and MultiheadAttention layers; biases
+    and norms are left out. A tied tensor appears once, under its first name.
 
     Raises
     ------
     ArgumentError
-        If there is none, or a layer has no shape yet, or its weight is not a parameter.
+        If there is no weight, a layer has no shape yet, or its weight is not a parameter.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def places(model: nn.Module) -> dict[str, Place]:
 
 
 def masked_attributes(module: nn.Module) -> list[str]:
-    """Names of the module's own tensors that carry a mask."""
+    """Return the names of the module's own tensors that carry a mask."""
     if not parametrize.is_parametrized(module):
         return []
     names = list(cast(nn.ModuleDict, module.parametrizations))
@@ -111,12 +111,12 @@ def masked_attributes(module: nn.Module) -> list[str]:
 
 def steps(module: nn.Module, attribute: str) -> parametrize.ParametrizationList:
     """Return the parametrizations of a tensor, in the order in which they are applied."""
-    kept = cast(nn.ModuleDict, module.parametrizations)[attribute]
-    return cast(parametrize.ParametrizationList, kept)
+    parametrization = cast(nn.ModuleDict, module.parametrizations)[attribute]
+    return cast(parametrize.ParametrizationList, parametrization)
 
 
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of every weight tensor as the forward sees it: masks applied.
+    """Return a copy of every weight tensor as the forward uses it: masks applied.
 
     Parameters
     ----------
@@ -147,19 +147,20 @@ def named_weights(model: nn.Module) -> dict[str, Tensor]:
 def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:
     """Count the weights of each layer in bins that are the same for all layers.
 
-    Exact zeros that a mask made are left out: they would tower over the rest.
+    Exact zeros (masked weights) are left out: their bar would hide all others.
 
     Parameters
     ----------
     model : nn.Module
         Not changed.
     bins : int
-        Number of bins, even, so that one edge is 0; they reach from minus to plus the largest |w|.
+        Number of bins; an odd number is raised by one, so that one edge is 0. They reach from minus
+        to plus the largest |w|.
 
     Returns
     -------
     DataFrame
-        One row a layer and bin: ``layer``, ``left``, ``right``, ``count``.
+        One row per layer and bin: ``layer``, ``left``, ``right``, ``count``.
 
     Raises
     ------
@@ -184,7 +185,7 @@ def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:
 
 
 def bins_of(model: nn.Module, bins: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return what `weight_histogram` tells, without pandas, which takes long to import.
+    """Return what `weight_histogram` returns, but without pandas, which is slow to import.
 
     Returns
     -------
@@ -200,15 +201,15 @@ def bins_of(model: nn.Module, bins: int) -> tuple[np.ndarray, dict[str, np.ndarr
     """
     bins = checks.count(bins, "bins", low=2)
     arrays = {n: _numbers(n, w) for n, w in named_weights(model).items()}
-    # not np.abs(a).max(), nor always a[a != 0]: ten million numbers take 20 ms to copy
-    sizes = (max(float(a.max()), -float(a.min())) for a in arrays.values() if a.size)
-    top = max(sizes, default=0.0) or 1.0
+    # np.abs(a) and a[a != 0] would copy the weights: 20 ms for ten million numbers
+    largest = (max(float(a.max()), -float(a.min())) for a in arrays.values() if a.size)
+    top = max(largest, default=0.0) or 1.0
     edges = np.linspace(-top, top, bins + bins % 2 + 1)
     counts: dict[str, np.ndarray] = {}
     for name, a in arrays.items():
-        # with their ends instead of all edges: numpy then need not sort the weights
-        left = a if np.count_nonzero(a) == a.size else a[a != 0]
-        count = np.histogram(left, len(edges) - 1, (-top, top))[0]
+        # given a range instead of edges, numpy need not search a bin for each weight
+        nonzero = a if np.count_nonzero(a) == a.size else a[a != 0]
+        count = np.histogram(nonzero, len(edges) - 1, (-top, top))[0]
         counts[layer_name(name)] = counts.get(layer_name(name), 0) + count
     return edges, counts
 
@@ -220,21 +221,21 @@ def _attributes(module: nn.Module) -> tuple[str, ...]:
 
 
 def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
-    """Return what identifies a weight: the parameter itself, or what a parametrization keeps of it."""
+    """Return the tensor that identifies a weight: the parameter, or its parametrized original."""
     if parametrize.is_parametrized(module, attribute):
-        kept = steps(module, attribute)
-        return cast(Tensor, kept.original if hasattr(kept, "original") else kept.original0)
+        chain = steps(module, attribute)
+        return cast(Tensor, chain.original if hasattr(chain, "original") else chain.original0)
     weight = getattr(module, attribute)
     if isinstance(weight, nn.Parameter):
         return weight
     if hasattr(module, f"{attribute}_u"):
-        cure = "Take it away first: torch.nn.utils.remove_spectral_norm(layer)"
+        cure = "Remove it first: torch.nn.utils.remove_spectral_norm(layer)"
     elif hasattr(module, f"{attribute}_orig"):
         cure = f"Make that mask permanent first: torch.nn.utils.prune.remove(layer, {attribute!r})"
     else:
         cure = "Use torch.nn.utils.parametrizations, or remove what computes it"
     raise ArgumentError(
-        f"the {attribute} of layer {layer!r} is not a parameter: a hook computes it anew at each "
+        f"the {attribute} of layer {layer!r} is not a parameter: a hook computes it at each "
         f"forward. {cure}."
     )
 

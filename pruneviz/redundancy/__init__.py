@@ -1,4 +1,4 @@
 """Which units do nothing, or nothing new? Inactive and redundant units, and what bounds prove.
 
-Reads models and evidence, and returns tables. Does not choose and does not cut.
+This room reads models and evidence, and returns tables. It chooses nothing and cuts nothing.
 """

@@ -1,4 +1,4 @@
-"""Which neurons can never fire: bounds of every unit for a whole box of inputs."""
+"""Which units can never be active? Bounds of every unit, for all inputs in a box."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pruneviz.core.groups import Groups
 from pruneviz.graph.find_groups import walked
 from pruneviz.graph.grouping import build
 from pruneviz.graph.interpreter import call, promoted, promoted_types
-from pruneviz.graph.silence import spread
+from pruneviz.graph.silence import value_range
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import args_of, name_of, schema_of, sizes
 from pruneviz.model.forward import arguments, quiet
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import check_fit, held, tensors_of
 from pruneviz.redundancy.interval_rules import RULES, Call
-from pruneviz.redundancy.intervals import Interval, uncertain
+from pruneviz.redundancy.intervals import Interval, has_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-STEADY = 1e-6  # a unit that varies by no more than this share of itself is constant
+CONSTANT = 1e-6  # a unit is constant if it varies by at most this share of its largest value
 
 
 def bounds(
@@ -43,59 +43,59 @@ def bounds(
     high: float | Tensor,
     groups: Groups | None = None,
 ) -> pd.DataFrame:
-    """Bound every unit where its consumers read it, for all inputs of a box: *proved*, not observed.
+    """Bound every unit at the input of its consumers, for all inputs in a box: *proved*.
 
-    Intervals go through the graph of the model, operator by operator. They never promise too much,
-    but the deeper the wider: a unit that the bounds do not prove dead may be dead all the same.
+    Intervals are propagated through the graph of the model, operator by operator. The bounds are
+    always true, but they get wider with depth: a unit may be dead although they do not prove it.
 
     Parameters
     ----------
     model : nn.Module
-        Bounded as it is in eval mode. Not changed.
+        Bounded in eval mode. Not changed.
     example_input : Tensor, tuple or dict
-        Arguments of the forward. Its first floating-point tensor gives way to the box; all else,
-        such as ids or masks, stays as it is here.
+        Arguments of the forward. The box replaces its first floating-point tensor; all other
+        values, such as ids or masks, are used as they are.
     low, high : float or Tensor
         The box: every number of that tensor lies between them. Tensors broadcast to one example.
     groups : Groups, optional
-        From `find_groups`; None: they are found here.
+        From `find_groups`. Default: they are found here.
 
     Returns
     -------
     DataFrame
-        One row a unit that can be cut: ``group``, ``unit``, ``low`` and ``high`` over all
-        positions, consumers and examples (in exact arithmetic, computed in float64; infinite behind
+        One row per unit that can be cut: ``group``, ``unit``, ``low`` and ``high`` over all
+        positions, consumers and examples (in exact arithmetic, computed in float64; infinite after
         an operator without a rule), and ``kind``:
 
-        * ``"dead"``: it is 0 for every input of the box, whatever the rounding;
-        * ``"constant"``: it is one and the same number, up to 1e-6 of itself, and not 0;
-        * ``"always on"``: it is above 0 for every input of the box, whatever the rounding;
+        * ``"dead"``: it is 0 for every input in the box, whatever the rounding;
+        * ``"constant"``: it is the same number, up to 1e-6 of itself, and not 0;
+        * ``"always on"``: it is above 0 for every input in the box, whatever the rounding;
         * ``""``: nothing is proved.
 
     Raises
     ------
     ArgumentError
-        If `low` is somewhere above `high`, or they contain NaN or have another shape than one
-        example; if the example holds no floating-point tensor; if `groups` are of another model.
+        If `low` is above `high` anywhere, or they contain NaN or do not broadcast to one example;
+        if the example has no floating-point tensor; if `groups` belong to another model.
     GraphError
         If `torch.export` cannot follow the model.
 
     Notes
     -----
-    A ReLU gives exactly 0 where the number that *arrives* is not positive; but a forward in float32
-    arrives a little beside the exact number. So the intervals go through the graph twice: as they
-    are, for ``low`` and ``high``, and for "dead" and "always on" widened at every operator by the
-    errors that the forward's own arithmetic can make, such as (n + 2) · eps · (|W| |x| + |b|) for
-    sums of n products in any order. A row of zeros with a bias ≤ 0 makes no error, and stays dead.
-    A unit with ``high`` 0 and no kind has a margin too small to tell. Not covered is an arithmetic
-    coarser than the type of the tensors: TF32, or autocast outside the model.
+    A ReLU gives exactly 0 if its input is not positive, but a forward in float32
+    computes that input with rounding errors. So the intervals are propagated twice: in exact
+    arithmetic, for ``low`` and ``high``; and widened at every operator by the possible rounding
+    errors of the forward, such as (n + 2) · eps · (|W| |x| + |b|) for sums of n products in any
+    order, for "dead" and "always on". A row of zeros with a bias ≤ 0 has no rounding error, and is
+    still dead. A unit with ``high`` 0 and no kind is too close to 0 to decide. Not covered is
+    arithmetic that is coarser than the type of the tensors: TF32, or autocast outside the model.
 
     References
     ----------
     Gowal et al. 2018, "On the Effectiveness of Interval Bound Propagation for Training Verifiably
     Robust Models", arXiv:1810.12715: the bounds. Serra, Yu, Kumar, Ramalingam 2021, "Scaling Up
-    Exact Neural Network Compression by ReLU Stability", arXiv:2102.07804: what can be removed
-    without loss since it is stable over a domain.
+    Exact Neural Network Compression by ReLU Stability", arXiv:2102.07804: units that can be removed
+    without loss because they are stable over a domain.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def bounds(
     import pandas as pd
 
     model = checks.unwrapped(model)
-    at, box = _box(example_input, low, high)
+    boxed, box = _box(example_input, low, high)
     w = walked(model, example_input)
     if groups is None:
         groups = build(w, approximate=False)
@@ -122,21 +122,21 @@ def bounds(
     cut = [g for g in groups if not g.frozen]
     check_fit(groups, cut, held(model), "groups")
     with quiet(), evaluating(w.traced.model):
-        exact, sure = (_by_root(w, at, box, rounded=r) for r in (False, True))
+        exact, rounded = (_by_root(w, boxed, box, rounded=r) for r in (False, True))
     rows: list[tuple[Any, ...]] = []
     for g in cut:
-        # a unit is what all of its places are
+        # bound a unit over all places where it is produced or read
         roots = [w.atoms.roots(_ids(w, s.tensor, s.dim, s.blocks)[s.index]) for s in g.slices]
         places = np.concatenate(roots, 1)  # (units, places)
         lo, hi = exact[0][places].min(1), exact[1][places].max(1)
-        sure_lo, sure_hi = sure[0][places].min(1), sure[1][places].max(1)
+        rounded_lo, rounded_hi = rounded[0][places].min(1), rounded[1][places].max(1)
         unread = ~(lo <= hi)  # or not a number
         lo[unread], hi[unread] = -math.inf, math.inf
         scale = np.maximum(np.abs(lo), np.abs(hi))
-        steady = np.isfinite(scale) & (scale > 0)
-        steady[steady] = (hi - lo)[steady] <= STEADY * scale[steady]
+        constant = np.isfinite(scale) & (scale > 0)
+        constant[constant] = (hi - lo)[constant] <= CONSTANT * scale[constant]
         kinds = np.select(
-            [(sure_lo == 0) & (sure_hi == 0), steady, (sure_lo > 0) & ~unread],
+            [(rounded_lo == 0) & (rounded_hi == 0), constant, (rounded_lo > 0) & ~unread],
             ["dead", "constant", "always on"],
             "",
         )
@@ -145,14 +145,14 @@ def bounds(
 
 
 def _box(example_input: Any, low: Any, high: Any) -> tuple[int, Interval]:
-    """Return which of the example's values gives way to the box, and the box."""
+    """Return the number of the value that the box replaces, and the box."""
     leaves = tree_leaves(arguments(example_input))
     floats = [i for i, v in enumerate(leaves) if isinstance(v, Tensor) and v.is_floating_point()]
     if not floats:
         kinds = ", ".join(str(v.dtype) for v in leaves if isinstance(v, Tensor))
         raise ArgumentError(
-            "`example_input` must hold a floating-point tensor, which gives way to the box, but its "
-            f"tensors are {kinds}. Bound a model of embeddings instead of ids."
+            "`example_input` must hold a floating-point tensor, which the box replaces, but its "
+            f"tensors are {kinds}. Bound a model that takes embeddings instead of ids."
         )
     shape = tuple(leaves[floats[0]].shape)
     box = Interval(_side(low, "low", shape), _side(high, "high", shape))
@@ -160,7 +160,7 @@ def _box(example_input: Any, low: Any, high: Any) -> tuple[int, Interval]:
     if above.any():
         i = int(above.nonzero()[0])
         raise ArgumentError(
-            "`low` must nowhere be above `high`, but "
+            "`low` must not be above `high` anywhere, but "
             f"{box.lo.flatten()[i]:g} and {box.hi.flatten()[i]:g} were passed. Are they swapped?"
         )
     return floats[0], box
@@ -168,22 +168,24 @@ def _box(example_input: Any, low: Any, high: Any) -> tuple[int, Interval]:
 
 def _side(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     """Return one side of the box in the shape of the example, float64 on the CPU."""
-    want = f"`{name}` must be a number, or a tensor that broadcasts to one example, shape "
-    want += f"{shape[1:]}, but"
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number and not isinstance(value, (Tensor, np.ndarray)):
-        raise ArgumentError(f"{want} {value!r} was passed.")
+    message = f"`{name}` must be a number, or a tensor that broadcasts to one example, shape "
+    message += f"{shape[1:]}, but"
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number and not isinstance(value, (Tensor, np.ndarray)):
+        raise ArgumentError(f"{message} {value!r} was passed.")
     side = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
     if side.isnan().any():
-        raise ArgumentError(f"`{name}` contains NaN: such a box holds nothing.")
+        raise ArgumentError(
+            f"`{name}` must be numbers, but it contains NaN. Replace it by a bound."
+        )
     try:
         return side.broadcast_to(shape)
     except RuntimeError as e:
-        raise ArgumentError(f"{want} shape {tuple(side.shape)} was passed.") from e
+        raise ArgumentError(f"{message} shape {tuple(side.shape)} was passed.") from e
 
 
 def _ids(w: Walk, name: str, dim: int, blocks: int) -> np.ndarray:
-    """Atoms of the places along a dimension of a tensor."""
+    """Return the atoms of the places along a dimension of a tensor."""
     if (name, dim, blocks) not in w.tensors:
         raise ArgumentError(
             f"`groups` is of another model: here no units lie along dimension {dim} of {name!r}."
@@ -191,24 +193,24 @@ def _ids(w: Walk, name: str, dim: int, blocks: int) -> np.ndarray:
     return w.tensors[name, dim, blocks]
 
 
-def _by_root(w: Walk, at: int, box: Interval, *, rounded: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Run intervals through the graph; return the lowest and highest of each unit where it ends."""
+def _by_root(w: Walk, boxed: int, box: Interval, *, rounded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Propagate intervals through the graph; return the bounds of each root where it ends."""
     low, high = np.full(w.atoms.size, math.inf), np.full(w.atoms.size, -math.inf)
     tensors = tensors_of(w.traced.model)
-    given = iter(range(len(w.traced.inputs)))
+    input_numbers = iter(range(len(w.traced.inputs)))
     shared = _shared(w)
     env: dict[Node, Any] = {}
     nodes = [n for n in w.traced.nodes if n in w.traced.live and n.op != "output"]
-    last = {n: node for node in nodes for n in node.all_input_nodes}
+    last_user = {n: node for node in nodes for n in node.all_input_nodes}
     for node in nodes:
         if node.op == "placeholder":
             kind, name = w.traced.sources[node]
-            i = next(given) if kind == "input" else -1
+            i = next(input_numbers) if kind == "input" else -1
             value: Any = w.traced.inputs[i] if kind == "input" else tensors.get(name)
             value = w.traced.constants[name] if kind == "constant" else value
-            if i == at:
+            if i == boxed:
                 value = Interval(box.lo.to(value.device), box.hi.to(value.device))
-            # a forward may write into its buffers
+            # a copy, because a forward may write into its buffers
             env[node] = value.clone() if isinstance(value, Tensor) else value
             continue
         if node.op == "get_attr":
@@ -219,17 +221,17 @@ def _by_root(w: Walk, at: int, box: Interval, *, rounded: bool) -> tuple[np.ndar
                 if operand is not None:
                     v, roots = env[operand], w.atoms.roots(end.ids)
                     lo, hi = (v.lo, v.hi) if isinstance(v, Interval) else (v, v)
-                    np.minimum.at(low, roots, spread(lo, dim, np.arange(roots.size))[0])
-                    np.maximum.at(high, roots, spread(hi, dim, np.arange(roots.size))[1])
+                    np.minimum.at(low, roots, value_range(lo, dim, np.arange(roots.size))[0])
+                    np.maximum.at(high, roots, value_range(hi, dim, np.arange(roots.size))[1])
         env[node] = _result(node, env, shared, rounded)
         for n in node.all_input_nodes:
-            if last[n] is node:
+            if last_user[n] is node:
                 del env[n]
     return low, high
 
 
 def _result(node: Node, env: dict[Node, Any], shared: dict[Node, int], rounded: bool) -> Any:
-    """Run one operator: as it is, or on intervals by its rule."""
+    """Run one operator: itself if all arguments are known, else its rule on intervals."""
     op = call(node)
     args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
     if op is operator.getitem and isinstance(args[0], (list, tuple)):
@@ -238,8 +240,8 @@ def _result(node: Node, env: dict[Node, Any], shared: dict[Node, int], rounded: 
     names = [arg.name for arg in schema]
     a = {arg.name: arg.default_value for arg in schema if arg.has_default_value()}
     a |= dict(zip(names, args, strict=False)) | kwargs
-    known = not uncertain((args, kwargs))
-    if known and not _random(node, a):  # as the forward does, in its own type
+    known = not has_interval((args, kwargs))
+    if known and not _random(node, a):  # as the forward does, in the forward's own type
         return op(*args, **kwargs)
     written = {arg.name for arg in schema if arg.alias_info and arg.alias_info.is_write}
 
@@ -258,19 +260,19 @@ def _result(node: Node, env: dict[Node, Any], shared: dict[Node, int], rounded: 
     operands = dict(zip(names, args_of(node), strict=False)) | node.kwargs
     for x in (n for k in written for n in tree_leaves(operands.get(k)) if isinstance(n, Node)):
         for n in [n for n in env if n in shared and shared[n] == shared.get(x)]:
-            env[n] = _checked(None, n.meta["val"], None)  # something was written somewhere in it
+            env[n] = _checked(None, n.meta["val"], None)  # overwritten in part: nothing is known
     return value
 
 
 def _random(node: Node, a: dict[str, Any]) -> bool:
-    """Whether an operator gives other numbers each time."""
+    """Whether an operator gives different numbers at each run."""
     off = a.get("train") is False or a.get("training") is False or a.get("dropout_p") == 0
     drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
     return (drawn and not off) or "empty" in name_of(node)
 
 
 def _checked(value: Any, val: Any, f: torch.finfo | None) -> Any:
-    """Return what a rule found, with rounding errors and without nonsense; or that nothing is known."""
+    """Return a rule's result, widened by rounding errors; infinite where it is not usable."""
     if isinstance(val, (list, tuple)):
         parts = value if isinstance(value, (list, tuple)) else [None] * len(val)
         return [_checked(part, v, f) for part, v in zip(parts, val, strict=True)]
@@ -287,13 +289,13 @@ def _checked(value: Any, val: Any, f: torch.finfo | None) -> Any:
     if f is not None:
         lo = lo - (lo.abs() * 4 * f.eps + f.tiny * (lo != 0))
         hi = hi + (hi.abs() * 4 * f.eps + f.tiny * (hi != 0))
-        bad |= value.mag > f.max  # the forward may run over
+        bad |= value.mag > f.max  # the forward may overflow
     return Interval(lo.masked_fill(bad, -math.inf), hi.masked_fill(bad, math.inf))
 
 
 def _shared(w: Walk) -> dict[Node, int]:
-    """Give every tensor of a graph a number; those that may share memory have the same."""
-    of: dict[int, int] = {}
+    """Return a number for every tensor of a graph, equal for those that may share memory."""
+    number_of: dict[int, int] = {}
     found: dict[Node, int] = {}
     for node in w.traced.nodes:
         val = next((v for v in tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)), None)
@@ -301,10 +303,10 @@ def _shared(w: Walk) -> dict[Node, int]:
             continue
         memory = val.untyped_storage()._cdata  # parts of a split have one
         source = next((n for n in node.all_input_nodes if n in found), None)
-        maybe = torch.Tag.maybe_aliasing_or_mutating in getattr(node.target, "tags", ())
-        of.setdefault(memory, found[source] if maybe and source is not None else memory)
-        found[node] = of[memory]
+        may_alias = torch.Tag.maybe_aliasing_or_mutating in getattr(node.target, "tags", ())
+        number_of.setdefault(memory, found[source] if may_alias and source is not None else memory)
+        found[node] = number_of[memory]
     return found
 
 
-FAR = 1e6  # a box this large holds any input that makes sense
+FAR = 1e6  # a box from -FAR to FAR holds any sensible input

@@ -1,4 +1,4 @@
-"""Which units sleep: never fire, never change, hardly ever fire."""
+"""Which units are inactive on the data? Those that are never, rarely, or always equally active."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-RARE = 0.01  # of the rows: active less often is rarely
-STEADY = 1e-6  # of the largest value: varies less is constant
+RARE = 0.01  # a unit is rarely active if at most this share of its values is not 0
+CONSTANT = 1e-6  # a unit is constant if it varies by at most this share of its largest value
 KINDS = ("dead", "constant", "rare")
 
 
 def find_inactive(
     evidence: Evidence, *, groups: Groups | None = None, rare: float = RARE
 ) -> pd.DataFrame:
-    """List the units that were never active, always the same, or rarely active, where they are read.
+    """List the units that were never active, constant, or rarely active at their consumer's input.
 
-    What was *observed*: on other data a unit may wake up. `bounds` proves.
+    This is *observed*: on other data a unit may be active. `bounds` gives proofs.
 
     Parameters
     ----------
     evidence : Evidence
         From `collect`.
     groups : Groups, optional
-        From `find_groups` on the same model: one row for each unit of a group that can be cut, at the
-        first layer that reads it. Default: for each input of each layer, whoever made it.
+        From `find_groups` on the same model. Units of groups that can be cut are judged at the
+        first layer that reads them. Default: every input of every layer, whatever its producer.
     rare : float
         A unit is rarely active if the share of its values that are not 0 is at most this, in [0, 1).
 
     Returns
     -------
     DataFrame
-        One row a sleeper: ``layer`` that reads it, ``group`` (only with `groups`), ``unit`` (its
-        number in the group; without groups that of the input), ``kind``; ``active``, the share of
-        values that are not 0; ``mean``, ``std``, ``low``, ``high``. Kinds: ``"dead"`` (always 0),
-        ``"constant"`` (always the same, not 0), ``"rare"``. Counts:
+        One row per inactive unit: ``layer`` that reads it, ``group`` (only with `groups`), ``unit``
+        (its number in the group; without groups the number of the input), ``kind``; ``active``, the
+        share of values that are not 0; ``mean``, ``std``, ``low``, ``high``. Kinds: ``"dead"``
+        (always 0), ``"constant"`` (always the same, not 0), ``"rare"``. To count them:
         ``frame.groupby(["layer", "kind"]).size()``.
 
     Raises
     ------
     ArgumentError
-        If `rare` is out of range, or the evidence saw no layer that reads a group.
+        If `rare` is out of range, or the evidence has no layer that reads a group.
 
     References
     ----------
@@ -78,7 +78,7 @@ def find_inactive(
     rows: list[dict[str, Any]] = []
     if groups is None:
         for layer, m in evidence.inputs.items():
-            rows += _rows({"layer": layer}, _one_each(m), rare)
+            rows += _rows({"layer": layer}, _column_units(m), rare)
     else:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
         for g in groups:
@@ -91,17 +91,19 @@ def find_inactive(
 
 
 def kinds(m: Moments, rare: float = RARE) -> np.ndarray:
-    """Return the kind of each unit, ``""`` for those awake, from moments of shape (units, k).
+    """Return the kind of each unit, ``""`` if it is active, from moments of shape (units, k).
 
     >>> import torch
     >>> kinds(Moments.of(torch.tensor([[[0.0], [0.0]], [[2.0], [2.0]], [[1.0], [0.0]]])))
     array(['dead', 'constant', ''], dtype='<U8')
     """
     top = m.max
-    still = (m.high - m.low <= STEADY * top).all(1).numpy()
+    constant = (m.high - m.low <= CONSTANT * top).all(1).numpy()
     dead = (top == 0).all(1).numpy()
-    seldom = (_active(m) <= rare).numpy()
-    return np.select([dead, still, seldom], ["dead", "constant", "rare"], "").astype("<U8")
+    rarely_active = (_active(m) <= rare).numpy()
+    return np.select([dead, constant, rarely_active], ["dead", "constant", "rare"], "").astype(
+        "<U8"
+    )
 
 
 def _rows(head: dict[str, Any], m: Moments, rare: float) -> list[dict[str, Any]]:
@@ -125,10 +127,10 @@ def _rows(head: dict[str, Any], m: Moments, rare: float) -> list[dict[str, Any]]
 
 
 def _active(m: Moments) -> torch.Tensor:
-    """Share of all values of a unit that are not 0; a quotient of counts, so that 1 in 100 is 0.01."""
+    """Return the share of all values of a unit that are not 0: a quotient of exact counts."""
     return (m.count - m.zeros).sum(1) / (m.count * m.zeros.shape[1])
 
 
-def _one_each(m: Moments) -> Moments:
-    """Moments in which each column is a unit of its own: shape (n, 1)."""
+def _column_units(m: Moments) -> Moments:
+    """Return the moments with each column as a unit: shape (n, 1)."""
     return m.diagonal().each(lambda t: t.reshape(-1, 1))

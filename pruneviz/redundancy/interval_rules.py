@@ -1,4 +1,4 @@
-"""Intervals through ATen operators: from bounds of what goes in to bounds of what comes out."""
+"""Which bounds has an operator's result, given bounds of its arguments? Rules for operators."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_map
 from pruneviz.redundancy.intervals import (
     Interval,
     ends,
+    has_interval,
     pair,
     plus,
     point,
     product,
     times,
-    uncertain,
 )
 
 
@@ -30,12 +30,13 @@ class Call:
     Parameters
     ----------
     name : str
-        Of the operator.
+        The operator's name.
     op : callable
+        The operator.
     a : dict
         All arguments, by the names in its schema.
     f : torch.finfo or None
-        Of the numbers that the forward computes with, if its rounding errors are to be enclosed.
+        The floating-point type of the forward, if its rounding errors are to be included.
     """
 
     name: str
@@ -48,12 +49,12 @@ class Call:
         return self.op(**{**self.a, **new})
 
     def at(self, which: str) -> Any:
-        """Run it at one end of all intervals, "lo" or "hi", or at their "mag"."""
+        """Run it with all intervals replaced by one bound, "lo" or "hi", or by their "mag"."""
         return self(**ends(self.a, which))
 
-    def sure(self, *besides: str) -> bool:
-        """Whether no interval stands elsewhere than in some arguments."""
-        return not uncertain([v for k, v in self.a.items() if k not in besides])
+    def known_except(self, *names: str) -> bool:
+        """Whether all arguments except those named are known, that is, no intervals."""
+        return not has_interval([v for k, v in self.a.items() if k not in names])
 
 
 Rule = Callable[[Call], Any]  # None: nothing is known of the result
@@ -77,8 +78,8 @@ SUMS = """
     mean sum cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d
 """.split()
-# monotone on either side of one place
-TURNS = {"abs": 0.0, "square": 0.0, "leaky_relu": 0.0, "prelu": 0.0, "elu": 0.0, "celu": 0.0,
+# functions with one turning point: monotone on either side of it
+TURNING_POINTS = {"abs": 0.0, "square": 0.0, "leaky_relu": 0.0, "prelu": 0.0, "elu": 0.0, "celu": 0.0,
          "hardswish": -1.5, "silu": -1.278464542761074, "mish": -1.1924312145154952}  # fmt: skip
 GELU = {"none": -0.7517915246935645, "tanh": -0.7524614220710163}
 
@@ -95,8 +96,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 @rule(*MONOTONE)
 def _monotone(c: Call) -> Any:
-    """More in, more out: numbers that move, order statistics, most activations."""
-    if not c.sure("self", "input", "tensors", "other", "src", "values") or c.a.get("train"):
+    """Run it at both bounds: for moved numbers, order statistics, and most activations."""
+    if not c.known_except("self", "input", "tensors", "other", "src", "values") or c.a.get("train"):
         return None
     low, high = c.at("lo"), c.at("hi")
     return tree_map(lambda x, y: Interval(x, y) if isinstance(x, Tensor) else x, low, high)
@@ -112,35 +113,35 @@ def _sum(c: Call) -> Any:
         terms = math.prod(x.shape[-int(c.name[-2]) :])
     else:
         terms = max(x.numel() // max(1, out.lo.numel()), *x.shape, 1)
-    return out.wider((terms + 2) * c.f.eps * c.at("mag"), c.f)
+    return out.widened((terms + 2) * c.f.eps * c.at("mag"), c.f)
 
 
-@rule("gelu", "pow", *TURNS)
+@rule("gelu", "pow", *TURNING_POINTS)
 def _turning(c: Call) -> Any:
     key = "input" if "input" in c.a else "self"
-    turn = TURNS.get(c.name, 0.0)
+    turning_point = TURNING_POINTS.get(c.name, 0.0)
     if c.name == "gelu":
-        turn = GELU[c.a["approximate"]]
+        turning_point = GELU[c.a["approximate"]]
     if c.name == "pow":
         e = c.a["exponent"]
         if not isinstance(e, (int, float)) or e <= 0:
             return None
         if e % 2:
             return _monotone(c)
-    if not c.sure(key):
+    if not c.known_except(key):
         return None
     x = c.a[key]
-    between = torch.full_like(x.lo, turn).maximum(x.lo).minimum(x.hi)
+    between = torch.full_like(x.lo, turning_point).maximum(x.lo).minimum(x.hi)
     found = torch.stack([c(**{key: t}) for t in (x.lo, between, x.hi)])
     out = Interval(found.amin(0), found.amax(0))
-    # gelu subtracts numbers as large as its input
-    return out if c.f is None or c.name != "gelu" else out.wider(8 * c.f.eps * x.mag, c.f)
+    # gelu subtracts numbers as large as its input, so its error is relative to the input
+    return out if c.f is None or c.name != "gelu" else out.widened(8 * c.f.eps * x.mag, c.f)
 
 
 @rule("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "size",
       "sym_size", "numel", "sym_numel")  # fmt: skip
 def _shape(c: Call) -> Any:
-    return c.at("lo")  # the numbers in it do not matter
+    return c.at("lo")  # the result depends on the shape only
 
 
 @rule("softmax")
@@ -162,7 +163,7 @@ def _add(c: Call) -> Any:
     factor = alpha if c.name == "add" else -alpha
     y = times(y, point(factor, y))
     out = Interval(x.lo + y.lo, x.hi + y.hi)
-    return out if c.f is None or alpha == 1 else out.wider(2 * c.f.eps * y.mag, c.f)
+    return out if c.f is None or alpha == 1 else out.widened(2 * c.f.eps * y.mag, c.f)
 
 
 @rule("mul", "multiply")
@@ -188,7 +189,7 @@ def _div(c: Call) -> Any:
 
 @rule("where", "masked_fill")
 def _where(c: Call) -> Any:
-    if "self" not in c.a:  # where(mask) alone gives places
+    if "self" not in c.a:  # where(mask) alone returns positions
         return None
     mask: Any = c.a.get("condition", c.a.get("mask"))
     x, y = pair(c.a["self"], c.a["value"] if c.name == "masked_fill" else c.a["other"])
@@ -203,7 +204,7 @@ def _where(c: Call) -> Any:
 def _linear(c: Call) -> Any:
     x, w = pair(c.a["input"], c.a["weight"])
     shape = w.lo.shape
-    terms = max(shape[:2]) * math.prod(shape[2:])  # of either kind of convolution
+    terms = max(shape[:2]) * math.prod(shape[2:])  # an upper bound, for plain and transposed ones
     bias = c.a["bias"]
     if bias is not None:
         bias = point(bias)
@@ -227,13 +228,13 @@ def _einsum(c: Call) -> Any:
     if len(rest) > 1:
         return None
     x, y = pair(first, rest[0] if rest else 1.0)
-    terms = x.lo.numel() * y.lo.numel()  # at most
+    terms = x.lo.numel() * y.lo.numel()  # an upper bound
     return product(lambda s, t: c(tensors=[s, t] if rest else [s * t]), x, y, None, terms, c.f)
 
 
 @rule("batch_norm")
 def _batch_norm(c: Call) -> Any:
-    if not c.sure("input"):
+    if not c.known_except("input"):
         return None
     x, mean, var = c.a["input"], c.a["running_mean"], c.a["running_var"]
     if c.a["training"] or mean is None:
@@ -245,14 +246,14 @@ def _batch_norm(c: Call) -> Any:
     s, m, b = (t.reshape(along) for t in (scale, mean, bias))
     out = times(x, point(s))
     out = Interval(out.lo + (b - m * s), out.hi + (b - m * s))
-    # in whatever order it is computed: x · s + (b - m · s), (x - m) · s + b
+    # for either order of computation: x · s + (b - m · s), or (x - m) · s + b
     error = x.mag * s.abs() + (m * s).abs() + b.abs()
-    return out if c.f is None else out.wider(8 * c.f.eps * error, c.f)
+    return out if c.f is None else out.widened(8 * c.f.eps * error, c.f)
 
 
 @rule("layer_norm", "group_norm", "instance_norm", "rms_norm")
 def _norm(c: Call) -> Any:
-    """Whatever goes in: of n numbers with mean square 1 none is above √n, with mean 0 √(n-1)."""
+    """Bound by n alone: of n numbers with mean square 1 none exceeds √n; with mean 0, √(n-1)."""
     x = c.a["input"]
     if not isinstance(x, Interval) or c.a.get("use_input_stats") is False:
         return None
@@ -264,7 +265,7 @@ def _norm(c: Call) -> Any:
     else:
         n = math.prod(shape[2:]) * (shape[0] if c.name == "batch_norm" else 1)
     most = math.sqrt(n if c.name == "rms_norm" else n - 1)
-    if c.f is not None:  # a mean that is a little off, divided by next to nothing
+    if c.f is not None:  # a small error of the mean, divided by a very small deviation
         eps = c.f.eps if c.a["eps"] is None else c.a["eps"]
         if not eps:
             return None
@@ -275,18 +276,18 @@ def _norm(c: Call) -> Any:
         if by is not None:
             by = point(by)
             out = combine(out, Interval(by.lo.reshape(along), by.hi.reshape(along)))
-    return out if c.f is None else out.wider(4 * c.f.eps * out.mag, c.f)
+    return out if c.f is None else out.widened(4 * c.f.eps * out.mag, c.f)
 
 
 @rule("scaled_dot_product_attention")
 def _attention(c: Call) -> Any:
-    """Average values over keys, with any weights: between the lowest and the highest of them."""
+    """Bound by the lowest and the highest value: attention averages values with unknown weights."""
     query, value, mask = (c.a[k] for k in ("query", "value", "attn_mask"))
     q, v = point(query).lo, point(value)
     if c.a["dropout_p"]:
         return None
     low, high = v.lo.amin(-2, keepdim=True), v.hi.amax(-2, keepdim=True)
-    if mask is not None:  # who may look nowhere gets 0
+    if mask is not None:  # a query whose keys are all masked gives 0
         low, high = low.clamp(max=0), high.clamp(min=0)
     if c.a["enable_gqa"]:
         low, high = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (low, high))
@@ -294,4 +295,4 @@ def _attention(c: Call) -> Any:
     shape = (*lead, q.shape[-2], low.shape[-1])
     out = Interval(low.expand(shape), high.expand(shape))
     keys = v.lo.shape[-2]
-    return out if c.f is None else out.wider((keys + 8) * c.f.eps * out.mag, c.f)
+    return out if c.f is None else out.widened((keys + 8) * c.f.eps * out.mag, c.f)

@@ -1,4 +1,4 @@
-"""Interval arithmetic: numbers of which only bounds are known."""
+"""How does one compute with numbers of which only bounds are known? Interval arithmetic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """A tensor of which only bounds are known; both of its shape, in float64.
+    """A tensor of which only the bounds `lo` and `hi` are known; both in its shape, in float64.
 
     >>> x = Interval(torch.tensor(-1.0), torch.tensor(3.0))
     >>> x.mid, x.rad, x.mag
@@ -25,37 +25,37 @@ class Interval:
 
     @property
     def mid(self) -> Tensor:
-        """Its middle."""
+        """The middle."""
         return self.lo / 2 + self.hi / 2
 
     @property
     def rad(self) -> Tensor:
-        """Half its width."""
+        """Half the width."""
         return self.hi / 2 - self.lo / 2
 
     @property
     def mag(self) -> Tensor:
-        """Its largest absolute value."""
+        """The largest absolute value."""
         return torch.maximum(self.lo.abs(), self.hi.abs())
 
-    def wider(self, by: Tensor, f: torch.finfo) -> Interval:
-        """Return it wider by rounding errors, and by what the smallest numbers lose: 0 loses nothing."""
+    def widened(self, by: Tensor, f: torch.finfo) -> Interval:
+        """Return it widened by rounding errors `by`, plus underflow wherever `by` is not 0."""
         by = by + f.tiny * (by > 0)
         return Interval(self.lo - by, self.hi + by)
 
 
-def uncertain(values: Any) -> bool:
-    """Whether an interval is among some values."""
+def has_interval(values: Any) -> bool:
+    """Whether any of the values is an interval."""
     return any(isinstance(v, Interval) for v in tree_leaves(values))
 
 
 def ends(values: Any, which: str) -> Any:
-    """Put the bounds "lo" or "hi", or "mag", in place of every interval."""
+    """Replace every interval by its "lo", "hi" or "mag"."""
     return tree_map(lambda v: getattr(v, which) if isinstance(v, Interval) else v, values)
 
 
 def point(value: Any, like: Any = None) -> Interval:
-    """Return a tensor or a number as an interval of that one value; an interval as it is."""
+    """Return a tensor or a number as an interval of that one value; an interval unchanged."""
     if isinstance(value, Interval):
         return value
     near = next((t for t in tree_leaves(ends([value, like], "lo")) if isinstance(t, Tensor)), None)
@@ -65,7 +65,7 @@ def point(value: Any, like: Any = None) -> Interval:
 
 
 def pair(x: Any, y: Any) -> tuple[Interval, Interval]:
-    """Return both as intervals; a number on the device of the other."""
+    """Return both as intervals; a number is put on the device of the other."""
     return (point(x), point(y, x)) if isinstance(x, (Tensor, Interval)) else (point(x, y), point(y))
 
 
@@ -75,7 +75,7 @@ def plus(x: Interval, y: Interval) -> Interval:
 
 
 def times(x: Interval, y: Interval) -> Interval:
-    """Multiply number by number: the extremes are at the ends."""
+    """Multiply number by number: the extremes are among the products of the bounds."""
     corners = torch.stack([x.lo * y.lo, x.lo * y.hi, x.hi * y.lo, x.hi * y.hi])
     return Interval(corners.amin(0), corners.amax(0))
 
@@ -88,12 +88,13 @@ def product(
     terms: int,
     fin: torch.finfo | None,
 ) -> Interval:
-    """Multiply and sum `terms` products each, then add: exact if one of the factors is a constant."""
+    """Sum `terms` products each, by `f`, and add the bias: tight if x or y is a constant."""
     mid, rad = f(x.mid, y.mid), f(x.mid.abs(), y.rad) + f(x.rad, y.mag)
     out = Interval(mid - rad, mid + rad)
     out = out if bias is None else plus(out, bias)
     if fin is None:
         return out
-    size = f(x.mag, y.mag)  # of sums in any order: Higham 2002, §3.1, with twice the unit
+    # the rounding error of sums in any order: Higham 2002, §3.1, with twice the unit roundoff
+    size = f(x.mag, y.mag)
     size = size if bias is None else size + bias.mag
-    return out.wider((terms + 2) * fin.eps * size, fin)
+    return out.widened((terms + 2) * fin.eps * size, fin)

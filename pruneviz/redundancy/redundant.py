@@ -1,4 +1,4 @@
-"""Twins: pairs of units of which one can stand in for the other."""
+"""Which units are redundant? Pairs of units in which the kept one can replace the removed one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS = ["group", "layer", "kept", "removed", "similarity", "scale", "offset"]
-EQUAL_SIZE = 1 - 1e-6  # of two sizes: rounding alone can tell them apart
+EQUAL_SIZE = 1 - 1e-6  # two sizes with a larger quotient are equal up to rounding
 
 
 def find_redundant(
@@ -44,29 +44,30 @@ def find_redundant(
     top: int | None = None,
     threshold: float | None = None,
 ) -> pd.DataFrame:
-    """Find pairs of units that do nearly the same, the most similar first: a_removed ≈ scale · a_kept + offset.
+    """Find redundant pairs of units, the most similar first: a_removed ≈ scale · a_kept + offset.
 
-    Without evidence, by what the units compute: the cosine of all numbers of their producers, biases
-    included. A batch norm is folded into the layer before it, so that channels are compared as they
-    are behind it. Similarity 1 means that one unit is a multiple of the other for every input, where
-    the activation is positively homogeneous, f(c x) = c f(x) for c > 0, such as a ReLU; for another,
-    such as a GELU or an attention head, where the scale is 1 as well.
+    Without evidence, units are compared by their weights: the cosine of all numbers of their
+    producers, biases included. A batch norm is folded into the layer before it, so that channels
+    are compared as they are after the norm. With a positively homogeneous activation, such as
+    a ReLU, f(c x) = c f(x) for c > 0, similarity 1 means that one unit is a multiple of the other
+    for every input. With another activation, such as a GELU, or for attention heads, this holds
+    only if the scale is 1 as well.
 
-    With evidence, by what was seen: the absolute correlation of the two activations, as the first
-    consumer reads them for which the whole co-moment was collected. The scale, which can be
-    negative, and the offset are those of least squares. Units that fired on the same few examples
-    only are alike on these, and perhaps on no others.
+    With evidence, units are compared by their activations: the absolute correlation at the input of
+    the first consumer whose whole co-moment was collected. The scale, which can be negative, and
+    the offset are those of least squares. Units that fired on the same few examples only are
+    similar on these, but perhaps not on other data.
 
     Parameters
     ----------
     model : nn.Module
-        Not changed. It is taken out of DataParallel or torch.compile.
+        Not changed. A model inside DataParallel or torch.compile is unwrapped.
     groups : Groups
-        From `find_groups`. Both units of a pair are of one group; frozen groups have none.
+        From `find_groups`. Both units of a pair belong to one group; frozen groups have no pairs.
     evidence : Evidence, optional
-        From `collect`. Groups for none of whose consumers it has a whole co-moment are left out.
+        From `collect`. A group is left out if no consumer of it has a whole co-moment.
     top : int, optional
-        How many pairs, at most, over all groups. Default: 100, if there is no threshold.
+        The largest number of pairs, over all groups. Default: 100, if there is no threshold.
     threshold : float, optional
         The least similarity: in [-1, 1], with evidence in [0, 1].
 
@@ -74,20 +75,20 @@ def find_redundant(
     -------
     DataFrame
         ``group``; ``layer``, its first producer; ``kept`` and ``removed``, numbers of units in the
-        group: kept is the one with the larger norm, or variance, the first if they are equal;
+        group: kept is the unit with the larger norm, or variance, the first if they are equal;
         ``similarity``, ``scale``, ``offset``. A unit without weights, or with a constant
-        activation, is nobody's twin: it sleeps.
+        activation, is in no pair: `find_inactive` lists it.
 
     Raises
     ------
     ArgumentError
-        If `top` or `threshold` is out of range, groups or evidence are of another model, weights or
-        evidence contain NaN or infinity, or the evidence has no whole co-moment for any group.
+        If `top` or `threshold` is out of range, groups or evidence belong to another model, weights
+        or evidence contain NaN or infinity, or the evidence has no whole co-moment for any group.
 
     References
     ----------
     Srinivas and Babu 2015, "Data-free Parameter Pruning for Deep Neural Networks",
-    https://arxiv.org/abs/1507.06149: similar neurons, and how one takes over from the other.
+    https://arxiv.org/abs/1507.06149: similar neurons, and how one replaces the other.
     Kim et al. 2020, "Neuron Merging: Compensating for Pruned Neurons",
     https://arxiv.org/abs/2010.13160: cosine, scale, and batch norm.
 
@@ -110,7 +111,7 @@ def find_redundant(
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     top, _ = limits(top, threshold, low=-1 if evidence is None else 0)
     top = 100 if top is None and threshold is None else top
-    frames, read = [], False
+    frames, compared = [], False
     with evaluating(model):
         have = held(model)
         cut = [g for g in groups if not g.frozen]
@@ -128,10 +129,10 @@ def find_redundant(
                 else _by_activations(g, have, evidence, top, threshold)
             )
             for columns in found:
-                read = True
+                compared = True
                 frame = pd.DataFrame(dict(zip(COLUMNS[2:], columns, strict=True)))
                 frames.append(frame.assign(group=g.name, layer=g.producers[0])[COLUMNS])
-    if evidence is not None and cut and not read:
+    if evidence is not None and cut and not compared:
         raise ArgumentError(
             "`evidence` has no whole co-moment for a consumer of any group, so nothing can be "
             "correlated. Collect it: pv.collect(model, batches, comoment=True)."
@@ -148,10 +149,10 @@ def find_redundant(
 def nearest(
     g: Group, have: dict[str, Held], keep: Tensor, similarity: float
 ) -> tuple[Tensor, Tensor]:
-    """Return for each unit the kept one with the most similar incoming weights, and the scale.
+    """Return for each unit its twin, the kept unit with the most similar weights, and the scale.
 
-    Shapes (units,); the scale is 0 where no kept unit is as similar as asked. The weights of the model
-    are to be read under `evaluating`.
+    Both of shape (units,). The scale is 0 if no kept unit is as similar as `similarity`. Call this
+    under `evaluating`.
     """
     rows = weight_rows(g, have).double().cpu()
     size = norms(rows)
@@ -159,11 +160,11 @@ def nearest(
     twin, scale = torch.zeros(g.size, dtype=torch.long), torch.zeros(g.size, dtype=torch.float64)
     for members in parts_of(g, have, ROLES):
         part = torch.from_numpy(members)
-        stays = part[keep.cpu()[part]]
-        for some in part.split(1024):  # never a matrix of all against all
-            alike, at = (unit[some] @ unit[stays].T).max(1)
-            twin[some] = stays[at]
-            scale[some] = torch.where(alike >= similarity, size[some] / size[stays[at]], 0.0)
+        kept = part[keep.cpu()[part]]
+        for chunk in part.split(1024):  # in chunks: a matrix of all pairs may not fit into memory
+            cosine, at = (unit[chunk] @ unit[kept].T).max(1)
+            twin[chunk] = kept[at]
+            scale[chunk] = torch.where(cosine >= similarity, size[chunk] / size[kept[at]], 0.0)
     return twin, scale.nan_to_num(0, 0, 0)
 
 
@@ -189,8 +190,8 @@ def _by_weights(
 def _by_activations(
     g: Group, have: dict[str, Held], evidence: Evidence, top: int | None, threshold: float | None
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the same by what the first consumer with a whole co-moment reads, if there is one."""
-    for m, index, units in _seen(g, have, evidence):
+    """Yield the same as `_by_weights`, by the input of a consumer with a whole co-moment."""
+    for m, index, units in _moments_by_part(g, have, evidence):
         columns = m.mean.shape[-1]
         if int(index.max()) >= columns:
             raise ArgumentError(
@@ -202,8 +203,8 @@ def _by_activations(
                 f"`evidence` of what reads group {g.name!r} contains NaN or infinity. Look for the "
                 "batch that holds them, and collect it anew."
             )
-        # correlations and scales stay the same when the co-moment stands in for the covariance,
-        # which would be one more matrix of its size; the means must then be as large as it
+        # The co-moment is count × covariance. With means scaled by √count to match, correlations
+        # and scales are the same, and no second matrix of that size is needed
         c, mean = m.comoment, m.mean * m.count**0.5
         found = correlated_pairs(c, mean=mean, index=index, top=top, threshold=threshold)
         i, j, similarity = (x.numpy() for x in found)
@@ -216,15 +217,15 @@ def _by_activations(
 
 
 def _ordered(i: np.ndarray, j: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the larger of each pair, the first if they are equal, and the other."""
+    """Return the larger unit of each pair (the first if they are equal), and the other unit."""
     first = size[i] >= size[j] * EQUAL_SIZE
     return np.where(first, i, j), np.where(first, j, i)
 
 
-def _seen(
+def _moments_by_part(
     g: Group, have: dict[str, Held], evidence: Evidence
 ) -> Iterator[tuple[Moments, Tensor, np.ndarray]]:
-    """Yield, for each part of a group: moments, the columns of its units there, the units."""
+    """Yield, for each part of a group: moments, the columns of its units in them, the units."""
     for s in g.slices:
         weight = have[unmasked_name(s.tensor)].visible
         if s.role != "in" or s.layer not in g.consumers or weight.ndim < 2:
@@ -236,11 +237,11 @@ def _seen(
             return
         if patches is None or not patches.full:
             continue
-        # of a kernel the tap in the middle: it alone never sees the padding of a "same" convolution
-        kernel, each = weight.shape[2:], weight.shape[1]
+        # take the middle tap of the kernel: the only one that never reads "same" padding
+        kernel, channels = weight.shape[2:], weight.shape[1]
         middle = int(np.ravel_multi_index([k // 2 for k in kernel], kernel)) if kernel else 0
         for units in parts_of(g, have, ("in",)) if s.blocks > 1 else [np.arange(g.size)]:
-            block = index[units[0]] // each  # of each position
-            at = index[units][:, block == block[0]] % each * kernel.numel() + middle
+            block = index[units[0]] // channels  # of each position
+            at = index[units][:, block == block[0]] % channels * kernel.numel() + middle
             yield patches.each(itemgetter(int(block[0]))) if s.blocks > 1 else patches, at, units
         return

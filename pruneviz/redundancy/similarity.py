@@ -1,4 +1,4 @@
-"""Similar pairs among many: block by block, without a matrix of all pairs."""
+"""Which pairs of rows are most similar? Found block by block, without a matrix of all pairs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 
 BLOCK = 320  # rows of a tile: its similarities stay in the cache, and its product is still fast
-DECIMALS = 12  # to which similarities are given: multiples of one row then tie at 1
-CONSTANT = 1e-13  # variance ÷ mean² that the rounding of float32 alone can leave
+DECIMALS = 12  # similarities are rounded to these, so that multiples of one row are equal at 1
+CONSTANT = 1e-13  # variance ÷ mean² of a constant, from float32 rounding alone
 
 Pairs = tuple[Tensor, Tensor, Tensor]
 
@@ -24,9 +24,9 @@ Pairs = tuple[Tensor, Tensor, Tensor]
 def similar_pairs(rows: Tensor, *, top: int | None = None, threshold: float | None = None) -> Pairs:
     """Find the pairs of rows with the largest cosine, the most similar first.
 
-    Half of the matrix of all cosines is computed, in tiles of which one is held at a time; a tile
-    without a cosine that could still be among the `top` costs no more than its product. A row of
-    zeros has no direction, and is in no pair. Pairs as similar as each other come by index.
+    Half of the matrix of all cosines is computed, tile by tile; only one tile is in memory. If no
+    cosine of a tile can be among the `top`, the tile costs no more than its matrix product. A row
+    of zeros has no direction, and is in no pair. Equally similar pairs are ordered by index.
 
     Parameters
     ----------
@@ -34,9 +34,10 @@ def similar_pairs(rows: Tensor, *, top: int | None = None, threshold: float | No
         Not changed. Tiles are computed in float64 if `rows` are, else in float32; the cosines of
         the pairs that are returned always in float64.
     top : int, optional
-        How many pairs, at most.
+        The largest number of pairs.
     threshold : float, optional
-        The least similarity, in [-1, 1]. With both, both hold; with neither come all pairs.
+        The least similarity, in [-1, 1]. If both are given, both hold; if neither, all pairs are
+        returned.
 
     Returns
     -------
@@ -47,7 +48,8 @@ def similar_pairs(rows: Tensor, *, top: int | None = None, threshold: float | No
     Raises
     ------
     ArgumentError
-        If `rows` is no matrix, or holds NaN or infinity; if `top` or `threshold` is out of range.
+        If `rows` is not a matrix, or contains NaN or infinity; if `top` or `threshold` is out of
+        range.
 
     Examples
     --------
@@ -62,11 +64,14 @@ def similar_pairs(rows: Tensor, *, top: int | None = None, threshold: float | No
     rows, (n, d) = rows.detach(), rows.shape
     dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
     size = norms(rows)
-    dead = size == 0
-    size = size.where(~dead, 1).unsqueeze(1)
+    is_zero = size == 0
+    size = size.where(~is_zero, 1).unsqueeze(1)
     lengths = size.to(dtype)
     if not torch.isfinite(lengths).all():
-        raise ArgumentError("`rows` hold NaN or infinity, or numbers whose squares overflow.")
+        raise ArgumentError(
+            "`rows` must be finite, with finite squares, but they contain NaN, infinity or larger "
+            "numbers. Remove such rows, or scale them."
+        )
     left, right = torch.empty(2, min(BLOCK, n), d, dtype=dtype, device=rows.device)
     out = torch.empty(BLOCK * BLOCK, dtype=dtype, device=rows.device)
 
@@ -88,7 +93,7 @@ def similar_pairs(rows: Tensor, *, top: int | None = None, threshold: float | No
         return s
 
     rounding = 2 * torch.finfo(dtype).eps * max(1, d) ** 0.5
-    return _search(tile, exact, dead, limits(top, threshold, low=-1), rounding)
+    return _search(tile, exact, is_zero, limits(top, threshold, low=-1), rounding)
 
 
 @torch.no_grad()
@@ -102,16 +107,16 @@ def correlated_pairs(
 ) -> Pairs:
     """Find the pairs of units with the largest absolute correlation, the most similar first.
 
-    What is constant, up to the rounding of float32, is in no pair.
+    A unit that is constant, up to the rounding of float32, is in no pair.
 
     Parameters
     ----------
     covariance : Tensor of float64, shape (columns, columns)
         Not changed.
     mean : Tensor of float64, shape (columns,), optional
-        Of the columns. Needed to pool them, and to know what is constant up to rounding.
+        Means of the columns: needed to pool them, and to detect constants up to rounding.
     index : Tensor of int64, shape (n, k), optional
-        The k columns of each unit, pooled as `pooled_covariance` does. Default: a column each.
+        The k columns of each unit, pooled as by `pooled_covariance`. Default: one column per unit.
     top, threshold
         As for `similar_pairs`; the least similarity is in [0, 1].
 
@@ -124,7 +129,7 @@ def correlated_pairs(
     Raises
     ------
     ArgumentError
-        If `covariance` holds NaN or infinity, or `top` or `threshold` is out of range.
+        If `covariance` contains NaN or infinity, or `top` or `threshold` is out of range.
 
     Examples
     --------
@@ -140,16 +145,19 @@ def correlated_pairs(
     mean = covariance.new_zeros(columns) if mean is None else mean
     variance = pooled_covariance(covariance, mean, index, index)
     if not torch.isfinite(variance).all():
-        raise ArgumentError("`covariance` or `mean` holds NaN or infinity.")
-    dead = variance <= CONSTANT * mean[index].mean(1) ** 2
-    deviation = torch.where(dead, 1, variance).sqrt()
+        raise ArgumentError(
+            "`covariance` and `mean` must be finite, but they contain NaN or infinity. Look for the "
+            "batch that holds them, and collect them anew."
+        )
+    constant = variance <= CONSTANT * mean[index].mean(1) ** 2
+    deviation = torch.where(constant, 1, variance).sqrt()
 
     def tile(a: int, b: int) -> Tensor:
         u, v = index[a : a + BLOCK, None], index[None, b : b + BLOCK]
         s = pooled_covariance(covariance, mean, u, v).abs()
         return s.div_(deviation[a : a + BLOCK, None]).div_(deviation[b : b + BLOCK])
 
-    return _search(tile, lambda i, j, s: s, dead, within, 0)
+    return _search(tile, lambda i, j, s: s, constant, within, 0)
 
 
 def pooled_covariance(covariance: Tensor, mean: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -160,7 +168,7 @@ def pooled_covariance(covariance: Tensor, mean: Tensor, u: Tensor, v: Tensor) ->
     covariance : Tensor, shape (columns, columns)
     mean : Tensor, shape (columns,)
     u, v : Tensor of int64, shapes (..., k)
-        The columns of the units; position p of one unit goes with position p of the other.
+        The columns of the units; position p of one unit is paired with position p of the other.
 
     Examples
     --------
@@ -172,15 +180,15 @@ def pooled_covariance(covariance: Tensor, mean: Tensor, u: Tensor, v: Tensor) ->
     >>> torch.cov(torch.stack([x[:, u].flatten(), x[:, v].flatten()]), correction=0)[0, 1]
     tensor(3.5000, dtype=torch.float64)
     """
-    # less than the mean over all positions: for a single position there is nothing to cancel
+    # subtract the mean over a unit's positions first: E[xy] − E[x] E[y] would lose digits
     p, q = (mean[w] - mean[w].mean(-1, keepdim=True) for w in (u, v))
-    k = u.shape[-1]  # one position at a time: k tiles at once may not fit the memory
+    k = u.shape[-1]  # one position at a time: k tiles at once may not fit into memory
     return sum(covariance[u[..., i], v[..., i]] + p[..., i] * q[..., i] for i in range(k)) / k  # type: ignore[return-value]
 
 
 def norms(rows: Tensor) -> Tensor:
-    """Return the length of each row in float64, shape (n,)."""
-    # in parts, in one place: in float64 all rows would take more room than they do
+    """Return the norm of each row in float64, shape (n,)."""
+    # in parts, in one buffer: a float64 copy of all rows would be larger than the rows
     size = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     wide = torch.empty(32, rows.shape[1], dtype=torch.float64, device=rows.device)
     for a in range(0, len(rows), 32):
@@ -190,7 +198,7 @@ def norms(rows: Tensor) -> Tensor:
 
 
 def limits(top: Any, threshold: Any, *, low: int) -> tuple[int | None, float]:
-    """Return `top` and the least similarity, checked; it is -2, below all, if there is none."""
+    """Return `top` and the least similarity, checked; -2, below all, if there is no threshold."""
     top = None if top is None else checks.count(top, "top", low=1)
     if threshold is None:
         return top, -2.0
@@ -198,42 +206,42 @@ def limits(top: Any, threshold: Any, *, low: int) -> tuple[int | None, float]:
     value = float(threshold) if number else np.nan
     if low <= value <= 1:
         return top, value
-    want = f"`threshold` must be a similarity in [{low}, 1], but {threshold!r} was passed."
+    message = f"`threshold` must be a similarity in [{low}, 1], but {threshold!r} was passed."
     if 1 < value <= 100:
-        want += f" Did you mean {value / 100:g}? Similarities, never percentages."
-    raise ArgumentError(want)
+        message += f" Did you mean {value / 100:g}? Similarities, never percentages."
+    raise ArgumentError(message)
 
 
 def _search(
     tile: Callable[[int, int], Tensor],
     exact: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-    dead: Tensor,
+    excluded: Tensor,
     within: tuple[int | None, float],
     rounding: float,
 ) -> Pairs:
-    """Walk over the tiles above the diagonal; keep what is above the limits."""
+    """Search the tiles on and above the diagonal for the pairs within the limits."""
     top, threshold = within
-    n, rounding = len(dead), rounding + 10.0**-DECIMALS
-    # rounding may put a pair a few places lower than it belongs: more are kept, and ranked exactly
+    n, rounding = len(excluded), rounding + 10.0**-DECIMALS
+    # rounding may rank a pair too low: keep more candidates than asked, and rank them exactly later
     most = None if top is None else 2 * top + 100
-    bound, last = threshold - rounding, n  # what equals the bound counts up to this row only
-    some = bool(dead.any())
+    bound, last = threshold - rounding, n  # a pair that equals the bound counts up to row `last`
+    any_excluded = bool(excluded.any())
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for a in range(0, n, BLOCK):
         for b in range(a, n, BLOCK):
             s = tile(a, b)
             if a == b:
                 s.masked_fill_(torch.ones_like(s, dtype=torch.bool).tril_(), -torch.inf)
-            if some:
-                s.masked_fill_(dead[a : a + BLOCK, None] | dead[b : b + BLOCK], -torch.inf)
-            # all that is 1 up to rounding is equal, and comes by index
+            if any_excluded:
+                s.masked_fill_(excluded[a : a + BLOCK, None] | excluded[b : b + BLOCK], -torch.inf)
+            # similarities that are 1 up to rounding are equal, and ordered by index
             best = float(s.amax())
             best = 1.0 if best >= 1 - rounding else best
             if best < bound or (best == bound and a > last):
                 continue
             flat = s.cpu().numpy().ravel()
             at = np.flatnonzero(flat >= min(bound, 1 - rounding))
-            if most is not None and len(at) > most:  # at first everything is a candidate
+            if most is not None and len(at) > most:  # the first tiles have many candidates
                 at = at[flat[at] >= min(np.partition(flat[at], -most)[-most], 1 - rounding)]
             i, j = np.divmod(at, s.shape[1]) + np.array([[a], [b]])
             values = flat[at].astype(np.float64)
@@ -248,13 +256,13 @@ def _search(
     values = exact(i, j, values).clip(-1, 1).round(DECIMALS)
     ok = values >= threshold - 10.0**-DECIMALS / 2
     i, j, values = _first(top, i[ok], j[ok], values[ok])
-    return tuple(torch.from_numpy(x).to(dead.device) for x in (i, j, values))  # type: ignore[return-value]
+    return tuple(torch.from_numpy(x).to(excluded.device) for x in (i, j, values))  # type: ignore[return-value]
 
 
 def _first(
     most: int | None, i: np.ndarray, j: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pairs with the largest values, ties by index."""
+    """Return the pairs with the largest values; equal ones by index."""
     if most is not None and len(values) > most:
         least = np.partition(values, -most)[-most]
         i, j, values = (x[values >= least] for x in (i, j, values))

@@ -1,4 +1,4 @@
-"""What the units of a group are made of: their incoming weights, one row a unit."""
+"""Which numbers define each unit of a group? Its incoming weights, as one row per unit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pruneviz.core.slices import Slice
 from pruneviz.model.tensors import Held, matrix
 from pruneviz.redundancy.similarity import norms
 
-Found = dict[tuple[str, int], tuple[Slice, Held]]  # what a layer holds: by attribute, dimension
+Found = dict[tuple[str, int], tuple[Slice, Held]]  # (attribute, dimension) -> a layer's tensor
 
 
 def parts_of(g: Group, have: dict[str, Held], roles: tuple[str, ...]) -> list[np.ndarray]:
-    """Return the units that can stand in for each other: those of one block of grouped convolutions."""
+    """Return the sets of units that can replace each other: blocks of grouped convolutions."""
     blocks = [np.zeros((g.size, 1), np.int64)]
     for s in g.slices:
         module, weight = (
@@ -38,29 +38,30 @@ def parts_of(g: Group, have: dict[str, Held], roles: tuple[str, ...]) -> list[np
 
 
 def _depthwise(g: Group, layer: str, module: nn.Module) -> bool:
-    """Whether a layer takes each unit of the group by itself, and so produces none."""
-    alone = isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
-    return alone and layer != g.producers[0]
+    """Whether a layer processes each unit of the group separately, and so produces none of them."""
+    is_depthwise = isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+    return is_depthwise and layer != g.producers[0]
 
 
 def weight_rows(g: Group, have: dict[str, Held]) -> Tensor:
-    """Return what the units compute, shape (units, numbers): t times a unit has t times its row.
+    """Return the numbers that define the units, shape (units, numbers): t × a unit has t × its row.
 
-    Producers, whose results are added, stand side by side. What comes later, such as a depthwise
-    convolution, multiplies a unit by some numbers and adds others: multiples of one unit stay so, if
-    (size × multiplied, added) are multiples as well. These are appended, and set the size.
+    Producers, whose results are added, are concatenated. A later layer, such as a depthwise
+    convolution, multiplies each unit by some numbers and adds others. If one unit is a multiple of
+    another, it is so after that layer only if (size × multiplied, added) are multiples as well:
+    these numbers are appended, and the row is scaled by their norm.
     """
     layers: dict[str, Found] = {}
     for s in g.slices:
         h = have[unmasked_name(s.tensor)]
-        seen = h.visible
-        # of weight_norm the norms stand for the whole weight: they have as many rows
-        fits = seen.ndim == h.tensor.ndim and seen.shape[s.dim] == h.tensor.shape[s.dim]
-        if s.role == "out" and fits and seen.is_floating_point():
+        weight = h.visible
+        # the norms of weight_norm count as the whole weight: they have as many rows
+        fits = weight.ndim == h.tensor.ndim and weight.shape[s.dim] == h.tensor.shape[s.dim]
+        if s.role == "out" and fits and weight.is_floating_point():
             layers.setdefault(s.layer, {})[h.holders[0][1], s.dim] = s, h
-    producers: list[list[Tensor]] = []  # of each its weights, then its bias: (units, k, numbers)
-    later: list[tuple[Tensor, Tensor]] = []  # what multiplies, what is added: (units, numbers)
-    ready = False  # whether the layer before made the units: a norm is folded into it
+    producers: list[list[Tensor]] = []  # for each its weights, then its bias: (units, k, numbers)
+    later: list[tuple[Tensor, Tensor]] = []  # (factors, added numbers): (units, numbers)
+    ready = False  # whether the layer before is a producer: then a norm is folded into it
     for layer, found in layers.items():
         module = next(iter(found.values()))[1].holders[0][0]
         times, plus = _numbers(module, found)
@@ -73,8 +74,8 @@ def weight_rows(g: Group, have: dict[str, Held]) -> Tensor:
             producers[-1] = [*weights, bias + plus[0].to(bias)]
             ready = False
             continue
-        made = any(h.visible.ndim > 1 for _, h in found.values())
-        ready = made and not _depthwise(g, layer, module)
+        is_matrix = any(h.visible.ndim > 1 for _, h in found.values())
+        ready = is_matrix and not _depthwise(g, layer, module)
         if ready:
             plus = plus or [times[0].new_zeros(*times[0].shape[:2], 1)]
             producers.append(times + plus)
@@ -83,14 +84,14 @@ def weight_rows(g: Group, have: dict[str, Held]) -> Tensor:
     rows = _joined([w for ws in producers for w in ws] or [torch.zeros(g.size, 1, 1)])
     for multiplied, added in later:
         size = norms(rows).unsqueeze(1)
-        more = torch.cat([size * multiplied, added], 1).where(size > 0, 0)
-        rows = rows * (norms(more).unsqueeze(1) / size.where(size > 0, 1)).to(rows)
-        rows = torch.cat([rows, more.to(rows)], 1) / 2**0.5
+        appended = torch.cat([size * multiplied, added], 1).where(size > 0, 0)
+        rows = rows * (norms(appended).unsqueeze(1) / size.where(size > 0, 1)).to(rows)
+        rows = torch.cat([rows, appended.to(rows)], 1) / 2**0.5
     return rows
 
 
 def _numbers(module: nn.Module, found: Found) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what multiplies a unit in a layer, and what it adds: shapes (units, k, numbers)."""
+    """Return the numbers that multiply a unit in a layer, and those added: (units, k, numbers)."""
     if _is_affine(module):
         s = next(iter(found.values()))[0]
         assert module.running_var is not None and module.running_mean is not None
@@ -104,13 +105,13 @@ def _numbers(module: nn.Module, found: Found) -> tuple[list[Tensor], list[Tensor
     for (attribute, _), (s, h) in found.items():
         bias = attribute.endswith("bias") and h.visible.ndim == 1
         (plus if bias else times).append(_numbered(h.visible, s))
-    if not times or isinstance(module, nn.PReLU):  # on one side of zero it multiplies by 1
+    if not times or isinstance(module, nn.PReLU):  # PReLU multiplies positive numbers by 1
         times.append(torch.ones_like((times + plus)[0]))
     return times, plus
 
 
 def _is_affine(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether it is a batch norm that multiplies and adds constants, rather than a batch's own."""
+    """Whether it is a batch norm with running statistics: in eval mode it is a fixed affine map."""
     return isinstance(module, _BatchNorm) and module.running_var is not None
 
 

@@ -1,4 +1,4 @@
-"""What should go? Scores by a criterion, and plans made of scores or by hand.
+"""What should be removed? Scores by a criterion, and plans made from scores or by hand.
 
-Tensors in, plans out. Does not know how a plan is carried out.
+Tensors in, plans out. This room does not know how a plan is carried out.
 """

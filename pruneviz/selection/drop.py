@@ -1,4 +1,4 @@
-"""Plans by hand: units named one by one, or one of each redundant pair."""
+"""How is a plan made by hand? Units are named one by one, or one of each redundant pair."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
-    """Make a plan by hand: name a layer and its units, and all that must go with them goes too.
+    """Make a plan by hand: name layers and units; everything coupled to them is removed with them.
 
     Parameters
     ----------
     groups : Groups
         From `find_groups`.
     units : mapping of str to iterable of int
-        Name of a layer to the numbers of the output units that go: neurons of a Linear, channels of
-        a Conv, heads of an attention layer. The name of a tensor or of a group will do, too. What
-        is not named stays.
+        Name of a layer to the numbers of the output units to remove: neurons of a Linear, channels
+        of a Conv, heads of an attention layer. The name of a tensor or of a group is allowed, too.
+        All other units are kept.
 
     Returns
     -------
@@ -38,8 +38,8 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     Raises
     ------
     ArgumentError
-        If a layer is unknown, a unit is no whole number in range or is named twice, or nothing
-        would be left.
+        If a layer is unknown, a unit is not a whole number in range or is named twice, or no unit
+        of a group would be kept.
     GraphError
         If a unit cannot be cut, or not without others that were not named.
 
@@ -58,24 +58,24 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     checks.kind(units, "units", Mapping, "Name layers and units: pv.drop(groups, {'fc1': [3, 5]}).")
     keep = {g.name: np.ones(g.size, bool) for g in groups if not g.frozen}
     for name, numbers in units.items():
-        there = groups.units_of(name)
-        for i in _numbers(name, numbers, len(there)):
-            group, unit = place(name, there, i)
+        units_there = groups.units_of(name)
+        for i in _numbers(name, numbers, len(units_there)):
+            group, unit = place(name, units_there, i)
             keep[group.name][unit] = False
     for name, kept in keep.items():
         if not kept.any():
             raise ArgumentError(
-                f"all {kept.size} units of group {name!r} are named: at least one must stay. "
+                f"all {kept.size} units of group {name!r} are named: at least one must be kept. "
                 "Leave one out."
             )
-        evenly(groups[name], ~kept)
+        check_even(groups[name], ~kept)
     return Plan({name: torch.from_numpy(kept) for name, kept in keep.items()}, groups)
 
 
-def place(layer: str, there: list[tuple[Group, int]], i: int) -> tuple[Group, int]:
-    """Return the group of a layer's unit and its number there; raise if it cannot go."""
-    group, unit = there[i]
-    if all(g.frozen for g, _ in there):
+def place(layer: str, units: list[tuple[Group, int]], i: int) -> tuple[Group, int]:
+    """Return the group of a layer's unit and its number there; raise if it cannot be cut."""
+    group, unit = units[i]
+    if all(g.frozen for g, _ in units):
         raise GraphError(refusal(layer, group))
     if group.frozen:
         raise GraphError(
@@ -85,7 +85,7 @@ def place(layer: str, there: list[tuple[Group, int]], i: int) -> tuple[Group, in
 
 
 def refusal(layer: str, group: Group) -> str:
-    """Say why no unit of a layer can go."""
+    """Return the message that says why no unit of a layer can be cut."""
     head = f"layer {layer!r} cannot be shrunk: {group.frozen}"
     return f"{head}. Protect it, or leave it out of the plan."
 
@@ -97,7 +97,7 @@ def _numbers(name: str, numbers: Any, size: int) -> list[int]:
     if isinstance(numbers, str) or not isinstance(numbers, Iterable):
         one = isinstance(numbers, Integral) and not isinstance(numbers, bool)
         raise ArgumentError(
-            f"{what} must be the numbers of the units that go, such as [3, 5], but {numbers!r} was "
+            f"{what} must be the numbers of the units to remove, such as [3, 5], but {numbers!r} was "
             "passed." + (f" Did you mean [{numbers!r}]?" if one else "")
         )
     found: dict[int, None] = {}
@@ -115,17 +115,17 @@ def _numbers(name: str, numbers: Any, size: int) -> list[int]:
     return list(found)
 
 
-def evenly(group: Group, gone: np.ndarray, said: str = "named were") -> None:
-    """Raise unless as many of the units that go, shape (units,), are in each part of the group."""
+def check_even(group: Group, removed: np.ndarray, counted: str = "named") -> None:
+    """Raise unless the removed units, shape (units,), are as many in each part of the group."""
     if group.even is None:
         return
     parts = [np.flatnonzero(group.even == label) for label in np.unique(group.even)]
-    named = [int(gone[part].sum()) for part in parts]
-    if len(set(named)) > 1 or named[0] == min(map(len, parts)):
+    counts = [int(removed[part].sum()) for part in parts]
+    if len(set(counts)) > 1 or counts[0] == min(map(len, parts)):
         raise GraphError(
-            f"group {group.name!r} cannot be cut so: name as many units from each of its "
-            f"{len(parts)} parts, and leave at least one in each. The parts are units "
-            f"{_listed([_span(p) for p in parts])}; {said} {_listed(named)} of them."
+            f"group {group.name!r} cannot be cut like this: remove as many units from each of its "
+            f"{len(parts)} parts, and keep at least one in each. The parts are units "
+            f"{_listed([_span(p) for p in parts])}; units {counted} in each: {_listed(counts)}."
         )
 
 
@@ -142,7 +142,7 @@ def _listed(items: list[Any], most: int = 4) -> str:
 
 
 def plan_without(groups: Groups, group: str, units: Iterable[int]) -> Plan:
-    """Return the plan that drops these units of one group, all but the last if they are all.
+    """Return the plan that removes these units of one group; if they are all, the last one is kept.
 
     >>> import numpy as np, pruneviz as pv
     >>> rows = pv.Slice("fc.weight", 0, np.arange(3)[:, None], "out")
@@ -150,26 +150,27 @@ def plan_without(groups: Groups, group: str, units: Iterable[int]) -> Plan:
     tensor([False,  True, False])
     """
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
-    gone = list(units)
-    keep[group][gone[:-1] if len(gone) == groups[group].size else gone] = False
+    removed = list(units)
+    keep[group][removed[:-1] if len(removed) == groups[group].size else removed] = False
     return Plan(keep, groups)
 
 
-SOURCE = "pv.find_redundant(model, groups=groups, threshold=0.8)"
+PAIRS_FROM = "pv.find_redundant(model, groups=groups, threshold=0.8)"
 
 
 def drop_redundant(twins: pd.DataFrame, groups: Groups) -> Plan:
-    """Return the plan in which of each pair the smaller unit goes, if its twin stays.
+    """Return the plan that removes the smaller unit of each redundant pair, if the other is kept.
 
-    The pairs are gone through in their order. A unit goes if the other one of the pair has not gone
-    and no unit that went relies on it: so every unit that goes leaves behind a twin that stays.
+    The pairs are taken in their order. A unit is removed if the other unit of the pair has not been
+    removed, and if no unit removed before relies on it. So each removed unit has a kept substitute.
 
     Parameters
     ----------
     twins : DataFrame
-        From `find_redundant`, the most similar first: columns ``group``, ``kept``, ``removed``.
+        Redundant pairs from `find_redundant`, the most similar first: columns ``group``, ``kept``,
+        ``removed``.
     groups : Groups
-        The same.
+        The groups that the pairs were found in.
 
     Returns
     -------
@@ -181,40 +182,40 @@ def drop_redundant(twins: pd.DataFrame, groups: Groups) -> Plan:
     ArgumentError
         If a column is missing, or a group is unknown.
     GraphError
-        If as many units must go from each part of a group, and this is not so.
+        If as many units must be removed from each part of a group, and these are not.
 
     Examples
     --------
     >>> import numpy as np, pandas as pd, pruneviz as pv
     >>> units = np.arange(4)[:, None]
     >>> groups = pv.Groups((pv.Group("fc1", 4, (pv.Slice("fc1.weight", 0, units, "out"),)),))
-    >>> twins = pd.DataFrame({"group": "fc1", "kept": [0, 1, 3], "removed": [1, 2, 0]})
-    >>> pv.drop_redundant(twins, groups).keep["fc1"]  # 2 is like 1, which has gone; 1 relies on 0
+    >>> pairs = pd.DataFrame({"group": "fc1", "kept": [0, 1, 3], "removed": [1, 2, 0]})
+    >>> pv.drop_redundant(pairs, groups).keep["fc1"]  # 2 is like 1, which is removed; 1 relies on 0
     tensor([ True, False,  True,  True])
     """
-    checks.columns(twins, dict.fromkeys(("group", "kept", "removed"), SOURCE), "drop_redundant")
+    checks.columns(twins, dict.fromkeys(("group", "kept", "removed"), PAIRS_FROM), "drop_redundant")
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
     for name, part in twins.groupby("group", sort=False):
         group = checks.choice(name, "group", keep, what="group")
         keep[group][sorted(spare(zip(part["kept"], part["removed"], strict=True)))] = False
-        evenly(groups[group], ~keep[group].numpy())
+        check_even(groups[group], ~keep[group].numpy())
     return Plan(keep, groups)
 
 
 def spare(pairs: Iterable[tuple[int, int]], gone: Iterable[int] = ()) -> set[int]:
-    """Return the units that can go, of pairs (kept, removed), so that each leaves a twin that stays.
+    """Return the units of pairs (kept, removed) to remove, so that each has a kept substitute.
 
-    `gone`: units that have gone already.
+    `gone`: units that are removed already.
 
     >>> sorted(spare([(0, 1), (1, 2), (3, 0)])), spare([(0, 1)], gone=[0])
     ([1], set())
     """
-    before = set(gone)
+    already_removed = set(gone)
     found: set[int] = set()
     needed: set[int] = set()
     for kept, removed in pairs:
-        if not {kept, removed} & (before | found) and removed not in needed:
+        if not {kept, removed} & (already_removed | found) and removed not in needed:
             found.add(int(removed))
             needed.add(kept)
     return found

@@ -1,4 +1,4 @@
-"""Change a plan by hand: units that go, or stay, whatever their scores."""
+"""How is a plan changed by hand? Units are removed, or kept, whatever their scores."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from collections.abc import Mapping
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Plan
-from pruneviz.selection.drop import evenly, place
+from pruneviz.selection.drop import check_even, place
 
-Wishes = Mapping[str, Mapping[int, bool]]
+Edits = Mapping[str, Mapping[int, bool]]
 
 
-def amend(plan: Plan, units: Wishes) -> Plan:
-    """Return a plan in which these units go, or stay, whatever the other plan said of them.
+def amend(plan: Plan, units: Edits) -> Plan:
+    """Return a plan in which these units are removed, or kept, whatever the given plan does.
 
     Parameters
     ----------
     plan : Plan
         For units: from `select` or `drop`. Not changed.
     units : mapping of str to mapping of int to bool
-        Name of a layer, as for `drop`, to numbers of its units: False, it goes; True, it stays.
+        Name of a layer, as for `drop`, to numbers of its units: False = remove, True = keep.
 
     Raises
     ------
     ArgumentError
-        If a layer or a unit is unknown, the same unit is to go and to stay, or none would be left.
+        If a layer or a unit is unknown, the same unit is to be removed and kept, or no unit of a
+        group would be kept.
     GraphError
-        If a unit that is to go cannot be cut, or not without others.
+        If a unit to remove cannot be cut, or not without others.
 
     Examples
     --------
@@ -39,37 +40,37 @@ def amend(plan: Plan, units: Wishes) -> Plan:
     """
     groups = _groups(plan)
     keep = {name: kept.clone() for name, kept in plan.keep.items()}
-    said: dict[tuple[str, int], tuple[str, int, bool]] = {}
-    for layer, wishes in units.items():
-        there = groups.units_of(layer)
-        for i, stays in wishes.items():
-            if not 0 <= i < len(there):
+    edited: dict[tuple[str, int], tuple[str, int, bool]] = {}
+    for layer, edits in units.items():
+        layer_units = groups.units_of(layer)
+        for i, kept in edits.items():
+            if not 0 <= i < len(layer_units):
                 raise ArgumentError(
-                    f"layer {layer!r} has units 0 to {len(there) - 1}, but unit {i} was named."
+                    f"layer {layer!r} has units 0 to {len(layer_units) - 1}, but unit {i} was named."
                 )
-            group, unit = there[i] if stays else place(layer, there, i)
-            other, j, before = said.setdefault((group.name, unit), (layer, i, stays))
-            if before != stays:
+            group, unit = layer_units[i] if kept else place(layer, layer_units, i)
+            other, j, before = edited.setdefault((group.name, unit), (layer, i, kept))
+            if before != kept:
                 raise ArgumentError(
                     f"unit {i} of layer {layer!r} and unit {j} of layer {other!r} are one unit, "
-                    "which cannot both go and stay. Leave one out."
+                    "which cannot be both removed and kept. Leave one out."
                 )
             if not group.frozen:
-                keep[group.name][unit] = stays
-    for name in dict.fromkeys(name for name, _ in said if name in keep):
+                keep[group.name][unit] = kept
+    for name in dict.fromkeys(name for name, _ in edited if name in keep):
         if not keep[name].any():
             raise ArgumentError(
-                f"all {keep[name].numel()} units of group {name!r} would go: at least one must "
-                "stay. Let one stay."
+                f"all {keep[name].numel()} units of group {name!r} would be removed: at least one "
+                "must be kept. Keep one."
             )
-        evenly(groups[name], ~keep[name].cpu().numpy(), "gone would be")
+        check_even(groups[name], ~keep[name].cpu().numpy(), "removed")
     return Plan(keep, groups)
 
 
-def toggled(plan: Plan, units: Wishes, layer: str, unit: int) -> dict[str, dict[int, bool]]:
-    """Return the wishes with one unit turned: to go if it stays by now, to stay if it goes.
+def toggled(plan: Plan, units: Edits, layer: str, unit: int) -> dict[str, dict[int, bool]]:
+    """Return the edits with one unit toggled: removed if it is kept now, kept if it is removed now.
 
-    Where the plan itself says so, no wish is left.
+    If the plan itself does the same with the unit, it gets no edit.
 
     Examples
     --------
@@ -84,23 +85,23 @@ def toggled(plan: Plan, units: Wishes, layer: str, unit: int) -> dict[str, dict[
     groups = _groups(plan)
     group, number = place(layer, groups.units_of(layer), unit)
     rest: dict[str, dict[int, bool]] = {}
-    wished = None
-    for name, wishes in units.items():
-        there = groups.units_of(name)
+    edited = None
+    for name, edits in units.items():
+        layer_units = groups.units_of(name)
         rest[name] = {}
-        for i, stays in wishes.items():
-            if there[i] == (group, number):
-                wished = stays
+        for i, kept in edits.items():
+            if layer_units[i] == (group, number):
+                edited = kept
             else:
-                rest[name][i] = stays
+                rest[name][i] = kept
     planned = bool(plan.keep[group.name][number])
-    if wished is None or wished == planned:
+    if edited is None or edited == planned:
         rest.setdefault(layer, {})[unit] = not planned
     return rest
 
 
 def changes(before: Plan, after: Plan) -> dict[tuple[str, bool], list[int]]:
-    """Return where two plans for the same groups differ: (group, whether they stay) to units.
+    """Return where two plans for the same groups differ: (group, kept afterwards) to units.
 
     Examples
     --------
@@ -117,7 +118,7 @@ def changes(before: Plan, after: Plan) -> dict[tuple[str, bool], list[int]]:
 
 
 def named(plan: Plan) -> dict[str, list[int]]:
-    """Return what to tell `drop` to get this plan: layers, and the numbers of the units that go.
+    """Return the `units` that make `drop` give this plan: layers to the numbers of removed units.
 
     Examples
     --------
@@ -131,16 +132,16 @@ def named(plan: Plan) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name, keep in plan.keep.items():
         # a layer of that name may hold units of other groups too, and number them all
-        there = enumerate(groups.units_of(name))
-        gone = [i for i, (g, unit) in there if g.name == name and not keep[unit]]
-        found.update({name: gone} if gone else {})
+        numbered = enumerate(groups.units_of(name))
+        removed = [i for i, (g, unit) in numbered if g.name == name and not keep[unit]]
+        found.update({name: removed} if removed else {})
     return found
 
 
 def _groups(plan: Plan) -> Groups:
     if plan.groups is None:
         raise ArgumentError(
-            "this plan drops single weights: only a plan for units can be changed unit by unit. "
+            "this plan removes single weights: only a plan for units can be changed unit by unit. "
             "Score units: pv.score(model, 'l2', groups=groups)."
         )
     return plan.groups

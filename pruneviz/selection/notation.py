@@ -1,4 +1,4 @@
-"""Units named in a line of text: which go, and which stay."""
+"""Which units does a line of text name, to remove or to keep? `read` and `write` such lines."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable, Mapping
 
 from pruneviz.core.errors import ArgumentError
 
-Units = dict[str, dict[int, bool]]  # layer, number of the unit, whether it stays
+Units = dict[str, dict[int, bool]]  # layer -> number of the unit -> whether it is kept
 
-ITSELF = "(model)"  # the model itself has no name
+MODEL_ITSELF = "(model)"  # written for the layer name "", which is the model itself
 MAX_RANGE = 100_000  # units in one range
-HOW = "Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit stays)."
+HOW = "Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit is kept)."
 _ITEM = re.compile(r"([-−]?)\s*(\d{1,9})(?:\s*[-–]\s*(\d{1,9}))?")
 
 
 def read(text: str) -> Units:
-    """Read which units go (True: stay) from a line such as ``conv1: 3, 5-7; fc1: -12``.
+    """Read which units to remove (False) or to keep (True) from ``conv1: 3, 5-7; fc1: -12``.
 
     Raises
     ------
     ArgumentError
-        If a part of it is no list of units, or says of one that it goes and that it stays.
+        If a part of the line is not a list of units, or if a unit is to be removed and kept.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def read(text: str) -> Units:
     >>> read("conv1 3")
     Traceback (most recent call last):
     ...
-    pruneviz.ArgumentError: 'conv1 3' names no units. Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit stays).
+    pruneviz.ArgumentError: 'conv1 3' names no units. Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit is kept).
     """
     units: Units = {}
     for part in filter(str.strip, text.split(";")):
@@ -40,13 +40,13 @@ def read(text: str) -> Units:
         name = name.strip()
         if not colon or not name or not numbers.strip():
             raise ArgumentError(f"{part.strip()!r} names no units. {HOW}")
-        there = units.setdefault("" if name == ITSELF else name, {})
+        layer_units = units.setdefault("" if name == MODEL_ITSELF else name, {})
         for item in numbers.split(","):
-            stays, span = _item(item.strip(), name)
+            kept, span = _item(item.strip(), name)
             for unit in span:
-                if there.setdefault(unit, stays) != stays:
+                if layer_units.setdefault(unit, kept) != kept:
                     raise ArgumentError(
-                        f"unit {unit} of {name!r} is named twice, once to go and once to stay. "
+                        f"unit {unit} of {name!r} is named twice, once to remove and once to keep. "
                         "Leave one out."
                     )
     return units
@@ -61,34 +61,34 @@ def write(units: Mapping[str, Mapping[int, bool]]) -> str:
     'conv1: 3, 5-7; fc1: -12'
     """
     parts = []
-    for name, wishes in units.items():
+    for name, layer_units in units.items():
         if ";" in name or name != name.strip():
             raise ArgumentError(
                 f"layer {name!r} cannot be written by hand: its name has a semicolon, or ends in a "
                 "space. Rename it, or pass its units to pv.drop."
             )
-        goes = _spans((u for u, stays in wishes.items() if not stays), "")
-        items = goes + _spans((u for u, stays in wishes.items() if stays), "-")
+        removed = _spans((u for u, kept in layer_units.items() if not kept), "")
+        items = removed + _spans((u for u, kept in layer_units.items() if kept), "-")
         if items:
-            parts.append(f"{name or ITSELF}: {', '.join(items)}")
+            parts.append(f"{name or MODEL_ITSELF}: {', '.join(items)}")
     return "; ".join(parts)
 
 
 def _item(text: str, layer: str) -> tuple[bool, range]:
     found = _ITEM.fullmatch(text)
     if not found:
-        raise ArgumentError(f"{text!r}, after {layer!r}, is no number of a unit. {HOW}")
+        raise ArgumentError(f"{text!r}, after {layer!r}, is not the number of a unit. {HOW}")
     first, last = int(found[2]), int(found[3] or found[2])
     if not 0 <= last - first < MAX_RANGE:
         raise ArgumentError(
-            f"{text!r}, after {layer!r}, must go from a number to a larger one, and name at most "
+            f"{text!r}, after {layer!r}, must run from a number to a larger one, and name at most "
             f"{MAX_RANGE:,} units."
         )
     return bool(found[1]), range(first, last + 1)
 
 
 def _spans(numbers: Iterable[int], sign: str) -> list[str]:
-    """Write numbers, three or more in a row as a range.
+    """Write numbers; three or more consecutive ones as a range.
 
     >>> _spans([9, 4, 1, 2, 3, 8], "-")
     ['-1-4', '-8', '-9']

@@ -1,4 +1,4 @@
-"""Scores in order: the lowest, and ten million numbers ranked once."""
+"""Which scores are lowest? Also for ten million numbers, ranked once and asked many times."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ BINS = 4096
 
 
 class Ranked:
-    """Numbers that are not negative, by name, counted in fine bins, so that each question is quick.
+    """Arrays of non-negative numbers, counted once in fine bins, so that ranks are found quickly.
 
     A comparison of ten million numbers takes a few milliseconds; a sort or a partition takes a
-    hundred times as long. So the bins say where a rank lies, and only what is in that bin is ranked.
+    hundred times as long. So the bins tell where a rank lies, and only the numbers near it are
+    ranked.
 
     Parameters
     ----------
@@ -46,29 +47,32 @@ class Ranked:
         return {n: int(np.count_nonzero(a < threshold)) for n, a in self._arrays.items()}
 
     def cut(self, sparsity: float) -> tuple[float, dict[str, int]]:
-        """Return the lowest number that stays, and how many of each array go; ties in order.
+        """Return the lowest kept number, and how many of each array are removed; ties in order.
 
-        Exactly ``round(sparsity * total)`` go, of all arrays together.
+        Exactly ``round(sparsity * total)`` are removed, from all arrays together.
         """
         k = min(round(sparsity * self.total), self.total - 1)
         threshold = self._ranked(k)
-        gone = self.below(threshold)
-        left = k - sum(gone.values())
+        removed = self.below(threshold)
+        left = k - sum(removed.values())
         for n, a in self._arrays.items():
             if left <= 0:
                 break
             ties = min(int(np.count_nonzero(a == a.dtype.type(threshold))), left)
-            gone[n], left = gone[n] + ties, left - ties
-        return threshold, gone
+            removed[n], left = removed[n] + ties, left - ties
+        return threshold, removed
 
     def _ranked(self, k: int) -> float:
-        """Return the k-th smallest of all numbers, from 0."""
-        i = int(np.searchsorted(self._up_to, k, side="right"))  # it lies in bin i
-        # a number that equals an edge but for rounding may have been counted on its other side
+        """Return the k-th smallest of all numbers, counted from 0."""
+        i = int(np.searchsorted(self._up_to, k, side="right"))  # the number lies in bin i
+        # rounding may have put a number next to an edge into the neighbouring bin: look there, too
         low, high = self._edges[max(i - 1, 0)], self._edges[min(i + 2, BINS)]
         inside, before = [], 0
         for a in self._arrays.values():
-            bounds = a.dtype.type(low), a.dtype.type(high)  # of its own type: no copy is made
+            bounds = (
+                a.dtype.type(low),
+                a.dtype.type(high),
+            )  # of the array's type, so that no copy is made
             inside.append(a[(a >= bounds[0]) & (a <= bounds[1])])
             before += int(np.count_nonzero(a < bounds[0]))
         values = np.concatenate(inside)
@@ -93,7 +97,7 @@ def lowest(values: np.ndarray, k: int) -> np.ndarray:
 
 
 class Ranks:
-    """The order in which single weights go: what `select` would drop, without a new search each time.
+    """The order in which single weights are removed: the plans of `select`, without a search.
 
     >>> scores = Scores({"w": torch.tensor([3.0, 1.0, 2.0, 1.0])}, "magnitude")
     >>> Ranks(scores, "layer").plan(0.5).keep["w"]
@@ -112,14 +116,15 @@ class Ranks:
         if scope == "layer":
             self.ranks = {n: _ranks(v) for n, v in flat.items()}
             return
-        free = np.concatenate([lowest(v, v.size - 1) for v in flat.values()])  # the best one stays
+        # the best weight of each layer is always kept
+        removable = np.concatenate([lowest(v, v.size - 1) for v in flat.values()])
         values = np.concatenate(list(flat.values()))
         ranks = np.full(self.all, self.all, np.int32)
-        ranks[free] = _ranks(values[free])
+        ranks[removable] = _ranks(values[removable])
         self.ranks = dict(zip(flat, np.split(ranks, np.cumsum(sizes)[:-1]), strict=True))
 
     def plan(self, sparsity: float | Mapping[str, float]) -> Plan:
-        """Return the plan for a sparsity, or for one of each tensor that is named."""
+        """Return the plan for one sparsity, or for a mapping of tensors to sparsities."""
         keep = {}
         for name, rank in self.ranks.items():
             if isinstance(sparsity, Mapping):
@@ -128,8 +133,8 @@ class Ranks:
                 n = min(round(sparsity * rank.size), rank.size - 1)
             else:
                 n = min(round(sparsity * self.all), self.most)
-            stays = torch.from_numpy(rank >= n).view(self.shapes[name])
-            keep[name] = stays.to(self.devices[name])
+            kept = torch.from_numpy(rank >= n).view(self.shapes[name])
+            keep[name] = kept.to(self.devices[name])
         return Plan(keep)
 
 

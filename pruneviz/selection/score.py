@@ -1,4 +1,4 @@
-"""Score a model by a criterion."""
+"""How important is each weight, or each unit? `score` asks a criterion."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def score(
     Parameters
     ----------
     model : nn.Module
-        Not changed. It is taken out of DataParallel or torch.compile.
+        Not changed. A model inside DataParallel or torch.compile is unwrapped.
     criterion : str or callable
-        A name of `CRITERIA`, or a function: from a weight tensor to scores of its shape; or, with
-        `groups`, from a matrix with a row of numbers for each unit, shape (units, numbers), to
-        scores of shape (units,).
+        A name from `CRITERIA`, or a function from a weight tensor to scores of its shape. With
+        `groups`: a function from a matrix with one row per unit, shape (units, numbers), to scores
+        of shape (units,).
     groups : Groups, optional
-        From `find_groups`. Units are scored, those of each group that can be cut, by all weights
-        that go with them: of producers and consumers, but no biases and no norms.
+        From `find_groups`. With groups, the units of each group that can be cut are scored. All
+        weights of a unit count, in producers and consumers, but no biases and no norms.
     evidence : Evidence, optional
-        From `collect`, for criteria that need it. Layers that it has not seen are left out: they
-        stay whole.
+        From `collect`, for criteria that need it. Layers without evidence get no scores, so
+        `select` does not prune them.
     reduction : str
-        A unit has weights in several layers; the criterion scores each, and the score of the unit
-        is their ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``; ``"first"``: that of the first
-        producer's own weights alone, the classic norm of a filter.
+        A unit has weights in several tensors. The criterion scores it by each of them, and the
+        unit's score is their ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``; or ``"first"``: the
+        score by the first producer's own weights alone, the classic norm of a filter.
     seed : int
-        For criteria that draw random numbers; the caller's random state is not touched.
+        For criteria that draw random numbers. The caller's random state is not changed.
 
     Returns
     -------
@@ -64,9 +64,10 @@ def score(
     Raises
     ------
     ArgumentError
-        If the criterion is unknown, scores other things than those asked for, or returns something
-        else than scores of the right shape, or NaN; if it needs evidence and none, or too little, was
-        passed; if the model has no weights, or `groups` or `evidence` are of another model.
+        If the criterion is unknown, cannot score what was asked for (weights or units), or returns
+        NaN or anything other than scores of the right shape; if it needs evidence, but none or too
+        little was passed; if the model has no weights, or `groups` or `evidence` belong to another
+        model.
 
     Examples
     --------
@@ -89,9 +90,9 @@ def score(
         chosen = Criterion(name, criterion, ("weight",), "layer", "", "", GRANULARITIES)
     else:
         chosen = registered(criterion, granularity)
-    more: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if "generator" in chosen.needs:
-        more["generator"] = torch.Generator().manual_seed(checks.count(seed, "seed"))
+        arguments["generator"] = torch.Generator().manual_seed(checks.count(seed, "seed"))
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
         cut = [g for g in groups if not g.frozen]
@@ -104,40 +105,40 @@ def score(
                 values = cast(dict[str, Tensor], chosen.fn(model, cut, evidence))
             else:
                 values = {
-                    g.name: _unit_scores(chosen, g, have, reduction, more, facts) for g in cut
+                    g.name: _unit_scores(chosen, g, have, reduction, arguments, facts) for g in cut
                 }
         return Scores(values, chosen.name, groups)
     with evaluating(model):
         facts = Facts(chosen, evidence, model)
         values = {
-            name: _scored(chosen, name, place.tensor, more | facts.of(place.tensor, name))
+            name: _scored(chosen, name, place.tensor, arguments | facts.of(place.tensor, name))
             for name, place in places(model).items()
             if facts.has(name)
         }
     return Scores(values, chosen.name)
 
 
-def _scored(chosen: Criterion, name: str, weight: Tensor, more: dict[str, Any]) -> Tensor:
+def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, Any]) -> Tensor:
     _check_finite(name, weight)
-    values = chosen.fn(weight.clone(), **more)  # a copy: a criterion may write into it
-    want = f"of the weight's shape {tuple(weight.shape)} for {name!r}"
-    return _checked(chosen, values, tuple(weight.shape), want, repr(name))
+    values = chosen.fn(weight.clone(), **arguments)  # a copy: a criterion may write into it
+    expected = f"of the weight's shape {tuple(weight.shape)} for {name!r}"
+    return _checked(chosen, values, tuple(weight.shape), expected, repr(name))
 
 
 def _unit_scores(
-    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str, more: dict[str, Any],
-    facts: Facts,
+    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str,
+    arguments: dict[str, Any], facts: Facts,
 ) -> Tensor:  # fmt: skip
     """Score the units of a group; shape (units,)."""
     shape = (group.size,)
-    what = f"one a unit, of shape {shape}, for group {group.name!r}"
+    expected = f"one per unit, of shape {shape}, for group {group.name!r}"
     where = f"group {group.name!r}"
     fn = chosen.unit or chosen.fn
     weights = _weights(group, have)
     if "weight" not in chosen.needs:
         device = weights[0][1].device
-        values = fn(torch.empty(shape, device=device), **more, **facts.of_units(group))
-        return _checked(chosen, values, shape, what, where)
+        values = fn(torch.empty(shape, device=device), **arguments, **facts.of_units(group))
+        return _checked(chosen, values, shape, expected, where)
     weights = [w for w in weights if facts.has(unmasked_name(w[0].tensor))]
     if not weights:
         raise facts.missing(f"of group {group.name!r}")
@@ -148,9 +149,9 @@ def _unit_scores(
     for place, weight in weights:
         name = unmasked_name(place.tensor)
         _check_finite(name, weight)
-        seen = {k: matrix(t, place) for k, t in facts.of(weight, name).items()}
-        values = fn(matrix(weight, place), **more, **seen)
-        scores.append(_checked(chosen, values, shape, what, where).to(weights[0][1].device))
+        from_evidence = {k: matrix(t, place) for k, t in facts.of(weight, name).items()}
+        values = fn(matrix(weight, place), **arguments, **from_evidence)
+        scores.append(_checked(chosen, values, shape, expected, where).to(weights[0][1].device))
     if reduction in ("max", "min"):
         return getattr(torch, f"a{reduction}")(torch.stack(scores), 0)
     total = torch.stack(scores).sum(0)
@@ -158,27 +159,30 @@ def _unit_scores(
 
 
 def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
-    """Return where the units of a group have weights, and those weights as the forward sees them."""
+    """Return the slices where a group's units have weights, and the weights that forward uses."""
     found: dict[tuple[object, ...], tuple[Slice, Tensor]] = {}
     for s in group.slices:
-        there = have[unmasked_name(s.tensor)]
-        weight = there.visible
-        if not (isinstance(there.tensor, nn.Parameter) and weight.is_floating_point()):
+        entry = have[unmasked_name(s.tensor)]
+        weight = entry.visible
+        if not (isinstance(entry.tensor, nn.Parameter) and weight.is_floating_point()):
             continue
-        if weight.shape != there.tensor.shape:  # such as the norms that weight_norm keeps
+        if weight.shape != entry.tensor.shape:  # such as the norms that weight_norm keeps
             continue
-        module, attribute = there.holders[0]
+        module, attribute = entry.holders[0]
         key = (id(module), attribute, s.dim, s.index.tobytes())  # a tied weight counts once
         found.setdefault(key, (s, weight))
     weights = list(found.values())
     matrices = [w for w in weights if w[1].ndim > 1]
     if not weights:
-        raise ArgumentError(f"group {group.name!r} has no weights to score its units by.")
+        raise ArgumentError(
+            f"the units of group {group.name!r} have no weights, so they cannot be scored. Leave the "
+            "group out of `groups`."
+        )
     return matrices or weights
 
 
 def _check_finite(name: str, weight: Tensor) -> None:
-    # a sum is ten times as quick, and finite only if all are
+    # the sum is ten times faster; if it is finite, then all weights are
     if not (torch.isfinite(weight.sum()) or torch.isfinite(weight).all()):
         raise ArgumentError(
             f"{name!r} contains NaN or infinity: such weights cannot be scored. "
@@ -187,12 +191,12 @@ def _check_finite(name: str, weight: Tensor) -> None:
 
 
 def _checked(
-    chosen: Criterion, values: Any, shape: tuple[int, ...], what: str, where: str
+    chosen: Criterion, values: Any, shape: tuple[int, ...], expected: str, where: str
 ) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != shape:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ArgumentError(
-            f"criterion {chosen.name!r} must return scores {what}, but it returned {got}."
+            f"criterion {chosen.name!r} must return scores {expected}, but it returned {got}."
         )
     if torch.isnan(values.sum()) and torch.isnan(values).any():
         raise ArgumentError(f"criterion {chosen.name!r} returned NaN for {where}.")

@@ -1,4 +1,4 @@
-"""Which weights go, or which units, given their scores."""
+"""Which weights, or which units, are removed? Those with the lowest scores."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ def select(
     protect: Iterable[str] = (),
     round_to: int = 1,
 ) -> Plan:
-    """Choose what to drop: the lowest scores, exactly as many as asked.
+    """Choose what to remove: the lowest scores, exactly as many as asked.
 
     Parameters
     ----------
     scores : Scores
         From `score`.
     sparsity : float or mapping of str to float
-        Share to drop, in [0, 1): exactly ``round(sparsity * n)`` of the n weights of each layer (of
-        the n units of each group), or of the whole model for the global scope. Ties fall by index:
-        the first goes first. A mapping gives each layer, or group, its own; those that it does not
-        name stay whole.
+        Share to remove, in [0, 1): exactly ``round(sparsity * n)`` of the n weights of each layer
+        (of the n units of each group), or of the whole model for the global scope. Of equal scores
+        the lower index is removed first. A mapping gives a share to each layer, or group, that it
+        names; nothing is removed from the others.
     threshold : float
-        Drop every weight, or unit, with a score below it. Give this or `sparsity`.
+        Remove every weight, or unit, with a score below it. Give this or `sparsity`.
     scope : str, optional
-        ``"layer"``: each layer (group) loses the same share. ``"global"``: all of them in one
-        ranking. Default: the criterion's own.
+        ``"layer"``: each layer (group) loses the same share. ``"global"``: one ranking of all
+        layers. Default: the criterion's own scope.
     min_keep : int
-        At least so many weights stay in each layer, or units in each group: of these at least 1.
+        The least number of weights to keep in each layer, or of units in each group (there ≥ 1).
     protect : iterable of str
-        Names of layers that stay whole, and with them every group to which their units belong; or
-        names of groups.
+        Names of layers or groups from which nothing is removed. A layer's name protects every group
+        to which its units belong.
     round_to : int
-        The number of units that stay in each group is a multiple of it. A group that has fewer
-        units stays whole.
+        The number of kept units in each group is a multiple of it. Nothing is removed from a group
+        that has fewer units.
 
-    Where `protect`, `min_keep` or `round_to` stand in the way, or parts of a group that must lose as
-    many units each (``group.even``), the nearest possible count below is dropped.
+    If `protect`, `min_keep` or `round_to` forbid the exact count, or parts of a group that must
+    lose as many units each (``group.even``), the nearest possible lower count is removed.
 
     Returns
     -------
@@ -97,21 +97,21 @@ def select(
     if not scores.values:
         raise ArgumentError("`scores` is empty: there is nothing to choose from.")
     flat = {n: _flat(n, v, groups) for n, v in scores.values.items()}
-    whole = set(_parts(protect, flat, groups))
-    whole |= {g.name for g in groups or () if g.frozen}
-    stay = {  # what no choice may touch: protected layers, and the best `min_keep` of each
-        n: np.ones(v.size, bool) if n in whole else ~lowest(v, v.size - min_keep)
+    protected = set(_parts(protect, flat, groups))
+    protected |= {g.name for g in groups or () if g.frozen}
+    kept = {  # never removed: protected layers, and the best `min_keep` of each layer
+        n: np.ones(v.size, bool) if n in protected else ~lowest(v, v.size - min_keep)
         for n, v in flat.items()
     }
     if threshold is not None:
         limit = checks.number(threshold, "threshold")
-        drop = {n: (v < limit) & ~stay[n] for n, v in flat.items()}
+        drop = {n: (v < limit) & ~kept[n] for n, v in flat.items()}
     elif isinstance(sparsity, Mapping):
-        drop = _by_layer(flat, stay, _shares(sparsity, flat, groups))
+        drop = _by_layer(flat, kept, _shares(sparsity, flat, groups))
     elif scope == "layer":
-        drop = _by_layer(flat, stay, dict.fromkeys(flat, checks.sparsity(sparsity)))
+        drop = _by_layer(flat, kept, dict.fromkeys(flat, checks.sparsity(sparsity)))
     else:
-        drop = _globally(flat, stay, checks.sparsity(sparsity))
+        drop = _globally(flat, kept, checks.sparsity(sparsity))
     if groups is not None:
         below = threshold is not None
         drop = {n: _allowed(groups[n], flat[n], drop[n], round_to, below) for n in flat}
@@ -119,7 +119,7 @@ def select(
 
 
 def lowest_kept(scores: Scores, plan: Plan) -> float:
-    """Return the lowest score that stays: the threshold that a plan amounts to.
+    """Return the lowest kept score: the threshold that gives the same plan.
 
     >>> scores = Scores({"w": torch.tensor([1.0, 2.0, 3.0])}, "magnitude")
     >>> lowest_kept(scores, select(scores, sparsity=0.34))
@@ -132,7 +132,7 @@ def lowest_kept(scores: Scores, plan: Plan) -> float:
 
 
 def tensors(layers: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Names of the known tensors that the named layers (or tensors) stand for, or raise.
+    """Return the names of the known tensors that belong to the named layers (or tensors), or raise.
 
     >>> tensors(["fc1"], ["fc1.weight", "fc2.weight"])
     ['fc1.weight']
@@ -150,7 +150,7 @@ def tensors(layers: Iterable[str], known: Iterable[str]) -> list[str]:
 def _parts(
     names: Iterable[str], flat: Mapping[str, np.ndarray], groups: Groups | None
 ) -> list[str]:
-    """Return the keys of `flat` that names of layers, tensors or groups stand for."""
+    """Return the keys of `flat` that belong to the named layers, tensors or groups."""
     if groups is None:
         return tensors(names, flat)
     names = [names] if isinstance(names, str) else names
@@ -161,15 +161,16 @@ def _parts(
 def _allowed(
     group: Group, values: np.ndarray, drop: np.ndarray, round_to: int, below: bool
 ) -> np.ndarray:
-    """Return the choice, (units,), or one of the nearest count below that can be cut from the group.
+    """Return the choice, (units,), or one of the nearest lower count that can be cut.
 
-    `below` a threshold no other unit may go than those chosen: the scarcest part decides.
+    `below`: the choice is all units below a threshold, so no other unit may be removed. Then the
+    part with the fewest chosen units gives the count for each part; otherwise the mean does.
     """
     labels = np.zeros(group.size, int) if group.even is None else group.even
     parts = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     chosen = [int(drop[p].sum()) for p in parts]
     most = min(chosen) if below else sum(chosen) // len(parts)
-    most = min(most, *(p.size - 1 for p in parts))  # one stays in each part
+    most = min(most, *(p.size - 1 for p in parts))  # one is kept in each part
     while most and (group.size - most * len(parts)) % round_to:
         most -= 1
     new = np.zeros(group.size, bool)
@@ -179,22 +180,24 @@ def _allowed(
 
 
 def _by_layer(
-    flat: dict[str, np.ndarray], stay: dict[str, np.ndarray], share: dict[str, float]
+    flat: dict[str, np.ndarray], kept: dict[str, np.ndarray], share: dict[str, float]
 ) -> dict[str, np.ndarray]:
     drop = {}
     for n, v in flat.items():
-        k = min(round(share[n] * v.size), int((~stay[n]).sum()))
+        k = min(round(share[n] * v.size), int((~kept[n]).sum()))
         drop[n] = lowest(v, k)
     return drop
 
 
 def _globally(
-    flat: dict[str, np.ndarray], stay: dict[str, np.ndarray], sparsity: float
+    flat: dict[str, np.ndarray], kept: dict[str, np.ndarray], sparsity: float
 ) -> dict[str, np.ndarray]:
-    free = np.concatenate([~s for s in stay.values()])
+    removable = np.concatenate([~s for s in kept.values()])
     values = np.concatenate(list(flat.values()))
     drop = np.zeros(values.size, bool)
-    drop[free] = lowest(values[free], min(round(sparsity * values.size), int(free.sum())))
+    drop[removable] = lowest(
+        values[removable], min(round(sparsity * values.size), int(removable.sum()))
+    )
     cuts = np.cumsum([v.size for v in flat.values()])[:-1]
     return dict(zip(flat, np.split(drop, cuts), strict=True))
 
@@ -215,15 +218,15 @@ def _shares(
 def _flat(name: str, values: torch.Tensor, groups: Groups | None) -> np.ndarray:
     if groups is not None and tuple(values.shape) != (groups[name].size,):
         raise ArgumentError(
-            f"the scores of group {name!r} must be one a unit, shape ({groups[name].size},), but "
+            f"the scores of group {name!r} must be one per unit, shape ({groups[name].size},), but "
             f"have shape {tuple(values.shape)}."
         )
     if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()  # numpy knows no bfloat16
+        values = values.float()  # numpy has no bfloat16
     array = values.detach().cpu().numpy().reshape(-1)
     if np.isnan(array).any():
         raise ArgumentError(
-            f"the scores of {name!r} contain NaN, which cannot be ranked. Mend the criterion, "
+            f"the scores of {name!r} contain NaN, which cannot be ranked. Correct the criterion, "
             "or the weights it was given."
         )
     return array

@@ -173,7 +173,7 @@ ADVICE = [
     (nn.functional.one_hot(Y[:4], 5), "One-hot labels: labels.argmax(1)."),
     (Y[:4, None], "Flatten them: labels.flatten()."),
     (Y[:3], "There must be as many labels as examples in every batch."),
-    (Y[:4].tolist(), "Make a tensor of them: torch.as_tensor(labels)."),
+    (Y[:4].tolist(), "Convert them to a tensor: torch.as_tensor(labels)."),
 ]
 
 
@@ -195,8 +195,8 @@ def test_a_label_below_zero_is_no_class():
 
 
 BAD_STRIPS = [
-    ({"y": None}, "`labels` must be one class an example, shape (4,), but NoneType was passed."),
-    ({"y": nn.functional.one_hot(Y, 5)}, "`labels` must be one class an example, shape (4,), but (4, 5)"),
+    ({"y": None}, "`labels` must be one class per example, shape (4,), but NoneType was passed."),
+    ({"y": nn.functional.one_hot(Y, 5)}, "`labels` must be one class per example, shape (4,), but (4, 5)"),
     ({"x": X.numpy()}, "`x` must be a Tensor, but a ndarray was passed. A few examples: torch.as"),
 ]  # fmt: skip
 
@@ -219,7 +219,7 @@ def test_classes_are_a_list_of_names(name, classes):
         "whatif": pv.panel_whatif,
     }[name]
     with begins(
-        f"`classes` must be a list of names, one a class in their order, such as ['cat', 'dog'], but {kind} was"
+        f"`classes` must be a list of names, one per class in order, such as ['cat', 'dog'], but {kind} was"
     ):
         make(colour(), [(X, Y)], classes=classes)
 

@@ -38,7 +38,7 @@ def test_an_unknown_group_is_refused():
 
 
 def test_two_groups_of_one_name_are_refused():
-    with refused("two groups have the name 'fc1'. Give each its own."):
+    with refused("two groups have the name 'fc1'. Give each group a name of its own."):
         pv.Groups((MLP[0], MLP[1], MLP[0]))
 
 
@@ -62,8 +62,8 @@ frozen:
   fc3  its units are the model's output""",
     "conv": """\
 Groups: 2 of 3 can be cut, 12 units
-  stem   4 units; shared with norm, conv2; read by conv1, head; the same number from each part
-  conv1  8 units; read by conv2; the same number from each part
+  stem   4 units; shared with norm, conv2; read by conv1, head; remove the same number from each part
+  conv1  8 units; read by conv2; remove the same number from each part
 frozen:
   head   its units are the model's output""",
     "heads": """\
@@ -97,7 +97,7 @@ def test_no_groups_have_a_repr():
 def test_reprs_of_one():
     assert repr(MLP["fc3"]) == f"Group 'fc3': 3 units of fc3; frozen: {OUTPUT}"
     assert repr(CONV["conv1"]) == (
-        "Group 'conv1': 8 units of conv1, read by conv2; the same number goes from each of 2 parts"
+        "Group 'conv1': 8 units of conv1, read by conv2; remove the same number from each of 2 parts"
     )
     many = pv.Group("a", 1, tuple(s for n in "abcde" for s in rows(n, 1)), approximate="LayerNorm")
     assert repr(many) == "Group 'a': 1 unit of a, b and 3 more; approximate: LayerNorm"
@@ -344,7 +344,7 @@ def test_what_is_no_plan_is_refused(text):
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_plan_is_refused(text):
-    match = r"^the plan is damaged: .*\. Write it anew: plan.to_json\(\)\.$"
+    match = r"^the plan is damaged: .*\. Write it again: plan.to_json\(\)\.$"
     with pytest.raises(pv.ArgumentError, match=match):
         pv.Plan.from_json(text)
 

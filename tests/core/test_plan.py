@@ -113,7 +113,7 @@ def test_what_is_no_plan_is_refused(text):
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_plan_is_refused(text):
-    match = r"^the plan is damaged: .*\. Write it anew: plan.to_json\(\)\.$"
+    match = r"^the plan is damaged: .*\. Write it again: plan.to_json\(\)\.$"
     with pytest.raises(pv.ArgumentError, match=match):
         pv.Plan.from_json(text)
 
@@ -160,7 +160,7 @@ def test_a_frame_has_one_row_a_layer():
 
 
 def test_an_empty_plan_has_a_sparsity_and_a_repr():
-    # `mask` takes it: weights that a plan does not name stay
+    # `mask` accepts it: weights that a plan does not name stay
     assert pv.Plan({}).sparsity == 0
     assert repr(pv.Plan({})) == "Plan for 0 weights in 0 layers: keeps 0, sparsity 0.000"
 

@@ -798,7 +798,7 @@ def test_numbers_are_no_classes(loss):
     assert_equal(evidence.fisher, evidence.grad_sq)
 
 
-def test_without_targets_those_drawn_stand_for_them():
+def test_without_targets_drawn_ones_replace_them():
     model, x, y = case("linear")
     evidence = collect(model, x, loss=F.cross_entropy)
     assert_equal(evidence.grad_sq, evidence.fisher)
@@ -929,13 +929,14 @@ def spoiled(value: float, layer: str) -> nn.Module:
 HUGE = torch.full((5, 1, 6, 6), 1e30) * torch.arange(5).reshape(5, 1, 1, 1)
 LOOK = "Look at the data and at the weights before it."
 OUT = "targets must be classes from 0 to 2, as many as the model has outputs, but {} is among them."
-NO_LABEL = "`model` gives NaN or infinity: no label can be drawn."
+NO_LABEL = "`model` returns NaN or infinity, so no label can be drawn. Look at the data and at the weights."
 DRAWS_NAN = {"draw": lambda outputs, generator: labels(len(outputs))}
 
 WRONG = {
     "no layer": (
         lambda: collect(nn.Sequential(nn.ReLU()), [X]),
-        "`model` (Sequential) has no Linear or Conv layer: there is nothing to watch.",
+        "`model` (Sequential) has no Linear or Conv layer: there is nothing to watch. Pass a "
+        "model with such layers.",
     ),
     "no module": (
         lambda: collect(nn.Linear, [X]),
@@ -980,7 +981,7 @@ WRONG = {
     ),
     "no first dimension": (
         lambda: collect(mlp(), [torch.tensor(1.0)]),
-        "a batch must have a first dimension, that of the examples.",
+        "a batch must have a first dimension, which is the examples.",
     ),
     "nan in the data": (
         lambda: collect(mlp(), [X, X * torch.nan]),
@@ -1043,13 +1044,13 @@ WRONG = {
     ),
     "a model that writes over": (
         lambda: collect(Overwriting(), [(X, Y)], loss=F.cross_entropy),
-        "what layer 'b' read was written over afterwards, so that its gradient is lost. Take that "
-        "operation out of place, or collect without `loss`.",
+        "the input of layer 'b' was overwritten afterwards, so its gradient is lost. Use an "
+        "operation that is not in place, or collect without `loss`.",
     ),
     "outputs of no examples": (
         lambda: collect(nn.Linear(4, 3), [(torch.zeros(4), Y)], loss=F.cross_entropy),
-        "`model` returns 3 rows for 4 examples: the first dimension of what it returns must be that of "
-        "the examples. Collect without `loss`.",
+        "`model` returns 3 rows for 4 examples: the first dimension of what it returns must be the "
+        "examples. Collect without `loss`.",
     ),
     "no targets": (
         lambda: collect(nn.Linear(4, 1), [torch.zeros(5, 4)], loss=F.l1_loss),

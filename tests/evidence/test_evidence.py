@@ -104,7 +104,7 @@ def test_merging_changes_neither_part():
 
 
 OTHER = (
-    "evidence of other layers cannot be merged: `{}` differs ({}). Collect both from the same model, "
+    "evidence of different layers cannot be merged: `{}` differs ({}). Collect both from the same model, "
     "with the same arguments."
 )
 
@@ -209,7 +209,7 @@ def test_evidence_of_another_model_is_refused(layer, there):
     model[4] = layer
     hint = "Collect it: pv.collect(model, batches)."
     with refused(
-        "`evidence` is of another model: it saw a weight of shape (3, 16) in layer '4', which "
+        "`evidence` is of another model: it has a weight of shape (3, 16) in layer '4', which "
         f"{there} here. {hint}"
     ):
         check_evidence(seen(), weight_shapes(model))
@@ -257,7 +257,7 @@ def test_the_moments_of_units_are_those_of_what_reads_them():
     torch.testing.assert_close(m.mean, h.mean(0))
     torch.testing.assert_close(m.variance, h.var(0, correction=0))
     with refused(
-        "`evidence` saw no layer that reads group '2' (4). Collect it from all layers: "
+        "`evidence` has no layer that reads group '2' (4). Collect it from all layers: "
         "pv.collect(model, batches)."
     ):
         seen(layers=["0"]).of_units(groups["2"])
@@ -286,7 +286,7 @@ rank, folder = int(sys.argv[1]), sys.argv[2]
 store = dist.TCPStore("127.0.0.1", {port}, 2, rank == 0)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
 mine = seen((slice(4), slice(4, 9))[rank])
-if rank:  # what comes from a file may stand in another order
+if rank:  # evidence from a file may be in another order
     mine.save(folder + "/part")
     mine = Evidence.load(folder + "/part")
 mine.reduce().save(folder + f"/whole{{rank}}")
@@ -322,7 +322,7 @@ def test_two_processes_share_one_pass(tmp_path, monkeypatch):
     for rank in range(2):
         assert_equal(Evidence.load(tmp_path / f"whole{rank}"), seen())
         assert (tmp_path / f"error{rank}").read_text() == (
-            "evidence of other layers cannot be reduced: the processes' evidence differs. Collect all "
+            "evidence of different layers cannot be reduced: the processes' evidence differs. Collect all "
             "from the same model, with the same arguments."
         )
 

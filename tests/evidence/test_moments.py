@@ -164,15 +164,16 @@ def test_the_parts_are_not_changed_by_a_merge():
     assert_moments_of(one, numbers(5, 2))
 
 
-BOTH = "moments of other shapes cannot be merged: (2,) with a co-moment (2, 2) and "
+BOTH = "moments of different shapes cannot be merged: (2,) with a co-moment (2, 2) and "
+SAME = ". Collect both from the same model, with the same arguments."
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Moments.of(numbers(5, 3)), BOTH + "(3,) with a co-moment (3, 3)."),
-        (Moments.of(numbers(5, 2), comoment=False), BOTH + "(2,) with a co-moment (2,)."),
-        (Moments.of(numbers(5, 2)[None]), BOTH + "(1, 2) with a co-moment (1, 2, 2)."),
+        (Moments.of(numbers(5, 3)), BOTH + "(3,) with a co-moment (3, 3)" + SAME),
+        (Moments.of(numbers(5, 2), comoment=False), BOTH + "(2,) with a co-moment (2,)" + SAME),
+        (Moments.of(numbers(5, 2)[None]), BOTH + "(1, 2) with a co-moment (1, 2, 2)" + SAME),
     ],
 )
 def test_merging_other_shapes_is_refused(other, message):

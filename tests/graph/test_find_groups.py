@@ -85,7 +85,7 @@ def test_flatten_after_permute_scatters_the_columns():
     )
 
 
-def test_a_grouped_convolution_wants_as_many_from_each_part():
+def test_a_grouped_convolution_loses_as_many_units_in_each_part():
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 2, 1))
     groups = pv.find_groups(model, torch.randn(2, 1, 4, 4))
     first, second = groups["0"], groups["1"]
@@ -136,7 +136,7 @@ def test_a_residual_joins_layers():
     assert names(groups) == {"stem": "", "fc1": "", "head": OUTPUT}
 
 
-def test_cat_puts_columns_behind_each_other():
+def test_cat_concatenates_the_columns():
     def forward(self, x):
         return self.head(torch.cat([self.a(x).relu(), self.b(x).relu()], 1))
 
@@ -159,7 +159,7 @@ def test_channel_shuffle():
 
     model = net(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2))
     group = pv.find_groups(model, BATCH)["a"]
-    # (a, b), (c, d) -> a, c, b, d: whichever way units stay apart, columns follow their rows
+    # (a, b), (c, d) -> a, c, b, d: however units are tied, columns follow their rows
     rows, columns = listed(group)["a.weight", 0][1], listed(group)["b.weight", 1][1]
     place = {0: 0, 1: 2, 2: 1, 3: 3}
     assert [sorted(place[r] for r in unit) for unit in rows] == [sorted(u) for u in columns]
@@ -299,7 +299,7 @@ FROZEN = {
     ),
     "sum of exp": (lambda x: x.exp().sum(1, keepdim=True),
                    "silenced, it is not 0, and a constant is summed up with the other units"),
-    "minus infinity": (lambda x: x.abs().log(), "silenced, it is not a number at 'fc2'"),
+    "minus infinity": (lambda x: x.abs().log(), "silenced, it is infinite or NaN at 'fc2'"),
 }  # fmt: skip
 
 
@@ -317,7 +317,7 @@ def test_frozen_at_the_input():
     assert pv.find_groups(model, BATCH)["fc1"].frozen == "it is combined with the model's input"
 
 
-def test_frozen_for_want_of_a_bias():
+def test_frozen_because_there_is_no_bias():
     model = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 2, bias=False))
     why = "silenced, it is not 0, and '2' has no bias to fold it into"
     assert pv.find_groups(model, BATCH)["0"].frozen == why
@@ -342,7 +342,7 @@ def test_frozen_before_zero_padding():
 def test_a_single_unit_is_frozen():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PixelShuffle(2), nn.Conv2d(1, 2, 1))
     group = pv.find_groups(model, torch.randn(2, 3, 4, 4))["0"]
-    assert (group.size, group.frozen) == (1, "it is a single unit: all that it holds goes together")
+    assert (group.size, group.frozen) == (1, "it is a single unit, and a layer must keep one")
 
 
 def test_recurrent_layers_freeze_what_they_touch():
@@ -384,7 +384,7 @@ def test_units_of_recurrent_layers(layer, names, units):
 def test_a_single_unit_is_named_and_frozen():
     model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 1))
     groups = pv.find_groups(model, torch.randn(2, 1, 4, 4))
-    why = "it is a single unit: all that it holds goes together"
+    why = "it is a single unit, and a layer must keep one"
     assert (groups["0"].frozen, groups["3"].frozen, groups["2"].frozen) == (why, why, "")
     with pytest.raises(pv.GraphError, match="layer '3' cannot be shrunk: it is a single unit"):
         pv.drop(groups, {"3": [0]})
@@ -405,7 +405,7 @@ def test_spectral_norm_and_what_it_does_not_touch():
     spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5))
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), spectral, nn.ReLU(), nn.Linear(5, 2))
     assert set(names(pv.find_groups(model, BATCH)).values()) == {
-        "spectral_norm divides by what all of its weight gives",
+        "spectral_norm divides by a norm of the whole weight",
         OUTPUT,
     }
 
@@ -455,7 +455,10 @@ BAD = {
     "nothing": (None, f"{WRONG}a NoneType was passed."),
     "array": (BATCH.numpy(), f"{WRONG}a ndarray was passed."),
     "no tensor": ([], f"{WRONG}a list without a tensor was passed."),
-    "no example": (BATCH[:0], f"{WRONG}the first tensor has shape (0, 3): it holds no example."),
+    "no example": (
+        BATCH[:0],
+        f"{WRONG}the first tensor has shape (0, 3), and so holds no example.",
+    ),
     "shape": (
         torch.zeros(2, 5),
         f"{COULD}float32[2, 5]: RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 3x4) {FIRST}",
@@ -546,7 +549,7 @@ def test_torchscript():
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_wrappers_are_taken_off(wrap):
+def test_wrappers_are_removed(wrap):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     assert pv.find_groups(wrap(model), BATCH).names == ("0", "2")
 

@@ -77,7 +77,7 @@ class Returns(nn.Module):
         return self.value
 
 
-LOGITS = "`model` must give logits of shape (examples, classes), but it gave"
+LOGITS = "`model` must return logits of shape (examples, classes), but it returned"
 
 
 @pytest.mark.parametrize(

@@ -204,14 +204,14 @@ X = torch.eye(3)
         (
             [(X, torch.eye(3))],
             {},
-            "`labels` must be one class an example, whole numbers of shape (3,), but torch.float32 of "
+            "`labels` must be one class per example, whole numbers of shape (3,), but torch.float32 of "
             "shape (3, 3) was passed. One-hot labels: labels.argmax(1).",
         ),
         (
             [(X, [0, 1, 2])],
             {},
-            "`labels` must be one class an example, whole numbers of shape (3,), but list was passed. "
-            "Make a tensor of them: torch.as_tensor(labels).",
+            "`labels` must be one class per example, whole numbers of shape (3,), but list was passed. "
+            "Convert them to a tensor: torch.as_tensor(labels).",
         ),
         (
             [(X, torch.arange(3))],

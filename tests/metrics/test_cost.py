@@ -317,8 +317,8 @@ MUST = (
         ((), f"{MUST} a tuple without a tensor was passed."),
         ((1, "x"), f"{MUST} a tuple without a tensor was passed."),
         ({"x": 1}, f"{MUST} a dict without a tensor was passed."),
-        (torch.zeros(0, 4), f"{MUST} the first tensor has shape (0, 4): it holds no example."),
-        (torch.tensor(1.0), f"{MUST} the first tensor has shape (): it holds no example."),
+        (torch.zeros(0, 4), f"{MUST} the first tensor has shape (0, 4), and so holds no example."),
+        (torch.tensor(1.0), f"{MUST} the first tensor has shape (), and so holds no example."),
     ],
 )
 def test_an_example_input_that_is_none_is_refused(bad, message):

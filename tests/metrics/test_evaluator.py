@@ -90,12 +90,12 @@ BAD = [
     (lambda: pv.Accuracy([(inputs(),)]), "a batch must be a pair (inputs, labels), labels a tensor of classes, but 1 part was passed."),
     (lambda: pv.Accuracy([(inputs(), [1, 2])]), "a batch must be a pair (inputs, labels), labels a tensor of classes, but labels of class list were passed."),
     (lambda: pv.Accuracy(3), "`batches` must be an iterable of (inputs, labels), such as a list or a DataLoader, but an int was passed."),
-    (lambda: pv.Accuracy(batches(), examples=11), "`examples` must be at most 10, all that there are, but 11 was passed."),
+    (lambda: pv.Accuracy(batches(), examples=11), "`examples` must be at most 10, the number of examples, but 11 was passed."),
     (lambda: pv.Accuracy(batches(), examples=0), "`examples` must be a whole number ≥ 1, but 0 was passed."),
     (lambda: pv.Accuracy(batches(), examples=2, seed=-1), "`seed` must be a whole number ≥ 0, but -1 was passed."),
-    (lambda: pv.Accuracy([({"a": inputs()}, labels())], examples=2), "`examples` draws from batches of tensors, (inputs, labels) of one length. Leave it out to judge by all of them."),
-    (lambda: pv.Accuracy([(inputs(), torch.eye(5))])(mlp()), "`labels` must be one class an example, shape (5,), but (5, 5) was passed. One-hot labels: labels.argmax(1)."),
-    (lambda: pv.Accuracy(batches())(nn.Flatten(0)), "`model` must give logits of shape (examples, classes), but it gave (180,). Wrap it in a module that returns its logits."),
+    (lambda: pv.Accuracy([({"a": inputs()}, labels())], examples=2), "`examples` draws from batches of tensors, (inputs, labels) of one length, but these batches are different. Leave it out to judge on all examples."),
+    (lambda: pv.Accuracy([(inputs(), torch.eye(5))])(mlp()), "`labels` must be one class per example, shape (5,), but (5, 5) was passed. One-hot labels: labels.argmax(1)."),
+    (lambda: pv.Accuracy(batches())(nn.Flatten(0)), "`model` must return logits of shape (examples, classes), but it returned (180,). Wrap it in a module that returns its logits."),
     (lambda: columns_of("accuracy"), "`evaluate` must be a function of a model, or pv.Accuracy(batches), but a str was passed."),
 ]  # fmt: skip
 

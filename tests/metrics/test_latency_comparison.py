@@ -62,8 +62,10 @@ def test_every_round_times_all_and_their_order_changes(monkeypatch):
     monkeypatch.setattr(timing, "BLOCK", 0)
     calls = [lambda i=i: ran.append(i) for i in range(3)]
     times = in_turn(calls, seconds=0, seed=4)
-    assert times.shape == (timing.LEAST, 3) and (times > 0).all()
-    blocks = np.array(ran[-timing.LEAST * 9 :]).reshape(-1, 3)  # two to warm up, one that counts
+    assert times.shape == (timing.LEAST_ROUNDS, 3) and (times > 0).all()
+    blocks = np.array(ran[-timing.LEAST_ROUNDS * 9 :]).reshape(
+        -1, 3
+    )  # two to warm up, one that counts
     assert (blocks == blocks[:, :1]).all()
     orders = blocks[:, 0].reshape(-1, 3)
     assert (np.sort(orders, 1) == [0, 1, 2]).all() and len({tuple(o) for o in orders}) > 2
@@ -76,7 +78,7 @@ def test_every_round_times_all_and_their_order_changes(monkeypatch):
 def test_a_short_call_is_timed_many_at_once(monkeypatch):
     ran = []
     in_turn([lambda: ran.append(0)], seconds=0)
-    assert len(ran) > 50 * timing.LEAST
+    assert len(ran) > 50 * timing.LEAST_ROUNDS
 
 
 def test_threads_are_set_and_put_back():
@@ -91,7 +93,7 @@ def test_a_hundred_times_the_work_is_slower():
     t = pv.compare_latency(large, small, x, seconds=0, threads=1)
     assert t.latency_speedup > 2 and t.low > 1 and t.told_apart
     assert (t.speedup, t.examples, t.threads, t.device) == (100.0, 50, 1, "cpu")
-    assert t.rounds == timing.LEAST
+    assert t.rounds == timing.LEAST_ROUNDS
     assert t.before_ms > t.after_ms > 0 and t.before_iqr_ms >= 0
     back = pv.compare_latency(small, large, x, seconds=0)
     assert back.latency_speedup < 0.5 and back.speedup == 0.01

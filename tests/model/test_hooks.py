@@ -199,7 +199,7 @@ def test_readers_run_on_a_model_of_inference_tensors():
     assert pv.measure(model, inputs()).macs == 36 * 8 + 8 * 3
 
 
-def test_seeded_repeats_and_lets_the_caller_go_on():
+def test_seeded_repeats_and_restores_the_callers_state():
     before = bits(torch.get_rng_state())
     drawn = []
     for seed in (5, 5, 6):
@@ -209,7 +209,7 @@ def test_seeded_repeats_and_lets_the_caller_go_on():
     assert bits(torch.get_rng_state()) == before
 
 
-def test_seeded_without_a_seed_goes_on_from_the_callers_state():
+def test_seeded_without_a_seed_starts_from_the_callers_state():
     with seeded(None):
         first = torch.rand(3)
     assert torch.equal(first, torch.rand(3))

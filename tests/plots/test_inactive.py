@@ -188,7 +188,7 @@ def test_of_another_model_is_an_error():
     groups = pv.find_groups(
         nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 1)), torch.zeros(2, 4)
     )
-    with pytest.raises(pv.ArgumentError, match="They are of another model"):
+    with pytest.raises(pv.ArgumentError, match="`groups` are of another model"):
         pv.activations(small, torch.zeros(2, 4), groups=groups, group="0")
 
 

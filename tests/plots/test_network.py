@@ -131,6 +131,6 @@ def test_ready_batches_are_the_same_examples(n):
     assert max(len(p) for p, _ in parts) <= 100
     assert ready([({"x": x}, y)]) == [({"x": x}, y)]
     with refused(
-        "`labels` must be one class an example, shape (3,), but (2,) was passed. There must be as many labels as examples in every batch."
+        "`labels` must be one class per example, shape (3,), but (2,) was passed. There must be as many labels as examples in every batch."
     ):
         pv.accuracy(nn.Flatten(), ready([(torch.zeros(3, 2, 1, 1), torch.zeros(2))]))

@@ -158,7 +158,7 @@ def test_as_many_must_go_from_each_part():
     even = pv.Group("fc1", 4, groups(4)["fc1"].slices, even=np.array([0, 0, 1, 1]))
     pairs = pd.DataFrame({"group": "fc1", "kept": [0, 2], "removed": [1, 3]})
     assert drop_redundant(pairs, pv.Groups((even,))).keep["fc1"].tolist() == [True, False] * 2
-    with pytest.raises(pv.GraphError, match="name as many units from each"):
+    with pytest.raises(pv.GraphError, match="remove as many units from each"):
         drop_redundant(pairs[:1], pv.Groups((even,)))
 
 

@@ -345,7 +345,7 @@ def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
 
 
-HOOK = "is not a parameter: a hook computes it anew at each forward."
+HOOK = "is not a parameter: a hook computes it at each forward."
 UNFIT = [
     (
         pruned_by_torch,

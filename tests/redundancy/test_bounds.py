@@ -527,11 +527,11 @@ def test_behind_a_norm_a_neuron_is_bounded_whatever_goes_in():
         model[2].bias[0] = -1000.0
     found = bounds(model, torch.zeros(1, 2), low=-1, high=1).set_index("group").loc["2"]
     assert np.isfinite(found[["low", "high"]].to_numpy()).all()
-    # what a norm makes of what nobody knows, in float32, nobody knows either
+    # a norm of unknown numbers, in float32, is unknown as well
     assert found["kind"].tolist() == ["", "", ""] and both(found)[0] == (0, 0)
 
 
-def test_ids_and_masks_stay_as_in_the_example():
+def test_ids_and_masks_are_those_of_the_example():
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -605,11 +605,11 @@ def test_a_box_without_an_end_is_no_error():
 @pytest.mark.parametrize(
     "low, high, message",
     [
-        (1, 0, "`low` must nowhere be above `high`, but 1 and 0 were passed. Are they swapped?"),
+        (1, 0, "`low` must not be above `high` anywhere, but 1 and 0 were passed. Are they swapped?"),
         (torch.tensor([0.0, 2.0, 0.0]), 1.5,
-         "`low` must nowhere be above `high`, but 2 and 1.5 were passed. Are they swapped?"),
-        (float("nan"), 1, "`low` contains NaN: such a box holds nothing."),
-        (0, torch.tensor([1.0, torch.nan, 1.0]), "`high` contains NaN: such a box holds nothing."),
+         "`low` must not be above `high` anywhere, but 2 and 1.5 were passed. Are they swapped?"),
+        (float("nan"), 1, "`low` must be numbers, but it contains NaN. Replace it by a bound."),
+        (0, torch.tensor([1.0, torch.nan, 1.0]), "`high` must be numbers, but it contains NaN. Replace it by a bound."),
         (torch.zeros(4), 1, "`low` must be a number, or a tensor that broadcasts to one example, "
                             "shape (3,), but shape (4,) was passed."),
         (0, "1", "`high` must be a number, or a tensor that broadcasts to one example, shape (3,), "
@@ -627,8 +627,8 @@ def test_a_bad_box_is_refused(low, high, message):
 
 def test_other_bad_arguments():
     with refused(
-        "`example_input` must hold a floating-point tensor, which gives way to the box, but its "
-        "tensors are torch.int64. Bound a model of embeddings instead of ids."
+        "`example_input` must hold a floating-point tensor, which the box replaces, but its "
+        "tensors are torch.int64. Bound a model that takes embeddings instead of ids."
     ):
         bounds(nn.Embedding(3, 2), torch.zeros(1, 2, dtype=torch.int64), low=0, high=1)
     with refused(

@@ -97,7 +97,7 @@ def test_planted_neurons_are_found_and_none_invented():
     assert (frame.offset == 0).all()
 
 
-def test_a_negative_multiple_is_no_twin():
+def test_a_negative_multiple_is_not_redundant():
     model = handmade.mlp()
     copy_rows(model.fc1, 1, 4, -1.0)
     frame = find_redundant(model, groups=MLP)
@@ -325,7 +325,7 @@ def test_frozen_groups_have_none():
     assert "fc3" not in set(find_redundant(model, groups=MLP).group)
 
 
-def test_a_unit_of_zeros_sleeps():
+def test_a_unit_of_zeros_is_in_no_pair():
     model = handmade.mlp()
     for unit in (2, 3):
         model.fc1.weight.data[unit] = 0
@@ -436,7 +436,7 @@ def test_by_activations_the_middle_of_a_kernel_and_the_pixels_of_a_flatten():
 
 def test_by_activations_all_positions_are_pooled():
     model, x = convolutional()
-    evidence = seen(model, x, "6")  # nobody watched layer 3: its group is left out
+    evidence = seen(model, x, "6")  # no evidence of layer 3: its group is left out
     frame = find_redundant(model, groups=pv.find_groups(model, x), evidence=evidence)
     assert set(frame.group) == {"3"}
     with torch.no_grad():
@@ -458,14 +458,14 @@ def test_by_activations_within_the_blocks_of_a_grouped_consumer():
     x = torch.randn(30, 1, 6, 6).double()
     groups = pv.find_groups(model, x)
     copy_rows(model[0], 5, 7, 0.5)  # of one block
-    copy_rows(model[0], 1, 6)  # of two: 1 cannot stand in for 6
+    copy_rows(model[0], 1, 6)  # of two blocks: 1 cannot replace 6
     for evidence in (seen(model, x, "2", "5"), None):
         frame = find_redundant(model, groups=groups, evidence=evidence, threshold=1 - 1e-9)
         assert pairs(frame) == [("0", 5, 7)]
         np.testing.assert_allclose(frame.scale, 0.5)
 
 
-def test_by_activations_a_constant_unit_is_nobodys_twin():
+def test_by_activations_a_constant_unit_is_in_no_pair():
     model = handmade.mlp()
     for unit in (2, 3):
         model.fc1.weight.data[unit] = 0
@@ -605,7 +605,7 @@ HINT = "Collect it: pv.collect(model, batches)."
         ),
         (
             lambda m: find_redundant(m, groups=MLP, evidence=of_conv()),
-            "`evidence` is of another model: it saw a weight of shape (7, 2) in layer 'a', which is "
+            "`evidence` is of another model: it has a weight of shape (7, 2) in layer 'a', which is "
             f"not there here. {HINT}",
         ),
         (

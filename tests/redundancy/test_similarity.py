@@ -135,12 +135,12 @@ def test_very_large_and_very_small_numbers():
     assert (int(i[0]), int(j[0])) == (0, 2)
 
 
-def test_nobody_has_no_twin():
+def test_no_rows_have_no_pairs():
     for rows in (torch.zeros(0, 3), torch.ones(1, 3), torch.ones(5, 0), torch.zeros(5, 3)):
         assert [len(x) for x in similar_pairs(rows, top=3)] == [0, 0, 0]
 
 
-def test_rows_stay_as_they_are_and_may_want_gradients():
+def test_rows_are_not_changed_and_may_require_gradients():
     rows = random(9, 3).requires_grad_()
     before = rows.detach().clone()
     i, _, s = similar_pairs(rows)
@@ -230,7 +230,10 @@ def test_norms():
 LIMIT = "`threshold` must be a similarity in [-1, 1], but {} was passed."
 ROWS = torch.eye(3)
 PERCENT = " Did you mean {}? Similarities, never percentages."
-NAN = "`rows` hold NaN or infinity, or numbers whose squares overflow."
+NAN = (
+    "`rows` must be finite, with finite squares, but they contain NaN, infinity or larger numbers. "
+    "Remove such rows, or scale them."
+)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,8 @@ NAN = "`rows` hold NaN or infinity, or numbers whose squares overflow."
         (lambda: similar_pairs(ROWS / 0), NAN),
         (
             lambda: correlated_pairs(ROWS.double() * torch.nan),
-            "`covariance` or `mean` holds NaN or infinity.",
+            "`covariance` and `mean` must be finite, but they contain NaN or infinity. Look for the "
+            "batch that holds them, and collect them anew.",
         ),
     ],
 )

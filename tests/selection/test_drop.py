@@ -19,7 +19,7 @@ def dropped(plan):
     return {n: (~k).nonzero().reshape(-1).tolist() for n, k in plan.keep.items()}
 
 
-def test_named_units_go():
+def test_named_units_are_removed():
     plan = pv.drop(MLP, {"fc1": [3, 5], "fc2": [0]})
     assert dropped(plan) == {"fc1": [3, 5], "fc2": [0]}
     assert plan.groups is MLP
@@ -70,7 +70,7 @@ def test_a_head_is_a_unit():
 
 
 WHOLE = "`units['fc1']` must hold whole numbers in [0, 6): 'fc1' has 6 units. But"
-LIST = "`units['fc1']` must be the numbers of the units that go, such as [3, 5], but"
+LIST = "`units['fc1']` must be the numbers of the units to remove, such as [3, 5], but"
 BAD_CALLS = [
     ({"fc1": [1.5]}, f"{WHOLE} 1.5 was passed."),
     ({"fc1": [1.0]}, f"{WHOLE} 1.0 was passed."),
@@ -89,7 +89,7 @@ BAD_CALLS = [
     ({"fc1": None}, f"{LIST} None was passed."),
     ({"fc1": "35"}, f"{LIST} '35' was passed."),
     ({"fc1": [3, 3]}, "`units['fc1']` names unit 3 twice. Name each unit once."),
-    ({"fc1": range(6)}, "all 6 units of group 'fc1' are named: at least one must stay. Leave one out."),
+    ({"fc1": range(6)}, "all 6 units of group 'fc1' are named: at least one must be kept. Leave one out."),
     ({"fc4": [0]}, "layer 'fc4' is unknown. Did you mean 'fc3'? Known: fc1, fc2, fc3."),
     ({1: [0]}, "layer 1 is unknown. Known: fc1, fc2, fc3."),
     ([3], "`units` must be a Mapping, but a list was passed. Name layers and units: pv.drop(groups, {'fc1': [3, 5]})."),
@@ -110,10 +110,10 @@ def test_what_are_no_groups_is_refused():
         pv.drop(MLP[0], {})
 
 
-PARTS = "and leave at least one in each. The parts are units"
+PARTS = "and keep at least one in each. The parts are units"
 UNEVEN = [
-    (CONV, {"stem": [0]}, f"group 'stem' cannot be cut so: name as many units from each of its 2 parts, {PARTS} 0–1, 2–3; named were 1, 0 of them."),
-    (CONV, {"conv1": [0, 1, 7]}, f"group 'conv1' cannot be cut so: name as many units from each of its 2 parts, {PARTS} 0–3, 4–7; named were 2, 1 of them."),
+    (CONV, {"stem": [0]}, f"group 'stem' cannot be cut like this: remove as many units from each of its 2 parts, {PARTS} 0–1, 2–3; units named in each: 1, 0."),
+    (CONV, {"conv1": [0, 1, 7]}, f"group 'conv1' cannot be cut like this: remove as many units from each of its 2 parts, {PARTS} 0–3, 4–7; units named in each: 2, 1."),
     (MLP, {"fc3": [0]}, "layer 'fc3' cannot be shrunk: its units are the model's output. Protect it, or leave it out of the plan."),
     (SPREAD, {"conv": [0, 4]}, "unit 4 of layer 'conv' cannot be cut: they meet the model's input. Leave it out of the plan."),
 ]  # fmt: skip
@@ -146,4 +146,4 @@ def even(labels):
 def test_the_parts_are_named(labels, units, parts, named):
     with pytest.raises(pv.GraphError) as caught:
         pv.drop(even(labels), {"a": units})
-    assert f"The parts are units {parts}; named were {named} of them." in str(caught.value)
+    assert f"The parts are units {parts}; units named in each: {named}." in str(caught.value)

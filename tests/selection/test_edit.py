@@ -1,4 +1,4 @@
-"""A plan changed by hand: what one says goes, or stays, whatever the scores."""
+"""A plan changed by hand: units are removed or kept, whatever their scores."""
 
 import numpy as np
 import pytest
@@ -40,35 +40,35 @@ GROUPS = pv.Groups(
 WHOLE = pv.drop(GROUPS, {})
 
 
-def gone(plan):
+def removed(plan):
     return {n: (~k).nonzero().flatten().tolist() for n, k in plan.keep.items() if not k.all()}
 
 
-def test_units_go_and_stay_and_the_plan_is_untouched():
+def test_units_are_removed_and_kept_and_the_plan_is_untouched():
     plan = pv.drop(GROUPS, {"fc": [0, 1], "conv": [1]})
     new = amend(plan, {"conv": {0: False, 1: True}, "twin": {1: True}})
-    assert gone(new) == {"conv, part 2": [0], "fc": [0]}
-    assert gone(plan) == {"conv": [0], "fc": [0, 1]}
-    assert gone(amend(plan, {})) == gone(plan)
+    assert removed(new) == {"conv, part 2": [0], "fc": [0]}
+    assert removed(plan) == {"conv": [0], "fc": [0, 1]}
+    assert removed(amend(plan, {})) == removed(plan)
 
 
 def test_the_same_said_twice_is_said():
-    assert gone(amend(WHOLE, {"fc": {1: False}, "twin": {1: False}})) == {"fc": [1]}
+    assert removed(amend(WHOLE, {"fc": {1: False}, "twin": {1: False}})) == {"fc": [1]}
 
 
-def test_what_cannot_go_may_be_told_to_stay():
-    assert gone(amend(WHOLE, {"last": {0: True}})) == {}
+def test_a_frozen_unit_may_be_kept_by_hand():
+    assert removed(amend(WHOLE, {"last": {0: True}})) == {}
 
 
 BAD = [
     (pv.ArgumentError, {"twinn": {0: False}}, "layer 'twinn' is unknown. Did you mean 'twin'? Known: conv, even, fc, half, last, twin."),
     (pv.ArgumentError, {"fc": {3: False}}, "layer 'fc' has units 0 to 2, but unit 3 was named."),
     (pv.ArgumentError, {"fc": {3: True}}, "layer 'fc' has units 0 to 2, but unit 3 was named."),
-    (pv.ArgumentError, {"fc": {1: False}, "twin": {1: True}}, "unit 1 of layer 'twin' and unit 1 of layer 'fc' are one unit, which cannot both go and stay. Leave one out."),
-    (pv.ArgumentError, {"fc": {0: False, 1: False, 2: False}}, "all 3 units of group 'fc' would go: at least one must stay. Let one stay."),
+    (pv.ArgumentError, {"fc": {1: False}, "twin": {1: True}}, "unit 1 of layer 'twin' and unit 1 of layer 'fc' are one unit, which cannot be both removed and kept. Leave one out."),
+    (pv.ArgumentError, {"fc": {0: False, 1: False, 2: False}}, "all 3 units of group 'fc' would be removed: at least one must be kept. Keep one."),
     (pv.GraphError, {"last": {0: False}}, "layer 'last' cannot be shrunk: its units are the model's output. Protect it, or leave it out of the plan."),
     (pv.GraphError, {"half": {2: False}}, "unit 2 of layer 'half' cannot be cut: it is read twice. Leave it out of the plan."),
-    (pv.GraphError, {"even": {2: False}}, "group 'even' cannot be cut so: name as many units from each of its 2 parts, and leave at least one in each. The parts are units 0–1, 2–3; gone would be 0, 1 of them."),
+    (pv.GraphError, {"even": {2: False}}, "group 'even' cannot be cut like this: remove as many units from each of its 2 parts, and keep at least one in each. The parts are units 0–1, 2–3; units removed in each: 0, 1."),
 ]  # fmt: skip
 
 
@@ -80,12 +80,12 @@ def test_what_cannot_be_is_refused(error, units, message):
 
 
 def test_an_even_group_is_cut_evenly():
-    assert gone(amend(WHOLE, {"even": {1: False, 2: False}})) == {"even": [1, 2]}
+    assert removed(amend(WHOLE, {"even": {1: False, 2: False}})) == {"even": [1, 2]}
 
 
 def test_a_plan_for_weights_is_refused():
     with refused(
-        "this plan drops single weights: only a plan for units can be changed unit by unit. "
+        "this plan removes single weights: only a plan for units can be changed unit by unit. "
         "Score units: pv.score(model, 'l2', groups=groups)."
     ):
         amend(pv.Plan({"w": torch.ones(2, dtype=torch.bool)}), {})
@@ -97,7 +97,7 @@ PLACES = [("conv", i) for i in range(4)] + [("fc", i) for i in range(3)] + [("tw
 @given(
     st.lists(st.sampled_from(PLACES), max_size=8), st.sampled_from([{}, {"conv": [1], "fc": [2]}])
 )
-def test_a_unit_is_turned_and_turned_back(moves, start):
+def test_a_unit_is_toggled_twice(moves, start):
     plan = pv.drop(GROUPS, start)
     units, now = {}, plan
     for layer, unit in moves:
@@ -107,15 +107,15 @@ def test_a_unit_is_turned_and_turned_back(moves, start):
         try:
             now = amend(plan, units)
         except pv.ArgumentError as e:  # the last one
-            assert "at least one must stay" in str(e)
+            assert "at least one must be kept" in str(e)
             units = before
             continue
         assert list(changes(was, now).values()) == [[number]]
         assert bool(now.keep[group.name][number]) is not bool(was.keep[group.name][number])
         back = toggled(plan, units, layer, unit)
-        assert gone(amend(plan, back)) == gone(was)
+        assert removed(amend(plan, back)) == removed(was)
     says = sum(map(len, units.values()))
-    assert says == sum(map(len, changes(plan, now).values()))  # not a word too many
+    assert says == sum(map(len, changes(plan, now).values()))  # and no edit that changes nothing
 
 
 def test_an_output_is_not_turned():
@@ -124,12 +124,12 @@ def test_an_output_is_not_turned():
 
 
 @given(st.dictionaries(st.sampled_from(["conv", "fc"]), st.sets(st.integers(0, 2), max_size=2)))
-def test_named_is_what_drop_was_told(units):
+def test_named_returns_the_units_that_drop_got(units):
     try:
         plan = pv.drop(GROUPS, units)
     except pv.ArgumentError:
         return
-    assert gone(pv.drop(GROUPS, named(plan))) == gone(plan)
+    assert removed(pv.drop(GROUPS, named(plan))) == removed(plan)
 
 
 @pytest.mark.parametrize("name", ["residual-net", "lenet-5"])
@@ -137,10 +137,10 @@ def test_named_knows_the_groups_of_a_network(name):
     model = lessons.load(name)
     groups = pv.find_groups(model, torch.zeros(2, 1, 28, 28))
     plan = pv.select(pv.score(model, "l2", groups=groups), sparsity=0.4)
-    assert gone(pv.drop(groups, named(plan))) == gone(plan)
+    assert removed(pv.drop(groups, named(plan))) == removed(plan)
 
 
-def test_heads_go_by_hand():
+def test_heads_are_removed_by_hand():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -153,5 +153,5 @@ def test_heads_go_by_hand():
     model, x = Net().eval(), torch.randn(3, 5, 8)
     groups = pv.find_groups(model, x)
     plan = amend(pv.drop(groups, {"attention": [0]}), {"attention": {0: True, 2: False}})
-    assert gone(plan) == {"attention": [2]}
+    assert removed(plan) == {"attention": [2]}
     assert pv.shrink(model, plan, example_input=x).attention.num_heads == 3

@@ -41,14 +41,14 @@ BAD = [
     ("3, 5", f"'3, 5' names no units. {HOW}"),
     ("a: 1; : 3", f"': 3' names no units. {HOW}"),
     ("a: 1; b:", f"'b:' names no units. {HOW}"),
-    ("a: 1,, 2", f"'', after 'a', is no number of a unit. {HOW}"),
-    ("a: 1.5", f"'1.5', after 'a', is no number of a unit. {HOW}"),
-    ("a: --1", f"'--1', after 'a', is no number of a unit. {HOW}"),
-    ("a: 3-5-7", f"'3-5-7', after 'a', is no number of a unit. {HOW}"),
-    ("a: x", f"'x', after 'a', is no number of a unit. {HOW}"),
-    ("a: 7-5", f"'7-5', after 'a', must go from a number to a larger one, and name at most {MAX_RANGE:,} units."),
-    ("a: 0-999999999", f"'0-999999999', after 'a', must go from a number to a larger one, and name at most {MAX_RANGE:,} units."),
-    ("a: 1-5, -3", "unit 3 of 'a' is named twice, once to go and once to stay. Leave one out."),
+    ("a: 1,, 2", f"'', after 'a', is not the number of a unit. {HOW}"),
+    ("a: 1.5", f"'1.5', after 'a', is not the number of a unit. {HOW}"),
+    ("a: --1", f"'--1', after 'a', is not the number of a unit. {HOW}"),
+    ("a: 3-5-7", f"'3-5-7', after 'a', is not the number of a unit. {HOW}"),
+    ("a: x", f"'x', after 'a', is not the number of a unit. {HOW}"),
+    ("a: 7-5", f"'7-5', after 'a', must run from a number to a larger one, and name at most {MAX_RANGE:,} units."),
+    ("a: 0-999999999", f"'0-999999999', after 'a', must run from a number to a larger one, and name at most {MAX_RANGE:,} units."),
+    ("a: 1-5, -3", "unit 3 of 'a' is named twice, once to remove and once to keep. Leave one out."),
 ]  # fmt: skip
 
 

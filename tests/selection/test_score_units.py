@@ -111,7 +111,7 @@ def test_a_head_is_scored_by_all_its_rows():
     assert_close(pv.score(model, "l1", groups=handmade.heads()), {"attn": want})
 
 
-def test_units_stay_with_their_numbers():
+def test_units_keep_their_numbers():
     """Units in any order: position 5 of the layer is unit 0 here."""
     model = nn.Sequential(nn.Linear(2, 6))
     groups = pv.Groups((pv.Group("0", 3, rows("0", [5, 0, 2])),))
@@ -177,7 +177,9 @@ def test_a_group_of_vectors_alone_is_scored_by_them():
 def test_a_group_without_weights_is_refused():
     model = nn.Sequential(nn.BatchNorm1d(3, affine=False))
     groups = pv.Groups((pv.Group("0", 3, rows("0", 3, "running_mean")),))
-    with refused("group '0' has no weights to score its units by."):
+    with refused(
+        "the units of group '0' have no weights, so they cannot be scored. Leave the group out of `groups`."
+    ):
         pv.score(model, "l1", groups=groups)
 
 
@@ -277,7 +279,7 @@ def not_a_number(matrix):
     return matrix.sum(1) / 0 * 0
 
 
-ONE_A_UNIT = "must return scores one a unit, of shape (6,), for group 'fc1', but it returned"
+ONE_A_UNIT = "must return scores one per unit, of shape (6,), for group 'fc1', but it returned"
 BAD_CALLS = [
     ({"criterion": "magnitude", "groups": MLP}, "criterion 'magnitude' scores single weights, not units. For units: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda."),
     ({"criterion": "l1"}, "criterion 'l1' scores units, not weights. For weights: fisher, lamp, magnitude, random, taylor, wanda; for units pass `groups`."),

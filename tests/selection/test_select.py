@@ -27,7 +27,7 @@ def scores(*layers, criterion="magnitude", dtype=torch.float32):
 
 
 def dropped(plan):
-    """Return the indices that go, by layer."""
+    """Return the removed indices, by layer."""
     return {
         n.removesuffix(".weight"): (~k).reshape(-1).nonzero().reshape(-1).tolist()
         for n, k in plan.keep.items()
@@ -75,7 +75,7 @@ def test_the_global_scope_drops_the_lowest_of_all_that_may_go(layers, sparsity, 
 
 
 @given(LAYERS, st.floats(-10, 10, width=32), st.integers(0, 3))
-def test_a_threshold_drops_what_lies_below_it(layers, threshold, min_keep):
+def test_a_threshold_removes_the_scores_below_it(layers, threshold, min_keep):
     plan = pv.select(scores(*layers), threshold=threshold, min_keep=min_keep)
     for name, values in named(layers):
         below = sum(v < threshold for v in np.float32(values).tolist())
@@ -127,11 +127,11 @@ def test_infinite_scores_are_the_first_and_the_last_to_go():
 
 
 @pytest.mark.parametrize(("criterion", "scope"), [("magnitude", "layer"), ("lamp", "global")])
-def test_the_scope_is_the_criterions_own_unless_told(criterion, scope):
+def test_the_scope_is_the_criterions_own_unless_given(criterion, scope):
     s = scores([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], criterion=criterion)
-    told = pv.select(s, sparsity=0.5, scope=scope)
-    assert dropped(pv.select(s, sparsity=0.5)) == dropped(told)
-    assert dropped(told) == {
+    explicit = pv.select(s, sparsity=0.5, scope=scope)
+    assert dropped(pv.select(s, sparsity=0.5)) == dropped(explicit)
+    assert dropped(explicit) == {
         "layer": {"a": [0, 1], "b": [0, 1]},
         "global": {"a": [0, 1, 2], "b": [0]},
     }[scope]  # fmt: skip
@@ -144,7 +144,7 @@ def test_scores_by_an_unregistered_criterion_are_compared_by_layer():
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("protect", ["a", ["a"], ["a.weight"], ("a", "a"), {"a": 1}])
-def test_protected_layers_stay_whole(protect, scope):
+def test_nothing_is_removed_from_protected_layers(protect, scope):
     s = scores([0.0, 0.1], [1.0, 2.0, 3.0, 4.0])
     plan = pv.select(s, sparsity=0.5, scope=scope, protect=protect)
     assert dropped(plan) == {"a": [], "b": {"layer": [0, 1], "global": [0, 1, 2]}[scope]}
@@ -194,7 +194,7 @@ def test_select_leaves_the_scores_alone():
     st.lists(st.integers(2, 30), min_size=1, max_size=3), st.floats(0.01, 0.99), st.integers(0, 9)
 )
 def test_weight_masks_equal_torchs(sizes, sparsity, seed):
-    # distinct scores: torch leaves open which of equal weights goes
+    # distinct scores: torch leaves open which of equal weights is removed
     numbers = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed)) + 1.0
     model = nn.ModuleList(nn.Linear(n, 1, bias=False) for n in sizes)
     with torch.no_grad():
@@ -230,7 +230,7 @@ BAD_CALLS = [
     ({"sparsity": 100}, f"{FRACTION} 100 was passed."),
     ({"sparsity": math.nan}, f"{FRACTION} nan was passed."),
     ({"sparsity": math.inf}, f"{FRACTION} inf was passed."),
-    ({"sparsity": 1}, f"{FRACTION} 1 was passed. Nothing would be left; the most is just below 1, e.g. 0.99."),
+    ({"sparsity": 1}, f"{FRACTION} 1 was passed. Nothing would be left; pass a number below 1, such as 0.99."),
     ({"sparsity": True}, f"{FRACTION} True was passed."),
     ({"sparsity": "0.5"}, f"{FRACTION} '0.5' was passed."),
     ({"sparsity": [0.5]}, f"{FRACTION} [0.5] was passed."),
@@ -262,7 +262,7 @@ def test_a_bad_call_is_refused(bad, message):
 
 def test_scores_that_are_nan_are_refused():
     with refused(
-        "the scores of 'b.weight' contain NaN, which cannot be ranked. Mend the criterion, "
+        "the scores of 'b.weight' contain NaN, which cannot be ranked. Correct the criterion, "
         "or the weights it was given."
     ):
         pv.select(scores([1.0], [math.nan, 1.0]), sparsity=0.5)

@@ -48,7 +48,7 @@ def parts_of(n, labels):
 
 
 def nearest(values, labels, asked, round_to):
-    """Return the units that go where `asked` were chosen: the nearest allowed count below."""
+    """Return the removed units where `asked` were chosen: the nearest allowed count below."""
     n = len(values)
     parts = parts_of(n, labels or [0] * n)
     allowed = [0] + [
@@ -156,7 +156,7 @@ def test_the_number_kept_is_a_multiple(round_to, sparsity, kept):
     assert pv.select(scores([TEN]), sparsity=sparsity, round_to=round_to).kept == kept
 
 
-def test_the_same_number_goes_from_each_part():
+def test_the_same_number_is_removed_from_each_part():
     s = scores([[1, 2, 3, 4, 50, 60, 70, 80]], [[0, 0, 0, 0, 1, 1, 1, 1]])
     assert dropped(pv.select(s, sparsity=0.5)) == {"a": [0, 1, 4, 5]}
     assert dropped(pv.select(s, sparsity=0.4)) == {"a": [0, 4]}  # 3 were asked
@@ -182,7 +182,7 @@ def test_all_groups_of_a_layer_are_meant():
     assert dropped(plan) == {"conv, part 2": [], "conv, part 3": [0]}
 
 
-def test_what_is_frozen_may_be_protected_and_stays():
+def test_a_frozen_group_may_be_protected_and_is_kept():
     s = scores([TEN])
     assert dropped(pv.select(s, sparsity=0.1, protect=["last"])) == {"a": [0]}
     assert dropped(pv.select(s, sparsity={"last": 0.0, "a": 0.1})) == {"a": [0]}
@@ -220,12 +220,12 @@ def test_a_bad_call_is_refused(bad, message):
 
 def test_scores_that_do_not_fit_are_refused():
     groups = scores([TEN]).groups
-    with refused("the scores of group 'a' must be one a unit, shape (10,), but have shape (9,)."):
+    with refused("the scores of group 'a' must be one per unit, shape (10,), but have shape (9,)."):
         pv.select(pv.Scores({"a": torch.rand(9)}, "l2", groups), sparsity=0.5)
     with refused("group 'b' is unknown. Known: a, last."):
         pv.select(pv.Scores({"b": torch.rand(9)}, "l2", groups), sparsity=0.5)
     with refused(
-        "the scores of 'a' contain NaN, which cannot be ranked. Mend the criterion, "
+        "the scores of 'a' contain NaN, which cannot be ranked. Correct the criterion, "
         "or the weights it was given."
     ):
         pv.select(scores([[1.0, math.nan]]), sparsity=0.5)

@@ -94,7 +94,7 @@ TABLE = {
     "hsplit": (V, halves, RIGHT),
     "tensor_split": (V, lambda x: torch.cat(torch.tensor_split(x.relu(), 4, 1)[1:], 1), RIGHT),
     "narrow": (V, lambda x: x.relu().narrow(1, 4, 8), RIGHT),
-    "unbind": (V, lambda x: torch.stack(x.relu().unbind(1)[:3], 1), "index by index"),
+    "unbind": (V, lambda x: torch.stack(x.relu().unbind(1)[:3], 1), "one by one"),
     "movedim": (T, lambda x: x.relu().movedim(-1, 1).movedim(1, -1), CUT),
     "moveaxis of two": (T, lambda x: torch.moveaxis(x.relu(), (0, 2), (2, 0)).permute(2, 1, 0), CUT),
     "swapaxes": (T, lambda x: x.relu().swapaxes(1, 2).swapdims(1, 2), CUT),

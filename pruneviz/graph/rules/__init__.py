@@ -1,4 +1,4 @@
-"""What each operator does to atoms: all rules, registered, and how one is found.
+"""What does each operator do to atoms? All rules are registered here; `rule_of` finds one.
 
 A rule knows the walk's state and the operands of one node; it never looks at data.
 """
@@ -13,12 +13,12 @@ from pruneviz.graph.rules.pointwise import pointwise, random_numbers, recurrent
 from pruneviz.graph.state import RULES, Rule
 from pruneviz.graph.values import POINTWISE, name_of
 
-# an operator without a rule freezes what it touches, so every file of rules must be loaded
+# an operator without a rule freezes its operands, so every file of rules must be loaded
 __all__ = ["indexing", "norms", "products", "rule_of", "shapes"]
 
 
 def rule_of(node: Node) -> Rule | None:
-    """Return the rule for a node, or None: then what it touches is frozen."""
+    """Return the rule for a node; None if it has none, and then its operands are frozen."""
     name = name_of(node)
     if not name:
         return None

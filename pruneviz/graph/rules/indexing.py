@@ -1,4 +1,4 @@
-"""Rules for what joins, splits, picks, pools, pads and shuffles."""
+"""What do indexing operators do to atoms? Rules for cat, split, select, pooling and padding."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _cat(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     out = meet(w, flat, tuple(1 if i == d else n for i, n in enumerate(shape)))
     dims = list(out.dims)
     if any(v.dims[d] is not None for v in parts) or sum(v.shape[d] > 1 for v in parts) > 1:
-        pieces = [_solid(w, v, d) for v in parts]
+        pieces = [_atoms_or_frozen(w, v, d) for v in parts]
         if any(v.dims[d] is not None for v in parts):
             dims[d] = np.concatenate(pieces)
     return Value(dims, shape, next((v.why for v in parts if v.dims[d] is None), parts[0].why))
 
 
-def _solid(w: Walk, v: Value, d: int) -> Ids:
-    """Atoms of a dimension; where it has none, new ones that cannot go."""
+def _atoms_or_frozen(w: Walk, v: Value, d: int) -> Ids:
+    """Return the atoms of a dimension; if it has none, new frozen ones."""
     ids = v.dims[d]
     if ids is None:
         ids = w.atoms.new(v.shape[d])
@@ -55,7 +55,7 @@ def _split(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         return parts
     d = a["dim"] % len(x.shape)
     if name_of(node) == "unbind":
-        w.freeze(x, "it is taken apart index by index", [d])
+        w.freeze(x, "its indices are used one by one", [d])
         for part in parts:
             part.dims = [ids for i, ids in enumerate(x.dims) if i != d]
         return parts
@@ -67,7 +67,7 @@ def _split(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         if x.dims[d] is not None:
             part.dims[d] = x.dims[d][start : start + part.shape[d]] if part.shape[d] > 1 else None
             if part.shape[d] == 1:
-                w.freeze(x, "it is taken apart index by index", [d])
+                w.freeze(x, "its indices are used one by one", [d])
     return parts
 
 
@@ -96,7 +96,7 @@ def _pick(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
             n, m = x.shape[d], shape[d]
             start = a["start"] or 0
             start = min(start + n if start < 0 else start, n)
-            if m and n % m == 0 and start % m == 0:  # one of equal parts: they stay equal
+            if m and n % m == 0 and start % m == 0:  # one of several equal parts: keep them equal
                 w.even.append(dims[d].reshape(-1, m))
             dims[d] = dims[d][start : start + m] if m > 1 else None
             if m <= 1:
@@ -134,10 +134,10 @@ def _index(w: Walk, x: Value, indices: list[Any], shape: Shape) -> Value:
 @rule("flip", "fliplr", "flipud")
 def _flip(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     x = a["self"]
-    turned = {"fliplr": [1], "flipud": [0]}.get(name_of(node)) or [
+    flipped = {"fliplr": [1], "flipud": [0]}.get(name_of(node)) or [
         d % len(shape) for d in a["dims"]
     ]
-    dims = [ids[::-1] if ids is not None and d in turned else ids for d, ids in enumerate(x.dims)]
+    dims = [ids[::-1] if ids is not None and d in flipped else ids for d, ids in enumerate(x.dims)]
     return Value(dims, shape, x.why)
 
 
@@ -160,7 +160,7 @@ def _triangle(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
       "constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
       "replication_pad1d", "replication_pad2d", "replication_pad3d")  # fmt: skip
 def _spatial(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
-    """Dimensions that keep their size keep their atoms; those that are pooled or padded freeze."""
+    """Freeze the dimensions that are pooled or padded with values; the others keep their atoms."""
     x: Value = a["self"] if "self" in a else a["input"]
     name = name_of(node)
     pads = a.get("pad", [])
@@ -187,7 +187,7 @@ def _spatial(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         else n - 2
     )
     w.freeze(x, f"{name} runs over it", range(n - space, n))
-    w.freeze(a.get("grid"), "it says where to look")
+    w.freeze(a.get("grid"), "it holds sampling positions")
     dims = [None if d >= n - space else ids for d, ids in enumerate(x.dims)]
     if shape:
         return Value(dims, shape, x.why)

@@ -1,4 +1,23 @@
-"""What becomes of a dimension further on: which of several new ones is to hold the units."""
+"""Which of several new dimensions should hold the units? The next operators decide.
+
+A reshape may split one dimension into several, and only one of them can hold the units: see
+`shapes._axis`. Each is scored by the operators that follow:
+
+=====  ==========================================================================================
+score  what an operator does with the dimension
+=====  ==========================================================================================
+ 1     reads it as units: the width of a linear layer, the channels of a convolution or norm, the
+       heads of attention (a batch dimension of a product)
+ 0     nothing known, or the search ended
+-1     takes it as the rows or columns of a product of activations, such as the tokens of attention
+-2     sums over it in a product of activations
+-3     runs over it: softmax, mean, LayerNorm, the width of attention, the space of a convolution
+-4     picks from it or splits it: units would freeze, or be torn apart
+=====  ==========================================================================================
+
+The scores of a node's users are added up, and the sum is limited to -9 … 2 before it counts for the
+node's own input: so good uses further on weigh at most 2, and bad uses up to 9.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +29,29 @@ from torch.fx import Node
 from pruneviz.graph.rules.reshaping import permutation, segments
 from pruneviz.graph.values import POINTWISE, args_of, name_of, schema_of, shape_of
 
-PICKS = {"select", "unbind", "split", "chunk", "split_with_sizes", "slice", "index", "gather",
+PICKING = {"select", "unbind", "split", "chunk", "split_with_sizes", "slice", "index", "gather",
          "index_select", "tensor_split", "narrow"}  # fmt: skip
-OVER = {"softmax", "log_softmax", "mean", "layer_norm", "rms_norm", "amax", "var", "std", "max"}
+RUNS_OVER = {
+    "softmax",
+    "log_softmax",
+    "mean",
+    "layer_norm",
+    "rms_norm",
+    "amax",
+    "var",
+    "std",
+    "max",
+}
 
 
-def fate(node: Node, dim: int, depth: int = 12) -> int:
-    """Score a dimension by what the next operators do: below 0, units there would freeze or tear."""
+def lookahead_score(node: Node, dim: int, depth: int = 12) -> int:
+    """Score a dimension by the next `depth` operators; below 0, units there would likely freeze."""
     if depth == 0:
         return 0
-    return max(-9, min(2, sum(_by(user, node, dim, depth) for user in node.users)))
+    return max(-9, min(2, sum(_user_score(user, node, dim, depth) for user in node.users)))
 
 
-def _by(user: Node, node: Node, dim: int, depth: int) -> int:
+def _user_score(user: Node, node: Node, dim: int, depth: int) -> int:
     name, n, out = name_of(user), len(shape_of(node)), shape_of(user)
     first = bool(args_of(user)) and args_of(user)[0] is node
 
@@ -33,7 +62,7 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
             for i, a in enumerate(schema)}  # fmt: skip
         return {k: full.get(k) for k in keys}
 
-    if name in PICKS:
+    if name in PICKING:
         d = named("dim")["dim"]
         if name == "index":
             picked = [i for i, x in enumerate(args_of(user)[1]) if x is not None]
@@ -42,22 +71,24 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
         if d == dim:
             return -4
         if name in ("split", "chunk", "split_with_sizes", "tensor_split"):
-            return max((fate(u, dim, depth - 1) for u in user.users), default=0)
+            return max((lookahead_score(u, dim, depth - 1) for u in user.users), default=0)
         if name == "unbind":
-            return max((fate(u, dim - (dim > d), depth - 1) for u in user.users), default=0)
-        return fate(user, dim - (name == "select" and dim > d), depth - 1)
+            return max(
+                (lookahead_score(u, dim - (dim > d), depth - 1) for u in user.users), default=0
+            )
+        return lookahead_score(user, dim - (name == "select" and dim > d), depth - 1)
     if name in ("permute", "transpose", "t", "movedim", "swapaxes", "numpy_T", "mT", "adjoint"):
         a = named("dims", "dim0", "dim1", "source", "destination", "axis0", "axis1")
         order = permutation(name, {k: v for k, v in a.items() if v is not None}, n)
-        return fate(user, order.index(dim), depth - 1)
+        return lookahead_score(user, order.index(dim), depth - 1)
     if name == "squeeze" or name == "unsqueeze":
         new = _after_squeeze(shape_of(node), out, dim)
-        return fate(user, new, depth - 1) if new is not None else 0
+        return lookahead_score(user, new, depth - 1) if new is not None else 0
     if name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten"):
         for olds, news in segments(shape_of(node), out):
-            # the outer one of dimensions that are joined goes on, repeated
+            # of dimensions that are joined, follow the outer one: it is repeated in the new one
             if dim in olds and (len(olds) == 1 or olds[0] == dim) and len(news) == 1:
-                return fate(user, news[0], depth - 1)
+                return lookahead_score(user, news[0], depth - 1)
         return 0
     if name in ("cat", "repeat_interleave", "roll", "flip", "expand", "stack", "repeat"):
         shift = (
@@ -65,7 +96,7 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
             if name in ("expand", "repeat")
             else int(name == "stack" and named("dim")["dim"] == 0)
         )
-        return fate(user, dim + shift, depth - 1)
+        return lookahead_score(user, dim + shift, depth - 1)
     if name in ("matmul", "bmm"):
         contracted = n - 1 if first or n == 1 else n - 2
         if dim == contracted:
@@ -75,7 +106,7 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
         return 1 if dim < n - 2 else (-3 if dim == n - 1 else -1)
     if name == "einsum":
         return _einsum(user, node, dim)
-    if name in OVER:
+    if name in RUNS_OVER:
         d = named("dim", "normalized_shape")
         if d["normalized_shape"] is not None:
             over = list(range(n - len(d["normalized_shape"]), n))
@@ -85,20 +116,20 @@ def _by(user: Node, node: Node, dim: int, depth: int) -> int:
             over = [x % n for x in given if x is not None] or list(range(n))
         if dim in over:
             return -3
-        return fate(user, dim, depth - 1) if len(out) == n else 0
+        return lookahead_score(user, dim, depth - 1) if len(out) == n else 0
     if name == "linear":
-        return 1 if dim == n - 1 else fate(user, dim, depth - 1)
+        return 1 if dim == n - 1 else lookahead_score(user, dim, depth - 1)
     if name.startswith("conv"):
         return 1 if dim == n - len(shape_of(args_of(user)[1])) + 1 else -3
     if name in ("batch_norm", "group_norm", "instance_norm"):
         return 1 if dim == 1 else 0
     if len(out) >= n and out[len(out) - n + dim] == shape_of(node)[dim] and _pointwise(user):
-        return fate(user, len(out) - n + dim, depth - 1)
+        return lookahead_score(user, len(out) - n + dim, depth - 1)
     return 0
 
 
 def _after_squeeze(old: tuple[int, ...], new: tuple[int, ...], dim: int) -> int | None:
-    """Where a dimension stands once dimensions of size 1 have come or gone."""
+    """Return the new place of a dimension after dimensions of size 1 were added or removed."""
     rank = sum(n > 1 for n in old[:dim])
     places = [i for i, n in enumerate(new) if n > 1]
     return places[rank] if old[dim] > 1 and rank < len(places) else None

@@ -1,4 +1,4 @@
-"""Rules for what runs over a dimension: norms, softmax, sums and means."""
+"""What do norms and reductions do to atoms? Rules for norms, softmax, sums and means."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _batch_norm(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         if isinstance(t, Value):
             ids = w.tie(ids, t.dims[0], f"it is normalised with {t.why}" if ids is not None else
                         f"it normalises {x.why}")  # fmt: skip
-            w.mark(t.dims[0], w.kept if name == "running_var" else w.made)
+            w.mark(t.dims[0], w.not_zeroed if name == "running_var" else w.made)
     out = Value([x.dims[0], ids, *x.dims[2:]], x.shape, x.why)
     return out if shape else [out, None, None]
 
@@ -67,19 +67,19 @@ def _norm(w: Walk, node: Node, x: Value, dims: list[int], kind: str, *, bare: bo
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod",
       "logcumsumexp", "softmin", "cummax", "cummin", "sort", "topk", "argsort", "roll", "diff")  # fmt: skip
 def _over(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
-    """Freeze the dimensions that these run over; the others stay as they are."""
+    """Freeze the dimensions that the operator runs over; the others are unchanged."""
     x = a["self"]
     dims = a.get("dim", a.get("dims"))
     over = [d % len(x.shape) for d in np.atleast_1d(dims if dims not in (None, []) else [*range(len(x.shape))])] if x.shape else []  # fmt: skip
     w.freeze(x, f"{name_of(node)} runs over these units", over)
 
-    def kept(shape: Shape) -> Value:
+    def unfrozen(shape: Shape) -> Value:
         dims = [None if d in over else ids for d, ids in enumerate(x.dims)]
         return Value(dims, shape, x.why)
 
     if shape or not isinstance(node.meta.get("val"), (tuple, list)):
-        return kept(shape)
-    return [kept(v.shape) for v in untied(node, "")]
+        return unfrozen(shape)
+    return [unfrozen(v.shape) for v in untied(node, "")]
 
 
 @rule("sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean",
@@ -87,7 +87,7 @@ def _over(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
       "count_nonzero", "nansum", "mode")  # fmt: skip
 def _reduce(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     x = a["self"]
-    if isinstance(a.get("other"), Value):  # max(a, b) is pointwise
+    if isinstance(a.get("other"), Value):  # max(a, b) of two tensors is pointwise
         return pointwise(w, node, a, shape)
     given = a.get("dim")
     every = list(range(len(x.shape)))
@@ -119,7 +119,7 @@ def _reduce(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
 
 
 def _is_moment(node: Node) -> bool:
-    """Whether a mean is that of a norm written out: of squares, or taken away from its own operand."""
+    """Whether a mean is part of a hand-written norm: of squares, or subtracted from its operand."""
     x = args_of(node)[0]
     assert isinstance(x, Node)
     square = (name_of(x) == "pow" and args_of(x)[1] == 2) or name_of(x) == "square"
@@ -135,7 +135,7 @@ def _weight_norm(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
         w.freeze([v, g], why)
         return untied(node, why) if not shape else Value([None] * len(shape), shape, why)
     w.freeze(v, why, [i for i in v.live if i != d])
-    w.mark(v.dims[d], w.kept)  # of a row of zeros the norm is 0: zero g only
+    w.mark(v.dims[d], w.not_zeroed)  # the norm of a row of zeros is 0, and 0 ÷ 0: zero only g
     w.tie(g.dims[d], v.dims[d], why)
     out = Value([g.dims[d] if i == d else None for i in range(len(v.shape))], v.shape, why)
     return out if shape else [out, None]

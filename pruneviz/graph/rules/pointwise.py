@@ -1,4 +1,4 @@
-"""What each operator does to atoms: where the rules are kept, and those that act number by number."""
+"""What do pointwise operators do to atoms? Also random ones, recurrent layers, and no rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIVISORS = {"div": "other", "divide": "other", "true_divide": "other", "rsqrt": 
 
 
 def meet(w: Walk, values: Sequence[Value], shape: Shape) -> Value:
-    """Combine tensors number by number, with broadcasting: what stands together goes together."""
+    """Combine tensors number by number, with broadcasting: atoms in the same place are tied."""
     dims: list[Ids | None] = []
     for i, n in enumerate(shape):
         ids: Ids | None = None
@@ -49,37 +49,40 @@ def pointwise(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
             for ids in v.dims
             for n in w.owners(ids)
         }
-        for ids in divisor.dims:  # zeroed it would give 0 ÷ 0; not so for w ÷ |w|
-            w.kept.update(set(w.owners(ids)) - own)
+        # a divisor set to 0 would give 0 ÷ 0; not so the weight itself in w ÷ |w|
+        for ids in divisor.dims:
+            w.not_zeroed.update(set(w.owners(ids)) - own)
     values = [a["self"]] if name in ("to", "type_as") else flatten(list(a.values()))
     return meet(w, values, shape)
 
 
 def random_numbers(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
-    """Freeze what an operator that draws random numbers touches."""
+    """Freeze the operands of an operator that draws random numbers."""
     w.freeze(list(a.values()), f"{node.target} draws random numbers")
     return untied(node, "random numbers")
 
 
 def recurrent(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
-    """Freeze what a recurrent layer touches, and tie its gates, so that its units have names."""
+    """Freeze the operands of a recurrent layer, and tie its gates, so that its units are named."""
     name = name_of(node)
     w.freeze(list(a.values()), f"it goes through a recurrent layer ({name}), which has no rule")
     gates = {"lstm": 4, "gru": 3}.get(name.split("_")[0], 1)
     cell = [a[k] for k in ("w_ih", "w_hh", "b_ih", "b_hh") if isinstance(a.get(k), Value)]
     params = cell or a["params"]
     layers = 1 if cell else a["num_layers"] * (2 if a["bidirectional"] else 1)
-    each = len(params) // layers
-    for inputs, state, *rest in (params[i : i + each] for i in range(0, len(params), each)):
-        units: Ids | None = None  # a unit has one row for each gate
+    per_layer = len(params) // layers
+    for inputs, state, *rest in (
+        params[i : i + per_layer] for i in range(0, len(params), per_layer)
+    ):
+        units: Ids | None = None  # a unit has one row in each gate
         for v in (inputs, state, *(b for b in rest if len(b.shape) == 1)):
             units = _tied_gates(w, units, v.dims[0], gates)
-        made = state
+        producer = state
         for projection in (m for m in rest if len(m.shape) == 2):
             w.tie(units, projection.dims[1], "")
-            made = projection
-        w.tie(made.dims[0] if made is not state else units, state.dims[1], "")
-        w.mark(made.dims[0], w.made)
+            producer = projection
+        w.tie(producer.dims[0] if producer is not state else units, state.dims[1], "")
+        w.mark(producer.dims[0], w.made)
     return untied(node, "the state of a recurrent layer")
 
 
@@ -94,7 +97,7 @@ def _tied_gates(w: Walk, units: Ids | None, rows: Ids | None, gates: int) -> Ids
 
 
 def unknown(w: Walk, node: Node, a: Args) -> Any:
-    """Freeze what an operator without a rule touches."""
+    """Freeze the operands of an operator without a rule."""
     w.freeze(list(a.values()), f"operator {node.target} has no rule")
     return untied(node, f"the result of {node.target}")
 
@@ -126,7 +129,7 @@ def _fill(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
 
 @rule("arange", "linspace", "eye", "meshgrid", "one_hot", "tril_indices", "triu_indices")
 def _numbers(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
-    w.freeze(list(a.values()), f"{node.target} counts it")
+    w.freeze(list(a.values()), f"it is an argument of {node.target}")
     return untied(node, "a constant tensor of the forward")
 
 
@@ -143,5 +146,5 @@ def _complex(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
       "_assert_tensor_metadata", "_assert_scalar", "_assert_async", "_check", "is_nonzero")  # fmt: skip
 def _nothing(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     if name_of(node) == "is_nonzero":
-        w.freeze(flatten(list(a.values())), "Python asks for its value")
+        w.freeze(flatten(list(a.values())), "Python reads its value")
     return None

@@ -1,4 +1,4 @@
-"""Rules for what multiplies and sums: linear layers, convolutions, products, attention."""
+"""What do products do to atoms? Rules for linear layers, convolutions, matmul and attention."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _linear(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     letters = "".join(chr(97 + i) for i in range(len(x.shape) - 1))
     out = contract(w, node, [(x, "input", letters + "y"), (weight, "weight", "zy")], letters + "z",
                    bias="bias")  # fmt: skip
-    w.lone(operand(node, "weight"))
+    w.note_single_unit(operand(node, "weight"))
     if bias is not None:
         w.tie(out.dims[-1], bias.dims[0], f"its bias is {bias.why}")
         w.mark(bias.dims[0], w.made)
@@ -42,34 +42,52 @@ def _linear(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
 @rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d",
       "conv_transpose3d")  # fmt: skip
 def _conv(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
+    """Tie the input's channels to the weight's columns; the weight's rows are the new channels.
+
+    ============  ===================  =============================================================
+    case          groups (`blocks`)    units
+    ============  ===================  =============================================================
+    plain         1                    columns read the input, rows produce the output
+    depthwise     = input channels     a channel is tied to its own rows (several with a multiplier)
+    grouped       other                columns and rows are numbered across the groups, and as many
+                                       units must be removed from each group (`w.even`)
+    ============  ===================  =============================================================
+
+    The weight is (rows, columns ÷ groups, …). A transposed convolution has it the other way round:
+    (columns, rows ÷ groups, …).
+    """
     x, weight, bias = a["input"], a["weight"], a["bias"]
     transposed = bool(a.get("transposed")) or "transpose" in name_of(node)
-    space = len(weight.shape) - 2
-    at = len(x.shape) - space - 1  # the dimension of channels
-    w.freeze(x, "a convolution slides over it", range(at + 1, len(x.shape)))
-    blocks, channels, outs = a["groups"], x.shape[at], shape[at]
-    ids = x.dims[at]
+    space_dims = len(weight.shape) - 2
+    channel_dim = len(x.shape) - space_dims - 1
+    w.freeze(x, "a convolution slides over it", range(channel_dim + 1, len(x.shape)))
+    blocks, channels, outs = a["groups"], x.shape[channel_dim], shape[channel_dim]
+    inputs = x.dims[channel_dim]
     rows = weight.dims[1 if transposed else 0]
     columns = weight.dims[0 if transposed else 1]
-    if blocks > 1 and channels == blocks:  # each channel on its own
+    if blocks > 1 and channels == blocks:  # depthwise: a channel meets only its own rows
         if transposed and outs != channels:
             w.freeze(
                 [x, weight], "a transposed depthwise convolution with a multiplier has no rule"
             )
+        # the only column of each row has no atoms; a transposed weight also has its channels here
         rows = weight.dims[0]
         if rows is not None:
-            each = outs // channels
-            if ids is None:
+            multiplier = outs // channels
+            if inputs is None:
                 w.tie(None, rows, f"it reads {x.why}")
-                if each > 1 and transposed:
+                if multiplier > 1 and transposed:
                     rows = None
             else:
-                many = np.repeat(ids, rows.size // channels)
-                w.tie(many, rows, "")
-                if each > 1 and transposed:
+                repeated = np.repeat(inputs, rows.size // channels)
+                w.tie(repeated, rows, "")
+                if multiplier > 1 and transposed:
                     rows = None
             w.mark(rows, w.made)
-    elif blocks > 1:
+    elif blocks > 1:  # grouped
+        # The weight has only one group's columns (rows, if transposed) in that dimension, but the
+        # groups may lose different ones. A plain parameter therefore gets atoms for each group's
+        # own; of a computed weight, all groups share the atoms of that dimension.
         source = operand(node, "weight")
         plain = source.op == "placeholder" and len(source.users) == 1
         if plain and w.traced.sources[source][0] in ("parameter", "buffer"):
@@ -81,40 +99,42 @@ def _conv(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
         else:
             grouped = np.tile(columns, blocks) if columns is not None else None
         rows, columns = (grouped, columns) if transposed else (rows, grouped)
-        w.tie(ids, columns, f"it reads {x.why}")
+        w.tie(inputs, columns, f"it reads {x.why}")
         w.mark(columns, w.read)
         w.mark(rows, w.made)
-        for part in (ids, rows):
+        for part in (inputs, rows):
             if part is not None:
                 w.even.append(part.reshape(blocks, -1))
-    else:
-        w.tie(ids, columns, f"it reads {x.why}" if ids is None else f"it meets {weight.why}")
+    else:  # plain
+        w.tie(inputs, columns, f"it reads {x.why}" if inputs is None else f"it meets {weight.why}")
         w.mark(columns, w.read)
         w.mark(rows, w.made)
-    if ids is not None and not (blocks > 1 and channels == blocks) and not w.dead:
+    if inputs is not None and not (blocks > 1 and channels == blocks) and not w.dead:
         padding = a.get("padding")
         padded = padding not in (None, "valid") and (
             isinstance(padding, str) or any(p != 0 for p in np.atleast_1d(padding))
         )
+        # where the kernel overlaps the border, or strides leave gaps, a constant input does not
+        # add the same to each position, so no bias can replace it
         refuse = "zero-padded" * padded or "transposed" * transposed
         w.ends.append(
-            End(node, operand(node, "input"), at, ids,
+            End(node, operand(node, "input"), channel_dim, inputs,
                 operand(node, "weight") if weight.static else None, 0 if transposed else 1,
                 _parameter(w, operand(node, "bias")), None, blocks,
                 f"a constant arrives at a {refuse} convolution" if refuse else "")
         )  # fmt: skip
     if bias is not None:
-        torn = rows is None and blocks > 1
+        no_rows = rows is None and blocks > 1
         why = (
             "it belongs to a transposed depthwise convolution"
-            if torn
+            if no_rows
             else f"its bias is {bias.why}"
         )
         w.tie(rows, bias.dims[0], why)
         w.mark(bias.dims[0], w.made)
     if blocks == 1:
-        w.lone(operand(node, "weight"), 1 if transposed else 0)
-    dims = [*x.dims[:at], rows if outs > 1 else None, *[None] * space]
+        w.note_single_unit(operand(node, "weight"), 1 if transposed else 0)
+    dims = [*x.dims[:channel_dim], rows if outs > 1 else None, *[None] * space_dims]
     return Value(dims, shape, f"the result of {node.target}")
 
 
@@ -127,15 +147,28 @@ def contract(
     bias: str = "",
     nodes: Sequence[Node] | None = None,
 ) -> Value:
-    """Multiply and sum as einsum does; a factor is (value, argument's name, one letter a dimension)."""
-    at: list[Any] = list(nodes) if nodes else [operand(node, name) for _, name, _ in factors]
+    """Multiply and sum as einsum does; a factor is (value, argument's name, letters of its dims).
+
+    Dimensions with the same letter are tied. A letter in `out` is kept: there a weight (a *static*
+    factor, computed from parameters alone) produces units. Any other letter is summed over:
+
+    * weight x activation: the units of the activation end; the weight consumes them, and a constant
+      can be folded into a bias.
+    * activation x activation, such as q kᵀ: the units end, but nothing can be folded (`End.other`):
+      one of both factors must be 0.
+    * weight x weight, such as two low-rank factors: the first produces, the second consumes. No
+      data arrive, so there is no `End`.
+    """
+    factor_nodes: list[Any] = (
+        list(nodes) if nodes else [operand(node, name) for _, name, _ in factors]
+    )
     static = [v.static for v, _, _ in factors]
-    first: dict[str, Ids | None] = {}
+    ids_of: dict[str, Ids | None] = {}
     for letter in dict.fromkeys("".join(letters for _, _, letters in factors)):
         here = [(i, v, ls.index(letter)) for i, (v, _, ls) in enumerate(factors) if letter in ls]
         here = [(i, v, d) for i, v, d in here if v.shape[d] > 1]
         ids = next((v.dims[d] for _, v, d in here if v.dims[d] is not None), None)
-        first[letter] = ids
+        ids_of[letter] = ids
         if ids is None:
             continue
         for _, v, d in here:
@@ -146,33 +179,34 @@ def contract(
                 if static[i]:
                     w.mark(v.dims[d], w.made)
             continue
-        # a weight reads what it is multiplied with; of two weights the first makes, the second reads
-        reads = [i for i, _, _ in here if static[i]]
-        makes = [reads.pop(0)] if len(reads) == len(here) and reads else []
+        # summed over: a weight consumes; among weights only, the first produces
+        consumers = [i for i, _, _ in here if static[i]]
+        producers = [consumers.pop(0)] if len(consumers) == len(here) and consumers else []
         for i, v, d in here:
             if static[i]:
-                w.mark(v.dims[d], w.made if i in makes else w.read)
+                w.mark(v.dims[d], w.made if i in producers else w.read)
         data = [(i, d) for i, _, d in here if not static[i]]
         weights = [(i, d) for i, _, d in here if static[i]]
         if not data:
             continue
         if w.dead:
             continue
-        (i, d), rest = data[0], (*data[1:], *weights)
-        other, there = rest[0] if rest else (-1, 0)
+        (i, d), rest = data[0], (*data[1:], *weights)  # the activation, and the second factor
+        other, other_dim = rest[0] if rest else (-1, 0)
         is_weight = other >= 0 and static[other]
-        simple = is_weight and len(factors[other][2]) == 2 and not set(factors[other][2]) & (
+        is_matrix = is_weight and len(factors[other][2]) == 2 and not set(factors[other][2]) & (
             set(factors[i][2]) - {letter}
         )  # fmt: skip
         w.ends.append(
-            End(node, at[i], d, ids, at[other] if is_weight else None, there,
+            End(node, factor_nodes[i], d, ids, factor_nodes[other] if is_weight else None,
+                other_dim,
                 _parameter(w, operand(node, bias)) if bias and operand(node, bias) is not None
                 else _added(w, node),
-                None if other < 0 or is_weight else at[other],
-                refuse="" if simple else "a constant is multiplied with what is no plain weight")
+                None if other < 0 or is_weight else factor_nodes[other],
+                refuse="" if is_matrix else "the other factor is not a plain weight")
         )  # fmt: skip
     shape = shape_of(node)
-    dims = [first[c] if n > 1 else None for c, n in zip(out, shape, strict=True)]
+    dims = [ids_of[c] if n > 1 else None for c, n in zip(out, shape, strict=True)]
     return Value(dims, shape, f"the result of {node.target}")
 
 
@@ -215,17 +249,17 @@ def _einsum(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     terms = left.split(",")
     values = a["tensors"]
     if any(len(set(t.replace(".", ""))) < len(t.replace(".", "")) for t in terms):
-        return unknown(w, node, a)  # a diagonal
-    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in left]
+        return unknown(w, node, a)  # a letter twice in one term: a diagonal
+    free_letters = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in left]
     depths = [len(v.shape) - len(t.replace("...", "")) for t, v in zip(terms, values, strict=True)]
     letters = [
-        t.replace("...", "".join(spare[max(depths) - d : max(depths)])) if "..." in t else t
+        t.replace("...", "".join(free_letters[max(depths) - d : max(depths)])) if "..." in t else t
         for t, d in zip(terms, depths, strict=True)
     ]
-    dots = "".join(spare[: max(depths)]) if "..." in left else ""
+    dots = "".join(free_letters[: max(depths)]) if "..." in left else ""
     if not arrow:
-        single = sorted(c for c in set("".join(terms)) - {"."} if "".join(terms).count(c) == 1)
-        out = dots + "".join(single)
+        once = sorted(c for c in set("".join(terms)) - {"."} if "".join(terms).count(c) == 1)
+        out = dots + "".join(once)
     out = out.replace("...", dots)
     nodes = [n for n in args_of(node)[1] if isinstance(n, Node)]
     factors = [(v, "", ls) for v, ls in zip(values, letters, strict=True)]
@@ -260,8 +294,8 @@ def _attention(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
 @rule("embedding", "embedding_bag", "_embedding_bag")
 def _embedding(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     weight = a["weight"]
-    w.freeze(weight, "an embedding looks it up by number", [0])
-    w.freeze(a["indices"], "an embedding looks up by it")
+    w.freeze(weight, "an embedding looks up its rows by number", [0])
+    w.freeze(a["indices"], "it is an index into an embedding")
     w.mark(weight.dims[1], w.made)
     dims = [*[None] * (len(shape) - 1), weight.dims[1]]
     if shape:
@@ -279,7 +313,7 @@ def _repeated(v: Value, times: int) -> Value:
 
 
 def _parameter(w: Walk, node: Node | None) -> Node | None:
-    """Return the node, if a constant can be folded into it: a parameter itself."""
+    """Return the node if it is a parameter, so that a constant can be folded into it, else None."""
     known = (
         node is not None and node.op == "placeholder" and w.traced.sources[node][0] == "parameter"
     )
@@ -287,7 +321,7 @@ def _parameter(w: Walk, node: Node | None) -> Node | None:
 
 
 def _added(w: Walk, node: Node) -> Node | None:
-    """Return a parameter that is added to what the node gives, and serves as its bias."""
+    """Return a parameter that is added to the node's result, and so is its bias, else None."""
     users = list(node.users)
     if len(users) != 1 or name_of(users[0]) != "add":
         return None

@@ -1,4 +1,4 @@
-"""Shapes before and after a reshape or permutation: pure functions, no atoms."""
+"""Which old dimensions become which new ones in a reshape or permutation? Only shapes, no atoms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pruneviz.graph.values import Args, Shape
 
 
 def segments(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """Cut a reshape into smallest parts: dimensions of the old shape that become those of the new.
+    """Cut a reshape into its smallest parts: (old dimensions, the new dimensions they become).
 
     >>> segments((2, 6, 5), (2, 3, 2, 5))
     [([0], [0]), ([1], [1, 2]), ([2], [3])]
@@ -36,7 +36,7 @@ def segments(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
 
 
 def permutation(name: str, a: Args, n: int) -> list[int]:
-    """Which old dimension stands at each new place."""
+    """Return, for each new place, the old dimension that stands there."""
     order = list(range(n))
     if name == "permute":
         return [d % n for d in a["dims"]]

@@ -1,4 +1,4 @@
-"""Rules for what only looks at a tensor in another shape: reshape, permute, expand."""
+"""What do changes of shape do to atoms? Rules for reshape, permute, expand and repeat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from pruneviz.graph.rules.lookahead import fate
+from pruneviz.graph.rules.lookahead import lookahead_score
 from pruneviz.graph.rules.reshaping import permutation, segments
 from pruneviz.graph.state import Walk, rule
 from pruneviz.graph.values import Args, Ids, Shape, Value, name_of
@@ -20,7 +20,7 @@ def _reshape(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     dims: list[Ids | None] = [None] * len(shape)
     for olds, news in segments(x.shape, shape):
         live = [d for d in olds if x.dims[d] is not None]
-        if len(live) > 1:  # fill is the same everywhere: it may be cut with anything
+        if len(live) > 1:  # a uniform fill has the same value everywhere: it can be cut anywhere
             live = [d for d in live if not w.atoms.uniform(x.dims[d])] or live[-1:]
         for d in live[:-1]:
             w.freeze(x, "it is flattened together with other units", [d])
@@ -39,14 +39,14 @@ def _reshape(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
 
 
 def _axis(w: Walk, node: Node, ids: np.ndarray, news: list[int]) -> int:
-    """Choose the one new dimension along which units can still be told apart; tie the others."""
+    """Choose the one new dimension that holds the units; tie the atoms along the others."""
     roots = w.atoms.roots(ids)
     vary = [k for k in range(ids.ndim) if (roots != roots.take([0], k)).any()]
     if not vary:
         return int(np.argmax(ids.shape))
     if len(vary) == 1:
         return vary[0]
-    best = max(vary, key=lambda k: (fate(node, news[k]), ids.shape[k]))
+    best = max(vary, key=lambda k: (lookahead_score(node, news[k]), ids.shape[k]))
     first: list[Any] = [slice(0, 1)] * ids.ndim
     first[best] = slice(None)
     w.atoms.tie(ids.ravel(), np.broadcast_to(ids[tuple(first)], ids.shape).ravel())

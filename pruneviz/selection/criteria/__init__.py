@@ -1,4 +1,4 @@
-"""Criteria, registered: importing this package fills `CRITERIA`."""
+"""Which criteria are there? Importing this package registers them in `CRITERIA`."""
 
 from pruneviz.selection.criteria import data as data
 from pruneviz.selection.criteria import obs_units as obs_units

@@ -1,4 +1,4 @@
-"""Criteria that look at evidence: what units did, and how the loss answered."""
+"""Which criteria need data? They use the activations of units and the gradients of the loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pruneviz.selection.criteria.registry import GRANULARITIES, register
     unit=lambda matrix, grad_sq: taylor(matrix, grad_sq).sum(1),
 )
 def taylor(weight: Tensor, grad_sq: Tensor) -> Tensor:
-    """Score each weight by the mean square of the loss's first-order change when it goes.
+    """Score each weight by the mean square of the loss's first-order change when it is removed.
 
     References
     ----------
@@ -44,10 +44,10 @@ def taylor(weight: Tensor, grad_sq: Tensor) -> Tensor:
     unit=lambda matrix, fisher: fisher_obd(matrix, fisher).sum(1),
 )
 def fisher_obd(weight: Tensor, fisher: Tensor) -> Tensor:
-    """Score each weight by the loss's second-order change when it goes, with a diagonal curvature.
+    """Score each weight by the loss's second-order change when it is removed; diagonal curvature.
 
-    The diagonal of the Fisher information takes the place of the Hessian's, which it equals where
-    the model predicts as the data are.
+    The diagonal of the Fisher information replaces that of the Hessian. Both are equal where the
+    model's predicted probabilities match the data.
 
     References
     ----------
@@ -72,9 +72,10 @@ def fisher_obd(weight: Tensor, fisher: Tensor) -> Tensor:
     unit=lambda matrix, input_sq: wanda(matrix, input_sq).square().sum(1).sqrt(),
 )
 def wanda(weight: Tensor, input_sq: Tensor) -> Tensor:
-    """Score each weight by its size times that of what it multiplies.
+    """Score each weight by its absolute value times the root mean square of its input.
 
-    The paper ranks within each output; here, as everywhere, within the layer or over all.
+    The paper ranks within each output. Here the ranking is over the layer or over the whole model,
+    as for every criterion.
 
     References
     ----------
@@ -98,9 +99,9 @@ def wanda(weight: Tensor, input_sq: Tensor) -> Tensor:
     granularity="unit",
 )
 def activation(units: Tensor, reads: Moments) -> Tensor:
-    """Score each unit by the mean of its activation, where it is read.
+    """Score each unit by the mean of its activation, at the input of its consumer.
 
-    Meant for activations that are never negative, such as ReLU's: others can cancel.
+    Use it for activations that are never negative, such as ReLU's: others can cancel out.
 
     References
     ----------

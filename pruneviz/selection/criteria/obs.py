@@ -1,4 +1,4 @@
-"""Optimal brain surgeon on units: which one can go at the least cost, once the others have made up for it."""
+"""Which unit costs least to remove, if the others compensate? Optimal Brain Surgeon on units."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-DAMPING = 3e-3  # of the mean diagonal of a co-moment
-STEPS = 512  # removals of one at a time; a group with more units loses several at once
+DAMPING = 3e-3  # share of the mean diagonal of a co-moment that is added to its diagonal
+STEPS = 512  # at most so many removals per group; a group with more units loses several at once
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """What a layer reads of a group.
+    """What one layer reads from a group.
 
     Parameters
     ----------
     weight : Tensor, float64, shape (outputs, n)
-        Its weights for the n columns that belong to the group.
+        The layer's weights for the n columns that belong to the group.
     covariance : Tensor, float64, shape (n, n)
-        Of those columns.
+        The covariance of those columns.
     curvature : Tensor, float64, shape (outputs, outputs) or (outputs,)
-        E[g gᵀ] at its outputs, or only the diagonal.
+        E[g gᵀ] at the layer's outputs, or only the diagonal.
     index : Tensor of int, shape (units, k)
         The columns of each unit.
     layer : str
@@ -38,7 +38,7 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class LayerWork:
-    """The work of a layer, and whose units it makes and reads.
+    """The MACs of a layer, the group whose units it produces, and the group that it reads.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ class LayerWork:
     macs : float
         For one example.
     makes, reads : str
-        Names of groups; ``""``: none that can be cut.
+        Names of groups; ``""`` if none of them can be cut.
     rows : Tensor of int, shape (units, k), or None
-        Which of its outputs belong to each unit that it makes.
+        Which of its outputs belong to each unit that it produces.
     """
 
     name: str
@@ -59,46 +59,46 @@ class LayerWork:
 
 
 class Surgeon:
-    """One group, some of whose units are gone, and its readers, who have made up for them."""
+    """A group whose units are removed one after the other, and the readers that compensate."""
 
     def __init__(self, readers: Iterable[Reader]) -> None:
-        self.readers = [_Reader(r) for r in readers]
+        self.readers = [_ReaderState(r) for r in readers]
         self.units = len(self.readers[0].index)
-        self.alive = torch.ones(self.units, dtype=torch.bool)
-        self.price = self._prices()
+        self.keep = torch.ones(self.units, dtype=torch.bool)
+        self.cost = self._costs()
 
     @property
-    def left(self) -> int:
-        """Number of units that stay."""
-        return int(self.alive.sum())
+    def kept(self) -> int:
+        """Number of kept units."""
+        return int(self.keep.sum())
 
     def remove(self, units: Tensor) -> None:
-        """Remove units; every reader's other weights make up for them, as well as they can."""
-        self.alive[units] = False
-        if self.alive.any():
+        """Remove units; every reader's other weights compensate as well as they can."""
+        self.keep[units] = False
+        if self.keep.any():
             for r in self.readers:
-                r.without(r.index[units].flatten())
-        self.price = self._prices()
+                r.remove_columns(r.index[units].flatten())
+        self.cost = self._costs()
 
     def drop_outputs(self, layer: str, rows: Tensor) -> None:
-        """Leave outputs of a reader out of account: they are gone."""
+        """Ignore outputs of a reader that were removed."""
         changed = [r for r in self.readers if r.layer == layer]
         for r in changed:
-            r.blind(rows)
+            r.remove_outputs(rows)
         if changed:
-            self.price = self._prices()
+            self.cost = self._costs()
 
-    def _prices(self) -> Tensor:
-        """Return what each unit costs now; infinite where it is gone."""
-        left = self.alive.nonzero()[:, 0]
-        price = torch.full((self.units,), torch.inf, dtype=torch.float64)
-        total = sum((r.prices(left) for r in self.readers), torch.zeros(len(left)).double())
-        price[left] = total.clamp(min=0)
-        return price
+    def _costs(self) -> Tensor:
+        """Return the present cost of removing each unit; infinite if it is removed already."""
+        kept = self.keep.nonzero()[:, 0]
+        cost = torch.full((self.units,), torch.inf, dtype=torch.float64)
+        total = sum((r.costs(kept) for r in self.readers), torch.zeros(len(kept)).double())
+        cost[kept] = total.clamp(min=0)
+        return cost
 
 
-class _Reader:
-    """A reader's H⁻¹, its weights W, and G = Wᵀ F W."""
+class _ReaderState:
+    """A reader during the elimination: H⁻¹, its weights W, F, and G = Wᵀ F W."""
 
     def __init__(self, r: Reader) -> None:
         h, self.index, self.layer = r.covariance.double(), r.index, r.layer
@@ -106,14 +106,14 @@ class _Reader:
         damped = h + (DAMPING * size if size > 0 else 1.0) * torch.eye(len(h), dtype=h.dtype)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         self.weight = r.weight.double().clone()
-        # what never varies costs nothing, whatever its weight: a bias takes up the constant
+        # a constant column costs nothing, whatever its weight: a bias replaces it
         self.weight[:, h.diagonal() <= 1e-12 * size] = 0
         f = r.curvature.double()
         self.curvature = torch.diag(f) if f.ndim == 1 else f.clone()
         self.quadratic = self.weight.T @ self.curvature @ self.weight
 
-    def prices(self, units: Tensor) -> Tensor:
-        """tr(G_pp ([H⁻¹]_pp)⁻¹) for each unit; shape (units,)."""
+    def costs(self, units: Tensor) -> Tensor:
+        """Return tr(G_pp ([H⁻¹]_pp)⁻¹) for each unit; shape (units,)."""
         at = self.index[units]
         rows, columns = at.unsqueeze(2), at.unsqueeze(1)
         own, cost = self.inverse[rows, columns], self.quadratic[rows, columns]  # (units, k, k)
@@ -121,8 +121,8 @@ class _Reader:
             return (cost / own)[:, 0, 0]
         return torch.linalg.solve(own, cost).diagonal(dim1=-2, dim2=-1).sum(-1)
 
-    def without(self, p: Tensor) -> None:
-        """Take columns out, and let the others make up for them."""
+    def remove_columns(self, p: Tensor) -> None:
+        """Remove columns; the others compensate."""
         line = self.inverse[p]  # (k, n)
         step = torch.linalg.solve(line[:, p], line)  # ([H⁻¹]_pp)⁻¹ [H⁻¹]_p:
         cross = step.T @ self.quadratic[p]  # (n, n)
@@ -130,14 +130,14 @@ class _Reader:
         self.weight -= self.weight[:, p] @ step
         self.inverse -= line.T @ step
         for t in (self.inverse, self.quadratic, self.weight.T):
-            t[p] = 0  # rounding: they are out
+            t[p] = 0  # exactly 0, whatever the rounding
         self.inverse[:, p], self.quadratic[:, p] = 0, 0
 
-    def blind(self, rows: Tensor) -> None:
-        """Take outputs out of F, and so out of G."""
+    def remove_outputs(self, rows: Tensor) -> None:
+        """Remove outputs from F, and so from G."""
         w = self.weight[rows]  # (k, n)
-        seen = self.curvature[rows] @ self.weight  # (k, n)
-        cross = w.T @ seen
+        f_w = self.curvature[rows] @ self.weight  # (k, n)
+        cross = w.T @ f_w
         self.quadratic -= cross + cross.T - w.T @ (self.curvature[rows][:, rows] @ w)
         self.curvature[rows], self.curvature[:, rows] = 0, 0
 
@@ -147,38 +147,39 @@ def eliminate(
 ) -> dict[str, Tensor]:
     """Remove the units of all groups one after the other; return the place of each.
 
-    When unit p goes, every reader's other weights make up for it at once. What then is lost, to
+    When unit p is removed, every reader's other weights compensate at once. The remaining error, to
     second order in the readers' outputs, is
 
         tr(W_pᵀ F W_p ([H⁻¹]_pp)⁻¹),
 
-    summed over the readers, with W a reader's weights, H the co-moment of what it reads and F the
-    curvature at its outputs. Then W ← W − W_p ([H⁻¹]_pp)⁻¹ [H⁻¹]_p:, p leaves H⁻¹ likewise, and where
-    p was a layer's output, F forgets it. Next goes the unit of least cost for the MACs it saves now.
+    summed over the readers, with W a reader's weights, H the co-moment of its input and F the
+    curvature at its outputs. Then W ← W − W_p ([H⁻¹]_pp)⁻¹ [H⁻¹]_p:, p is removed from H⁻¹
+    likewise, and from F where p was an output of the layer. Each step removes the unit with the
+    least cost ÷ the MACs that its removal saves now.
 
     Parameters
     ----------
     readers : mapping of str to iterable of Reader
-        Who reads each group; at least one.
-    layers : iterable of Layer
-        For the MACs that a unit saves; without any, units of all groups cost alike.
+        The layers that read each group; at least one per group.
+    layers : iterable of LayerWork
+        For the MACs that a unit saves. Without them each unit counts as one.
 
     Returns
     -------
     dict of str to Tensor, float64, shape (units,)
-        Place in the elimination, in (0, 1]: the first to go scores least. The last unit of each group
-        stays, with 1.
+        Place in the elimination, in (0, 1]: the unit removed first scores least. The last unit of
+        each group is kept and scores 1.
 
     References
     ----------
     LeCun, Denker, Solla 1989, "Optimal Brain Damage"; Hassibi & Stork 1992, "Second order
     derivatives for network pruning: Optimal Brain Surgeon", eq. 5: here for blocks of columns, and
-    with the layer's outputs in the place of the loss.
+    with the layer's outputs instead of the loss.
 
     Examples
     --------
-    >>> one = torch.eye(3, dtype=torch.float64)  # three units that have nothing to do with each other
-    >>> reader = Reader(torch.tensor([[2.0, 1.0, 3.0]]), one, torch.ones(1), torch.tensor([[0], [1], [2]]))
+    >>> eye = torch.eye(3, dtype=torch.float64)  # three uncorrelated units
+    >>> reader = Reader(torch.tensor([[2.0, 1.0, 3.0]]), eye, torch.ones(1), torch.tensor([[0], [1], [2]]))
     >>> eliminate({"fc1": [reader]})["fc1"]
     tensor([0.6667, 0.3333, 1.0000], dtype=torch.float64)
     """
@@ -188,14 +189,16 @@ def eliminate(
     scores = {g: torch.ones(s.units, dtype=torch.float64) for g, s in groups.items()}
     place = 0
     while True:
-        open_ = [g for g, s in groups.items() if s.left > 1]
-        if not open_:
+        candidates = [g for g, s in groups.items() if s.kept > 1]
+        if not candidates:
             return scores
-        ratio = {g: float(groups[g].price.min()) / _saves(g, groups, layers) for g in open_}
-        g = min(open_, key=ratio.__getitem__)
+        ratio = {
+            g: float(groups[g].cost.min()) / _saved_macs(g, groups, layers) for g in candidates
+        }
+        g = min(candidates, key=ratio.__getitem__)
         s = groups[g]
-        most = min(-(-s.units // STEPS), s.left - 1)
-        chosen = s.price.argsort(stable=True)[:most]
+        most = min(-(-s.units // STEPS), s.kept - 1)
+        chosen = s.cost.argsort(stable=True)[:most]
         for unit in chosen.tolist():
             place += 1
             scores[g][unit] = place / total
@@ -205,18 +208,18 @@ def eliminate(
                 groups[layer.reads].drop_outputs(layer.name, layer.rows[chosen].flatten())
 
 
-def _saves(g: str, groups: Mapping[str, Surgeon], layers: Iterable[LayerWork]) -> float:
-    """MACs that one unit fewer of a group saves now; 1 where no layer is known."""
-    n, left = groups[g].units, groups[g].left
+def _saved_macs(g: str, groups: Mapping[str, Surgeon], layers: Iterable[LayerWork]) -> float:
+    """Return the MACs that the removal of one more unit saves; 1 if no layer is known."""
+    n, kept = groups[g].units, groups[g].kept
     saved, known = 0.0, False
     for layer in layers:
         if g not in (layer.makes, layer.reads):
             continue
         known = True
         other = layer.makes if layer.reads == g else layer.reads
-        if other == g:  # it makes what it reads
-            saved += layer.macs * (2 * left - 1) / n**2
+        if other == g:  # the layer reads the group that it produces: kept² → (kept − 1)²
+            saved += layer.macs * (2 * kept - 1) / n**2
         else:
-            share = groups[other].left / groups[other].units if other in groups else 1.0
+            share = groups[other].kept / groups[other].units if other in groups else 1.0
             saved += layer.macs * share / n
     return max(saved, 1e-9) if known else 1.0

@@ -1,4 +1,4 @@
-"""The second-order choice of units for a model: who reads whom, and in which order units go."""
+"""In which order does Optimal Brain Surgeon remove a model's units? Prepares `obs.eliminate`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from pruneviz.selection.criteria.registry import register
     granularity="unit",
 )
 def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) -> dict[str, Tensor]:
-    """Score the units of some groups by their place in one elimination over all of them.
+    """Score the units of groups by their place in one elimination over all of them.
 
     Raises
     ------
     ArgumentError
-        If the evidence has no gradients, or not the co-moment of any layer that reads a group.
+        If the evidence has no gradients, or if no layer that reads a group has a co-moment.
     """
     if not evidence.output_grad:
         raise ArgumentError(
@@ -50,7 +50,7 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
         if not usable:
             raise ArgumentError(
                 f"criterion 'obs' needs the co-moment of what reads group {g.name!r} "
-                f"({', '.join(g.consumers) or 'nobody'}), but `evidence` has none. Protect the group, or "
+                f"({', '.join(g.consumers) or 'no layer'}), but `evidence` has none. Protect the group, or "
                 "collect with comoment='all'."
             )
         readers[g.name] = usable
@@ -66,7 +66,7 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
 def _places(
     groups: list[Group], layers: dict[str, nn.Module], have: dict[str, Held]
 ) -> tuple[dict[str, dict[str, Slice]], dict[str, dict[str, Slice]]]:
-    """For each layer the groups that it makes, and those that it reads, with the places of their units."""
+    """Return, for each layer, the groups that it produces and those that it reads, as slices."""
     by_tensor: dict[int, list[str]] = {}
     for name in layers:
         weight = have.get(unmasked_name(tensor_name(name)))
@@ -91,24 +91,24 @@ def _places(
 def _shares(
     places: dict[str, Slice], module: nn.Module
 ) -> Iterator[tuple[str, Tensor | None, float]]:
-    """Yield groups, the places of their units, and their share of a layer; then what is left of it."""
-    left, weight = 1.0, weight_of(module)
+    """Yield each group, the places of its units and its share of a layer; then the rest of it."""
+    rest, weight = 1.0, weight_of(module)
     for group, s in places.items():
         index = torch.from_numpy(s.index.astype("int64"))
         share = index.numel() / (weight.shape[s.dim] * s.blocks)
-        left -= share
+        rest -= share
         yield group, index, share
-    if left > 1e-9:
-        yield "", None, left
+    if rest > 1e-9:
+        yield "", None, rest
 
 
 def _reader(module: nn.Module, name: str, s: Slice, evidence: Evidence) -> list[Reader]:
-    """Return what one layer reads of a group: nothing where its co-moment is missing."""
-    seen, blocks = evidence.columns(name), blocks_of(module).double().cpu()
-    if not seen.full:
+    """Return what one layer reads from a group; empty if its co-moment is missing."""
+    moments, blocks = evidence.columns(name), blocks_of(module).double().cpu()
+    if not moments.full:
         return []
     # each block of outputs reads its own channels
-    weight, square = torch.block_diag(*blocks), seen.covariance
+    weight, square = torch.block_diag(*blocks), moments.covariance
     square = square if square.ndim == 2 else torch.block_diag(*square)
     columns = columns_of(s.index, weight.shape[1] // evidence.inputs[name].mean.shape[-1])
     flat = columns.flatten()
@@ -118,8 +118,8 @@ def _reader(module: nn.Module, name: str, s: Slice, evidence: Evidence) -> list[
 
 
 def _macs(name: str, module: nn.Module, evidence: Evidence) -> float:
-    """Multiply-accumulates of a layer for one example."""
+    """Return the multiply-accumulates (MACs) of a layer for one example."""
     positions = evidence.columns(name).count / max(1, evidence.examples)
-    if name not in evidence.patches:  # pixels that were read were counted, not those that were made
+    if name not in evidence.patches:  # then the count is that of input pixels, not of output pixels
         positions /= math.prod(getattr(module, "stride", ()))
     return positions * weight_of(module).numel()

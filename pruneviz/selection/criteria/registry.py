@@ -1,4 +1,4 @@
-"""Criteria: what makes a weight important. Each is a function of tensors, registered with its source."""
+"""What makes a weight important? A criterion: a function of tensors, registered with its source."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ SCOPES = ("layer", "global")
 
 @dataclass(frozen=True)
 class Criterion:
-    """A criterion and what one must know to use it.
+    """A criterion, and what is needed to use it.
 
     Parameters
     ----------
     name : str
     fn : callable
-        ``fn(weight, ...)`` gives scores of the weight's shape; of units: ``fn(matrix, ...)``, with a
-        row of numbers for each unit, gives scores of shape (units,). Higher = more important.
+        ``fn(weight, ...)`` returns scores of the weight's shape. For units ``fn(matrix, ...)`` gets
+        a matrix with one row per unit, and returns scores of shape (units,). Higher = more
+        important.
     needs : tuple of str
-        What it looks at: ``"weight"``; and what it is called with by name: ``"generator"``, a
-        `torch.Generator`; from evidence, tensors of the weight's shape (of the matrix's):
-        ``"grad_sq"`` and ``"fisher"``, E[g²] for given and for drawn labels, and ``"input_sq"``, the
-        mean square of what each weight multiplies; ``"reads"``, the `Moments` of the units where they
-        are read, shape (units, k). ``"model"``: it is called once, with model, groups and evidence,
-        and gives the scores of all. One that looks at no weight is called with a tensor of the shape
-        of the scores instead.
+        What it needs. ``"weight"``: the weights; without it, `fn` gets an empty tensor of the shape
+        of the scores instead. All others are passed by name:
+
+        * ``"generator"``: a `torch.Generator`.
+        * ``"grad_sq"``, ``"fisher"``: E[g²] for given and for drawn labels; shape of the weight (or
+          matrix).
+        * ``"input_sq"``: the mean square of what each weight multiplies; the same shape.
+        * ``"reads"``: the `Moments` of the units at their consumer, shape (units, k).
+
+        ``"model"``: `fn` is called once, with the model, its groups and the evidence, and returns
+        the scores of all groups.
     scope : str
-        Where its scores are compared unless one says otherwise: ``"layer"`` or ``"global"``.
+        Where its scores are compared by default: ``"layer"`` or ``"global"``.
     source : str
         Where it comes from.
     formula : str
@@ -44,7 +49,7 @@ class Criterion:
     granularity : tuple of str
         What it can rank: ``"weight"``, ``"unit"`` (neurons, channels, heads), or both.
     unit : callable or None
-        What is called for units instead of `fn`.
+        Called for units instead of `fn`.
     """
 
     name: str
@@ -58,7 +63,7 @@ class Criterion:
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        """What it needs of evidence."""
+        """Return those of its needs that come from evidence."""
         return tuple(n for n in self.needs if n in EVIDENCE)
 
 
@@ -80,21 +85,21 @@ def register(
     Parameters
     ----------
     name : str
-        How `score` and the drop-downs call it. A name that is taken is refused.
+        The name for `score` and the drop-downs. A name that is taken is refused.
     source : str
-        Where the criterion comes from; ``"mine"`` will do.
+        Where the criterion comes from, such as a paper, or ``"mine"``.
     formula : str
         The score in one line.
     needs : iterable of str
-        ``"weight"``, ``"generator"`` for one that draws random numbers, and what it needs of
-        evidence; see `Criterion`.
+        ``"weight"``; ``"generator"`` for a criterion that draws random numbers; and what it needs
+        from evidence: see `Criterion`.
     scope : str
         ``"layer"`` or ``"global"``: where its scores can be compared.
     granularity : str or iterable of str
-        ``"weight"``: the function gets a tensor of weights and gives scores of its shape.
-        ``"unit"``: it gets a matrix, shape (units, numbers), and gives one score a unit.
+        ``"weight"``: the function gets a tensor of weights and returns scores of its shape.
+        ``"unit"``: it gets a matrix, shape (units, numbers), and returns one score per unit.
     unit : callable, optional
-        What is called for units, if that is another function.
+        The function that is called for units, if it is another one.
 
     Raises
     ------
@@ -115,39 +120,39 @@ def register(
     for need in needs:
         checks.choice(need, "needs", NEEDS)
     checks.choice(scope, "scope", SCOPES)
-    ranks = (granularity,) if isinstance(granularity, str) else tuple(granularity)
-    for what in ranks:
-        checks.choice(what, "granularity", GRANULARITIES)
+    granularities = (granularity,) if isinstance(granularity, str) else tuple(granularity)
+    for one in granularities:
+        checks.choice(one, "granularity", GRANULARITIES)
 
-    def check() -> None:
+    def check_name_is_new() -> None:
         if name in CRITERIA:
             raise ArgumentError(f"criterion {name!r} is registered already. Choose another name.")
 
-    check()
+    check_name_is_new()
 
     def add(fn: Callable[..., Any]) -> Callable[..., Any]:
-        check()
-        CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula, ranks, unit)
+        check_name_is_new()
+        CRITERIA[name] = Criterion(name, fn, needs, scope, source, formula, granularities, unit)
         return fn
 
     return add
 
 
 def criterion(name: str, granularity: str = "weight") -> Criterion:
-    """Return a registered criterion that can rank weights, or units; or raise with the nearest name.
+    """Return a registered criterion for weights or units; raise with the nearest name if unknown.
 
     >>> criterion("magnitude", "unit")
     Traceback (most recent call last):
     ...
     pruneviz.ArgumentError: criterion 'magnitude' scores single weights, not units. For units: activation, apoz, fisher, l1, l2, lamp, obs, random, taylor, wanda.
     """
-    fit = sorted(n for n, c in CRITERIA.items() if granularity in c.granularity)
-    if isinstance(name, str) and name in CRITERIA and name not in fit:
-        does, wanted = (
+    usable = sorted(n for n, c in CRITERIA.items() if granularity in c.granularity)
+    if isinstance(name, str) and name in CRITERIA and name not in usable:
+        scored, wanted = (
             ("units", "weights") if granularity == "weight" else ("single weights", "units")
         )
         also = "; for units pass `groups`" if granularity == "weight" else ""
         raise ArgumentError(
-            f"criterion {name!r} scores {does}, not {wanted}. For {wanted}: {', '.join(fit)}{also}."
+            f"criterion {name!r} scores {scored}, not {wanted}. For {wanted}: {', '.join(usable)}{also}."
         )
-    return CRITERIA[checks.choice(name, "criterion", fit, what="criterion")]
+    return CRITERIA[checks.choice(name, "criterion", usable, what="criterion")]

@@ -1,4 +1,4 @@
-"""What a criterion is told of the evidence, weight by weight or unit by unit."""
+"""Which part of the evidence does a criterion get? For a weight tensor, or for a group of units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pruneviz.model.layers import blocks_of, consumers, is_conv1d, weight_of, we
 from pruneviz.model.tensors import held
 from pruneviz.selection.criteria.registry import Criterion
 
-HOW = {
+HOW_TO_COLLECT = {
     "grad_sq": "gradients, but `evidence` has none. Collect them: "
     "pv.collect(model, batches, loss=F.cross_entropy).",
     "input_sq": "what the layers read. Collect it: pv.collect(model, batches).",
@@ -33,15 +33,16 @@ class Facts:
     Raises
     ------
     ArgumentError
-        If it needs evidence, and there is none, or it is of another model.
+        If the criterion needs evidence, but none was passed, or that of another model.
     """
 
     def __init__(self, chosen: Criterion, evidence: Evidence | None, model: nn.Module) -> None:
         self.chosen = chosen
         self.needs = [n for n in chosen.evidence if n not in ("reads", "model")]
         self.layers = consumers(model) if chosen.evidence else {}
-        self.seen = evidence
-        self.same: dict[str, str] = {}  # every name of a tied weight to the one the evidence has
+        self.given = evidence
+        # each name of a weight to the name that the evidence has: a tied weight has several
+        self.known_as: dict[str, str] = {}
         if not chosen.evidence:
             return
         if evidence is None:
@@ -57,34 +58,34 @@ class Facts:
             by_tensor.setdefault(id(h.tensor), []).append(name)
         for names in by_tensor.values():
             known = next((n for n in names if self._known(n)), None)
-            self.same |= dict.fromkeys(names, known) if known is not None else {}
+            self.known_as |= dict.fromkeys(names, known) if known is not None else {}
 
     def has(self, weight: str) -> bool:
         """Whether there is evidence for a weight, if any is needed."""
-        return not self.needs or weight in self.same
+        return not self.needs or weight in self.known_as
 
     def of(self, weight: Tensor, name: str) -> dict[str, Tensor]:
         """Return what is needed for a weight: tensors of its shape."""
         found = {}
         for need in self.needs:
-            assert self.seen is not None
-            known = self.same[name]
+            assert self.given is not None
+            known = self.known_as[name]
             if need == "input_sq":
                 found[need] = self._input_sq(known).to(weight.device)
             else:
-                found[need] = getattr(self.seen, need)[known].to(weight.device)
+                found[need] = getattr(self.given, need)[known].to(weight.device)
         return found
 
     def of_units(self, group: Group) -> dict[str, Any]:
-        """Return the moments of a group's units where they are first read: shape (units, k)."""
+        """Return the moments of a group's units at their first consumer: shape (units, k)."""
         if "reads" not in self.chosen.evidence:
             return {}
-        assert self.seen is not None
-        return {"reads": self.seen.of_units(group)[1]}
+        assert self.given is not None
+        return {"reads": self.given.of_units(group)[1]}
 
     def missing(self, where: str) -> ArgumentError:
-        """Say what is missing, and how to collect it."""
-        how = HOW["grad_sq" if self._gradients() else "input_sq"]
+        """Return an error that says what is missing and how to collect it."""
+        how = HOW_TO_COLLECT["grad_sq" if self._gradients() else "input_sq"]
         of = f" for the layers {where}" if where else ""
         return ArgumentError(f"criterion {self.chosen.name!r} needs{of} {how}")
 
@@ -92,24 +93,22 @@ class Facts:
         return bool({"grad_sq", "fisher", "model"} & set(self.chosen.evidence))
 
     def _known(self, name: str) -> bool:
-        assert self.seen is not None
+        assert self.given is not None
         layer = layer_name(name)
         return all(
-            layer in self.seen.inputs and name.endswith("weight") and layer in self.layers
+            layer in self.given.inputs and name.endswith("weight") and layer in self.layers
             if need == "input_sq"
-            else name in getattr(self.seen, need)
+            else name in getattr(self.given, need)
             for need in self.needs
         )
 
     def _input_sq(self, name: str) -> Tensor:
-        """Mean square of what each weight multiplies; shape of the weight."""
-        assert self.seen is not None
+        """Return the mean square of what each weight multiplies; shape of the weight."""
+        assert self.given is not None
         module = self.layers[layer_name(name)]
         groups, outputs, n = blocks_of(module).shape
-        square = self.seen.columns(
-            layer_name(name)
-        ).square  # (n,), (groups, n), or of channels alone
-        # no patches: their channels, tap after tap
+        square = self.given.columns(layer_name(name)).square  # (n,), (groups, n) or (channels,)
+        # (channels,): no patches were collected, so repeat a channel for each tap of the kernel
         square = square.flatten().repeat_interleave(groups * n // square.numel())
         square = square.reshape(groups, 1, n).expand(groups, outputs, n)
         shape = weight_of(module).shape

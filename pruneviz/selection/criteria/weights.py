@@ -1,4 +1,4 @@
-"""Criteria that look at the weights alone."""
+"""Which criteria need the weights only? Magnitude, LAMP, norms of units, and random numbers."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def magnitude(weight: Tensor) -> Tensor:
     unit=lambda matrix: lamp(torch.linalg.vector_norm(matrix, dim=1)),
 )
 def lamp(weight: Tensor) -> Tensor:
-    """Score each weight by its square relative to what is left of the layer when it goes.
+    """Score each weight by its square ÷ the sum of squares of this and all larger weights.
 
-    The scores of all layers can be compared: the last weight of every layer scores 1, so that no
-    layer vanishes. Among equal weights the first in the tensor scores lowest. For units the norm of
-    all numbers of a unit takes the place of a weight.
+    The scores of different layers can be compared: the largest weight of every layer scores 1, so
+    that no layer is removed completely. Of equal weights, the first in the tensor scores lowest.
+    For units, the norm of a unit's weights replaces the single weight.
 
     References
     ----------
@@ -56,9 +56,9 @@ def lamp(weight: Tensor) -> Tensor:
     """
     square = weight.double().reshape(-1) ** 2
     order = torch.argsort(square, stable=True)
-    rising = square[order]
-    left = rising.flip(0).cumsum(0).flip(0)  # sum over this weight and all larger ones
-    ratio = torch.where(left > 0, rising / left, 0.0)  # a layer of zeros scores 0
+    ascending = square[order]
+    remaining = ascending.flip(0).cumsum(0).flip(0)  # sum over this weight and all larger ones
+    ratio = torch.where(remaining > 0, ascending / remaining, 0.0)  # a layer of zeros scores 0
     return torch.empty_like(square).index_copy_(0, order, ratio).view_as(weight)
 
 
@@ -96,7 +96,7 @@ def l2(matrix: Tensor) -> Tensor:
     References
     ----------
     Li, Kadav, Durdanovic, Samet, Graf 2017, "Pruning Filters for Efficient ConvNets",
-    arXiv:1608.08710, which finds it no better and no worse than the sum of absolute values.
+    arXiv:1608.08710, who find it neither better nor worse than the sum of absolute values.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def l2(matrix: Tensor) -> Tensor:
     granularity=GRANULARITIES,
 )
 def random(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Score each weight, or unit, by a random number: what every criterion must beat.
+    """Score each weight, or unit, by a random number: the baseline that every criterion must beat.
 
     References
     ----------

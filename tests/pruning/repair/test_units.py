@@ -662,7 +662,7 @@ def test_evidence_of_another_model():
     model, x = small()
     other = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)).double()
     text = (
-        "`evidence` is of another model: it saw a weight of shape (4, 2) in layer '0', which has the "
+        "`evidence` is of another model: it has a weight of shape (4, 2) in layer '0', which has the "
         "shape (3, 2) here. Collect it: pv.collect(model, batches)."
     )
     with refused(text):

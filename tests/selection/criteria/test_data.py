@@ -296,7 +296,7 @@ def test_heads_are_scored_by_what_the_projection_reads():
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "fisher", "wanda", "activation", "apoz", "lamp"])
-def test_the_model_stays_as_it_is(criterion):
+def test_the_model_is_not_changed(criterion):
     model, groups = two()
     evidence, before = seen(model, X, [1.0, 2.0]), snapshot(model)
     pv.score(model, criterion, groups=groups, evidence=evidence)
@@ -307,7 +307,7 @@ def test_the_model_stays_as_it_is(criterion):
 
 
 @pytest.mark.parametrize("criterion", ["wanda", "taylor", "fisher"])
-def test_a_layer_that_was_not_watched_stays_whole(criterion):
+def test_nothing_is_removed_from_a_layer_without_evidence(criterion):
     model = nn.Sequential(linear([[1.0, 1.0], [1.0, -1.0]]), nn.ReLU(), linear([[2.0, -3.0]]))
     evidence = seen(model, X, [1.0, 2.0], layers=["2"])
     scores = pv.score(model, criterion, evidence=evidence)
@@ -372,7 +372,7 @@ def deep() -> nn.Module:
     [
         (
             "activation",
-            "`evidence` saw no layer that reads group '0' (2). Collect it from all layers: "
+            "`evidence` has no layer that reads group '0' (2). Collect it from all layers: "
             "pv.collect(model, batches).",
         ),
         (
@@ -382,7 +382,7 @@ def deep() -> nn.Module:
         ),
     ],
 )
-def test_a_group_that_nobody_watched(criterion, text):
+def test_a_group_without_evidence(criterion, text):
     model = deep()
     groups = pv.find_groups(model, X)
     with refused(text):
@@ -394,7 +394,7 @@ def test_evidence_of_another_model(criterion):
     model, groups = two()
     other = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
     text = (
-        "`evidence` is of another model: it saw a weight of shape (4, 2) in layer '0', which has the "
+        "`evidence` is of another model: it has a weight of shape (4, 2) in layer '0', which has the "
         "shape (2, 2) here. Collect it: pv.collect(model, batches)."
     )
     with refused(text):

@@ -36,7 +36,7 @@ def reader(units: int, k: int, outputs: int, *, full: bool = True, layer: str = 
 
 
 def loss(r: Reader, gone: set[int], blind: set[int] = frozenset()) -> float:
-    """tr(F ΔW H ΔWᵀ) when units are gone and the others re-fitted by least squares."""
+    """tr(F ΔW H ΔWᵀ) when units are removed and the others re-fitted by least squares."""
     h = r.covariance + obs.DAMPING * r.covariance.diagonal().mean() * torch.eye(len(r.covariance))
     f = torch.diag(r.curvature) if r.curvature.ndim == 1 else r.curvature.clone()
     for row in blind:
@@ -51,7 +51,7 @@ def loss(r: Reader, gone: set[int], blind: set[int] = frozenset()) -> float:
 
 
 def work(layers: list[LayerWork], left: dict[str, int], units: dict[str, int]) -> float:
-    """MACs of all layers when so many units of each group are left."""
+    """MACs of all layers for a number of kept units per group."""
 
     def share(g: str) -> float:
         return left[g] / units[g] if g in left else 1.0
@@ -62,7 +62,7 @@ def work(layers: list[LayerWork], left: dict[str, int], units: dict[str, int]) -
 def brute(
     readers: dict[str, list[Reader]], layers: list[LayerWork] = ()
 ) -> list[tuple[str, int, float]]:
-    """Try every unit at each step; return which goes, and what it costs."""
+    """Try every unit at each step; return which is removed, and its cost."""
     units = {g: len(rs[0].index) for g, rs in readers.items()}
     gone: dict[str, set[int]] = {g: set() for g in readers}
     blind: dict[str, set[int]] = {x.name: set() for x in layers}
@@ -93,7 +93,7 @@ def brute(
 
 
 def order(scores: dict[str, Tensor]) -> list[tuple[str, int]]:
-    """Groups and units in the order in which they go, without the last of each group."""
+    """Groups and units in the order of removal, without the last of each group."""
     all_of = [(float(v), g, u) for g, vs in scores.items() for u, v in enumerate(vs) if v < 1]
     return [(g, u) for _, g, u in sorted(all_of)]
 
@@ -109,17 +109,17 @@ def test_the_costs_are_those_of_brute_force_step_by_step(units, k, outputs, full
     for _ in range(units - 1):
         left = sorted(set(range(units)) - gone)
         want = [sum(loss(r, gone | {u}) - loss(r, gone) for r in rs) for u in left]
-        np.testing.assert_allclose(surgeon.price[left], want, rtol=1e-7, atol=1e-10)
-        assert torch.isinf(surgeon.price[sorted(gone)]).all()
+        np.testing.assert_allclose(surgeon.cost[left], want, rtol=1e-7, atol=1e-10)
+        assert torch.isinf(surgeon.cost[sorted(gone)]).all()
         u = left[int(np.argmin(want))]
         surgeon.remove(torch.tensor([u]))
         gone.add(u)
-    assert surgeon.left == 1
+    assert surgeon.kept == 1
 
 
 @settings(max_examples=25)
 @given(st.integers(2, 6), st.integers(1, 3), st.integers(0, 2**20))
-def test_one_group_goes_in_the_order_of_brute_force(units, k, seed):
+def test_one_group_is_removed_in_the_order_of_brute_force(units, k, seed):
     torch.manual_seed(seed)
     readers = {"a": [reader(units, k, 3), reader(units, 2, 2, full=False)]}
     scores = eliminate(readers)
@@ -146,12 +146,12 @@ def chain(seed: int) -> tuple[dict[str, list[Reader]], list[LayerWork]]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_several_groups_go_in_the_order_of_brute_force(seed):
+def test_several_groups_are_removed_in_the_order_of_brute_force(seed):
     readers, layers = chain(seed)
     assert order(eliminate(readers, layers)) == [(g, u) for g, u, _ in brute(readers, layers)]
 
 
-def test_outputs_that_are_gone_are_left_out_of_account():
+def test_removed_outputs_are_ignored():
     torch.manual_seed(0)
     r = reader(4, 2, 5, layer="fc2")
     surgeon = Surgeon([r])
@@ -159,9 +159,9 @@ def test_outputs_that_are_gone_are_left_out_of_account():
     surgeon.drop_outputs("fc2", torch.tensor([0, 3]))
     surgeon.drop_outputs("another", torch.tensor([1]))
     want = [loss(r, {1, u}, {0, 3}) - loss(r, {1}, {0, 3}) for u in (0, 2, 3)]
-    np.testing.assert_allclose(surgeon.price[[0, 2, 3]], want, rtol=1e-8)
-    surgeon.drop_outputs("fc2", torch.tensor([1, 2, 4]))  # nobody looks any more
-    np.testing.assert_allclose(surgeon.price[[0, 2, 3]], np.zeros(3), atol=1e-12)
+    np.testing.assert_allclose(surgeon.cost[[0, 2, 3]], want, rtol=1e-8)
+    surgeon.drop_outputs("fc2", torch.tensor([1, 2, 4]))  # no output is left
+    np.testing.assert_allclose(surgeon.cost[[0, 2, 3]], np.zeros(3), atol=1e-12)
 
 
 # -- by hand -------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def independent(weight: list[float], variance: list[float]) -> Reader:
 def test_units_that_have_nothing_in_common_cost_weight_times_variance():
     surgeon = Surgeon([independent([2.0, 1.0, 3.0], [1.0, 9.0, 2.0])])
     damped = np.array([1.0, 9.0, 2.0]) + obs.DAMPING * 4.0
-    np.testing.assert_allclose(surgeon.price, np.array([4.0, 1.0, 9.0]) * damped)
+    np.testing.assert_allclose(surgeon.cost, np.array([4.0, 1.0, 9.0]) * damped)
     scores = eliminate({"a": [independent([2.0, 1.0, 3.0], [1.0, 9.0, 2.0])]})
     assert scores["a"].tolist() == [1 / 3, 2 / 3, 1.0]
 
@@ -196,10 +196,10 @@ def test_what_a_unit_saves(layer, left, saves):
     groups = {g: Surgeon([reader(n, 1, 2)]) for g, n in {"a": 6, "b": 10}.items() if g in left}
     for g, n in left.items():
         groups[g].remove(torch.arange(groups[g].units - n))
-    assert obs._saves("a", groups, [layer]) == pytest.approx(saves)
+    assert obs._saved_macs("a", groups, [layer]) == pytest.approx(saves)
 
 
-def test_what_saves_more_goes_first():
+def test_a_unit_that_saves_more_macs_is_removed_first():
     readers = {g: [independent([1.0, 1.0], [1.0, 1.0])] for g in "ab"}
     layers = [LayerWork("fc1", 10.0, "a", ""), LayerWork("fc2", 1000.0, "b", "")]
     assert order(eliminate(readers, layers))[0] == ("b", 0)
@@ -235,11 +235,11 @@ def test_without_damping_the_scale_of_a_unit_does_not_matter(monkeypatch):
         r.weight / size, r.covariance * size * size[:, None], r.curvature, r.index, r.layer
     )
     one, other = Surgeon([r]), Surgeon([scaled])
-    torch.testing.assert_close(one.price, other.price)
+    torch.testing.assert_close(one.cost, other.cost)
     assert order(eliminate({"a": [r]})) == order(eliminate({"a": [scaled]}))
 
 
-def test_many_units_go_several_at_once(monkeypatch):
+def test_of_many_units_several_are_removed_at_once(monkeypatch):
     r = independent([float(w) for w in range(1, 12)], [1.0] * 11)
     slow = eliminate({"a": [r]})
     monkeypatch.setattr(obs, "STEPS", 4)  # three at once
@@ -250,7 +250,7 @@ def test_a_group_of_one_keeps_its_unit():
     assert eliminate({"a": [reader(1, 2, 3)]})["a"].tolist() == [1.0]
 
 
-def test_what_never_varies_goes_first_whatever_its_weight():
+def test_a_constant_unit_is_removed_first_whatever_its_weight():
     scores = eliminate({"a": [independent([1.0, 1e3, 0.1], [1.0, 0.0, 1.0])]})
     assert scores["a"].tolist() == [1.0, 1 / 3, 2 / 3]
 
@@ -336,7 +336,7 @@ def plant(model: nn.Module, group: pv.Group) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_dead_and_doubled_units_go_first(name):
+def test_dead_and_redundant_units_are_removed_first(name):
     model, x, layer = ready(name)
     groups = pv.find_groups(model, x[:2])
     (group,) = (g for g in groups if g.name == layer)
@@ -366,7 +366,7 @@ def test_the_costs_of_a_network_by_hand():
 
 
 class Cat(nn.Module):
-    """`last` reads the units of two groups, and the input itself; `a` makes units for nobody else."""
+    """`last` reads the units of two groups, and the input itself; only `last` reads the units of `a`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -376,10 +376,10 @@ class Cat(nn.Module):
         return self.last(torch.cat([self.a(x).relu(), self.b(x).relu(), x], 1))
 
 
-def told(
+def arguments_of(
     monkeypatch, model: nn.Module, x: Tensor
 ) -> tuple[dict[str, list[Reader]], list[LayerWork]]:
-    """Return what `eliminate` is told of a network."""
+    """Return the arguments of `eliminate` for a network."""
     calls = []
     monkeypatch.setattr(
         elimination, "eliminate", lambda *args: calls.append(args) or eliminate(*args)
@@ -390,7 +390,7 @@ def told(
 
 def test_a_layer_that_reads_two_groups_is_shared_out(monkeypatch):
     model, x = Cat().double(), torch.randn(50, 6).double()
-    readers, layers = told(monkeypatch, model, x)
+    readers, layers = arguments_of(monkeypatch, model, x)
     of_last = {k.reads: k.macs for k in layers if k.name == "last"}
     assert of_last == pytest.approx({"a": 5 * 4, "b": 3 * 4, "": 6 * 4})
     assert [(r.layer, r.weight.shape) for r in readers["b"]] == [("last", (4, 3))]
@@ -401,7 +401,7 @@ def test_a_layer_that_reads_two_groups_is_shared_out(monkeypatch):
 
 def test_channels_of_a_grouped_convolution_are_read_by_their_block(monkeypatch):
     model, x, _ = ready("grouped")
-    readers, _ = told(monkeypatch, model, x)
+    readers, _ = arguments_of(monkeypatch, model, x)
     (r,) = readers["0"]
     want = torch.block_diag(*model[2].weight.data.flatten(1).unflatten(0, (2, 2)))
     torch.testing.assert_close(r.weight, want)
@@ -426,7 +426,7 @@ def test_the_layers_have_the_macs_of_the_model(monkeypatch, build):
         build, (2, 9, 9) if build is normed else (2, 8, 8)
     )
     model, x = build().double(), torch.randn(20, *shape).double()
-    _, layers = told(monkeypatch, model, x)
+    _, layers = arguments_of(monkeypatch, model, x)
     assert sum(k.macs for k in layers) == pytest.approx(pv.measure(model, x[:1]).macs)
 
 
