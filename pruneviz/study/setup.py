@@ -18,7 +18,7 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.cost import measure
 from pruneviz.model.batches import listed
-from pruneviz.pruning.repair.ladder import RUNGS, check_source
+from pruneviz.pruning.repair.ladder import RUNGS, check_repair_data
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.criteria.requirements import Facts
@@ -94,7 +94,7 @@ class Question:
                     "those have 'none' and 'lstsq'. Pass granularity='unit', or run two sweeps."
                 )
             if rung != "none":
-                check_source(rung, evidence, batches)
+                check_repair_data(rung, evidence, batches)
         measure(model, example_input)  # does the example fit?
         data = None if batches is None else listed(batches, "learn from")
         needed = any(c.evidence for c in chosen) or {"fold", "merge"} & set(rungs)
