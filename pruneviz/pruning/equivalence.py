@@ -36,10 +36,7 @@ def difference_of(
     data = list(data)
     try:
         return *_difference(before, after, data, varied, True), True
-    except (
-        NotImplementedError,
-        RuntimeError,
-    ):  # no float64 kernel; any other error is raised again
+    except (NotImplementedError, RuntimeError):  # no float64 kernel; others are raised again
         return *_difference(before, after, data, varied, False), False
 
 

@@ -145,7 +145,7 @@ def bake(model: nn.Module) -> nn.Module:
     new = copy_of(checks.unwrapped(model))
     for module in list(new.modules()):
         # torch registers an unmasked weight last: restore the old order of the parameters
-        order = _parameter_order(module)
+        order = _param_order(module)
         for attribute in masked_attributes(module):
             _remove_mask(module, attribute)
         params = {name: module._parameters[name] for name in order}
@@ -191,16 +191,12 @@ def _add_mask(module: nn.Module, attribute: str, keep: Tensor) -> None:
             if isinstance(step, Mask):
                 step.keep = step.keep & keep
     else:
-        place = (
-            _parameter_order(module).index(attribute)
-            if attribute in _parameter_order(module)
-            else 0
-        )
+        place = _param_order(module).index(attribute) if attribute in _param_order(module) else 0
         held_at_zero = Mask(keep.clone(), place)
         parametrize.register_parametrization(module, attribute, held_at_zero, unsafe=True)
 
 
-def _parameter_order(module: nn.Module) -> list[str]:
+def _param_order(module: nn.Module) -> list[str]:
     """Names of a module's own parameters, in the order from before any mask was added."""
     order = list(module._parameters)
     masks = {a: s for a in masked_attributes(module) for s in steps(module, a)}

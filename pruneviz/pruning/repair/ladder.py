@@ -65,7 +65,7 @@ def fold(mean: Tensor, keep: Tensor) -> Substitute:
 def merge(
     mean: Tensor, covariance: Tensor, keep: Tensor, index: Tensor, *, fit_bias: bool = True
 ) -> Substitute:
-    """Replace each removed unit by its twin, the most similar kept unit, times a factor, plus a rest.
+    """Replace each removed unit by its twin, the most similar kept unit, times a factor plus a rest.
 
     Exact where the removed unit is a multiple of its twin plus a constant.
 
@@ -84,8 +84,9 @@ def merge(
 
     References
     ----------
-    Srinivas & Babu 2015, "Data-fit_bias parameter pruning for deep neural networks", arXiv:1507.06149;
-    Kim et al. 2020, "Neuron Merging", arXiv:2010.13160. Here twins are chosen by activations, not by weights.
+    Srinivas & Babu 2015, "Data-free parameter pruning for deep neural networks", arXiv:1507.06149;
+    Kim et al. 2020, "Neuron Merging", arXiv:2010.13160. Both choose a twin by its weights; here it is
+    chosen by its activations.
 
     Examples
     --------
@@ -97,10 +98,8 @@ def merge(
     mean, square = mean.double(), covariance.double()  # (n,), (n, n)
     if not fit_bias:  # about 0, not about the mean: a line through 0
         square = square + mean.unsqueeze(1) * mean  # (n, n)
-    # summed over the columns of a unit, so that each pair of units gets one number
-    product = sum(
-        square[index[:, j]][:, index[:, j]] for j in range(index.shape[1])
-    )  # (units, units)
+    # (units, units): summed over the columns of a unit, so that each pair of units gets one number
+    product = sum(square[index[:, j]][:, index[:, j]] for j in range(index.shape[1]))
     power = product.diagonal().clamp(min=0)  # type: ignore[union-attr]  # (units,)
     kept_units = keep[index[:, 0]]  # (units,)
     similarity = (product / (power.unsqueeze(1) * power).sqrt()).abs()  # (units, units)

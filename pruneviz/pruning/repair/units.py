@@ -136,9 +136,8 @@ def merge_without_data(
     """Replace removed units by their constants or their twins by weights alone, in place."""
     dense = consumers(model)
     for site in sites:
-        if (
-            len(site.columns) > 1
-        ):  # a twin may lie in another block, which these outputs do not read
+        # in a grouped convolution a twin may lie in another block, which these outputs do not read
+        if len(site.columns) > 1:
             continue
         keep = site.columns[0]
         row, position = torch.cumsum(~keep, 0) - 1, torch.cumsum(keep, 0) - 1

@@ -35,9 +35,8 @@ def fold_watcher(
         c, index = c.to(weight.device), torch.from_numpy(at).to(weight.device)
         if end.blocks > 1:
             each = weight.shape[1]
-            rows = weight.reshape(end.blocks, -1, each, weight[0, 0].numel()).sum(
-                -1
-            )  # (b, out, each)
+            # (blocks, out, each)
+            rows = weight.reshape(end.blocks, -1, each, weight[0, 0].numel()).sum(-1)
             full = torch.zeros(end.blocks * each, dtype=c.dtype, device=c.device)
             full[index] = c
             extra = torch.einsum("bok,bk->bo", rows, full.reshape(end.blocks, each)).reshape(-1)

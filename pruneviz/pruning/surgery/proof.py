@@ -6,9 +6,9 @@ model. The shrunken model must equal the masked one: ``max|shrunken − masked|`
 the size of the outputs and with ``max|masked − dense|``, the effect of the mask. The second limit is
 needed because a wrong cut of units with little effect would pass the first.
 
-All runs are in float64. In float32 rounding alone gives relative differences of about 1e-5, and a
-wrong cut (a stale number of heads) was once off by only 1e-5; in float64 rounding stays below 1e-10.
-Only where an operator has no float64 kernel the runs are in the model's own type, with a wider limit.
+All runs are in float64, because in float32 a wrong cut can be as small as rounding: a stale number of
+heads once changed the outputs by only 1e-5. In float64 rounding stays below 1e-10. If an operator has
+no float64 kernel, the runs are in the model's own type, with a wider limit.
 """
 
 from __future__ import annotations
@@ -66,9 +66,8 @@ class Proof:
         if not math.isfinite(self.error):
             return False
         limit = (LIMIT if self.in_float64 else LIMIT_FLOAT32) * self.scale
-        floor = (
-            1e-13 if self.in_float64 else 1e-6
-        ) * self.scale  # rounding even if the effect is 0
+        # a difference below this is rounding, even if the effect is 0
+        floor = (1e-13 if self.in_float64 else 1e-6) * self.scale
         return self.error <= max(floor, min(limit, 1e-3 * self.effect))
 
 
@@ -123,10 +122,7 @@ def reference(
     """
     try:
         return _reference(w, example, removed, roles, watch, True)
-    except (
-        NotImplementedError,
-        RuntimeError,
-    ):  # no float64 kernel; any other error is raised again
+    except (NotImplementedError, RuntimeError):  # no float64 kernel; others are raised again
         return _reference(w, example, removed, roles, watch, False)
 
 

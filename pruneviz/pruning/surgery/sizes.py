@@ -148,10 +148,8 @@ def attribute_choices(w: Walk, model: nn.Module, removed: np.ndarray) -> Iterato
     counts only sizes that change. Then come parts of the second set, by attribute names, small
     parts first.
     """
-    all_sizes, changed = (
-        _new_sizes(w, removed, changed_only=False),
-        _new_sizes(w, removed, changed_only=True),
-    )
+    all_sizes = _new_sizes(w, removed, changed_only=False)
+    changed = _new_sizes(w, removed, changed_only=True)
     tried: list[Attributes] = [()]
     unambiguous, candidates = _candidates(model, all_sizes), _candidates(model, changed)
     names = list(dict.fromkeys(name for _, name, _ in candidates))
