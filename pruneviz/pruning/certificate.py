@@ -74,7 +74,7 @@ def certify(
     low: float | Tensor | None = None,
     high: float | Tensor | None = None,
 ) -> Certificate:
-    """Compare a model with the smaller one made from it, and say how far their outputs are the same.
+    """Compare a model with the smaller one made from it; say how far their outputs are the same.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Which units can be removed without changing the outputs: dead, constant, unread, redundant.
 
-Two kinds of knowledge are used. *Proved*: from the weights alone, for every input of a box (interval
-bounds, consumers' weights that are all 0, equal incoming weights). *Observed*: true on the collected
-batches only, and used only where `evidence` is passed.
+Two kinds of knowledge are used. *Proved*: from the weights alone, for every input of a box
+(interval bounds, consumers' weights that are all 0, equal incoming weights). *Observed*: true on
+the collected batches only, and used only where `evidence` is passed.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def lossless_plan(
     """Return the plan that drops all units whose removal does not change the outputs.
 
     These units are *proved* to be one of three kinds: the activation is 0 or constant for every
-    input of a box (by `bounds`); no consumer reads the unit, because all of its weights there are 0;
-    or the unit equals another one, or a multiple of it where the operators between producer and
+    input of a box (by `bounds`); no consumer reads the unit, because all of its weights there are
+    0; or the unit equals another one, or a multiple of it where the operators between producer and
     consumer keep multiples. With `evidence`, units are also dropped that were only *observed* to be
     dead, constant or redundant on the collected batches.
 
     ``shrink(model, plan, example_input=x, repair="merge")`` removes the units and keeps the outputs
-    (pass ``evidence=evidence`` there if it was passed here). `certify` says whether this is proved or
-    observed. A constant unit that enters a zero-padded convolution is kept: at the border the
+    (pass ``evidence=evidence`` there if it was passed here). `certify` says whether this is proved
+    or observed. A constant unit that enters a zero-padded convolution is kept: at the border the
     convolution reads 0 in place of the constant, so no bias can replace it.
 
     Parameters
@@ -105,8 +105,9 @@ def lossless_plan(
     equal = pairs[(pairs["scale"] - 1).abs() <= 1e-9]
     plan = _drop_units(whole, inactive, equal)
     if len(pairs) > len(equal):
-        # Equal weights give equal activations after any pointwise operator. A multiple of the weights gives a
-        # multiple of the activation only after some (ReLU, not GELU), so this is tested by a run.
+        # Equal weights give equal activations after any pointwise operator. A multiple of the
+        # weights gives a multiple of the activation only after some (ReLU, not GELU), so this is
+        # tested by a run.
         with_multiples = _drop_units(whole, inactive, pairs)
         plan = with_multiples if _same_outputs(model, example_input, with_multiples) else plan
     if evidence is not None and any(

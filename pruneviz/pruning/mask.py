@@ -37,8 +37,8 @@ def mask(
     """Return a copy of the model in which the weights that the plan drops are zero and stay zero.
 
     All shapes stay the same: a masked model is neither smaller nor faster. The mask survives
-    `copy.deepcopy`, `state_dict` and training, also with momentum and weight decay. Masking a masked
-    model drops the weights that either mask drops.
+    `copy.deepcopy`, `state_dict` and training, also with momentum and weight decay. Masking a
+    masked model drops the weights that either mask drops.
 
     A unit is silenced in its producer: the slices of role ``"out"`` (rows, bias, norm affine) are
     zero; the consumers' columns do not change. Parameters are held at zero. Floating-point buffers,

@@ -47,9 +47,9 @@ def prune(
 ) -> nn.Module:
     """Remove the least important units of a model, and return the smaller model.
 
-    Does the same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other. In
-    our measurements without training, the second-order criterion with least squares loses the least
-    accuracy::
+    Does the same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other.
+    In our measurements without training, the second-order criterion with least squares loses the
+    least accuracy::
 
         evidence = pv.collect(model, batches, loss=F.cross_entropy)
         small = pv.prune(model, x, macs=0.5, criterion="obs", repair="lstsq", evidence=evidence, batches=batches)

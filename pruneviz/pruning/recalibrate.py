@@ -27,7 +27,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     model : nn.Module
         Not changed.
     batches : iterable
-        As for `collect`; targets are ignored. A batch of one example is refused: it has no variance.
+        As for `collect`; targets are ignored. A batch of one example is refused: it has no
+        variance.
 
     Returns
     -------

@@ -34,9 +34,10 @@ def rescale(
 ) -> nn.Module:
     """Return a model with the same outputs, in which some units have larger activations.
 
-    The incoming weights and the bias of a unit are multiplied by a factor, and the columns that read
-    it are divided by the same factor. ReLU passes a positive factor through, so only the weights
-    change. A criterion that judges what a network *computes* must give the same ranking afterwards.
+    The incoming weights and the bias of a unit are multiplied by a factor, and the columns that
+    read it are divided by the same factor. ReLU passes a positive factor through, so only the
+    weights change. A criterion that judges what a network *computes* must give the same ranking
+    afterwards.
 
     Parameters
     ----------
@@ -46,7 +47,8 @@ def rescale(
         As for `find_groups`.
     groups : Groups
         From `find_groups` on the same model. Where a factor does not pass through (after GELU or
-        sigmoid, before a softmax, in a norm over the units), the units of the group are not changed.
+        sigmoid, before a softmax, in a norm over the units), the units of the group are not
+        changed.
     factor : float
         Greater than 0. A power of two does not change the mantissa of most weights.
     share : float
@@ -59,8 +61,8 @@ def rescale(
     -------
     nn.Module
         A new model. Its outputs in eval mode were compared with the old ones, in float64, on
-        `example_input` and variations of it. BatchNorm keeps its running variance, so after training
-        or `recalibrate` the two models would differ.
+        `example_input` and variations of it. BatchNorm keeps its running variance, so after
+        training or `recalibrate` the two models would differ.
 
     Raises
     ------
@@ -130,7 +132,7 @@ def _scale(group: Group, tensors: Mapping[str, Held], chosen: np.ndarray, factor
         entry = tensors[unmasked_name(s.tensor)]
         module, attribute = entry.holders[0]
         key = (id(entry.tensor), s.dim, s.role)
-        # the input of a batch norm is scaled already: scaling its weight would apply the factor twice
+        # the input of a batch norm is scaled already; its weight would apply the factor twice
         norm = isinstance(module, _BatchNorm) and attribute == "weight"
         reads = s.role == "in" and s.layer in consumers
         t: Tensor = entry.tensor

@@ -58,11 +58,11 @@ def shrink(
 ) -> nn.Module:
     """Return a smaller model without the units that the plan drops, checked against the masked one.
 
-    Parameters, buffers and the sizes stored in the layers are cut. Where a silenced unit reaches its
-    consumer as a constant (a sigmoid gives 0.5), the constant is added to the consumer's bias. Then
-    the new model is compared with ``mask(model, plan)``, in float64, on at least eight examples:
-    ``max|Δ| ÷ max|output| ≤ 1e-10``. For this comparison a norm over removed units is evaluated over
-    the kept units.
+    Parameters, buffers and the sizes stored in the layers are cut. Where a silenced unit reaches
+    its consumer as a constant (a sigmoid gives 0.5), the constant is added to the consumer's bias.
+    Then the new model is compared with ``mask(model, plan)``, in float64, on at least eight
+    examples: ``max|Δ| ÷ max|output| ≤ 1e-10``. For this comparison a norm over removed units is
+    evaluated over the kept units.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ def shrink(
         Arguments of the forward, as for `find_groups`.
     repair : str
         How layers that lose inputs are repaired, after the comparison. ``"none"``: not at all.
-        ``"fold"``: the mean of each removed unit is added to their biases, or to the running mean of
-        a batch norm behind them. ``"merge"``: the weights of a removed unit are added to those of the
-        most similar kept unit; without evidence and batches only if the incoming weights of one are
-        a multiple of the other's. ``"lstsq"``: the weights are re-fitted by least squares. Linear and
-        Conv layers are repaired, also inside attention, but not layers with a shared weight or
-        without collected data.
+        ``"fold"``: the mean of each removed unit is added to their biases, or to the running mean
+        of a batch norm behind them. ``"merge"``: the weights of a removed unit are added to those
+        of the most similar kept unit; without evidence and batches only if the incoming weights of
+        one are a multiple of the other's. ``"lstsq"``: the weights are re-fitted by least squares.
+        Linear and Conv layers are repaired, also inside attention, but not layers with a shared
+        weight or without collected data.
     evidence : Evidence, optional
         From `collect` on this model, for a repair.
     batches : iterable, optional
@@ -151,16 +151,16 @@ class Shrinker:
         self._roles = roles_of(self.walk)
         with torch.inference_mode(False):
             self._example = copied_inputs(arguments(example_input), self.walk.traced.model)
-        # for each set of groups that lose units: the number of the choice of sizes that `proved` found
+        # for each set of groups that lose units: the number of the sizes that `proved` found
         self._sizes: dict[frozenset[str], int] = {frozenset(): 0}
 
     def quick(self, plan: Plan) -> nn.Module:
         """Return the smaller model; it is compared only if these groups are cut for the first time.
 
-        For sliders and searches, which cut the same groups many times. That a cut model runs does not
-        show that it is right: attention with a stale number of heads runs, too. The comparison in
-        `proved` finds which size attributes must be set. They are the same for other numbers of units
-        of the same groups.
+        For sliders and searches, which cut the same groups many times. That a cut model runs does
+        not show that it is right: attention with a stale number of heads runs, too. The comparison
+        in `proved` finds which size attributes must be set. They are the same for other numbers of
+        units of the same groups.
         """
         w = self.walk
         removed = self._removed(plan)

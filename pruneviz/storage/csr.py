@@ -28,8 +28,8 @@ def to_csr(model: nn.Module, *, kernel: str = "mm", encoding: str = "csr_int32")
     model : nn.Module
         Masked or not. Not changed.
     kernel : str
-        ``"mm"``: ``torch.mm(csr, x.T).T``; ``"linear"``: ``F.linear(x, csr)``, which also runs if the
-        weight of an `nn.Linear` is replaced by a CSR tensor.
+        ``"mm"``: ``torch.mm(csr, x.T).T``; ``"linear"``: ``F.linear(x, csr)``, which also runs if
+        the weight of an `nn.Linear` is replaced by a CSR tensor.
     encoding : str
         ``"csr_int32"`` or ``"csr_int64"``: the type of the indices.
 
@@ -145,7 +145,7 @@ def csr_of(weight: Tensor, index: torch.dtype = torch.int32) -> Tensor:
 
 @cache
 def _suppress_beta_warning() -> None:
-    """Trigger torch's warning, given once a process, that CSR tensors are in beta, and suppress it."""
+    """Suppress the warning, given once a process, that CSR tensors are in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         torch.eye(1).to_sparse_csr()

@@ -32,8 +32,8 @@ LEVEL = 6  # the default of `gzip FILE`
 def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     """Count the exact bytes of a model in each encoding, for each tensor and for the whole model.
 
-    Tensors that are not weights (biases, norms, buffers) are counted dense in every encoding. Zeros,
-    masked or not, save nothing in the dense encodings.
+    Tensors that are not weights (biases, norms, buffers) are counted dense in every encoding.
+    Zeros, masked or not, save nothing in the dense encodings.
 
     Parameters
     ----------
@@ -45,13 +45,14 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each weight tensor, then ``"rest"`` (all other tensors), then ``"whole"``, the sum.
-        Columns: ``tensor``, ``shape``, ``weights``, ``nonzero``, ``sparsity`` (share of zeros among
-        the weights), and bytes, with values in float32 except in ``dense_fp16``:
+        One row for each weight tensor, then ``"rest"`` (all other tensors), then ``"whole"``, the
+        sum. Columns: ``tensor``, ``shape``, ``weights``, ``nonzero``, ``sparsity`` (share of zeros
+        among the weights), and bytes, with values in float32 except in ``dense_fp16``:
 
         - ``dense_fp32``, ``dense_fp16``: every number.
-        - ``csr_int64``, ``csr_int32``, ``csr_int16``: a matrix of shape (outputs, other dimensions);
-          for each nonzero value its column, for each row its start. <NA> if the indices do not fit.
+        - ``csr_int64``, ``csr_int32``, ``csr_int16``: a matrix of shape (outputs, other
+          dimensions); for each nonzero value its column, for each row its start. <NA> if the
+          indices do not fit.
         - ``bitmap``: one bit for each weight, and the nonzero values.
         - ``relative``: for each nonzero value the number of zeros before it, in 5 bits, in
           convolutions 8. A longer run of zeros needs extra entries of value 0 (padding). Rounded up
@@ -114,8 +115,8 @@ def bytes_break_even(shape: Iterable[int], encoding: str) -> float:
     -------
     float
         zeros ÷ weights; with one zero less the encoding is not smaller. About (i + 4 / columns) ÷
-        (i + 4) for CSR with indices of i bytes, 1/32 for a bitmap. For ``"relative"`` it holds for any
-        positions of the zeros. NaN if the encoding is smaller at no sparsity below 1.
+        (i + 4) for CSR with indices of i bytes, 1/32 for a bitmap. For ``"relative"`` it holds for
+        any positions of the zeros. NaN if the encoding is smaller at no sparsity below 1.
 
     Raises
     ------

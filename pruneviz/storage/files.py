@@ -44,8 +44,8 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
         A safetensors file, such as ``"small.safetensors"``; written completely or not at all.
     encoding : str
         ``"dense"``, or ``"csr_int64"``, ``"csr_int32"``, ``"csr_int16"``: every weight as compressed
-        sparse rows, without its zeros. `encodings` returns the bytes beforehand. `load` returns equal
-        numbers.
+        sparse rows, without its zeros. `encodings` returns the bytes beforehand. `load` returns
+        equal numbers.
 
     Raises
     ------

@@ -86,8 +86,8 @@ def from_csr(c: Csr, columns: int) -> np.ndarray:
 def to_relative(flat: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (gaps, values): the number of zeros before each value, at most 2**bits - 1.
 
-    In a longer run of zeros every 2**bits-th zero becomes an entry of value 0 (padding). Zeros after
-    the last value are not written.
+    In a longer run of zeros every 2**bits-th zero becomes an entry of value 0 (padding). Zeros
+    after the last value are not written.
 
     References
     ----------

@@ -57,7 +57,7 @@ class Ablation:
         return int(self.weights.sum())
 
     def rise(self, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return the rise of the mean loss without each unit, (units,); `counts`: how often a part counts."""
+        """Return the rise of the mean loss without each unit; `counts`: how often a part counts."""
         w = self.weights if counts is None else self.weights * counts  # (parts,)
         return {g: (losses - self.dense) @ w / w.sum() for g, losses in self.without.items()}
 
@@ -72,8 +72,8 @@ def ablate(
 ) -> Scores:
     """Measure how much the loss rises without each single unit.
 
-    Every criterion tries to predict this. A unit is silenced as `mask` does it, and the same examples
-    run again from the first operator that reads the unit.
+    Every criterion tries to predict this. A unit is silenced as `mask` does it, and the same
+    examples run again from the first operator that reads the unit.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class _Runner:
                 self.prefix = Prefix(model, [x for x, _ in data])
 
     def slices_of(self, group: Group) -> _Slices:
-        """Return the slices to silence: of the consumers if that gives the same outputs, else producers.
+        """Return the slices to silence: the consumers' if that gives the same outputs.
 
         Silencing the consumers is cheaper: the prefix then also contains the producers.
         """
@@ -229,7 +229,7 @@ class _Runner:
         return True
 
     def _after(self) -> nn.Module | None:
-        """Return a module that runs only from the first silenced layer on; None if there is none."""
+        """Return a module that runs from the first silenced layer on; None if there is none."""
         try:
             return None if self.prefix is None else self.prefix.after(self.new)
         except Exception:  # if the model itself fails, its full forward raises the error again

@@ -43,13 +43,13 @@ def allocate(
     groups: Groups | None = None,
     encoding: str = "bitmap",
 ) -> dict[str, float]:
-    """Divide a budget among the layers: prune where it costs least, until the model is small enough.
+    """Divide a budget among the layers: prune where it costs least until the budget is met.
 
     For each layer the loss of the metric is a function of what is saved. Its lower convex hull
-    consists of segments; the slope of a segment is the loss for each saved parameter, byte or MAC. The
-    segments of all layers are taken in the order of their slopes until the budget is met, the last
-    one in part. If the losses of the layers add up, this is optimal; they nearly do while they are
-    small.
+    consists of segments; the slope of a segment is the loss for each saved parameter, byte or MAC.
+    The segments of all layers are taken in the order of their slopes until the budget is met, the
+    last one in part. If the losses of the layers add up, this is optimal; they nearly do while they
+    are small.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def allocate(
         From `sensitivity` on this model, with one criterion; higher metrics are better.
     params, bytes, macs : float
         The budget; pass one of them. The model keeps at most so much. Up to 1: a share of what the
-        model has; above 1: a count. For units it is counted as by `measure`. For weights, ``params``
-        are the kept ones, ``macs`` those of the kept weights (see `effective_macs`), and ``bytes``
-        those in `encoding`.
+        model has; above 1: a count. For units it is counted as by `measure`. For weights,
+        ``params`` are the kept ones, ``macs`` those of the kept weights (see `effective_macs`), and
+        ``bytes`` those in `encoding`.
     example_input : Tensor, tuple or dict, optional
         Needed for units, and for ``macs``.
     groups : Groups, optional
@@ -145,7 +145,7 @@ def allocate(
 
 
 class _Segments:
-    """The segments (slope, layer, lowest sparsity, highest sparsity) of all layers, cheapest first."""
+    """The segments (slope, layer, start sparsity, end sparsity) of all layers, cheapest first."""
 
     def __init__(self, layers: list[str], steps: list[tuple[float, str, float, float]]) -> None:
         self.layers = layers
@@ -207,7 +207,7 @@ def _budget(value: Any, name: str, total: int) -> float:
 def _kept_of_units(
     model: nn.Module, example_input: Any, groups: Groups | None, name: str
 ) -> Callable[[Sparsities], int]:
-    """Return a function: what the model keeps, in params, bytes or MACs, at sparsities of groups."""
+    """Return a function: what the model keeps (params, bytes or MACs) at sparsities of groups."""
     groups = groups or find_groups(model, example_input)
     # any scores will do: the cost does not depend on which units of a group are removed
     scores = Scores(
@@ -250,7 +250,7 @@ def _kept_of_weights(
 
 
 def _uses(model: nn.Module, example_input: Any) -> tuple[dict[str, int], int]:
-    """Return by tensor how often one example uses each of its weights; and the MACs of the model."""
+    """Return by tensor how often one example uses each weight, and the MACs of the model."""
     frame = effective_macs(model, [(example_input, None)])
     rows = list(zip(frame["tensor"], frame["macs"], frame["weights"], strict=True))
     uses = {t: int(macs) // max(1, n) for t, macs, n in rows}

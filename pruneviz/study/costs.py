@@ -72,8 +72,8 @@ def compare_costs(
         - ``"zeros"``: the smallest weights of each layer are zero
         - ``"csr_linear"``, ``"csr_mm"``: the same, and the linear layers skip zeros, see `to_csr`;
           missing where there is no linear layer
-        - ``"smaller"``: the units with the smallest L2 norm of each group are removed, until at most
-          as many weights are kept, or as few as possible
+        - ``"smaller"``: the units with the smallest L2 norm of each group are removed, until at
+          most as many weights are kept, or as few as possible
 
     Raises
     ------
@@ -174,7 +174,7 @@ def timed(
     seed: int = 0,
     between: Callable[[], None] | None = None,
 ) -> pd.DataFrame:
-    """Return the timed columns of `compared`: ``way, ms, latency_speedup, low, high, batch, threads``."""
+    """Return the timed columns of `compared`: ``way`` and all that `counted` lacks."""
     import pandas as pd
 
     args, kwargs = arguments(example_input)

@@ -64,9 +64,9 @@ class Card:
     examples : int
         Number of examples on which the loss was measured.
     ceiling : float
-        The rank correlation that a perfect criterion could reach. It is below 1 because the ablation
-        is measured on a limited number of examples: √(2r ÷ (1 + r)), where r is the rank correlation
-        of the ablation on one half of the examples with that on the other half.
+        The rank correlation that a perfect criterion could reach. It is below 1 because the
+        ablation is measured on a limited number of examples: √(2r ÷ (1 + r)), where r is the rank
+        correlation of the ablation on one half of the examples with that on the other half.
     """
 
     correlation: pd.DataFrame
@@ -82,7 +82,7 @@ class Card:
         return self.scores[TRUTH]
 
     def values(self, criterion: str, group: str = WHOLE) -> np.ndarray:
-        """Return the scores of a group's units, or of all units, by a criterion or by "ablation"."""
+        """Return the scores of a group, or of all units, by a criterion or by "ablation"."""
         checks.choice(criterion, "criterion", self.scores, what="criterion")
         checks.choice(group, "group", (WHOLE, *self.truth.values), what="group")
         return column(self.scores[criterion], None if group == WHOLE else group)
@@ -144,8 +144,8 @@ def criterion_card(
     groups : Groups
         From `find_groups` on the same model.
     criteria : iterable of str, optional
-        Names of `CRITERIA`; default: all that rank units, also those registered by the user. "random"
-        is always added.
+        Names of `CRITERIA`; default: all that rank units, also those registered by the user.
+        "random" is always added.
     evidence : Evidence, optional
         From `collect` on the same model, with `loss`. If a criterion needs evidence and none is
         passed, it is collected from `learn`.
@@ -168,17 +168,17 @@ def criterion_card(
     Returns
     -------
     Card
-        ``low`` and ``high``: ± 1.96 standard errors, by a bootstrap over examples. For a criterion that
-        draws random numbers, such as "random": the interval that contains 95 % of its draws, and
-        ``spearman`` is their mean. NaN where a rank correlation is undefined: for equal scores, and
-        for a single unit.
+        ``low`` and ``high``: ± 1.96 standard errors, by a bootstrap over examples. For a criterion
+        that draws random numbers, such as "random": the interval that contains 95 % of its draws,
+        and ``spearman`` is their mean. NaN where a rank correlation is undefined: for equal scores,
+        and for a single unit.
 
     Notes
     -----
     The ablation is noisy, more so with fewer examples, so no criterion comes near 1; ``ceiling`` is
     what a perfect one could reach. On examples on which the network was not trained the loss often
-    *falls* without a unit, because the network was overconfident. That answers another question than
-    what the unit computes. Norms and activations are meant to be compared within a layer (see
+    *falls* without a unit, because the network was overconfident. That answers another question
+    than what the unit computes. Norms and activations are meant to be compared within a layer (see
     ``scope`` of `CRITERIA`): read the rows of the groups.
 
     Raises

@@ -63,8 +63,8 @@ def crossover(
         - ``"dense"``: ``F.linear(x, w)``; ``"zeros"``: the same with zeros in ``w``
         - ``"csr_linear"``: ``F.linear(x, csr)``; ``"csr_mm"``: ``torch.mm(csr, x.T)``, both with
           indices of int32
-        - ``"smaller"``: dense, with √(1 − sparsity) times the inputs and the outputs, and so with as
-          many weights as the others have nonzero ones
+        - ``"smaller"``: dense, with √(1 − sparsity) times the inputs and the outputs, and so with
+          as many weights as the others have nonzero ones
 
     Raises
     ------
@@ -118,8 +118,8 @@ def speed_break_evens(data: pd.DataFrame) -> pd.DataFrame:
         ``below``, ``above``: the measured sparsities next to it. From ``above`` on CSR was always
         faster. Between the two, the logarithm of the ratio is interpolated linearly over the
         logarithm of the density. If CSR is slower even at the highest sparsity, ``break_even`` and
-        ``above`` are NaN. If it is faster already at the lowest, ``below`` is NaN and ``break_even``
-        is that sparsity.
+        ``above`` are NaN. If it is faster already at the lowest, ``below`` is NaN and
+        ``break_even`` is that sparsity.
 
     Raises
     ------

@@ -94,7 +94,7 @@ class Prefix:
                     self.kept[i], self.states[i] = 0, self._start(i)
 
     def _holds(self, variant: nn.Module) -> bool:
-        """Whether outputs equal the variant's own forward; notes whether a step writes into its input."""
+        """Whether outputs equal the variant's own forward; note if a step writes into its input."""
         first = {(x.shape, x.stride(), x.dtype): i for i, x in enumerate(self.inputs)}
         with evaluating(variant):
             for i in first.values():
@@ -171,7 +171,7 @@ class _Steps:
         return len(self.nodes)
 
     def run(self, state: State, stop: int | None, model: nn.Module) -> Any:
-        """Run steps up to `stop` and return the values that later steps read; None: return the output."""
+        """Run steps up to `stop` and return what later steps read; None: return the output."""
         start, values = state
         env = dict(values)
         for i, node in enumerate(self.nodes[start:stop], start):

@@ -52,10 +52,10 @@ def sensitivity(
 ) -> pd.DataFrame:
     """Prune one layer at a time, each to every sparsity, and evaluate the pruned model.
 
-    If `evaluate` is an `Accuracy`, the layers before the pruned one run once, not for every row. For
-    each layer this is compared with the pruned model's full forward, bit by bit, on the first batch.
-    Where it differs, or `torch.fx` cannot trace the forward, the full forward runs for every row. So
-    the numbers equal those of a plain loop that copies, prunes and evaluates.
+    If `evaluate` is an `Accuracy`, the layers before the pruned one run once, not for every row.
+    For each layer this is compared with the pruned model's full forward, bit by bit, on the first
+    batch. Where it differs, or `torch.fx` cannot trace the forward, the full forward runs for every
+    row. So the numbers equal those of a plain loop that copies, prunes and evaluates.
 
     Like `sweep` it can be stopped, continued (`path`) and run in parallel (`n_jobs`).
 
@@ -141,7 +141,7 @@ def sensitivity(
 
 
 def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict[str, list[str]]:
-    """Return what is pruned in one row: for a layer the names of its tensors, for a group its name."""
+    """Return what one row prunes: tensors of a layer by its name, or a group by its name."""
     named = None if layers is None else as_list(layers, "layers")
     parts: dict[str, list[str]] = {}
     if granularity == "weight":
@@ -232,7 +232,7 @@ class _Rows:
         return {"sparsity": own.sparsity, **answer, "dense": self.dense["metric"], **counts}
 
     def _same_outputs(self, plan: Plan, repair: str, smaller: nn.Module) -> nn.Module:
-        """Return the silenced model where it has the same outputs: its first layers need not run again."""
+        """Return the silenced model if its outputs are the same: its first layers need not run."""
         assert plan.groups is not None
         cut = [n for n, keep in plan.keep.items() if not bool(keep.all())]
         different = repair != "none" or any(plan.groups[n].approximate for n in cut)

@@ -125,7 +125,7 @@ class Setup:
                         share=share)  # fmt: skip
 
     def fingerprints(self, evidence: Evidence | None, groups: Groups | None) -> dict[str, str]:
-        """Return fingerprints of the arguments; `evidence` and `groups` as the caller passed them."""
+        """Return fingerprints of the arguments; `evidence` and `groups` as they were passed."""
         return {
             "model": fingerprint(self.model), "example_input": fingerprint(self.example_input),
             "code of the criteria": fingerprint([(c.fn, c.unit) for c in self.criteria]),

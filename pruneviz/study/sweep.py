@@ -56,9 +56,9 @@ def sweep(
     A long sweep may be stopped. With `path` every row is stored when it is ready, and the same call
     continues after the last stored row, even if a line is incomplete. joblib runs the rows in
     parallel: in `n_jobs` processes, or as ``joblib.parallel_config`` says, such as
-    ``with joblib.parallel_config(backend="dask"):`` for a cluster. Rows and their order do not depend
-    on the number of processes, if each has the same number of threads (torch may round differently
-    with more).
+    ``with joblib.parallel_config(backend="dask"):`` for a cluster. Rows and their order do not
+    depend on the number of processes, if each has the same number of threads (torch may round
+    differently with more).
 
     Parameters
     ----------
@@ -86,8 +86,9 @@ def sweep(
     evidence : Evidence, optional
         From `collect`, for criteria and repairs that need it.
     batches : iterable, optional
-        As for `collect`. If evidence is needed and none was passed, it is collected from these, with
-        `cross_entropy` for criteria that need gradients. ``"lstsq"`` re-fits layer by layer on these.
+        As for `collect`. If evidence is needed and none was passed, it is collected from these,
+        with `cross_entropy` for criteria that need gradients. ``"lstsq"`` re-fits layer by layer on
+        these.
     tune : callable, optional
         ``tune(model)`` returns a new model, such as ``lambda m: pv.fit(m, batches)``.
     seeds : iterable of int
@@ -95,25 +96,27 @@ def sweep(
         `evaluate`. If the criterion draws none and there is no `tune`, one row is computed and
         repeated for all seeds.
     n_jobs : int, optional
-        Number of processes; -1: one for each core. Default: one, or as ``joblib.parallel_config`` says.
+        Number of processes; -1: one for each core. Default: one, or as ``joblib.parallel_config``
+        says.
     path : path, optional
-        Path of a CSV file. Read it with ``pandas.read_csv(path, comment="#")``: its first line holds
-        the arguments of the call. Its rows are in the order in which they were ready.
+        Path of a CSV file. Read it with ``pandas.read_csv(path, comment="#")``: its first line
+        holds the arguments of the call. Its rows are in the order in which they were ready.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     DataFrame
-        One row for each setting: ``criterion, granularity, scope, repair, seed, target_sparsity, sparsity,
-        metric, (low, high, examples,) params, nonzero, bytes, macs``; criteria outermost, then seeds,
-        repairs, sparsities.
+        One row for each setting: ``criterion, granularity, scope, repair, seed, target_sparsity,
+        sparsity, metric, (low, high, examples,) params, nonzero, bytes, macs``; criteria outermost,
+        then seeds, repairs, sparsities.
 
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or the file at `path` is of another call (both before any row
-        runs); if `evaluate` or `tune` raises or returns no finite number (the message names the row).
+        If an argument is out of range, or the file at `path` is of another call (both before any
+        row runs); if `evaluate` or `tune` raises or returns no finite number (the message names the
+        row).
     GraphError
         If units are pruned, but the model cannot be traced or has no unit that can be removed.
 

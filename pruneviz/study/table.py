@@ -1,4 +1,4 @@
-"""How many rows are computed, in sequence or in parallel, stored in a CSV, and continued from it."""
+"""How rows are computed, in sequence or in parallel, stored in a CSV, and continued from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARK = "# pruneviz "
 
 
 class Job(Protocol):
-    """The arguments that all rows share. They are sent to other processes, so nothing else is in it."""
+    """The arguments that all rows share, and nothing else: it is sent to other processes."""
 
     def start(self) -> Callable[[Row], Row]:
         """Return the function that computes a row: from its key columns to its result columns."""
@@ -176,7 +176,7 @@ def all_rows(
 
 
 def row_error(what: str, e: Exception) -> Exception:
-    """Return an error that names the row; a `GraphError` stays one, others become `ArgumentError`."""
+    """Return an error that names the row: a `GraphError`, or else an `ArgumentError`."""
     kind = type(e) if isinstance(e, (ArgumentError, GraphError)) else ArgumentError
     message = str(e) if kind is type(e) else f"{type(e).__name__}: {e}"
     return kind(f"in the row of {what}: {message}")
@@ -211,7 +211,7 @@ def _in_other_processes(jobs: int | None) -> bool:
 
 
 class _Shared:
-    """The job as bytes, sent to each process once: joblib maps them into memory, Dask scatters them."""
+    """The job as bytes, sent to each process once; joblib memory-maps them, Dask scatters them."""
 
     def __init__(self, job: Job, token: str = "") -> None:
         self.job, self.token = job, token or uuid.uuid4().hex

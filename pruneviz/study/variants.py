@@ -102,7 +102,7 @@ class Variants:
         return new
 
     def cost(self, new: nn.Module, *, same: bool = False) -> Cost:
-        """Measure a variant; `same`: its tensors have the shapes of the model's, so count zeros only."""
+        """Measure a variant; `same`: it differs from the model in its zeros only."""
         if not same:
             return measure(new, self.example_input)
         return replace(self.dense, nonzero=sum(_count_true(p != 0) for p in new.parameters()))
@@ -117,9 +117,8 @@ class Variants:
             keep = plan.keep.get(name)
             if keep is None or _count_true(keep) == keep.numel():
                 continue
-            zeroed = (place.tensor * keep).add_(
-                0.0
-            )  # 3 times faster than `where`; -0.0 + 0.0 is 0.0
+            # 3 times faster than `where`; + 0.0 turns -0.0 into 0.0
+            zeroed = (place.tensor * keep).add_(0.0)
             module, attribute = place.holders[0]
             weight = nn.Parameter(zeroed, requires_grad=getattr(module, attribute).requires_grad)
             for module, attribute in place.holders:

@@ -64,8 +64,9 @@ class WhatIf:
         As `batches` of `collect`: the data for criteria and repairs. Default: the inputs of the
         first 500 examples of `batches`, without their labels.
     loss : callable, optional
-        ``loss(outputs, targets)``, for criteria that need gradients; then `learn` must have targets.
-        Default: cross-entropy. With `evaluate` there is no default, and these criteria are left out.
+        ``loss(outputs, targets)``, for criteria that need gradients; then `learn` must have
+        targets. Default: cross-entropy. With `evaluate` there is no default, and these criteria are
+        left out.
     approximate : bool
         As for `find_groups`.
 
@@ -114,9 +115,8 @@ class WhatIf:
         pairs = [(x, None) for x in few(inputs, LEARN)] if learn is None else list(parts(learn))
         if not pairs:
             raise nothing_to("learn from", "learn")
-        self.learn = [
-            (x, None) for x, _ in pairs
-        ]  # pairs, so that a tuple of inputs is not taken for one
+        # pairs, so that a tuple of inputs is not taken for one
+        self.learn = [(x, None) for x, _ in pairs]
         self.taught = all(y is not None for _, y in pairs)  # whether it has targets
         # what `collect` reads for gradients
         self.lessons: list[Any] = pairs if self.taught else self.learn
@@ -278,7 +278,7 @@ class WhatIf:
         return new
 
     def costs(self, new: nn.Module, plan: Plan) -> dict[str, Any]:
-        """Return bytes, parameters and MACs, before and after; bytes in the smallest encoding of `save`."""
+        """Return parameters, MACs and bytes (in the smallest encoding), before and after."""
         cost = self.variants.cost(new, same=plan.groups is None)
         size, encoding = cost.bytes, "dense"
         if plan.groups is None:

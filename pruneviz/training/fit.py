@@ -38,8 +38,8 @@ def fit(
     model : nn.Module
         Not changed.
     batches : iterable of (inputs, targets)
-        Read once an epoch. If it shuffles by torch's global generator, `seed` decides the order, and
-        the caller's random state is not changed.
+        Read once an epoch. If it shuffles by torch's global generator, `seed` decides the order,
+        and the caller's random state is not changed.
     epochs : int
     lr : float
         Learning rate at the start.

@@ -54,9 +54,9 @@ def prune_iteratively(
     with momentum and weight decay.
 
     Every round starts a new optimizer, without the old momentum, and its learning rate falls from
-    `lr` to 0 along half a cosine. With `rewind` the kept weights are also set back to earlier values
-    before each tuning. Renda et al. call this weight rewinding; without `rewind` only the learning
-    rate is set back: learning-rate rewinding.
+    `lr` to 0 along half a cosine. With `rewind` the kept weights are also set back to earlier
+    values before each tuning. Renda et al. call this weight rewinding; without `rewind` only the
+    learning rate is set back: learning-rate rewinding.
 
     Parameters
     ----------
@@ -83,26 +83,26 @@ def prune_iteratively(
         ``evidence(model)``, called in each round, for criteria that need it, such as
         ``lambda m: pv.collect(m, images)``.
     repair : str
-        ``"lstsq"``: in each round the kept weights are re-fitted by least squares on `batches`, layer
-        by layer, before the tuning (see `mask`). With ``epochs=0`` nothing is trained. Since each
-        round ranks the re-fitted weights, many rounds then lose less than one.
+        ``"lstsq"``: in each round the kept weights are re-fitted by least squares on `batches`,
+        layer by layer, before the tuning (see `mask`). With ``epochs=0`` nothing is trained. Since
+        each round ranks the re-fitted weights, many rounds then lose less than one.
     epochs, lr : int, float
         For the default `tune`, in each round: `fit` with the seed ``seed + round``.
     tune : callable, optional
-        ``tune(model)`` returns a new model; used instead of `fit` with `epochs` and `lr`. It must keep
-        the masks.
+        ``tune(model)`` returns a new model; used instead of `fit` with `epochs` and `lr`. It must
+        keep the masks.
     rewind : nn.Module or state_dict, optional
-        Values to which the kept weights are set before each tuning: those of the untrained model (the
-        lottery ticket), or of the model early in its training (late rewinding).
+        Values to which the kept weights are set before each tuning: those of the untrained model
+        (the lottery ticket), or of the model early in its training (late rewinding).
     evaluate : callable, optional
-        ``evaluate(model)`` returns a finite number, such as `accuracy`; called before and after each
-        tuning.
+        ``evaluate(model)`` returns a finite number, such as `accuracy`; called before and after
+        each tuning.
     seed : int
         For tuning, and for criteria that draw random numbers.
     path : path, optional
         A safetensors file in which the finished rounds are stored. After an interruption the same
-        call continues from it. It is not checked that `batches`, `tune`, `evaluate` and `evidence` are
-        the same.
+        call continues from it. It is not checked that `batches`, `tune`, `evaluate` and `evidence`
+        are the same.
     progress : bool
         Show a progress bar.
 

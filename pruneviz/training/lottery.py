@@ -1,4 +1,4 @@
-"""How a lottery ticket and its controls are made: an untrained network with a trained one's mask."""
+"""How a lottery ticket and its controls are made: untrained weights with a trained mask."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def lottery_ticket(
         What was kept of the *trained* network, such as ``prune_iteratively(...).plan``.
     control : str
         ``"none"``: the ticket. ``"random-weights"``: the same mask on weights that are initialised
-        again, by each layer's `reset_parameters`. ``"random-mask"``: the same weights with a mask that
-        drops as many weights of each layer, drawn at random.
+        again, by each layer's `reset_parameters`. ``"random-mask"``: the same weights with a mask
+        that drops as many weights of each layer, drawn at random.
     seed : int
         For the controls.
 
@@ -47,7 +47,8 @@ def lottery_ticket(
     Raises
     ------
     ArgumentError
-        If the control is unknown, the plan is of another model, or a layer cannot be initialised again.
+        If the control is unknown, the plan is of another model, or a layer cannot be initialised
+        again.
 
     References
     ----------
@@ -96,7 +97,7 @@ def _initialised_again(model: nn.Module) -> nn.Module:
 
 
 def _shuffled(name: str, keep: Tensor, plan: Plan) -> Tensor:
-    """Return a mask with as many True in random places; for an even group within each of its parts."""
+    """Return a mask with as many True in random places, in each part of an even group."""
     flat = keep.flatten().clone()
     even = None if plan.groups is None else plan.groups[name].even
     part = torch.zeros(flat.numel()) if even is None else torch.from_numpy(even)

@@ -23,8 +23,8 @@ def schedule(kind: str, sparsity: float, *, rounds: int = 1, start: float = 0.0)
     ----------
     kind : str
         ``"one-shot"``: all in one round. ``"linear"``: equal steps of sparsity. ``"cubic"``: large
-        steps first, s + (start - s)(1 - t)³. ``"geometric"``: each round drops the same share of what
-        is still kept.
+        steps first, s + (start - s)(1 - t)³. ``"geometric"``: each round drops the same share of
+        what is still kept.
     sparsity : float
         Sparsity of the last round, in [0, 1).
     rounds : int

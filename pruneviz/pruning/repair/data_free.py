@@ -22,9 +22,9 @@ EQUAL_WEIGHTS_ROUNDED = 1 - 1e-6  # least similarity of weights that are equal b
 def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twins]:
     """Return, for each group of a plan, what replaces its removed units; no data is needed.
 
-    A unit that is constant for every input (by interval bounds) is replaced by that constant. A unit
-    whose incoming weights are a multiple of a kept unit's weights is replaced by that multiple of
-    the kept unit; this is exact if the operators behind both are positively homogeneous, such as
+    A unit that is constant for every input (by interval bounds) is replaced by that constant. A
+    unit whose incoming weights are a multiple of a kept unit's weights is replaced by that multiple
+    of the kept unit; this is exact if the operators behind both are positively homogeneous, such as
     ReLU. Other units are not replaced: without data a merely similar unit may do more harm than
     none, because a unit that never fires has similar units, too.
     """

@@ -65,7 +65,7 @@ def fold(mean: Tensor, keep: Tensor) -> Substitute:
 def merge(
     mean: Tensor, covariance: Tensor, keep: Tensor, index: Tensor, *, fit_bias: bool = True
 ) -> Substitute:
-    """Replace each removed unit by its twin, the most similar kept unit, times a factor plus a rest.
+    """Replace each removed unit by a factor times its twin, the most similar kept unit, and a rest.
 
     Exact where the removed unit is a multiple of its twin plus a constant.
 
@@ -79,14 +79,14 @@ def merge(
         The columns of each unit. A unit and its twin are compared column by column, with one factor
         for all columns.
     fit_bias : bool
-        Whether the rest can be added to a bias. If not, the offset is 0, and the factor is that of a
-        line through 0.
+        Whether the rest can be added to a bias. If not, the offset is 0, and the factor is that of
+        a line through 0.
 
     References
     ----------
     Srinivas & Babu 2015, "Data-free parameter pruning for deep neural networks", arXiv:1507.06149;
-    Kim et al. 2020, "Neuron Merging", arXiv:2010.13160. Both choose a twin by its weights; here it is
-    chosen by its activations.
+    Kim et al. 2020, "Neuron Merging", arXiv:2010.13160. Both choose a twin by its weights; here it
+    is chosen by its activations.
 
     Examples
     --------

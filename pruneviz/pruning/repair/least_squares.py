@@ -20,7 +20,7 @@ from pruneviz.pruning.repair import ladder
 
 
 def fits(model: nn.Module, new: nn.Module, layer: str, batches: Iterable[Any]) -> list[Fit]:
-    """Return one fit a group of a layer: from its inputs in the new model to its outputs in the old.
+    """Return one fit for each group of a layer: its inputs in the new model, outputs in the old.
 
     `batches` are inputs without targets; both models run on them.
     """
@@ -78,8 +78,8 @@ class Fit:
         if rows is not None:
             zx, z = zx[rows], z[rows]
         old = old.double().cpu()
-        # Solved for the change of the weights. So without a ridge, where the matrix is singular, the
-        # solution nearest to the old weights is taken.
+        # Solved for the change of the weights. So without a ridge, where the matrix is singular,
+        # the solution nearest to the old weights is taken.
         weight = old + ladder.solve_ridge(xx, (zx - old @ xx).T, ridge).T
         gain = z - weight @ x if fit_bias else torch.zeros(len(old), dtype=torch.float64)
         return weight, gain
@@ -87,17 +87,15 @@ class Fit:
     def solve_rows(
         self, old: Tensor, keep: Tensor, ridge: float, fit_bias: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the same as `solve` where each row keeps its own columns; `keep` is (outputs, n)."""
+        """Like `solve`, but each row keeps its own columns; `keep` is (outputs, n)."""
         xx, zx, x, z = self.moments(fit_bias)
         weight = torch.where(keep.cpu(), old.double().cpu(), 0.0)
         right = zx - weight @ xx  # (outputs, n)
         for row, kept in enumerate(keep.cpu()):  # kept: (n,)
             if kept.any():
                 k = kept.nonzero()[:, 0]
-                change = ladder.solve_ridge(
-                    xx[k][:, k], right[row, k].unsqueeze(1), ridge
-                )  # (kept, 1)
-                weight[row, k] += change[:, 0]
+                step = ladder.solve_ridge(xx[k][:, k], right[row, k].unsqueeze(1), ridge)
+                weight[row, k] += step[:, 0]  # (kept,)
         gain = z - weight @ x if fit_bias else torch.zeros(len(weight), dtype=torch.float64)
         return weight, gain
 
@@ -136,8 +134,8 @@ def layer_rows(
 ) -> list[Tensor]:
     """Run a model; return for each call of a layer its inputs or, with `target`, its outputs.
 
-    Each tensor has the shape (groups, rows, n). Inputs of a convolution are its patches; outputs are
-    without the bias. The forward stops after `calls` calls of the layer; 0: it never stops.
+    Each tensor has the shape (groups, rows, n). Inputs of a convolution are its patches; outputs
+    are without the bias. The forward stops after `calls` calls of the layer; 0: it never stops.
     """
     found: list[Tensor] = []
     groups = getattr(module, "groups", 1)
@@ -167,4 +165,4 @@ def layer_rows(
 
 
 class _StopForward(BaseException):
-    """Ends a forward early. A BaseException, so that no `except Exception` of the model catches it."""
+    """Ends a forward early; as a BaseException it passes every `except Exception` of a model."""

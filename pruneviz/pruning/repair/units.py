@@ -33,10 +33,10 @@ def repair_layers(
 ) -> None:
     """Give the layers of a cut model new weights, in place.
 
-    With ``"lstsq"`` and batches the layers are re-fitted one after the other, in forward order. Each
-    is fitted from its inputs in the cut model to its outputs in the dense model, so that it also
-    compensates for the error of the layers before it. Otherwise each layer is repaired alone, on the
-    moments of its inputs in the dense model.
+    With ``"lstsq"`` and batches the layers are re-fitted one after the other, in forward order.
+    Each is fitted from its inputs in the cut model to its outputs in the dense model, so that it
+    also compensates for the error of the layers before it. Otherwise each layer is repaired alone,
+    on the moments of its inputs in the dense model.
     """
     if rung == "lstsq" and batches is not None:
         _refit_in_order(model, new, sites, listed(batches, "fit to"), ridge)

@@ -16,7 +16,8 @@ from pruneviz.graph.state import Walk
 from pruneviz.graph.values import End
 from pruneviz.model.tensors import holders_of
 
-# (name of a bias, name of an operator, dimension it sums over) -> what is added, float64, (outputs,)
+# (name of a bias, name of an operator, dimension it sums over) -> what is added, float64,
+# (outputs,)
 Folds = dict[tuple[str, str, int], Tensor]
 
 
@@ -49,7 +50,7 @@ def fold_watcher(
 
 
 def add_folds(w: Walk, new: nn.Module, folds: Folds, removed: np.ndarray) -> None:
-    """Add to each bias of a cut model what the constants of its removed inputs contribute, in place.
+    """Add to each bias of a cut model the constants of its removed inputs, in place.
 
     Raises
     ------

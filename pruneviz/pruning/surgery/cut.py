@@ -34,7 +34,7 @@ class Cut:
 
 
 def cut(model: nn.Module, what: Cut) -> None:
-    """Cut a model in place: parameters, buffers, shared tensors, and the sizes stored in its layers.
+    """Cut a model in place: parameters, buffers, shared tensors, and sizes stored in its layers.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def cut(model: nn.Module, what: Cut) -> None:
         if any(id(m) in cut_modules for m in (module, *inner)):
             resize(module)
     for module in model.modules():
-        # torch's encoder passes padding as nested tensors, which only torch's own attention can read
+        # torch's encoder passes padding as nested tensors; only torch's own attention reads them
         if isinstance(module, nn.TransformerEncoder) and any(
             isinstance(m, SlimAttention) for m in module.modules()
         ):

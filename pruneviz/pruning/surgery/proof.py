@@ -3,12 +3,12 @@
 Three runs on the same examples are compared: *dense*, the exported graph with all its weights;
 *masked*, the same graph with the producers of the removed units silenced; *shrunken*, the new
 model. The shrunken model must equal the masked one: ``max|shrunken − masked|`` is compared with
-the size of the outputs and with ``max|masked − dense|``, the effect of the mask. The second limit is
-needed because a wrong cut of units with little effect would pass the first.
+the size of the outputs and with ``max|masked − dense|``, the effect of the mask. The second limit
+is needed because a wrong cut of units with little effect would pass the first.
 
-All runs are in float64, because in float32 a wrong cut can be as small as rounding: a stale number of
-heads once changed the outputs by only 1e-5. In float64 rounding stays below 1e-10. If an operator has
-no float64 kernel, the runs are in the model's own type, with a wider limit.
+All runs are in float64, because in float32 a wrong cut can be as small as rounding: a stale number
+of heads once changed the outputs by only 1e-5. In float64 rounding stays below 1e-10. If an
+operator has no float64 kernel, the runs are in the model's own type, with a wider limit.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is only rounding: small compared with the outputs and the effect."""
+        """Whether the difference is only rounding, compared with the outputs and the effect."""
         if not math.isfinite(self.error):
             return False
         limit = (LIMIT if self.in_float64 else LIMIT_FLOAT32) * self.scale
@@ -148,7 +148,7 @@ def _reference(
                     watch=None if inputs else watch,
                 )
             if inputs and not all(torch.isfinite(t).all() for t in out if t.is_floating_point()):
-                continue  # the model has no finite output for this variation, such as a logarithm of < 0
+                continue  # the model has no finite output here, such as the logarithm of < 0
             inputs.append((args, kwargs))
             masked.append(out)
             if effect == 0:  # one example with an effect is enough; later ones need no dense run
