@@ -61,8 +61,8 @@ class Certificate:
         where = ", ".join(f"{len(u)} of {g}" for g, u in list(self.removed.items())[:4])
         where += ", …" if len(self.removed) > 4 else ""
         return (
-            f"{self.kind}: {n:,} unit{'s' * (n != 1)} removed ({where or 'none'}); outputs differ by at most "
-            f"{self.max_error:.1e} (of {self.scale:.1e}) on {self.examples:,} examples"
+            f"{self.kind}: {n:,} unit{'s' * (n != 1)} removed ({where or 'none'}); outputs differ "
+            f"by at most {self.max_error:.1e} (of {self.scale:.1e}) on {self.examples:,} examples"
         )
 
 

@@ -60,7 +60,8 @@ def _difference(
                 if not np.isfinite(gap):
                     raise ArgumentError(
                         "the outputs of the two models cannot be compared: their shapes differ, or "
-                        "they contain NaN or infinity. Pass the model that the smaller one was made from."
+                        "they contain NaN or infinity. Pass the model that the smaller one was "
+                        "made from."
                     )
                 worst = max(worst, gap)
                 scale = max([scale, *(float(t.abs().max()) for t in want if t.numel())])

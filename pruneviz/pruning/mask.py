@@ -91,8 +91,9 @@ def mask(
     if repair != "none":
         if plan.groups is not None:
             raise ArgumentError(
-                "`mask` repairs single weights, but this plan drops units. Remove the units instead: "
-                "pv.shrink(model, plan, example_input=x, repair='lstsq', evidence=evidence)."
+                "`mask` repairs single weights, but this plan drops units. Remove the units "
+                "instead: pv.shrink(model, plan, example_input=x, repair='lstsq', "
+                "evidence=evidence)."
             )
         check_repair_data(repair, evidence, batches)
         if evidence is not None:

@@ -160,9 +160,9 @@ def _sparsity_for_macs(
     least = macs_kept(high)
     if least > macs:
         raise ArgumentError(
-            f"`macs` must be at least {least:.3f} here, but {macs:g} was passed: {least:.3f} of the MACs "
-            "remain even if all removable units are removed. Protect fewer layers, lower `min_keep`, "
-            "or pass approximate=True."
+            f"`macs` must be at least {least:.3f} here, but {macs:g} was passed: {least:.3f} of "
+            "the MACs remain even if all removable units are removed. Protect fewer layers, lower "
+            "`min_keep`, or pass approximate=True."
         )
     for _ in range(STEPS):
         middle = (low + high) / 2

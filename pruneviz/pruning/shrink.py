@@ -239,8 +239,9 @@ class Shrinker:
         groups = checks.kind(plan, "plan", Plan, HOW_TO_MAKE).groups
         if groups is None:
             raise ArgumentError(
-                "`shrink` removes whole units, but this plan drops single weights: these can only be set "
-                "to zero, with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups)."
+                "`shrink` removes whole units, but this plan drops single weights: these can only "
+                "be set to zero, with pv.mask. Score units instead: pv.score(model, 'l2', "
+                "groups=groups)."
             )
         for name, keep in plan.keep.items():
             check_keep(name, keep, (groups[name].size,))
@@ -298,8 +299,8 @@ class Shrinker:
                 proof = ref.compare(compared)
         except Exception as e:
             raise GraphError(
-                f"the shrunken graph of `model` does not run: {_first_line(e)} Leave units of these layers out "
-                f"of the plan: {_layer_names(w, removed)}."
+                f"the shrunken graph of `model` does not run: {_first_line(e)} Leave units of "
+                f"these layers out of the plan: {_layer_names(w, removed)}."
             ) from e
         if not proof.holds:
             raise _outputs_differ(w, removed, proof)
@@ -334,11 +335,11 @@ def _layer_names(w: Walk, removed: np.ndarray) -> str:
 
 def _outputs_differ(w: Walk, removed: np.ndarray, proof: Proof) -> GraphError:
     return GraphError(
-        f"the model without these units of {_layer_names(w, removed)} would not compute what the masked one "
-        f"does: outputs differ by {proof.error:.1e} (of at most {proof.scale:.1e}; the mask itself "
-        f"changes {proof.effect:.1e}). Its Python code probably uses an old size: "
-        "shrink(..., as_program=True) returns the graph with the new sizes, or leave these layers out "
-        "of the plan."
+        f"the model without these units of {_layer_names(w, removed)} would not compute what the "
+        f"masked one does: outputs differ by {proof.error:.1e} (of at most {proof.scale:.1e}; the "
+        f"mask itself changes {proof.effect:.1e}). Its Python code probably uses an old size: "
+        "shrink(..., as_program=True) returns the graph with the new sizes, or leave these layers "
+        "out of the plan."
     )
 
 
@@ -349,9 +350,9 @@ def _forward_failed(e: Exception) -> GraphError:
     own = [f for f in frames if not f.filename.startswith(libraries)]
     where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`" if own else "a layer of torch"
     return GraphError(
-        f"the forward of the smaller model fails at {where} ({_first_line(e)}) The code there uses an old "
-        "size: compute it from a shape (x.flatten(1), x.shape[1]), or take the graph with the new "
-        "sizes: shrink(..., as_program=True)."
+        f"the forward of the smaller model fails at {where} ({_first_line(e)}) The code there uses "
+        "an old size: compute it from a shape (x.flatten(1), x.shape[1]), or take the graph with "
+        "the new sizes: shrink(..., as_program=True)."
     )
 
 

@@ -84,8 +84,8 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
     checks.model(model)
     if hasattr(model, "graph") and hasattr(model, "code"):
         raise ArgumentError(
-            "`save` writes tensors that `load` puts into a model built by its own code, but a shrunken "
-            "program has no such code. Export it: "
+            "`save` writes tensors that `load` puts into a model built by its own code, but a "
+            "shrunken program has no such code. Export it: "
             "torch.export.save(torch.export.export(program, args), path)."
         )
     if any(isinstance(m, Mask) for m in model.modules()):

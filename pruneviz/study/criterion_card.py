@@ -218,8 +218,8 @@ def criterion_card(
     repeats = [checks.count(s, "seeds") for s in seeds]
     if len(repeats) < 2:
         raise ArgumentError(
-            f"`seeds` must hold at least two seeds, for an interval, but {len(repeats)} was passed. "
-            "Leave it out, or pass range(50)."
+            f"`seeds` must hold at least two seeds, for an interval, but {len(repeats)} was "
+            "passed. Leave it out, or pass range(50)."
         )
     with seeded(None):  # a shuffling DataLoader draws from the caller's random state
         data = list(parts(batches))

@@ -90,8 +90,9 @@ class Setup:
             if rung in ("fold", "merge") and "weight" in chosen.values():
                 first = next(n for n in chosen if chosen[n] == "weight")
                 raise ArgumentError(
-                    f"repair {rung!r} is for units, but criterion {first!r} scores single weights here. "
-                    "For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run two sweeps."
+                    f"repair {rung!r} is for units, but criterion {first!r} scores single weights "
+                    "here. For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run "
+                    "two sweeps."
                 )
             if rung != "none":
                 check_repair_data(rung, evidence, batches)

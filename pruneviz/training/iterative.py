@@ -150,8 +150,8 @@ def prune_iteratively(
     checks.choice(repair, "repair", ("none", "lstsq"))
     if repair != "none" and (batches is None or rewind is not None):
         raise ArgumentError(
-            "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, which "
-            "would undo the repair."
+            "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, "
+            "which would undo the repair."
         )
     data = () if batches is None else batches
     if scope is not None:
@@ -207,8 +207,8 @@ def prune_iteratively(
     except BaseException as e:
         if path is not None and done.plans:
             e.add_note(
-                f"{len(done.plans)} of {len(targets)} rounds are finished and stored in {str(path)!r}: "
-                "the same call continues from there."
+                f"{len(done.plans)} of {len(targets)} rounds are finished and stored in "
+                f"{str(path)!r}: the same call continues from there."
             )
         raise
     return done
@@ -235,8 +235,8 @@ def _check_zeros(tuned: nn.Module, plan: Plan) -> nn.Module:
     for name, value in _visible(mask(tuned, plan)).items():
         if name not in tensors or not torch.equal(value, tensors[name]):
             raise ArgumentError(
-                f"`tune` must keep pruned weights at zero, but it changed some of {name!r}. Let it train "
-                "the masked model that it is given, as pv.fit does, and not a baked copy."
+                f"`tune` must keep pruned weights at zero, but it changed some of {name!r}. Let it "
+                "train the masked model that it is given, as pv.fit does, and not a baked copy."
             )
     return tuned
 

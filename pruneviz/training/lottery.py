@@ -88,8 +88,9 @@ def _initialised_again(model: nn.Module) -> nn.Module:
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
         if own and reset is None:
             raise ArgumentError(
-                f"layer {(name or type(module).__name__)!r} has no `reset_parameters`, so it cannot be "
-                "initialised again. Build a new model instead: pv.lottery_ticket(Net(), plan)."
+                f"layer {(name or type(module).__name__)!r} has no `reset_parameters`, so it "
+                "cannot be initialised again. Build a new model instead: pv.lottery_ticket(Net(), "
+                "plan)."
             )
         if own and reset is not None:
             reset()

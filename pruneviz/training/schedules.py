@@ -61,8 +61,8 @@ def schedule(kind: str, sparsity: float, *, rounds: int = 1, start: float = 0.0)
     rounds = checks.count(rounds, "rounds", low=1)
     if begin > end:
         raise ArgumentError(
-            f"`start` must not be above `sparsity`, but {begin:g} is above {end:g}: a schedule never falls. "
-            "Pass a smaller `start`."
+            f"`start` must not be above `sparsity`, but {begin:g} is above {end:g}: a schedule "
+            "never falls. Pass a smaller `start`."
         )
     if kind == "one-shot" and rounds != 1:
         raise ArgumentError(

@@ -33,8 +33,8 @@ def targets_of(
     if isinstance(schedule, str):
         if sparsity is None:
             raise ArgumentError(
-                "`sparsity` is missing. Pass the sparsity of the last round, such as sparsity=0.9, or "
-                "the sparsity of each round, schedule=[0.5, 0.8, 0.9]."
+                "`sparsity` is missing. Pass the sparsity of the last round, such as sparsity=0.9, "
+                "or the sparsity of each round, schedule=[0.5, 0.8, 0.9]."
             )
         n = rounds if rounds is not None else 1 if schedule == "one-shot" else 5
         if not isinstance(sparsity, Mapping):
@@ -56,8 +56,8 @@ def targets_of(
     for i, s in enumerate(listed, 1):
         if s < before:
             raise ArgumentError(
-                f"`schedule` goes down: {s:g} in round {i}, after {before:g}. What was dropped does not "
-                "come back: pass sparsities that rise."
+                f"`schedule` goes down: {s:g} in round {i}, after {before:g}. What was dropped "
+                "does not come back: pass sparsities that rise."
             )
         before = s
     return [*listed]

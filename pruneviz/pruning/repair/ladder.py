@@ -38,8 +38,8 @@ def check_repair_data(rung: str, evidence: object, batches: object) -> None:
     """Raise if a repair that needs data has neither evidence nor batches."""
     if evidence is None and batches is None and rung != "merge":
         raise ArgumentError(
-            f"repair {rung!r} needs data on what the layers read, but there is none. Pass batches=..., or "
-            "evidence=pv.collect(model, batches)."
+            f"repair {rung!r} needs data on what the layers read, but there is none. Pass "
+            "batches=..., or evidence=pv.collect(model, batches)."
         )
 
 
@@ -107,7 +107,8 @@ def merge(
     twin = torch.where(kept_units, similarity, -1.0).argmax(1)  # (units,)
     units = torch.arange(len(index))  # (units,)
     twin_power = power[twin]  # (units,)
-    factor = torch.where(twin_power > 0, product[units, twin] / twin_power, 0.0)  # type: ignore[index]  # (units,)
+    similar = product[units, twin]  # type: ignore[index]  # (units,)
+    factor = torch.where(twin_power > 0, similar / twin_power, 0.0)  # (units,)
     position = torch.cumsum(keep, 0) - 1  # (n,): of a kept column among the kept
     row = torch.cumsum(~keep, 0) - 1  # (n,): of a removed column among the removed
     m = torch.zeros(int((~keep).sum()), int(keep.sum()), dtype=torch.float64)  # (r, k)

@@ -106,8 +106,8 @@ class Fit:
         """
         if self.shift is None:
             raise ArgumentError(
-                "`batches` must hold an example that reaches each repaired layer, but for one layer "
-                "there is none. Pass other batches."
+                "`batches` must hold an example that reaches each repaired layer, but for one "
+                "layer there is none. Pass other batches."
             )
         x, z = self.x / self.count, self.z / self.count
         xx, zx = self.xx / self.count, self.zx / self.count

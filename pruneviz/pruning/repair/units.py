@@ -168,8 +168,9 @@ def _refit_in_order(
     dense, cut = consumers(model), consumers(new)
     if any(site.layer not in cut for site in sites):
         raise ArgumentError(
-            "repair 'lstsq' with `batches` does not work with as_program=True: it reads the inputs of each "
-            "layer, but a program has no layers. Pass evidence=pv.collect(model, batches) instead."
+            "repair 'lstsq' with `batches` does not work with as_program=True: it reads the inputs "
+            "of each layer, but a program has no layers. Pass evidence=pv.collect(model, batches) "
+            "instead."
         )
     with torch.inference_mode(False), torch.no_grad():
         for site in sites:

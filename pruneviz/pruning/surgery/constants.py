@@ -69,8 +69,8 @@ def add_folds(w: Walk, new: nn.Module, folds: Folds, removed: np.ndarray) -> Non
         first = extras[0][kept]
         if any(not torch.allclose(first, e[kept], rtol=1e-6, atol=1e-12) for e in extras[1:]):
             raise GraphError(
-                f"{name!r} is used in several places that receive different constants: one bias cannot "
-                "absorb them all. Leave the units that feed it out of the plan."
+                f"{name!r} is used in several places that receive different constants: one bias "
+                "cannot absorb them all. Leave the units that feed it out of the plan."
             )
         tensor = holders[name][0]
         tensor.data += first.to(tensor)

@@ -93,8 +93,8 @@ def only_kept(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> 
         parts = keep.reshape(blocks, -1)  # (blocks, columns)
         if len(set(parts.sum(1))) > 1:
             raise GraphError(
-                f"the plan must keep the same number in each of the {blocks} groups of {name!r}, but it "
-                f"keeps {parts.sum(1).tolist()}."
+                f"the plan must keep the same number in each of the {blocks} groups of {name!r}, "
+                f"but it keeps {parts.sum(1).tolist()}."
             )
         pieces = t.reshape(blocks, -1, *t.shape[1:])  # (blocks, rows, columns, ...)
         index = [torch.from_numpy(np.flatnonzero(p)).to(t.device) for p in parts]

@@ -173,8 +173,8 @@ def _check_graph(w: Walk, args: Any, kwargs: Any, dense: list[Tensor], in_float6
     if not Proof(error, scale, scale, in_float64).holds:
         raise GraphError(
             "`model` does not compute what its exported graph does: outputs differ by "
-            f"{error:.1e} (of at most {scale:.1e}), so no cut could be checked. Does it draw random "
-            "numbers, or keep a state between calls? Remove that first."
+            f"{error:.1e} (of at most {scale:.1e}), so no cut could be checked. Does it draw "
+            "random numbers, or keep a state between calls? Remove that first."
         )
 
 
