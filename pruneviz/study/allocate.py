@@ -130,8 +130,8 @@ def allocate(
     least = kept(segments.at(len(segments.ordered)))
     if least > budget:
         raise ArgumentError(
-            f"`{name}` must be at least {least:,} here ({least / total:.3f} of {total:,}), but {value:g} "
-            "was passed: so much is kept with each layer at its highest sparsity in the frame. "
+            f"`{name}` must be at least {least:,} here ({least / total:.3f} of {total:,}), but "
+            f"{value:g} was passed: so much is kept with each layer at its highest sparsity in the frame. "
             "Measure higher sparsities, or more layers."
         )
     k = bisect_left(

@@ -145,7 +145,8 @@ def sweep(
     key_columns = {"criterion": str, "granularity": str, "scope": str, "repair": str, "seed": int,
             "target_sparsity": float}  # fmt: skip
     rows = [
-        dict(zip(key_columns, (c.name, setup.granularity[c.name], scope or c.scope, r, seed, s), strict=True))
+        dict(zip(key_columns, (c.name, setup.granularity[c.name], scope or c.scope, r, seed, s),
+                 strict=True))
         for c in setup.criteria for seed in runs for r in rungs for s in targets
     ]  # fmt: skip
     fixed = {c.name for c in setup.criteria if "generator" not in c.needs and tune is None}
@@ -154,8 +155,9 @@ def sweep(
         return {**row, "seed": runs[0]} if row["criterion"] in fixed else row
 
     arguments = {} if path is None else {
-        "pruneviz": VERSION, **setup.fingerprints(evidence, groups), "criteria": names, "sparsities": targets,
-        "repair": rungs, "seeds": runs, "scope": scope, "granularity": granularity,
+        "pruneviz": VERSION, **setup.fingerprints(evidence, groups), "criteria": names,
+        "sparsities": targets, "repair": rungs, "seeds": runs, "scope": scope,
+        "granularity": granularity,
         "tune": fingerprint(tune), "evaluate": fingerprint(evaluate),
     }  # fmt: skip
     table = Table(

@@ -18,8 +18,9 @@ from pruneviz.graph.values import Value, args_of, flatten, name_of, schema_of
 from pruneviz.pruning.surgery.cut import sizes_of
 
 # operators that take a shape -> its position among their arguments
-SHAPE_ARGUMENT = {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "zeros": 0, "ones": 0, "full": 0,
-          "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}  # fmt: skip
+SHAPE_ARGUMENT = {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "zeros": 0, "ones": 0,
+                  "full": 0, "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1,
+                  "new_empty": 1}  # fmt: skip
 MAX_ATTEMPTS = 24  # sets of attributes that are tried; each costs a comparison
 NORMS = (_NormBase, nn.GroupNorm, nn.RMSNorm)
 
