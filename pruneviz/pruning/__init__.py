@@ -1,4 +1,5 @@
-"""Carry out a plan: `mask`, `shrink`, `prune`; repair what is left and prove what was cut.
+"""Carry out a plan: `mask`, `shrink`, `prune`; repair the kept weights and check every removal.
 
-Takes a model and a plan and returns a new model. Never chooses a budget, never judges accuracy.
+These functions take a model and a plan and return a new model. They do not choose a budget and do
+not judge accuracy.
 """

@@ -1,4 +1,4 @@
-"""A certificate: what was removed, how that is known to be harmless, and what was measured."""
+"""What was removed from a model, how far its outputs are the same, and how that is known."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.batches import listed
 from pruneviz.model.forward import arguments
 from pruneviz.pruning.equivalence import difference_of
-from pruneviz.pruning.lossless import EQUAL_WEIGHTS as ONE
-from pruneviz.pruning.lossless import sleeping
+from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units
 from pruneviz.pruning.shrink import RECORD, Shrinker
 from pruneviz.pruning.surgery.removal import units_of_cut
 from pruneviz.redundancy.bounds import FAR
 from pruneviz.redundancy.redundant import find_redundant
 
 KINDS = ("exact", "exact-off-border", "observed", "approximate")
-SAME_OUTPUT = 1e-9  # max|Δ| ÷ max|output| in float64: rounding
+SAME_OUTPUT = 1e-9  # largest max|Δ| ÷ max|output| in float64 that counts as rounding
 SAME_OUTPUT_FLOAT32 = 1e-4  # the same in float32, where an operator has no float64 kernel
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What `certify` found.
+    """Result of `certify`.
 
     Parameters
     ----------
     removed : mapping of str to tuple of int
-        Name of a group of the model before to the units that are gone.
+        For each group of the model before: the removed units.
     kind : str
-        ``"exact"``: the outputs are the same for every input, and that is proved; ``"observed"``: they
-        were the same on these batches; ``"exact-off-border"``: what is gone is constant, but enters a
-        zero-padded convolution: the same except near the border; ``"approximate"``: they differ.
+        ``"exact"``: it is proved that the outputs are the same for every input of the box.
+        ``"observed"``: the outputs were the same on these batches, without a proof for others.
+        ``"exact-off-border"``: the removed units are proved constant but enter a zero-padded
+        convolution, so that the outputs are the same except near the border.
+        ``"approximate"``: the outputs differ.
     max_error : float
         max|Δ output| on these batches, in float64.
     scale : float
         max|output| of the model before.
     examples : int
+        Number of compared examples.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -59,8 +61,8 @@ class Certificate:
         where = ", ".join(f"{len(u)} of {g}" for g, u in list(self.removed.items())[:4])
         where += ", …" if len(self.removed) > 4 else ""
         return (
-            f"{self.kind}: {n:,} unit{'s' * (n != 1)} gone ({where or 'none'}); outputs differ by at most "
-            f"{self.max_error:.1e} (of {self.scale:.1e}) on {self.examples:,} examples"
+            f"{self.kind}: {n:,} unit{'s' * (n != 1)} removed ({where or 'none'}); outputs differ "
+            f"by at most {self.max_error:.1e} (of {self.scale:.1e}) on {self.examples:,} examples"
         )
 
 
@@ -72,16 +74,16 @@ def certify(
     low: float | Tensor | None = None,
     high: float | Tensor | None = None,
 ) -> Certificate:
-    """Compare a model with the smaller one that was made from it, and say how far they are the same.
+    """Compare a model with the smaller one made from it; say how far their outputs are the same.
 
     Parameters
     ----------
     before, after : nn.Module
-        `after` is from `shrink` or `prune` on `before`. Not changed.
+        `after` comes from `shrink` or `prune` on `before`. Not changed.
     batches : iterable
         As for `collect`; targets are ignored.
     low, high : float or Tensor, optional
-        The box of inputs for which ``"exact"`` is to hold; by default any input.
+        The box of inputs for which ``"exact"`` must hold; by default any input.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def certify(
     Raises
     ------
     ArgumentError
-        If there is no example, or the outputs of the two have other shapes.
+        If there is no example, or the outputs of the two models have different shapes.
 
     Examples
     --------
@@ -106,34 +108,38 @@ def certify(
     """
     before, after = checks.unwrapped(before), checks.unwrapped(after)
     data = [arguments(inputs) for inputs in listed(batches, "compare on")]
-    error, scale, precise = difference_of(before, after, data, varied=False)
-    limit = SAME_OUTPUT if precise else SAME_OUTPUT_FLOAT32
+    error, scale, in_float64 = difference_of(before, after, data, varied=False)
+    limit = SAME_OUTPUT if in_float64 else SAME_OUTPUT_FLOAT32
     examples = sum(next(t for t in torch.utils._pytree.tree_leaves(d) if isinstance(t, Tensor)).shape[0]
                    for d in data)  # fmt: skip
     args, kwargs = data[0]
     example = kwargs if kwargs and not args else args
     try:
         groups = find_groups(before, example, approximate=True)
-        gone = units_of_cut(groups, getattr(after, RECORD, ()))
+        marks = units_of_cut(groups, getattr(after, RECORD, ()))
     except (GraphError, ArgumentError):
-        groups, gone = None, {}
-    removed = {g: tuple(np.flatnonzero(mark).tolist()) for g, mark in gone.items() if mark.any()}
+        groups, marks = None, {}
+    removed = {g: tuple(np.flatnonzero(mark).tolist()) for g, mark in marks.items() if mark.any()}
     same = error <= limit * scale
     box = (-FAR if low is None else low, FAR if high is None else high)
     kind = "observed" if same else "approximate"
     if removed and groups is not None:
-        idle = sleeping(before, example, groups, None, *box, off_border=True)
-        left = {g: np.array([u for u in units if not idle[g][u]]) for g, units in removed.items()}
-        if same and all(len(u) == 0 for u in left.values()):
+        # proofs use the weights alone (evidence=None): bounds over the box, then redundant pairs
+        inactive = inactive_units(before, example, groups, None, *box, off_border=True)
+        unproved = {
+            g: np.array([u for u in units if not inactive[g][u]]) for g, units in removed.items()
+        }
+        if same and all(len(u) == 0 for u in unproved.values()):
             kind = "exact"
         elif same:
-            twins = find_redundant(before, groups=groups, threshold=ONE)
-            pairs = set(zip(twins["group"], twins["removed"], strict=True))
-            pairs |= set(zip(twins["group"], twins["kept"], strict=True))
-            doubles = all((g, u) in pairs for g, units in left.items() for u in units)
-            kind = "exact" if doubles else "observed"
-        elif all(len(u) == 0 for u in left.values()):
-            # constants before a padded convolution: were they folded, and nothing else done?
+            pairs = find_redundant(before, groups=groups, threshold=EQUAL_WEIGHTS)
+            paired = set(zip(pairs["group"], pairs["removed"], strict=True))
+            paired |= set(zip(pairs["group"], pairs["kept"], strict=True))
+            redundant = all((g, u) in paired for g, units in unproved.items() for u in units)
+            kind = "exact" if redundant else "observed"
+        elif all(len(u) == 0 for u in unproved.values()):
+            # Constant units before a zero-padded convolution differ only at the border. Fold them
+            # again: if `after` equals that model, nothing else was changed.
             keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
             for name, units in removed.items():
                 keep[name][list(units)] = False
@@ -146,7 +152,7 @@ def certify(
 
 
 def _folded(before: nn.Module, plan: Plan, example: Any) -> nn.Module:
-    """Return the model without the units of a plan, proved constants folded into the biases."""
+    """Return the model without the dropped units, with proved constants folded into the biases."""
     shrinker = Shrinker(before, example)
     small = shrinker.quick(plan)
     shrinker.repair(small, plan, "merge", None, None)

@@ -1,4 +1,4 @@
-"""The front door: find groups, score, select, shrink, in one call."""
+"""How a model is pruned in one call: find groups, score, select, shrink."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pruneviz.graph.find_groups import walked
 from pruneviz.graph.grouping import build
 from pruneviz.metrics.cost import measure
 from pruneviz.model.batches import listed
-from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_source
+from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.score import score
 from pruneviz.selection.select import select
 
-STEPS = 12  # of the search for a share of MACs: 1 ÷ 4096 of the scale
+STEPS = 12  # bisections when searching a sparsity: a resolution of 1 ÷ 4096
 
 
 def prune(
@@ -47,8 +47,9 @@ def prune(
 ) -> nn.Module:
     """Remove the least important units of a model, and return the smaller model.
 
-    The same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other. What is
-    measured to cost least, without training, is the second-order choice and least squares::
+    Does the same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other.
+    In our measurements without training, the second-order criterion with least squares loses the
+    least accuracy::
 
         evidence = pv.collect(model, batches, loss=F.cross_entropy)
         small = pv.prune(model, x, macs=0.5, criterion="obs", repair="lstsq", evidence=evidence, batches=batches)
@@ -62,37 +63,38 @@ def prune(
     sparsity : float, optional
         Share of the units of each group to remove, in [0, 1).
     macs : float, optional
-        Share of the multiply-accumulates to keep, in (0, 1]: the new model has at most that much.
-        Give this or `sparsity`. The smallest sparsity that reaches it is taken.
+        Largest share of the multiply-accumulates that the new model may have, in (0, 1]. Pass this
+        or `sparsity`. The smallest sparsity that reaches it is used.
     criterion : str or callable
         For units, such as ``"l2"``; see `score`.
     evidence : Evidence, optional
-        From `collect`, for criteria and repairs that need it.
+        From `collect`; for criteria and repairs that need it.
     batches : iterable, optional
-        As for `collect`. Without `evidence` it is collected from these, if it is needed; for criteria
-        that need gradients by `cross_entropy`, with labels drawn from the model's own predictions.
-        With ``repair="lstsq"`` the layers are re-fitted on these one after the other.
+        As for `collect`. If evidence is needed and none was passed, it is collected from these
+        batches. A criterion that needs gradients uses `cross_entropy`, with labels drawn from the
+        model's own predictions. With ``repair="lstsq"`` the layers are re-fitted on these batches
+        one after the other.
     repair, ridge
         As for `shrink`.
     scope, protect, min_keep, round_to
         As for `select`.
     approximate : bool
-        As for `find_groups`: whether to cut units over which a norm runs.
+        As for `find_groups`: whether units over which a norm runs may be removed.
     seed : int
         As for `score`.
 
     Returns
     -------
     nn.Module
-        A new, smaller model, proved equal to the masked one.
+        A new, smaller model whose outputs were compared with those of the masked model.
 
     Raises
     ------
     ArgumentError
-        If not exactly one of `sparsity` and `macs` is given, or a value is out of range, or so few
-        MACs cannot be reached.
+        If not exactly one of `sparsity` and `macs` is passed, a value is out of range, or the share
+        of MACs cannot be reached.
     GraphError
-        If the model cannot be traced, or nothing in it can be cut, or `shrink` refuses.
+        If the model cannot be traced, no unit of it can be removed, or `shrink` refuses.
 
     Examples
     --------
@@ -115,7 +117,7 @@ def prune(
     checks.choice(repair, "repair", RUNGS)
     ridge = checks.number(ridge, "ridge", low=0)
     if repair != "none":
-        check_source(repair, evidence, batches)
+        check_repair_data(repair, evidence, batches)
     model = checks.unwrapped(model)
     chosen = None if callable(criterion) else registered(criterion, "unit")
     data = None if batches is None else listed(batches, "learn from")
@@ -123,11 +125,11 @@ def prune(
         gradients = bool({"grad_sq", "fisher", "model"} & set(chosen.evidence))
         loss = F.cross_entropy if gradients else None
         evidence = collect(model, data, loss=loss, seed=seed, progress=False)
-    w = walked(model, example_input)
-    groups = build(w, approximate=approximate)
+    walk = walked(model, example_input)
+    groups = build(walk, approximate=approximate)
     some_can_go(groups)
     scores = score(model, criterion, groups=groups, evidence=evidence, seed=seed)
-    shrinker = Shrinker(model, example_input, w)
+    shrinker = Shrinker(model, example_input, walk)
 
     def plan(share: float) -> Plan:
         return select(scores, sparsity=share, scope=scope, protect=protect, min_keep=min_keep,
@@ -135,7 +137,7 @@ def prune(
 
     if sparsity is None:
         assert macs is not None
-        sparsity = _for_macs(shrinker, plan, macs, example_input)
+        sparsity = _sparsity_for_macs(shrinker, plan, macs, example_input)
     chosen_plan = plan(sparsity)
     new = shrinker.proved(chosen_plan)
     if repair != "none":
@@ -143,26 +145,26 @@ def prune(
     return new
 
 
-def _for_macs(
+def _sparsity_for_macs(
     shrinker: Shrinker, plan: Callable[[float], Plan], macs: float, example_input: Any
 ) -> float:
-    """Search the smallest sparsity at which at most a share of the MACs is left."""
+    """Find by bisection the smallest sparsity with at most this share of the MACs."""
     dense = measure(shrinker.model, example_input).macs
 
-    def left(share: float) -> float:
+    def macs_kept(share: float) -> float:
         return measure(shrinker.quick(plan(share)), example_input).macs / max(1, dense)
 
     if macs >= 1:
         return 0.0
     low, high = 0.0, 1 - 2**-STEPS
-    least = left(high)
+    least = macs_kept(high)
     if least > macs:
         raise ArgumentError(
-            f"`macs` must be at least {least:.3f} here: with all units gone that may go, so much of "
-            f"the MACs is left, but {macs:g} was asked for. Protect fewer layers, lower `min_keep`, "
-            "or allow approximate=True."
+            f"`macs` must be at least {least:.3f} here, but {macs:g} was passed: {least:.3f} of "
+            "the MACs remain even if all removable units are removed. Protect fewer layers, lower "
+            "`min_keep`, or pass approximate=True."
         )
     for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if left(middle) <= macs else (middle, high)
+        low, high = (low, middle) if macs_kept(middle) <= macs else (middle, high)
     return high

@@ -1,4 +1,4 @@
-"""Measure the statistics of batch norms anew."""
+"""How the running statistics of batch norms are re-estimated after a removal."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from pruneviz.model.hooks import evaluating
 
 @torch.inference_mode(False)
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
-    """Return a copy whose batch norms have the mean and variance of what they now read.
+    """Return a copy whose batch norms have the mean and variance of their present inputs.
 
-    After a removal the inputs of a batch norm have another mean and spread than the statistics it
-    stored. Every batch counts alike; no label is needed and no weight changes.
+    After a removal the inputs of a batch norm have another mean and variance than the statistics
+    that it stored. Every batch has the same weight. No label is needed, and no weight changes.
 
     Parameters
     ----------
     model : nn.Module
         Not changed.
     batches : iterable
-        As for `collect`; targets are ignored. Batches of one example are refused: they have no spread.
+        As for `collect`; targets are ignored. A batch of one example is refused: it has no
+        variance.
 
     Returns
     -------
     nn.Module
-        A new model. One without batch norms is simply copied.
+        A new model. A model without batch norms is copied.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     before = [m.momentum for m in norms]
     with evaluating(new):
         for m in norms:
-            m.training, m.momentum = True, 1.0  # afterwards it holds this batch's statistics
+            m.training, m.momentum = True, 1.0  # after a forward it stores that batch's statistics
         seen = False
         for inputs, _ in parts(batches):
             run_forward(new, *arguments(inputs))

@@ -1,4 +1,4 @@
-"""The same function with other weights: units that speak louder, and are listened to less."""
+"""How a model is rewritten with other weights but the same outputs."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def rescale(
     share: float = 0.5,
     seed: int = 0,
 ) -> nn.Module:
-    """Return a model that computes the same, in which some units are louder: × 10 in, ÷ 10 out.
+    """Return a model with the same outputs, in which some units have larger activations.
 
-    What feeds a unit (rows and bias) is multiplied by a factor, and what reads it (columns) divided
-    by it. After ReLU, which passes a positive factor through, nothing changes but the weights; so a
-    criterion that judges by what a network *does* must not change its mind.
+    The incoming weights and the bias of a unit are multiplied by a factor, and the columns that
+    read it are divided by the same factor. ReLU passes a positive factor through, so only the
+    weights change. A criterion that judges what a network *computes* must give the same ranking
+    afterwards.
 
     Parameters
     ----------
@@ -46,27 +47,27 @@ def rescale(
         As for `find_groups`.
     groups : Groups
         From `find_groups` on the same model. Where a factor does not pass through (after GELU or
-        sigmoid, before a softmax, in a norm over the units), the units of the group stay as they are.
+        sigmoid, before a softmax, in a norm over the units), the units of the group are not
+        changed.
     factor : float
-        Greater than 0. A power of two changes no bit of most weights' mantissa.
+        Greater than 0. A power of two does not change the mantissa of most weights.
     share : float
-        Share of the units of each group that are rescaled, in (0, 1], drawn at random. If all of a
-        group were, their order would stay.
+        Share of the units of each group that are rescaled, in (0, 1], drawn at random. If all units
+        of a group were rescaled, their ranking within the group would not change.
     seed : int
-        For drawing; the caller's random state is not touched.
+        For drawing the units; the caller's random state is not changed.
 
     Returns
     -------
     nn.Module
-        A new model. That it computes the same in eval mode was checked, on `example_input` and at
-        least seven variations of it, in float64. BatchNorm keeps its running variance: trained on, or
-        re-estimated, the new model would differ.
+        A new model. Its outputs in eval mode were compared with the old ones, in float64, on
+        `example_input` and variations of it. BatchNorm keeps its running variance, so after
+        training or `recalibrate` the two models would differ.
 
     Raises
     ------
     ArgumentError
-        If there is no group whose units can be rescaled, `groups` are of another model, or an argument
-        is out of range.
+        If no group can be rescaled, `groups` are of another model, or an argument is out of range.
 
     References
     ----------
@@ -87,11 +88,11 @@ def rescale(
     (4, 4)
     """
     model = checks.unwrapped(model)
-    new, done = rescaled_groups(model, example_input, groups, factor, share, seed)
-    if not done:
+    new, rescaled = rescaled_groups(model, example_input, groups, factor, share, seed)
+    if not rescaled:
         raise ArgumentError(
             f"no unit of `model` ({type(model).__name__}) can be rescaled: a factor passes through ReLU, "
-            "pooling and BatchNorm, but not through what follows the units here."
+            "pooling and BatchNorm, but not through the operators that follow the units here."
         )
     return new
 
@@ -99,7 +100,7 @@ def rescale(
 def rescaled_groups(
     model: nn.Module, example_input: Any, groups: Groups, factor: float, share: float, seed: int
 ) -> tuple[nn.Module, list[str]]:
-    """Return the new model, and the names of the groups that have louder units."""
+    """Return the new model, and the names of the groups that were rescaled."""
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     factor, share = checks.number(factor, "factor"), checks.number(share, "share", low=0, high=1)
     if factor <= 0 or share == 0:
@@ -110,38 +111,38 @@ def rescaled_groups(
     example = arguments(example_input)
     with evaluating(model):
         check_fit(groups, cut, held(model), "groups")
-    new, done = copy_of(model), []
+    new, rescaled = copy_of(model), []
     for g in cut:
         chosen = np.zeros(g.size, bool)
         chosen[rng.permutation(g.size)[: max(1, round(share * g.size))]] = True
         trial = copy_of(new)
         with torch.no_grad():
             _scale(g, held(trial), chosen, factor)
-        if g.consumers and _equal(model, trial, example):
+        if g.consumers and _same_outputs(model, trial, example):
             new = trial
-            done.append(g.name)
-    return new, done
+            rescaled.append(g.name)
+    return new, rescaled
 
 
-def _scale(group: Group, have: Mapping[str, Held], chosen: np.ndarray, factor: float) -> None:
-    """Multiply what makes the chosen units, and divide what reads them."""
-    seen: set[tuple[int, int, str]] = set()
-    readers = set(group.consumers)
+def _scale(group: Group, tensors: Mapping[str, Held], chosen: np.ndarray, factor: float) -> None:
+    """Multiply the producers of the chosen units by a factor, and divide their consumers by it."""
+    scaled: set[tuple[int, int, str]] = set()  # a shared tensor must be scaled once
+    consumers = set(group.consumers)
     for s in group.slices:
-        there = have[unmasked_name(s.tensor)]
-        module, attribute = there.holders[0]
-        key = (id(there.tensor), s.dim, s.role)
-        # a norm passes on what it is given times its weight: the weight would do it twice
+        entry = tensors[unmasked_name(s.tensor)]
+        module, attribute = entry.holders[0]
+        key = (id(entry.tensor), s.dim, s.role)
+        # the input of a batch norm is scaled already; its weight would apply the factor twice
         norm = isinstance(module, _BatchNorm) and attribute == "weight"
-        reads = s.role == "in" and s.layer in readers
-        t: Tensor = there.tensor
-        if key in seen or norm or not t.is_floating_point() or not (s.role == "out" or reads):
+        reads = s.role == "in" and s.layer in consumers
+        t: Tensor = entry.tensor
+        if key in scaled or norm or not t.is_floating_point() or not (s.role == "out" or reads):
             continue
-        seen.add(key)
+        scaled.add(key)
         mark = torch.from_numpy(s.mark(tuple(t.shape), chosen).copy()).to(t.device)
         t[mark] = t[mark] * factor if s.role == "out" else t[mark] / factor
 
 
-def _equal(before: nn.Module, after: nn.Module, example: Any) -> bool:
+def _same_outputs(before: nn.Module, after: nn.Module, example: Any) -> bool:
     error, scale, _ = difference_of(before, after, [example])
     return error <= SAME_OUTPUT_ROUNDED * scale

@@ -1,4 +1,4 @@
-"""Remove units for real: a smaller dense model, compared with the masked one before it is returned."""
+"""How units are removed: a smaller model, compared with the masked one before it is returned."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, held, tensors_of
 from pruneviz.pruning.repair.data_free import twins_of
-from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_source
+from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
 from pruneviz.pruning.repair.sites import sites
-from pruneviz.pruning.repair.units import merged_blind, repaired
-from pruneviz.pruning.surgery.constants import Folds, fold, folder
+from pruneviz.pruning.repair.units import merge_without_data, repair_layers
+from pruneviz.pruning.surgery.constants import Folds, add_folds, fold_watcher
 from pruneviz.pruning.surgery.cut import Cut, cut
 from pruneviz.pruning.surgery.proof import Proof, Reference, reference
-from pruneviz.pruning.surgery.removal import kept, lost
-from pruneviz.pruning.surgery.sizes import bare_norms, blamed, mended
+from pruneviz.pruning.surgery.removal import kept_places, removed_classes
+from pruneviz.pruning.surgery.sizes import attribute_choices, bare_norm_sizes, resized_arguments
 
-MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5)."
-RECORD = "_pruneviz_cuts"  # on a shrunken model: what was cut, for `save`
+HOW_TO_MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5)."
+RECORD = "_pruneviz_cuts"  # attribute of a shrunken model that holds its cuts, for `save`
 
 
 def shrink(
@@ -56,13 +56,13 @@ def shrink(
     ridge: float = RIDGE,
     as_program: bool = False,
 ) -> nn.Module:
-    """Return a smaller model without the units that the plan drops, proved equal to the masked one.
+    """Return a smaller model without the units that the plan drops, checked against the masked one.
 
-    Parameters and buffers are cut, and so are the sizes that the layers hold. Where a silenced unit
-    arrives as a constant (a sigmoid gives 0.5), the constant goes into the consumer's bias. Then
-    the new model is compared with ``mask(model, plan)``, in float64, on at least eight examples:
-    ``max|Δ| ÷ max|output| ≤ 1e-10``. A norm over units that are cut is evaluated over those that
-    stay.
+    Parameters, buffers and the sizes stored in the layers are cut. Where a silenced unit reaches
+    its consumer as a constant (a sigmoid gives 0.5), the constant is added to the consumer's bias.
+    Then the new model is compared with ``mask(model, plan)``, in float64, on at least eight
+    examples: ``max|Δ| ÷ max|output| ≤ 1e-10``. For this comparison a norm over removed units is
+    evaluated over the kept units.
 
     Parameters
     ----------
@@ -73,25 +73,27 @@ def shrink(
     example_input : Tensor, tuple or dict
         Arguments of the forward, as for `find_groups`.
     repair : str
-        What is done for the layers that lose inputs, after the comparison. ``"none"``; ``"fold"``:
-        the mean of what is gone goes into their biases (or the running mean of a batch norm behind
-        them); ``"merge"``: the weights for a unit go to the kept one most like it (without evidence and
-        batches only if that one's incoming weights are a multiple of its own); ``"lstsq"``: the
-        weights are re-fitted by least squares. Repaired are Linear and Conv layers, also those inside
-        attention; where a weight is shared, and where nothing was collected, nothing is done.
+        How layers that lose inputs are repaired, after the comparison. ``"none"``: not at all.
+        ``"fold"``: the mean of each removed unit is added to their biases, or to the running mean
+        of a batch norm behind them. ``"merge"``: the weights of a removed unit are added to those
+        of the most similar kept unit; without evidence and batches only if the incoming weights of
+        one are a multiple of the other's. ``"lstsq"``: the weights are re-fitted by least squares.
+        Linear and Conv layers are repaired, also inside attention, but not layers with a shared
+        weight or without collected data.
     evidence : Evidence, optional
         From `collect` on this model, for a repair.
     batches : iterable, optional
-        As for `collect`: with ``"lstsq"`` the layers are re-fitted one after the other, each on what
-        it reads in the smaller model, to give what it gave in the whole one. Else, without
-        `evidence`, it is collected from these.
+        As for `collect`. With ``"lstsq"`` the layers are re-fitted one after the other, each from
+        its inputs in the smaller model to its outputs in the old model. Otherwise, without
+        `evidence`, the evidence is collected from these batches.
     ridge : float
-        Of ``"lstsq"``: how strongly the old weights are held, as a share of the mean variance.
+        For ``"lstsq"``: how strongly the fit is pulled towards the old weights, as a share of the
+        mean variance of the inputs.
     as_program : bool
-        Return the shrunk graph of `torch.export` instead of a copy of the model. It runs where the
-        model's own Python cannot, because sizes are written into it, such as ``x.view(-1, 400)``.
-        It computes what eval mode computes. The batch stays free, and the length of sequences, where
-        export can keep them; images keep their size.
+        Return the shrunken graph of `torch.export` instead of a copy of the model. It also runs
+        where literal sizes in the model's own Python code, such as ``x.view(-1, 400)``, prevent
+        that. It computes what the model computes in eval mode. Batch size and sequence length may
+        vary where export allows it; the size of images may not.
 
     Returns
     -------
@@ -101,11 +103,12 @@ def shrink(
     Raises
     ------
     ArgumentError
-        If the plan drops single weights, or is of another model, or the input does not fit; if a
-        repair has nothing to learn from.
+        If the plan drops single weights or is of another model, the input does not fit, or a repair
+        has no data.
     GraphError
-        If a unit is frozen, or the smaller model cannot run or would compute something else. The
-        message names the layers and the size of the difference, or the line of the model's code.
+        If a unit is frozen, the smaller model cannot run, or its outputs differ from those of the
+        masked model. The message names the layers and the difference, or the line of the model's
+        code.
 
     Examples
     --------
@@ -122,7 +125,7 @@ def shrink(
     checks.choice(repair, "repair", RUNGS)
     ridge = checks.number(ridge, "ridge", low=0)
     if repair != "none":
-        check_source(repair, evidence, batches)
+        check_repair_data(repair, evidence, batches)
     shrinker = Shrinker(model, example_input)
     new = shrinker.proved(plan, as_program=as_program)
     if repair != "none":
@@ -131,7 +134,7 @@ def shrink(
 
 
 class Shrinker:
-    """One model, traced once, to be cut along many plans.
+    """Cut one model, traced once, by many plans.
 
     Parameters
     ----------
@@ -148,54 +151,61 @@ class Shrinker:
         self._roles = roles_of(self.walk)
         with torch.inference_mode(False):
             self._example = copied_inputs(arguments(example_input), self.walk.traced.model)
-        # which sizes were right for the groups that lose units, proved once for each set of them
+        # for each set of groups that lose units: the number of the sizes that `proved` found
         self._sizes: dict[frozenset[str], int] = {frozenset(): 0}
 
     def quick(self, plan: Plan) -> nn.Module:
-        """Return the smaller model, compared only if these groups are cut for the first time.
+        """Return the smaller model; it is compared only if these groups are cut for the first time.
 
-        For a slider, or to try sizes. Not every cut that runs is right: an attention that believes it
-        still has all of its heads runs, too. What of a model's sizes has to be set is found by the
-        proof; for other counts of the same groups it is the same.
+        For sliders and searches, which cut the same groups many times. That a cut model runs does
+        not show that it is right: attention with a stale number of heads runs, too. The comparison
+        in `proved` finds which size attributes must be set. They are the same for other numbers of
+        units of the same groups.
         """
         w = self.walk
-        gone = self._gone(plan)
+        removed = self._removed(plan)
         cut = _cut_groups(plan)
         if cut not in self._sizes:
             return self.proved(plan)
-        at = self._sizes[cut]
+        number = self._sizes[cut]
         with torch.inference_mode(False), torch.no_grad():
             folds: Folds = {}
             if w.constants:
-                tensors = silenced(w, tensors_of(w.traced.model), gone, self._roles)
+                tensors = silenced(w, tensors_of(w.traced.model), removed, self._roles)
                 with quiet(), evaluating(w.traced.model):
-                    run_graph(w, tensors, w.traced.inputs, gone=gone, watch=folder(w, gone, folds))
-            norms = bare_norms(w, self.model, gone)
-            choices = [(), *blamed(w, self.model, gone)]
-            for attributes in [*choices[at:], *choices[:at]]:
-                new = self._cut(Cut(kept(w, gone), (*norms, *attributes)), folds, gone)
+                    run_graph(
+                        w,
+                        tensors,
+                        w.traced.inputs,
+                        gone=removed,
+                        watch=fold_watcher(w, removed, folds),
+                    )
+            norms = bare_norm_sizes(w, self.model, removed)
+            choices = [(), *attribute_choices(w, self.model, removed)]
+            for attributes in [*choices[number:], *choices[:number]]:
+                new = self._cut(Cut(kept_places(w, removed), (*norms, *attributes)), folds, removed)
                 try:
                     with quiet(), evaluating(new):
                         new(*self._example[0], **self._example[1])
                 except Exception as e:
-                    trouble = e
+                    error = e
                     continue
                 return new
-        raise _failed(trouble) from trouble
+        raise _forward_failed(error) from error
 
     def proved(self, plan: Plan, *, as_program: bool = False) -> nn.Module:
-        """Return the smaller model, compared with the masked one; or raise."""
+        """Return the smaller model if it equals the masked one; else raise."""
         w = self.walk
-        gone = self._gone(plan)
+        removed = self._removed(plan)
         folds: Folds = {}
         with torch.inference_mode(False), torch.no_grad():
-            ref = reference(w, self._example, gone, self._roles, folder(w, gone, folds))
+            ref = reference(w, self._example, removed, self._roles, fold_watcher(w, removed, folds))
             if as_program:
                 return self._program(plan, ref, folds)
-            first = Cut(kept(w, gone), bare_norms(w, self.model, gone))
-            what, at = self._right(first, folds, ref, gone)
-            new = self._cut(what, folds, gone)
-        self._sizes[_cut_groups(plan)] = at
+            first = Cut(kept_places(w, removed), bare_norm_sizes(w, self.model, removed))
+            what, number = self._find_sizes(first, folds, ref, removed)
+            new = self._cut(what, folds, removed)
+        self._sizes[_cut_groups(plan)] = number
         new.__dict__[RECORD] = (*getattr(self.model, RECORD, ()), what)
         return new
 
@@ -208,91 +218,100 @@ class Shrinker:
         batches: Iterable[Any] | None,
         ridge: float = RIDGE,
     ) -> None:
-        """Repair what was cut along a plan, in place."""
+        """Repair a model that was cut by a plan, in place."""
         assert plan.groups is not None
-        where = sites(self.walk, self.model, lost(self.walk, plan), plan.groups)
+        affected = sites(self.walk, self.model, removed_classes(self.walk, plan), plan.groups)
         if evidence is None and batches is None:
             twins = twins_of(self.model, plan, self.example_input)
-            merged_blind(self.model, new, where, twins)
+            merge_without_data(self.model, new, affected, twins)
             return
         if evidence is not None:
             check_evidence(evidence, weight_shapes(self.model))
-        elif rung != "lstsq" and where:
+        elif rung != "lstsq" and affected:
             assert batches is not None
-            names = [s.layer for s in where]
+            names = [s.layer for s in affected]
             evidence = collect(self.model, batches, layers=names, progress=False)
-        repaired(self.model, new, where, rung, evidence=evidence, batches=batches, ridge=ridge)
+        repair_layers(
+            self.model, new, affected, rung, evidence=evidence, batches=batches, ridge=ridge
+        )
 
-    def _gone(self, plan: Plan) -> np.ndarray:
-        groups = checks.kind(plan, "plan", Plan, MAKE).groups
+    def _removed(self, plan: Plan) -> np.ndarray:
+        groups = checks.kind(plan, "plan", Plan, HOW_TO_MAKE).groups
         if groups is None:
             raise ArgumentError(
-                "`shrink` removes whole units, but this plan drops single weights: those can only be "
-                "zeroed, with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups)."
+                "`shrink` removes whole units, but this plan drops single weights: these can only "
+                "be set to zero, with pv.mask. Score units instead: pv.score(model, 'l2', "
+                "groups=groups)."
             )
         for name, keep in plan.keep.items():
             check_keep(name, keep, (groups[name].size,))
         chosen = [groups[name] for name, keep in plan.keep.items() if not bool(keep.all())]
         check_fit(groups, chosen, held(self.model), "plan")
-        return lost(self.walk, plan)
+        return removed_classes(self.walk, plan)
 
-    def _cut(self, what: Cut, folds: Folds, gone: np.ndarray, exact: bool = False) -> nn.Module:
+    def _cut(
+        self, what: Cut, folds: Folds, removed: np.ndarray, in_float64: bool = False
+    ) -> nn.Module:
         new = copy_of(self.model)
-        new = new.double() if exact else new
+        new = new.double() if in_float64 else new
         cut(new, what)
-        fold(self.walk, new, folds, gone)
+        add_folds(self.walk, new, folds, removed)
         return new
 
-    def _right(self, first: Cut, folds: Folds, ref: Reference, gone: np.ndarray) -> tuple[Cut, int]:
-        """Find the sizes with which the cut model runs and equals the masked one, or raise.
+    def _find_sizes(
+        self, first: Cut, folds: Folds, ref: Reference, removed: np.ndarray
+    ) -> tuple[Cut, int]:
+        """Return the cut whose sizes make the model run and equal the masked one, and its number.
 
-        The second is the number of the choice.
+        If none does, the error of the first choice is raised.
         """
-        w, trouble = self.walk, None
-        for i, attributes in enumerate(itertools.chain([()], blamed(w, self.model, gone))):
+        w, error = self.walk, None
+        for i, attributes in enumerate(
+            itertools.chain([()], attribute_choices(w, self.model, removed))
+        ):
             what = Cut(first.keep, (*first.attributes, *attributes))
-            new = self._cut(what, folds, gone, ref.exact)
+            new = self._cut(what, folds, removed, ref.in_float64)
             try:
                 proof = ref.compare(new)
             except Exception as e:
-                trouble = trouble or _failed(e)
-                trouble.__cause__ = trouble.__cause__ or e
+                error = error or _forward_failed(e)
+                error.__cause__ = error.__cause__ or e
                 continue
             if proof.holds:
                 return what, i
-            trouble = trouble or _differs(w, gone, proof)
-        assert trouble is not None
-        raise trouble
+            error = error or _outputs_differ(w, removed, proof)
+        assert error is not None
+        raise error
 
     def _program(self, plan: Plan, ref: Reference, folds: Folds) -> nn.Module:
-        """Return the graph with its written-down sizes set to the new ones."""
+        """Return the exported graph with its literal sizes replaced by the new ones."""
         w = walk(trace(self.model, self.example_input, program=True))
-        gone = lost(w, plan)
-        for node, args in [(n, mended(w, n, gone)) for n in w.traced.nodes]:
+        removed = removed_classes(w, plan)
+        for node, args in [(n, resized_arguments(w, n, removed)) for n in w.traced.nodes]:
             node.args = args
         new = w.traced.program()
-        exact = w.traced.program().double() if ref.exact else w.traced.program()
-        for module in (new, exact):
-            cut(module, Cut(kept(w, gone)))
-            fold(w, module, folds, gone)
+        compared = w.traced.program().double() if ref.in_float64 else w.traced.program()
+        for module in (new, compared):
+            cut(module, Cut(kept_places(w, removed)))
+            add_folds(w, module, folds, removed)
         try:
-            with redirect_stderr(io.StringIO()):  # where a graph fails, torch prints its code
-                proof = ref.compare(exact)
+            with redirect_stderr(io.StringIO()):  # if a graph fails, torch prints its code
+                proof = ref.compare(compared)
         except Exception as e:
             raise GraphError(
-                f"the shrunk graph of `model` does not run: {_line(e)} Leave these units out: "
-                f"{_layers(w, gone)}."
+                f"the shrunken graph of `model` does not run: {_first_line(e)} Leave units of "
+                f"these layers out of the plan: {_layer_names(w, removed)}."
             ) from e
         if not proof.holds:
-            raise _differs(w, gone, proof)
+            raise _outputs_differ(w, removed, proof)
         return new
 
 
 def check_numbers(model: nn.Module) -> None:
-    """Raise if a weight holds NaN or infinity: nothing could be compared then."""
+    """Raise if a weight holds NaN or infinity, because outputs could not be compared then."""
     weights = dict(model.named_parameters())
     for name, t in {**weights, **dict(model.named_buffers())}.items():
-        # a buffer may hold infinities: they are masks
+        # a buffer may hold infinities, such as an attention mask
         bad = ~torch.isfinite(t.detach()) if name in weights else torch.isnan(t)
         if bad.any():
             raise ArgumentError(
@@ -305,38 +324,38 @@ def _cut_groups(plan: Plan) -> frozenset[str]:
     return frozenset(n for n, keep in plan.keep.items() if not bool(keep.all()))
 
 
-def _layers(w: Walk, gone: np.ndarray) -> str:
+def _layer_names(w: Walk, removed: np.ndarray) -> str:
     names = dict.fromkeys(
         layer_name(key[0]) or key[0]
         for key in by_use(w)
-        if gone[w.atoms.roots(w.tensors[key])].any()
+        if removed[w.atoms.roots(w.tensors[key])].any()
     )
     return ", ".join(repr(n) for n in list(names)[:4]) + (", …" if len(names) > 4 else "")
 
 
-def _differs(w: Walk, gone: np.ndarray, proof: Proof) -> GraphError:
+def _outputs_differ(w: Walk, removed: np.ndarray, proof: Proof) -> GraphError:
     return GraphError(
-        f"the model without these units of {_layers(w, gone)} would not compute what the masked one "
-        f"does: outputs differ by {proof.error:.1e} (of at most {proof.scale:.1e}; the mask itself "
-        f"changes {proof.effect:.1e}). Its Python probably holds a size that is now another one: "
-        "shrink(..., as_program=True) returns the graph with its sizes mended, or leave these layers "
+        f"the model without these units of {_layer_names(w, removed)} would not compute what the "
+        f"masked one does: outputs differ by {proof.error:.1e} (of at most {proof.scale:.1e}; the "
+        f"mask itself changes {proof.effect:.1e}). Its Python code probably uses an old size: "
+        "shrink(..., as_program=True) returns the graph with the new sizes, or leave these layers "
         "out of the plan."
     )
 
 
-def _failed(e: Exception) -> GraphError:
-    """Name the user's own line of code that could not run with the new sizes."""
+def _forward_failed(e: Exception) -> GraphError:
+    """Return an error that names the line of the user's code that fails with the new sizes."""
     frames = traceback.extract_tb(e.__traceback__)
-    here, theirs = str(Path(__file__).parent), str(Path(torch.__file__).parent)
-    own = [f for f in frames if not f.filename.startswith((here, theirs))]
+    libraries = str(Path(__file__).parent), str(Path(torch.__file__).parent)
+    own = [f for f in frames if not f.filename.startswith(libraries)]
     where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`" if own else "a layer of torch"
     return GraphError(
-        f"the forward of the smaller model fails at {where} ({_line(e)}) A size is written into the "
-        "code there: let it follow from a shape (x.flatten(1), x.shape[1]), or take the shrunk "
-        "graph, in which it is mended: shrink(..., as_program=True)."
+        f"the forward of the smaller model fails at {where} ({_first_line(e)}) The code there uses "
+        "an old size: compute it from a shape (x.flatten(1), x.shape[1]), or take the graph with "
+        "the new sizes: shrink(..., as_program=True)."
     )
 
 
-def _line(e: Exception) -> str:
+def _first_line(e: Exception) -> str:
     lines = str(e).strip().splitlines()
     return f"{(lines[0] if lines else type(e).__name__).rstrip('.')}."

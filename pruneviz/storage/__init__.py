@@ -1,4 +1,4 @@
-"""What is kept: model files, encodings and their bytes, sparse layers, fingerprints of runs.
+"""How models are stored: files, encodings and their bytes, sparse layers, fingerprints of runs.
 
-Does not know why a number is zero or a unit is missing.
+This room does not know why a weight is zero or a unit was removed.
 """

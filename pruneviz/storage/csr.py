@@ -1,4 +1,4 @@
-"""Let the zeros be skipped: linear layers that multiply with compressed sparse rows."""
+"""How zeros are skipped: linear layers that multiply with compressed sparse rows (CSR)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.pruning.mask import bake
 
 KERNELS = ("mm", "linear")
-INDICES = {"csr_int64": torch.int64, "csr_int32": torch.int32}  # torch knows no others
+INDICES = {"csr_int64": torch.int64, "csr_int32": torch.int32}  # torch supports no others
 
 
 def to_csr(model: nn.Module, *, kernel: str = "mm", encoding: str = "csr_int32") -> nn.Module:
-    """Return a copy of a model whose linear layers store and multiply only what is not 0.
+    """Return a copy of a model whose linear layers store and multiply only the nonzero weights.
 
-    For inference only. Whether that is faster depends on the sparsity, the layer, the batch, the
+    For inference only. Whether it is faster depends on the sparsity, the layer, the batch, the
     kernel and the machine: `compare_latency` and `crossover` measure it.
 
     Parameters
@@ -28,17 +28,17 @@ def to_csr(model: nn.Module, *, kernel: str = "mm", encoding: str = "csr_int32")
     model : nn.Module
         Masked or not. Not changed.
     kernel : str
-        ``"mm"``: ``torch.mm(csr, x.T).T``; ``"linear"``: ``F.linear(x, csr)``, what one gets by putting
-        a CSR tensor in the place of the weight.
+        ``"mm"``: ``torch.mm(csr, x.T).T``; ``"linear"``: ``F.linear(x, csr)``, which also runs if
+        the weight of an `nn.Linear` is replaced by a CSR tensor.
     encoding : str
         ``"csr_int32"`` or ``"csr_int64"``: the type of the indices.
 
     Returns
     -------
     nn.Module
-        A new model. Each `nn.Linear` has become a layer with the same outputs, up to rounding;
-        convolutions and attention stay: torch has no sparse kernel for them. `measure` counts its
-        bytes and its MACs as they are.
+        A new model. Each `nn.Linear` is replaced by a `SparseLinear` with the same outputs, up to
+        rounding. Convolutions and attention are not changed: torch has no sparse kernel for them.
+        `measure` counts the bytes and MACs of the sparse layers.
 
     Raises
     ------
@@ -64,10 +64,11 @@ def to_csr(model: nn.Module, *, kernel: str = "mm", encoding: str = "csr_int32")
     if isinstance(new, nn.Linear):
         return SparseLinear(new, kernel, INDICES[encoding])
     found = False
-    inside = {id(m.out_proj) for m in new.modules() if isinstance(m, nn.MultiheadAttention)}
+    # attention reads the weight of its output projection directly
+    projections = {id(m.out_proj) for m in new.modules() if isinstance(m, nn.MultiheadAttention)}
     for module in list(new.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear) and id(child) not in inside:
+            if isinstance(child, nn.Linear) and id(child) not in projections:
                 setattr(module, name, SparseLinear(child, kernel, INDICES[encoding]))
                 found = True
     if not found:
@@ -108,9 +109,9 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b for x of shape (..., in_features)."""
-        _once()
+        _suppress_beta_warning()
         shape = (self.out_features, self.in_features)
-        # put together anew each time, for 3 µs: hooks, state_dict and copies know only dense tensors
+        # Made in each call (3 µs): hooks, state_dict and copies can handle only dense tensors.
         w = torch.sparse_csr_tensor(self.crow, self.col, self.value, shape, check_invariants=False)
         flat = x if x.ndim == 2 else x.reshape(-1, self.in_features)
         bias = self.bias
@@ -123,7 +124,7 @@ class SparseLinear(nn.Module):
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        """Return what is shown of the layer."""
+        """Return the text inside the layer's repr."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"stored={self.value.numel()}, kernel={self.kernel}"
@@ -131,20 +132,20 @@ class SparseLinear(nn.Module):
 
 
 def csr_of(weight: Tensor, index: torch.dtype = torch.int32) -> Tensor:
-    """Return a matrix as torch's CSR tensor, with indices of a type.
+    """Return a matrix as a CSR tensor of torch with indices of the type `index`.
 
     >>> csr_of(torch.eye(2)).col_indices()
     tensor([0, 1], dtype=torch.int32)
     """
-    _once()
+    _suppress_beta_warning()
     csr = weight.to_sparse_csr()
     parts = csr.crow_indices().to(index), csr.col_indices().to(index), csr.values()
     return torch.sparse_csr_tensor(*parts, weight.shape, check_invariants=False)
 
 
 @cache
-def _once() -> None:
-    """Let torch say once, unheard, that its CSR tensors are in beta state."""
+def _suppress_beta_warning() -> None:
+    """Suppress the warning, given once a process, that CSR tensors are in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         torch.eye(1).to_sparse_csr()

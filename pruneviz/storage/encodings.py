@@ -1,4 +1,4 @@
-"""How many bytes a model takes, encoding by encoding, and from which sparsity on one pays."""
+"""How many bytes a model takes in each encoding, and from which sparsity on one is smaller."""
 
 from __future__ import annotations
 
@@ -24,43 +24,44 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-HEAD = ("tensor", "shape", "weights", "nonzero", "sparsity")
+WEIGHT_COLUMNS = ("tensor", "shape", "weights", "nonzero", "sparsity")
 REST, WHOLE = "rest", "whole"
-LEVEL = 6  # what `gzip FILE` does
+LEVEL = 6  # the default of `gzip FILE`
 
 
 def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
-    """Count the bytes of a model in each encoding: exactly, tensor by tensor and as a whole.
+    """Count the exact bytes of a model in each encoding, for each tensor and for the whole model.
 
-    What is not a weight (biases, norms, buffers) is counted dense in every encoding. Zeros, masked or
-    not, save nothing in the dense ones.
+    Tensors that are not weights (biases, norms, buffers) are counted dense in every encoding.
+    Zeros, masked or not, save nothing in the dense encodings.
 
     Parameters
     ----------
     model : nn.Module
         Masked or not. Not changed.
     gzip : bool
-        Also pack with gzip, which takes a second for 30 million weights.
+        Also compress with gzip, which takes a second for 30 million weights.
 
     Returns
     -------
     DataFrame
-        One row a weight tensor, then ``"rest"`` (all that is no weight), then ``"whole"``, the sum.
-        Columns: ``tensor``, ``shape``, ``weights``, ``nonzero``, ``sparsity`` (share of zeros among
-        the weights), and bytes, values always as float32 but in ``dense_fp16``:
+        One row for each weight tensor, then ``"rest"`` (all other tensors), then ``"whole"``, the
+        sum. Columns: ``tensor``, ``shape``, ``weights``, ``nonzero``, ``sparsity`` (share of zeros
+        among the weights), and bytes, with values in float32 except in ``dense_fp16``:
 
         - ``dense_fp32``, ``dense_fp16``: every number.
-        - ``csr_int64``, ``csr_int32``, ``csr_int16``: a matrix of (outputs, everything else); for each
-          value its column, for each row where it begins. <NA> where the indices do not fit.
-        - ``bitmap``: a bit for each weight, and the values.
-        - ``relative``: for each value the number of zeros before it, in 5 bits, in convolutions 8;
-          where more zeros follow one another than that can say, a zero is written too (padding).
-          Whole bytes for each tensor.
-        - ``gzip``: of a tensor the dense float32 numbers, packed; of the whole the file that `save`
-          writes, header included, packed as by ``gzip FILE``. Not the sum of the rows.
+        - ``csr_int64``, ``csr_int32``, ``csr_int16``: a matrix of shape (outputs, other
+          dimensions); for each nonzero value its column, for each row its start. <NA> if the
+          indices do not fit.
+        - ``bitmap``: one bit for each weight, and the nonzero values.
+        - ``relative``: for each nonzero value the number of zeros before it, in 5 bits, in
+          convolutions 8. A longer run of zeros needs extra entries of value 0 (padding). Rounded up
+          to whole bytes for each tensor.
+        - ``gzip``: for a tensor its dense float32 numbers, compressed; for the whole the file that
+          `save` writes, header included, compressed as by ``gzip FILE``. Not the sum of the rows.
 
-        ``save`` writes the dense file and CSR: 8 bytes, a header whose length they give, and exactly
-        the bytes of the row ``"whole"``, for a model in float32.
+        ``save`` writes dense and CSR files: 8 bytes with the length of the header, the header, and
+        for a model in float32 exactly the bytes of the row ``"whole"``.
 
     Raises
     ------
@@ -87,15 +88,17 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     with evaluating(model):
         found = places(model)
         rows = [_row(name, place.tensor, gzip) for name, place in found.items()]
-        rest = list(_rest(model, found.values()))
-    n, nonzero = (sum(r[what] for r in rows) for what in ("weights", "nonzero"))
-    rows.append(_head(REST, "", 0, 0) | {e: _dense(e, rest) for e in ENCODINGS})
-    whole = _head(WHOLE, "", n, nonzero) | {e: _sum(r[e] for r in rows) for e in ENCODINGS}
+        rest = list(_other_tensors(model, found.values()))
+    n, nonzero = (sum(r[column] for r in rows) for column in ("weights", "nonzero"))
+    rows.append(_weight_columns(REST, "", 0, 0) | {e: _dense_bytes(e, rest) for e in ENCODINGS})
+    whole = _weight_columns(WHOLE, "", n, nonzero) | {
+        e: _sum_or_none(r[e] for r in rows) for e in ENCODINGS
+    }
     if gzip:
         data, metadata = contents(bake(model))
         whole["gzip"] = len(gz.compress(serialised(data, metadata=metadata), LEVEL, mtime=0))
     frame = pd.DataFrame([*rows, whole])
-    return frame.astype({c: "Int64" for c in frame.columns if c not in HEAD})
+    return frame.astype({c: "Int64" for c in frame.columns if c not in WEIGHT_COLUMNS})
 
 
 def bytes_break_even(shape: Iterable[int], encoding: str) -> float:
@@ -111,9 +114,9 @@ def bytes_break_even(shape: Iterable[int], encoding: str) -> float:
     Returns
     -------
     float
-        zeros ÷ weights, exactly: one zero less, and it is not smaller. About (i + 4 / columns) ÷
-        (i + 4) for CSR with indices of i bytes, 1/32 for a bitmap. For ``"relative"`` it holds
-        wherever the zeros stand. NaN if it is smaller at no sparsity below 1.
+        zeros ÷ weights; with one zero less the encoding is not smaller. About (i + 4 / columns) ÷
+        (i + 4) for CSR with indices of i bytes, 1/32 for a bitmap. For ``"relative"`` it holds for
+        any positions of the zeros. NaN if the encoding is smaller at no sparsity below 1.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def bytes_break_even(shape: Iterable[int], encoding: str) -> float:
     n = math.prod(sides)
 
     def smaller(zeros: int) -> bool:
-        padding = zeros // 2 ** relative_bits(sides)  # the most that there can be
+        padding = zeros // 2 ** relative_bits(sides)  # the largest possible number
         size = size_of(encoding, sides, n - zeros, padding)
         return size is not None and size < VALUE * n
 
@@ -143,18 +146,18 @@ def _row(name: str, weight: Tensor, gzip: bool) -> dict[str, Any]:
     flat, shape = weight.float().cpu().numpy().reshape(-1), tuple(weight.shape)
     nonzero = int(np.count_nonzero(flat))
     padding = len(to_relative(flat, relative_bits(shape))[0]) - nonzero
-    row = _head(name, shape, flat.size, nonzero)
+    row = _weight_columns(name, shape, flat.size, nonzero)
     row |= {e: size_of(e, shape, nonzero, padding) for e in ENCODINGS}
     return row | ({"gzip": len(gz.compress(flat.tobytes(), LEVEL, mtime=0))} if gzip else {})
 
 
-def _head(tensor: str, shape: Any, weights: int, nonzero: int) -> dict[str, Any]:
+def _weight_columns(tensor: str, shape: Any, weights: int, nonzero: int) -> dict[str, Any]:
     sparsity = 1 - nonzero / weights if weights else math.nan
-    return dict(zip(HEAD, (tensor, shape, weights, nonzero, sparsity), strict=True))
+    return dict(zip(WEIGHT_COLUMNS, (tensor, shape, weights, nonzero, sparsity), strict=True))
 
 
-def _rest(model: nn.Module, weights: Iterable[Place]) -> Iterator[Tensor]:
-    """Give each tensor that `save` writes and that is no weight; tied ones once."""
+def _other_tensors(model: nn.Module, weights: Iterable[Place]) -> Iterator[Tensor]:
+    """Yield each tensor that `save` writes and that is not a weight; shared ones once."""
     seen = {id(m.keep) for m in model.modules() if isinstance(m, Mask)}
     for module, attribute in (h for place in weights for h in place.holders):
         if parametrize.is_parametrized(module, attribute):
@@ -167,12 +170,12 @@ def _rest(model: nn.Module, weights: Iterable[Place]) -> Iterator[Tensor]:
             yield t
 
 
-def _dense(encoding: str, tensors: Iterable[Tensor]) -> int:
+def _dense_bytes(encoding: str, tensors: Iterable[Tensor]) -> int:
     width = DENSE.get(encoding, VALUE)
     return sum(t.numel() * (width if t.is_floating_point() else t.element_size()) for t in tensors)
 
 
-def _sum(sizes: Iterable[int | None]) -> int | None:
+def _sum_or_none(sizes: Iterable[int | None]) -> int | None:
     total = 0
     for size in sizes:
         if size is None:

@@ -1,4 +1,4 @@
-"""Take the smaller model home: numbers in safetensors, and what was cut as text; no pickle."""
+"""How a model is saved and loaded: tensors in safetensors, its cuts as JSON; no pickle."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ CSR_PARTS = ("crow", "col", "value")
 
 
 def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None:
-    """Write a model to one file: its tensors, and what `shrink` took out of it.
+    """Write a model to one file: its tensors, and what `shrink` removed from it.
 
     Parameters
     ----------
     model : nn.Module
-        From `shrink` or `prune`, trained further or not; several rounds are fine. An uncut model
-        can be saved too. Not changed.
+        From `shrink` or `prune`, trained further or not, also after several cuts. A model without
+        cuts can be saved, too. Not changed.
     path : str or Path
-        A safetensors file, such as ``"small.safetensors"``; written whole or not at all.
+        A safetensors file, such as ``"small.safetensors"``; written completely or not at all.
     encoding : str
         ``"dense"``, or ``"csr_int64"``, ``"csr_int32"``, ``"csr_int16"``: every weight as compressed
-        sparse rows, its zeros left out. What that takes `encodings` says beforehand. `load` gives
-        back equal numbers.
+        sparse rows, without its zeros. `encodings` returns the bytes beforehand. `load` returns
+        equal numbers.
 
     Raises
     ------
     ArgumentError
-        If the model is a shrunk program or carries a mask, the indices of a weight do not fit, or the
+        If the model is a shrunken program or has a mask, the indices of a weight do not fit, or the
         file cannot be written.
 
     Examples
@@ -80,31 +80,32 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
 
 
 def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return what `save` writes: tensors by name, and the text that goes with them."""
+    """Return what `save` writes: tensors by name, and the metadata with the cuts."""
     checks.model(model)
     if hasattr(model, "graph") and hasattr(model, "code"):
         raise ArgumentError(
-            "`save` writes what a model's own code can be filled with, but a shrunk program has no "
-            "code of its own. Export it: torch.export.save(torch.export.export(program, args), path)."
+            "`save` writes tensors that `load` puts into a model built by its own code, but a "
+            "shrunken program has no such code. Export it: "
+            "torch.export.save(torch.export.export(program, args), path)."
         )
     if any(isinstance(m, Mask) for m in model.modules()):
         raise ArgumentError(
-            "`model` carries masks, which `load` could not give back. Make the zeros plain values "
-            "first: pv.bake(model)."
+            "`model` has masks, which `load` could not restore. Turn them into plain zeros first: "
+            "pv.bake(model)."
         )
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
-            raise ArgumentError(f"state_dict entry {name!r} is no tensor: it cannot be saved.")
-        same = first.setdefault(id(value), name)
-        if same == name:
+            raise ArgumentError(f"state_dict entry {name!r} is not a tensor and cannot be saved.")
+        first_name = first.setdefault(id(value), name)
+        if first_name == name:
             tensors[name] = value.detach().cpu().contiguous().clone()
         else:
-            aliases[name] = same
+            aliases[name] = first_name
     known = {unmasked_name(name) for name in holders_of(model)}
-    records = [_packed(c, known) for c in getattr(model, RECORD, ())]
+    records = [_cut_to_json(c, known) for c in getattr(model, RECORD, ())]
     data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
     if encoding != "dense":
         names = [n for n in places(model) if n in tensors]
@@ -115,26 +116,26 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
 
 
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
-    """Build the original model anew, cut it as the saved one was, and fill in the saved numbers.
+    """Build the original model, cut it as the saved one was cut, and load the saved tensors.
 
-    Nothing is unpickled: the file holds numbers and text.
+    Nothing is unpickled: the file holds tensors and JSON.
 
     Parameters
     ----------
     path : str or Path
         From `save`.
     build : callable
-        Returns the model as it was before it was shrunk; its numbers do not matter.
+        Returns the model as it was before it was shrunk. Its weights do not matter.
 
     Returns
     -------
     nn.Module
-        In the mode, and on the device, in which `build` made it.
+        A new model, in the mode and on the device that `build` chose.
 
     Raises
     ------
     ArgumentError
-        If the file is not there, is damaged, or `build` makes another model.
+        If the file is missing or damaged, or `build` returns another model.
 
     Examples
     --------
@@ -153,15 +154,13 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
             text = (f.metadata() or {}).get(KEY)
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, not a dict
         if text is None:
-            raise ArgumentError(
-                f"{str(path)!r} was not written by pv.save: it says nothing of cuts."
-            )
+            raise ArgumentError(f"{str(path)!r} was not written by pv.save: it holds no cuts.")
         data = json.loads(text)
         if data["version"] not in (1, 2):
             raise ArgumentError(
-                f"{str(path)!r} is of a newer pruneviz ({data['by']}): update this one."
+                f"{str(path)!r} was written by a newer pruneviz ({data['by']}): update this one."
             )
-        cuts = [_unpacked(c) for c in data["cuts"]]
+        cuts = [_cut_from_json(c) for c in data["cuts"]]
         for name, shape in data.get("csr", {}).items():
             parts = [tensors.pop(f"{name}.{part}") for part in CSR_PARTS]
             tensors[name] = _from_csr(name, parts, shape)
@@ -177,12 +176,12 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
             f"{str(path)!r} is damaged ({e}). Write it anew: pv.save(model, path)."
         ) from e
     model = copy_of(checks.model(build()))
-    for what in cuts:
+    for one in cuts:
         try:
-            cut(model, what)
+            cut(model, one)
         except (GraphError, RuntimeError, IndexError) as e:
             raise ArgumentError(f"`build` makes another model than the saved one: {e}") from e
-        model.__dict__[RECORD] = (*getattr(model, RECORD, ()), what)
+        model.__dict__[RECORD] = (*getattr(model, RECORD, ()), one)
     tensors |= {name: tensors[other] for name, other in data["aliases"].items()}
     try:
         model.load_state_dict(tensors)
@@ -216,20 +215,22 @@ def _from_csr(name: str, parts: list[Tensor], shape: list[int]) -> Tensor:
         ) from e
 
 
-def _packed(what: Cut, known: set[str]) -> dict[str, Any]:
+def _cut_to_json(what: Cut, known: set[str]) -> dict[str, Any]:
+    """Return a cut as JSON values; of tensors in `known` only."""
     keep = [
         {"tensor": unmasked_name(name), "dim": dim, "blocks": blocks, "size": k.size,
          "bits": base64.b64encode(zlib.compress(np.packbits(k).tobytes(), 9)).decode()}
         for name, dim, blocks, k in what.keep
-        if unmasked_name(name) in known  # not what a mask kept that is baked by now
+        if unmasked_name(name) in known  # without masks that were baked since the cut
     ]  # fmt: skip
     return {
         "keep": keep,
-        "attributes": [[*a[:2], _plain(a[2]), type(a[2]).__name__] for a in what.attributes],
+        "attributes": [[*a[:2], _as_list(a[2]), type(a[2]).__name__] for a in what.attributes],
     }
 
 
-def _unpacked(data: dict[str, Any]) -> Cut:
+def _cut_from_json(data: dict[str, Any]) -> Cut:
+    """Return a cut from its JSON values."""
     keep = []
     for k in data["keep"]:
         raw = zlib.decompress(base64.b64decode(k["bits"], validate=True))
@@ -240,5 +241,5 @@ def _unpacked(data: dict[str, Any]) -> Cut:
     return Cut(tuple(keep), tuple(attributes))
 
 
-def _plain(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, (tuple, list)) else value

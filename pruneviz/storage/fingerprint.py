@@ -1,4 +1,4 @@
-"""A short name for anything that a long run is given: to know it again."""
+"""How the arguments of a long run are identified: a short hash of their content."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 
 def fingerprint(value: Any) -> str:
-    """Return twelve letters that are the same for equal values only.
+    """Return twelve letters that are equal for equal values and differ for others.
 
-    Of tensors, arrays, models and dataclasses the content counts. Of a function it is its code, and
-    of any other object the name of its class: what a function finds outside itself, or an object
-    keeps to itself, is not seen.
+    Tensors, arrays, models and dataclasses are compared by content, functions by their code, other
+    objects only by the name of their class. So global variables of a function, and attributes of
+    other objects, are not compared.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value as numbers, texts and arrays in tuples."""
+    """Return the value as nested tuples of numbers, strings and arrays."""
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return value
     if isinstance(value, Tensor):
@@ -46,10 +46,10 @@ def _plain(value: Any) -> Any:
         return np.asarray(value)
     if isinstance(value, nn.Module):
         state = {n: t for n, t in value.state_dict().items() if isinstance(t, Tensor)}
-        return _name(value), str(value), _plain(state)
+        return _class_name(value), str(value), _plain(state)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return _name(value), _plain(fields)
+        return _class_name(value), _plain(fields)
     if isinstance(value, Mapping):
         return "mapping", tuple((_plain(k), _plain(v)) for k, v in value.items())
     if isinstance(value, (tuple, list)):
@@ -62,9 +62,9 @@ def _plain(value: Any) -> Any:
         return "function", value.__name__, _plain(value.__code__), _plain(value.__defaults__)
     if isinstance(value, types.CodeType):
         return "code", value.co_code, value.co_names, _plain(value.co_consts)
-    return _name(value if isinstance(value, type) else type(value))
+    return _class_name(value if isinstance(value, type) else type(value))
 
 
-def _name(value: Any) -> str:
+def _class_name(value: Any) -> str:
     cls = value if isinstance(value, type) else type(value)
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""How many bytes a sparse matrix takes, and the codes themselves: CSR, bitmap, relative index."""
+"""How a sparse matrix is encoded, and in how many bytes: CSR, bitmap, relative index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENCODINGS = (*DENSE, *CSR, "bitmap", "relative")
 
 @dataclass(frozen=True, eq=False)
 class Csr:
-    """A matrix as compressed sparse rows: where each row begins, its columns, its values.
+    """A matrix as compressed sparse rows: the start, the columns and the values of each row.
 
     >>> c = to_csr(np.array([[0.0, 5.0], [0.0, 0.0], [7.0, 8.0]]), np.int32)
     >>> c.crow.tolist(), c.col.tolist(), c.value.tolist()
@@ -29,7 +29,7 @@ class Csr:
 
     @property
     def bytes(self) -> int:
-        """What the three arrays take."""
+        """Bytes of the three arrays."""
         return self.crow.nbytes + self.col.nbytes + self.value.nbytes
 
 
@@ -54,7 +54,7 @@ def to_csr(matrix: np.ndarray, index: type) -> Csr:
     rows, columns = matrix.shape
     if not fits(rows, columns, len(col), index):
         raise ArgumentError(
-            f"a matrix of shape {matrix.shape} with {len(col):,} values that are not 0 has indices "
+            f"a matrix of shape {matrix.shape} with {len(col):,} nonzero values has indices "
             f"beyond {np.iinfo(index).max:,}: they do not fit {np.dtype(index).name}. Take a wider type."
         )
     crow: np.ndarray = np.zeros(rows + 1, index)
@@ -63,31 +63,31 @@ def to_csr(matrix: np.ndarray, index: type) -> Csr:
 
 
 def from_csr(c: Csr, columns: int) -> np.ndarray:
-    """Return the matrix of shape (rows, columns) again.
+    """Return the matrix, (rows, columns), from its CSR.
 
     Raises
     ------
     ValueError
-        If the arrays do not fit one another.
+        If the arrays contradict each other.
 
     >>> a = np.array([[0.0, 5.0], [0.0, 0.0]])
     >>> from_csr(to_csr(a, np.int32), 2).tolist()
     [[0.0, 5.0], [0.0, 0.0]]
     """
-    each = np.diff(c.crow)
-    whole = c.crow[0] == 0 and c.crow[-1] == len(c.col) == len(c.value) and (each >= 0).all()
-    if not whole or (len(c.col) and not 0 <= c.col.min() <= c.col.max() < columns):
+    counts = np.diff(c.crow)  # (rows,)
+    valid = c.crow[0] == 0 and c.crow[-1] == len(c.col) == len(c.value) and (counts >= 0).all()
+    if not valid or (len(c.col) and not 0 <= c.col.min() <= c.col.max() < columns):
         raise ValueError("rows, columns and values do not fit one another")
-    matrix = np.zeros((len(each), columns), c.value.dtype)
-    matrix[np.repeat(np.arange(len(each)), each), c.col] = c.value
+    matrix = np.zeros((len(counts), columns), c.value.dtype)
+    matrix[np.repeat(np.arange(len(counts)), counts), c.col] = c.value
     return matrix
 
 
 def to_relative(flat: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (gaps, values): before each value so many zeros, at most 2**bits - 1.
+    """Return (gaps, values): the number of zeros before each value, at most 2**bits - 1.
 
-    Where more zeros stand in a row, an entry of value 0 ends each 2**bits of them. Zeros behind the
-    last value are not written.
+    In a longer run of zeros every 2**bits-th zero becomes an entry of value 0 (padding). Zeros
+    after the last value are not written.
 
     References
     ----------
@@ -97,18 +97,18 @@ def to_relative(flat: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     (array([1, 2, 7, 2]), array([3.4, 0.9, 0. , 1.7]))
     """
     span = 2**bits
-    at = np.flatnonzero(flat)
-    zeros = np.diff(at, prepend=-1) - 1
-    more = zeros // span  # padding entries before each value
-    end = np.cumsum(more + 1) - 1  # where the value itself stands
-    gaps = np.full(int(more.sum()) + len(at), span - 1)
+    positions = np.flatnonzero(flat)
+    zeros = np.diff(positions, prepend=-1) - 1  # before each value
+    padding = zeros // span  # padding entries before each value
+    entry = np.cumsum(padding + 1) - 1  # index of the entry of each value
+    gaps = np.full(int(padding.sum()) + len(positions), span - 1)
     values = np.zeros(len(gaps), flat.dtype)
-    gaps[end], values[end] = zeros % span, flat[at]
+    gaps[entry], values[entry] = zeros % span, flat[positions]
     return gaps, values
 
 
 def from_relative(gaps: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """Return the flat array of `size` numbers again.
+    """Return the flat array of `size` numbers from its gaps and values.
 
     >>> from_relative(np.array([1, 0]), np.array([5.0, 6.0]), 4).tolist()
     [0.0, 5.0, 6.0, 0.0]
@@ -124,9 +124,9 @@ def relative_bits(shape: tuple[int, ...]) -> int:
 
 
 def size_of(encoding: str, shape: tuple[int, ...], nonzero: int, padding: int = 0) -> int | None:
-    """Return the bytes of a float32 tensor in an encoding; None where its indices do not fit.
+    """Return the bytes of a float32 tensor in an encoding; None if its indices do not fit.
 
-    `padding` are the zeros that the relative index has to write.
+    `padding`: number of zeros that the relative index must write.
 
     >>> [size_of(e, (2, 4), 3) for e in ENCODINGS]
     [32, 16, 60, 36, 24, 13, 14]

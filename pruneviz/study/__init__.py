@@ -1,4 +1,4 @@
-"""Many prunings, one table: sweeps, sensitivity, allocation, costs, the criterion card, what-if.
+"""Many pruned models, one table: sweeps, sensitivity, allocation, costs, criterion card, what-if.
 
-Returns frames. Knows no widgets and draws nothing.
+These functions return frames. They know no widgets and draw nothing.
 """

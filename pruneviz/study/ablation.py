@@ -1,4 +1,4 @@
-"""What each unit is really worth: the loss without it, measured."""
+"""How much each unit matters: the measured loss without it."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from pruneviz.model.tensors import Held, check_fit, held
 from pruneviz.study.prefix import Prefix
 
 CONVOLVED, PLAIN = 100, 500  # examples at once, as for `Accuracy`
-SAME_SILENCE = 1e-5  # max|Δ| ÷ max|output|: silenced where it is read, or where it is made
+SAME_SILENCE = 1e-5  # max|Δ| ÷ max|output| between silencing in the consumers and in the producers
 
 Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """The losses of a model as it is, and without each unit.
+    """The losses of a model with all units, and without each unit.
 
     Parameters
     ----------
     dense : ndarray, shape (parts,)
-        Loss of each example; where the loss function gives only one number a batch, of each batch.
+        Loss of each example; of each batch if the loss function returns one number a batch.
     without : mapping of str to ndarray, shape (units, parts)
-        By group: the same without each unit.
+        For each group: the same without each unit.
     weights : ndarray, shape (parts,)
         Number of examples in each part.
     """
@@ -57,8 +57,8 @@ class Ablation:
         return int(self.weights.sum())
 
     def rise(self, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return by how much the mean loss rises without each unit; `counts`: how often each part counts."""
-        w = self.weights if counts is None else self.weights * counts
+        """Return the rise of the mean loss without each unit; `counts`: how often a part counts."""
+        w = self.weights if counts is None else self.weights * counts  # (parts,)
         return {g: (losses - self.dense) @ w / w.sum() for g, losses in self.without.items()}
 
 
@@ -70,10 +70,10 @@ def ablate(
     loss: Loss = F.cross_entropy,
     progress: bool = True,
 ) -> Scores:
-    """Measure how the loss rises when a single unit goes: each of them in turn, alone.
+    """Measure how much the loss rises without each single unit.
 
-    What every criterion tries to foretell. A unit is silenced as `mask` does it, and the same
-    examples run again, from the first operator that reads it.
+    Every criterion tries to predict this. A unit is silenced as `mask` does it, and the same
+    examples run again from the first operator that reads the unit.
 
     Parameters
     ----------
@@ -82,24 +82,23 @@ def ablate(
     batches : iterable of (inputs, targets)
         As for `collect`. Read once.
     groups : Groups
-        From `find_groups` on the same model: the units of each group that can be cut.
+        From `find_groups` on the same model. Each unit of each group that is not frozen is ablated.
     loss : callable
-        ``loss(outputs, targets)``: one number, the mean over the batch, as those of torch give; or
-        one number an example.
+        ``loss(outputs, targets)``: one number, the mean over the batch, as the losses of torch
+        return; or one number an example.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     Scores
-        Mean loss without the unit − mean loss with all, float64, by the name "ablation". Below 0: the
-        model is better off without it. `select` takes them like those of any criterion.
+        Mean loss without the unit − mean loss with all units, float64; its criterion is "ablation".
+        Below 0 the loss is lower without the unit. `select` takes these scores like any others.
 
     Raises
     ------
     ArgumentError
-        If there is no example or no unit, `groups` are of another model, or the loss gives something
-        else than finite numbers.
+        If there is no example or no unit, `groups` are of another model, or the loss is not finite.
 
     References
     ----------
@@ -143,7 +142,7 @@ def losses_without(
         raise ArgumentError("no group of `groups` can be cut: there is no unit to ablate.")
     with torch.inference_mode(False), evaluating(model):
         check_fit(groups, cut, held(model), "groups")
-        data = _listed(model, batches)
+        data = _list_batches(model, batches)
         runner = _Runner(model, data, loss)
         dense, weights = runner.losses(None)
         without = {}
@@ -152,11 +151,11 @@ def losses_without(
             total=units, desc="ablate", leave=False, disable=not progress, unit="unit"
         ) as bar:
             for g in cut:
-                place = runner.place_of(g)
+                slices = runner.slices_of(g)
                 rows = np.empty((g.size, len(dense)))
                 for u in range(g.size):
-                    with place.silenced(np.arange(g.size) == u):
-                        rows[u] = runner.losses(place)[0]
+                    with slices.silenced(np.arange(g.size) == u):
+                        rows[u] = runner.losses(slices)[0]
                     bar.update()
                 without[g.name] = rows
     for name, losses in {"": dense[None], **without}.items():
@@ -169,56 +168,60 @@ def losses_without(
     return Ablation(dense, without, weights)
 
 
-class _Place:
-    """Where the units of a group are silenced in a copy of the model: tensors, and slices of them."""
+class _Slices:
+    """The slices of a group in a copy of the model, which are set to 0 to silence its units."""
 
     def __init__(self, group: Group, slices: list[Slice], have: Mapping[str, Held]) -> None:
         tensors = [(s, have[unmasked_name(s.tensor)].tensor) for s in slices]
-        self.where = [(s, t) for s, t in tensors if t.is_floating_point()]
+        self.slices = [(s, t) for s, t in tensors if t.is_floating_point()]
         self.group = group
 
     @contextmanager
     def silenced(self, units: np.ndarray) -> Iterator[None]:
-        """Set the slices of the marked units to 0, and put them back."""
-        marks = [torch.from_numpy(s.mark(tuple(t.shape), units).copy()) for s, t in self.where]
+        """Set the slices of the marked units to 0 inside `with`, and restore them afterwards."""
+        marks = [torch.from_numpy(s.mark(tuple(t.shape), units).copy()) for s, t in self.slices]
         with torch.no_grad():
-            held_back = []
-            for (_, t), mark in zip(self.where, marks, strict=True):
-                here = mark.to(t.device)
-                held_back.append((t, here, t[here]))
-                t[here] = 0
+            saved = []
+            for (_, t), mark in zip(self.slices, marks, strict=True):
+                silent = mark.to(t.device)
+                saved.append((t, silent, t[silent]))
+                t[silent] = 0
             try:
                 yield
-            finally:  # last first: a tensor may be there twice
-                for t, here, old in reversed(held_back):
-                    t[here] = old
+            finally:  # in reverse order, because a tensor may occur twice
+                for t, silent, old in reversed(saved):
+                    t[silent] = old
 
 
 class _Runner:
-    """Runs a copy of the model, parts of which are silenced, and computes losses."""
+    """Runs a copy of the model, with units silenced, and computes losses."""
 
     def __init__(self, model: nn.Module, data: list[tuple[Any, Any]], loss: Loss) -> None:
         self.new, self.data, self.loss = copy_of(model), data, loss
-        self.have = held(self.new)
+        self.tensors = held(self.new)
         self.prefix: Prefix | None = None
         if all(isinstance(x, Tensor) for x, _ in data):
-            with suppress(Exception):  # it cannot be followed: every forward in full, then
+            with suppress(Exception):  # torch.fx cannot trace it: then every forward runs in full
                 self.prefix = Prefix(model, [x for x, _ in data])
 
-    def place_of(self, group: Group) -> _Place:
-        """Return where to silence a group: where it is read, if that gives the same; it is cheaper."""
-        made = _Place(group, [s for s in group.slices if s.role == "out"], self.have)
+    def slices_of(self, group: Group) -> _Slices:
+        """Return the slices to silence: the consumers' if that gives the same outputs.
+
+        Silencing the consumers is cheaper: the prefix then also contains the producers.
+        """
+        producers = _Slices(group, [s for s in group.slices if s.role == "out"], self.tensors)
         columns = list(group.reads)
         if not columns or group.approximate:
-            return made
-        read = _Place(group, columns, self.have)
-        one = np.arange(group.size) == 0
-        return read if all(self._same(made, read, units) for units in (one, one | True)) else made
+            return producers
+        consumers = _Slices(group, columns, self.tensors)
+        one = np.arange(group.size) == 0  # compared with one unit silenced, and with all
+        same = all(self._same_outputs(producers, consumers, units) for units in (one, one | True))
+        return consumers if same else producers
 
-    def _same(self, a: _Place, b: _Place, units: np.ndarray) -> bool:
+    def _same_outputs(self, a: _Slices, b: _Slices, units: np.ndarray) -> bool:
         found = []
-        for place in (a, b):
-            with place.silenced(units), evaluating(self.new), seeded(0):
+        for slices in (a, b):
+            with slices.silenced(units), evaluating(self.new), seeded(0):
                 found.append(outputs_of(run_forward(self.new, *arguments(self.data[0][0]))))
         for p, q in zip(*found, strict=True):
             if float((p - q).abs().max()) > SAME_SILENCE * float(p.abs().max()):
@@ -226,29 +229,29 @@ class _Runner:
         return True
 
     def _after(self) -> nn.Module | None:
-        """Return what gives the outputs from the first silenced layer on, if there is such a thing."""
+        """Return a module that runs from the first silenced layer on; None if there is none."""
         try:
             return None if self.prefix is None else self.prefix.after(self.new)
-        except Exception:  # if it is the model's fault, its own forward will say so
+        except Exception:  # if the model itself fails, its full forward raises the error again
             self.prefix = None
             return None
 
-    def losses(self, place: _Place | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the loss of each part, and how many examples it has."""
-        after = None if place is None else self._after()
+    def losses(self, slices: _Slices | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the loss of each part, (parts,), and its number of examples, (parts,)."""
+        after = None if slices is None else self._after()
         module = self.new if after is None else after
         values, sizes = [], []
         with evaluating(module), seeded(0):
             for x, targets in self.data:
                 outputs = module(x) if after is not None else run_forward(module, *arguments(x))
-                each = _each(self.loss, outputs, targets)
+                each = _losses_of(self.loss, outputs, targets)
                 values.append(each.double().cpu().numpy())
                 n = len(pytree.tree_leaves(x)[0])
                 sizes.append(np.full(len(each), n / len(each)))
         return np.concatenate(values), np.concatenate(sizes)
 
 
-def _listed(model: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, Any]]:
+def _list_batches(model: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, Any]]:
     given = [(x, y) for x, y in parts(batches)]
     if not given:
         raise nothing_to("measure the loss on")
@@ -264,8 +267,8 @@ def _listed(model: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, Any]]:
     ]
 
 
-def _each(loss: Loss, outputs: Any, targets: Any) -> Tensor:
-    """Return the loss of each example, or of the whole batch where it gives one number."""
+def _losses_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    """Return the loss of each example, or of the batch if the loss function returns one number."""
     targets = pytree.tree_map(lambda t: on_device_of(t, outputs), targets)
     flat = isinstance(outputs, Tensor) and outputs.ndim == 2
     if flat and getattr(loss, "__name__", type(loss).__name__) in CLASSES:

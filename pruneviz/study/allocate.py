@@ -1,4 +1,4 @@
-"""How much to take from each layer, for a budget."""
+"""How much to prune of each layer, for a budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 Sparsities = Mapping[str, float]
-STEPS = 16  # of the search inside one step: 1 ÷ 65,536 of it
+STEPS = 16  # bisections inside one segment of a hull: a resolution of 1 ÷ 65,536 of it
 
 
 def allocate(
@@ -43,12 +43,13 @@ def allocate(
     groups: Groups | None = None,
     encoding: str = "bitmap",
 ) -> dict[str, float]:
-    """Share a budget among the layers: take where it costs least, until the model is small enough.
+    """Divide a budget among the layers: prune where it costs least until the budget is met.
 
-    Of each layer the convex hull of its loss over what it saves is taken: so many points of the
-    metric for a saved unit. Those steps are walked from the cheapest on, over all layers, and the
-    walk ends, also in the middle of a step, where the budget is met. For losses that add up, this is
-    the best there is; they nearly do while they are small.
+    For each layer the loss of the metric is a function of what is saved. Its lower convex hull
+    consists of segments; the slope of a segment is the loss for each saved parameter, byte or MAC.
+    The segments of all layers are taken in the order of their slopes until the budget is met, the
+    last one in part. If the losses of the layers add up, this is optimal; they nearly do while they
+    are small.
 
     Parameters
     ----------
@@ -57,27 +58,27 @@ def allocate(
     frame : DataFrame
         From `sensitivity` on this model, with one criterion; higher metrics are better.
     params, bytes, macs : float
-        The budget, one of them: at most so much is left. Up to 1: a share of what the model has;
-        above: a count. Of units it is counted as `measure` counts. Of weights, ``params`` are the
-        numbers that are not dropped, ``macs`` those of weights that stay, see `effective_macs`, and ``bytes``
-        those of `encoding`.
+        The budget; pass one of them. The model keeps at most so much. Up to 1: a share of what the
+        model has; above 1: a count. For units it is counted as by `measure`. For weights,
+        ``params`` are the kept ones, ``macs`` those of the kept weights (see `effective_macs`), and
+        ``bytes`` those in `encoding`.
     example_input : Tensor, tuple or dict, optional
         Needed for units, and for ``macs``.
     groups : Groups, optional
-        For units; default: found.
+        For units; default: they are found.
     encoding : str
-        Of weights in bytes, see `encodings`. A tensor that is smaller dense is counted dense.
+        For weights and ``bytes``; see `encodings`. A tensor that is smaller dense is counted dense.
 
     Returns
     -------
     dict of str to float
-        Layer, or group, to its sparsity: for ``select(scores, sparsity=…)``.
+        The sparsity of each layer, or group, for ``select(scores, sparsity=…)``.
 
     Raises
     ------
     ArgumentError
-        If the budget cannot be met: with the nearest that can; if not exactly one budget is given, or
-        the frame is of another model.
+        If the budget cannot be met (the message names the smallest possible one), not exactly one
+        budget is passed, or the frame is of another model.
 
     References
     ----------
@@ -115,41 +116,45 @@ def allocate(
             f"`allocate` needs `example_input` {'to cut units' if units else 'to count MACs'}."
         )
     if units:
-        left = _of_units(model, example_input, groups, name)
+        kept = _kept_of_units(model, example_input, groups, name)
     else:
-        left = _of_weights(
+        kept = _kept_of_weights(
             model, example_input, name, checks.choice(encoding, "encoding", ENCODINGS)
         )
     layers = list(dict.fromkeys(frame["layer"]))
-    whole = left({})
-    budget = _budget(value, name, whole)
-    walk = _Walk(layers, [s for n in layers for s in lower_hull(n, _points(frame, n, left, whole))])
-    least = left(walk.at(len(walk.steps)))
+    total = kept({})
+    budget = _budget(value, name, total)
+    segments = _Segments(
+        layers, [s for n in layers for s in lower_hull(n, _points(frame, n, kept, total))]
+    )
+    least = kept(segments.at(len(segments.ordered)))
     if least > budget:
         raise ArgumentError(
-            f"`{name}` must be at least {least:,} here ({least / whole:.3f} of {whole:,}): so much is "
-            f"left with each layer at its highest sparsity in the frame, but {value:g} was asked for. "
+            f"`{name}` must be at least {least:,} here ({least / total:.3f} of {total:,}), but "
+            f"{value:g} was passed: so much is kept with each layer at its highest sparsity in the frame. "
             "Measure higher sparsities, or more layers."
         )
-    k = bisect_left(range(len(walk.steps)), True, key=lambda i: left(walk.at(i)) <= budget)
+    k = bisect_left(
+        range(len(segments.ordered)), True, key=lambda i: kept(segments.at(i)) <= budget
+    )
     low, high = float(max(0, k - 1)), float(k)
     for _ in range(STEPS if k else 0):
         middle = (low + high) / 2
-        low, high = (low, middle) if left(walk.at(middle)) <= budget else (middle, high)
-    return walk.at(high)
+        low, high = (low, middle) if kept(segments.at(middle)) <= budget else (middle, high)
+    return segments.at(high)
 
 
-class _Walk:
-    """Steps (slope, layer, from, to), cheapest first."""
+class _Segments:
+    """The segments (slope, layer, start sparsity, end sparsity) of all layers, cheapest first."""
 
     def __init__(self, layers: list[str], steps: list[tuple[float, str, float, float]]) -> None:
         self.layers = layers
-        self.steps = sorted(steps, key=lambda step: step[0])
+        self.ordered = sorted(steps, key=lambda step: step[0])
 
     def at(self, place: float) -> dict[str, float]:
-        """Return the sparsities after so many steps, the last perhaps in part."""
+        """Return the sparsities after so many segments, of which the last may be taken in part."""
         found = dict.fromkeys(self.layers, 0.0)
-        for i, (_, layer, start, end) in enumerate(self.steps[: int(place) + 1]):
+        for i, (_, layer, start, end) in enumerate(self.ordered[: int(place) + 1]):
             found[layer] = start + min(1.0, place - i) * (end - start) if place > i else start
         return found
 
@@ -157,7 +162,7 @@ class _Walk:
 def lower_hull(
     layer: str, points: list[tuple[float, float, float]]
 ) -> list[tuple[float, str, float, float]]:
-    """Return the lower convex hull of points (saved, loss, sparsity), as steps.
+    """Return the lower convex hull of points (saved, loss, sparsity), as segments.
 
     >>> lower_hull("fc", [(0, 0.0, 0.0), (10, 5.0, 0.1), (20, 2.0, 0.2), (30, 9.0, 0.3)])
     [(0.1, 'fc', 0.0, 0.2), (0.7, 'fc', 0.2, 0.3)]
@@ -175,52 +180,52 @@ def _slope(a: tuple[float, float, float], b: tuple[float, float, float]) -> floa
 
 
 def _points(
-    frame: pd.DataFrame, layer: str, left: Callable[[Sparsities], int], whole: int
+    frame: pd.DataFrame, layer: str, kept: Callable[[Sparsities], int], total: int
 ) -> list[tuple[float, float, float]]:
-    """Return (saved, loss, sparsity) of a layer, from nothing saved on; each saves more than the last."""
+    """Return the points (saved, loss, sparsity) of a layer, with increasing savings from 0 on."""
     rows = frame[frame["layer"] == layer].sort_values("target_sparsity")
     points = [(0.0, 0.0, 0.0)]
     for s, metric, dense in zip(
         rows["target_sparsity"], rows["metric"], rows["dense"], strict=True
     ):
-        saved = whole - left({layer: float(s)})
+        saved = total - kept({layer: float(s)})
         if saved > points[-1][0]:
             points.append((saved, float(dense - metric), float(s)))
     return points
 
 
-def _budget(value: Any, name: str, whole: int) -> float:
+def _budget(value: Any, name: str, total: int) -> float:
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
     if not number > 0:
         raise ArgumentError(
             f"`{name}` must be a share in (0, 1] of what the model has, or a count above 1, but "
             f"{value!r} was passed."
         )
-    return number * whole if number <= 1 else number
+    return number * total if number <= 1 else number
 
 
-def _of_units(
+def _kept_of_units(
     model: nn.Module, example_input: Any, groups: Groups | None, name: str
 ) -> Callable[[Sparsities], int]:
-    """Return what is left of the model, in params, bytes or MACs, for sparsities of groups."""
+    """Return a function: what the model keeps (params, bytes or MACs) at sparsities of groups."""
     groups = groups or find_groups(model, example_input)
-    # how much is left does not depend on which units of a group go
+    # any scores will do: the cost does not depend on which units of a group are removed
     scores = Scores(
         {g.name: torch.arange(g.size).float() for g in groups if not g.frozen}, "any", groups
     )
     shrinker = Shrinker(model, example_input)
 
-    def left(sparsities: Sparsities) -> int:
+    def kept(sparsities: Sparsities) -> int:
         new = shrinker.quick(select(scores, sparsity=sparsities)) if sparsities else model
         return int(getattr(measure(new, example_input), name))
 
-    return left
+    return kept
 
 
-def _of_weights(
+def _kept_of_weights(
     model: nn.Module, example_input: Any, name: str, encoding: str
 ) -> Callable[[Sparsities], int]:
-    """Return the same for sparsities of layers."""
+    """Return a function: what the model keeps, at sparsities of layers."""
     with evaluating(model):
         weights = {n: place.tensor for n, place in places(model).items()}
     sizes = {n: t.numel() for n, t in weights.items()}
@@ -228,24 +233,25 @@ def _of_weights(
     numbers = sum(p.numel() for p in model.parameters())
     stored = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
-    def left(sparsities: Sparsities) -> int:
+    def kept(sparsities: Sparsities) -> int:
         share = {t: s for n, s in sparsities.items() for t in tensors([n], sizes)}
-        gone = {t: min(round(s * sizes[t]), sizes[t] - 1) for t, s in share.items()}
+        dropped = {t: min(round(s * sizes[t]), sizes[t] - 1) for t, s in share.items()}
         if name == "params":
-            return numbers - sum(gone.values())
+            return numbers - sum(dropped.values())
         if name == "macs":
-            return macs - sum(n * uses[t] for t, n in gone.items())
+            return macs - sum(n * uses[t] for t, n in dropped.items())
         saved = 0
-        for t, n in gone.items():
+        for t, n in dropped.items():
             packed = size_of(encoding, tuple(weights[t].shape), sizes[t] - n)
             saved += max(0, weights[t].nbytes - packed) if packed is not None else 0
         return stored - saved
 
-    return left
+    return kept
 
 
 def _uses(model: nn.Module, example_input: Any) -> tuple[dict[str, int], int]:
-    """Return how often one example uses each weight, by tensor; and the MACs of all of them."""
+    """Return by tensor how often one example uses each weight, and the MACs of the model."""
     frame = effective_macs(model, [(example_input, None)])
     rows = list(zip(frame["tensor"], frame["macs"], frame["weights"], strict=True))
-    return {t: int(macs) // max(1, n) for t, macs, n in rows}, int(rows[-1][1])  # the last: whole
+    uses = {t: int(macs) // max(1, n) for t, macs, n in rows}
+    return uses, int(rows[-1][1])  # the last row is the whole model

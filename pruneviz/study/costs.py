@@ -1,4 +1,4 @@
-"""The same number of weights gone, in several ways: what is smaller, what is faster."""
+"""Which way of removing the same number of weights saves bytes, MACs and time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-STEPS = 10  # of the search for as many weights: 1 ÷ 1024 of the units
+STEPS = 10  # bisections when searching a number of weights: a resolution of 1 ÷ 1024
 
 
 def compare_costs(
@@ -42,38 +42,38 @@ def compare_costs(
     threads: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Take the same number of weights away in several ways, and compare bytes, MACs and the clock.
+    """Remove the same number of weights in several ways, and compare bytes, MACs and time.
 
-    Nothing is trained or repaired: this is about cost only.
+    Nothing is trained or repaired: only the costs are compared.
 
     Parameters
     ----------
     model : nn.Module
         Not changed.
     example_input : Tensor, tuple or dict
-        Arguments of the forward: all examples of the batch at once are timed.
+        Arguments of the forward. The whole batch is timed at once.
     sparsity : float
-        Share of the weights to take, in [0, 1).
+        Share of the weights to remove, in [0, 1).
     seconds : float
-        About how long to measure, all ways together and in turn.
+        About how long to measure in all. The ways are timed in turn.
     threads : int, optional
         Of torch; default: as many as it uses now.
     seed : int
-        For the order; the caller's random state is not touched.
+        For the order; the caller's random state is not changed.
 
     Returns
     -------
     DataFrame
         One row a way; columns ``way``, ``sparsity`` (obtained), ``bytes`` and ``macs`` (as `measure`
-        counts them), ``ms`` (median), ``speedup`` (of MACs), ``latency_speedup`` (by the clock),
+        counts them), ``ms`` (median), ``speedup`` (of MACs), ``latency_speedup`` (measured),
         ``low``, ``high`` (its interval at 95 %), ``batch``, ``threads``. The ways:
 
-        - ``"dense"``: the model as it is
+        - ``"dense"``: the unchanged model
         - ``"zeros"``: the smallest weights of each layer are zero
         - ``"csr_linear"``, ``"csr_mm"``: the same, and the linear layers skip zeros, see `to_csr`;
           missing where there is no linear layer
-        - ``"smaller"``: whole units are gone, those with the smallest L2 norm of each group: so many
-          that at most as many weights are left, or as few as can be
+        - ``"smaller"``: the units with the smallest L2 norm of each group are removed, until at
+          most as many weights are kept, or as few as possible
 
     Raises
     ------
@@ -93,7 +93,7 @@ def compare_costs(
 
 
 class Ways:
-    """One model, traced once, to be thinned out to many sparsities."""
+    """One model, traced once, with its weights removed in several ways to many sparsities."""
 
     def __init__(self, model: nn.Module, example_input: Any) -> None:
         self.model = checks.unwrapped(model)
@@ -102,15 +102,15 @@ class Ways:
         self._weights = score(self.model, "magnitude")
         self._units = score(self.model, "l2", groups=build(walk, approximate=False))
         self._total = _count(self.model)
-        self._left: dict[float, int] = {}  # share of the units that go to weights that are left
+        self._kept: dict[float, int] = {}  # share of removed units -> number of kept weights
 
     @property
     def width(self) -> float:
-        """Side of a square as large as the largest weight: to look up `crossover`."""
+        """Side of a square matrix as large as the largest weight, to look up in `crossover`."""
         return max(v.numel() for v in self._weights.values.values()) ** 0.5
 
     def at(self, sparsity: float) -> dict[str, nn.Module]:
-        """Return the model in each way, by its name."""
+        """Return the models by the name of the way."""
         plan = select(self._weights, sparsity=sparsity, scope="layer")
         zeros = bake(mask(self.model, plan))
         ways = {"dense": self.model, "zeros": zeros}
@@ -119,15 +119,15 @@ class Ways:
         return ways | {"smaller": self._smaller(plan.kept)}
 
     def _smaller(self, most: int) -> nn.Module:
-        """Remove units until at most so many weights are left."""
+        """Remove units until at most so many weights are kept."""
         if most >= self._total:
             return self.model
         low, high = 0.0, 1 - 2**-STEPS
         for _ in range(STEPS):
             middle = (low + high) / 2
-            if middle not in self._left:  # the first steps are the same for every sparsity
-                self._left[middle] = _count(self._cut(middle))
-            low, high = (low, middle) if self._left[middle] <= most else (middle, high)
+            if middle not in self._kept:  # the first steps are the same for every sparsity
+                self._kept[middle] = _count(self._cut(middle))
+            low, high = (low, middle) if self._kept[middle] <= most else (middle, high)
         return self._cut(high)
 
     def _cut(self, share: float) -> nn.Module:
@@ -142,7 +142,7 @@ def compared(
     threads: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the table of `compare_costs` for models by name; the first one is what the others are held to."""
+    """Return the table of `compare_costs` for models by name; all are compared with the first."""
     count = counted(ways, example_input)
     clock = timed(ways, example_input, seconds=seconds, threads=threads, seed=seed)
     columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",
@@ -151,16 +151,17 @@ def compared(
 
 
 def counted(ways: Mapping[str, nn.Module], example_input: Any) -> pd.DataFrame:
-    """Return what can be counted of `compared`: ``way, sparsity, bytes, macs, speedup``."""
+    """Return the counted columns of `compared`: ``way, sparsity, bytes, macs, speedup``."""
     import pandas as pd
 
-    whole, macs = 0, 0
+    dense_weights, dense_macs = 0, 0
     rows: list[tuple[Any, ...]] = []
     for way, model in ways.items():
-        cost, left = measure(model, example_input), _count(model)
-        whole, macs = (whole, macs) if rows else (left, cost.macs)
-        promise = macs / cost.macs if cost.macs else float("nan")
-        rows.append((way, 1 - left / whole, cost.bytes, cost.macs, promise))
+        cost, kept = measure(model, example_input), _count(model)
+        if not rows:
+            dense_weights, dense_macs = kept, cost.macs
+        speedup = dense_macs / cost.macs if cost.macs else float("nan")
+        rows.append((way, 1 - kept / dense_weights, cost.bytes, cost.macs, speedup))
     return pd.DataFrame(rows, columns=["way", "sparsity", "bytes", "macs", "speedup"])
 
 
@@ -173,7 +174,7 @@ def timed(
     seed: int = 0,
     between: Callable[[], None] | None = None,
 ) -> pd.DataFrame:
-    """Return the rest of `compared`: ``way, ms, latency_speedup, low, high, batch, threads``."""
+    """Return the timed columns of `compared`: ``way`` and all that `counted` lacks."""
     import pandas as pd
 
     args, kwargs = arguments(example_input)
@@ -193,7 +194,7 @@ def timed(
 
 
 def _count(model: nn.Module) -> int:
-    """Count the weights that a model keeps and that are not 0."""
+    """Count the weights of a model that are not 0."""
     stored = sum(m.value.numel() for m in model.modules() if isinstance(m, SparseLinear))
     try:
         return stored + sum(int(torch.count_nonzero(w)) for w in named_weights(model).values())

@@ -1,4 +1,4 @@
-"""Which criterion would have told what hurts: each beside the loss that was measured."""
+"""Which criterion ranks units as the measured loss without each of them does."""
 
 from __future__ import annotations
 
@@ -39,35 +39,34 @@ if TYPE_CHECKING:
 
 
 RANDOM, TRUTH = "random", "ablation"
-FACTOR = 10.0  # of the rescaling test
-NOTICED = 0.99  # a rank correlation below: the criterion has changed its mind
+FACTOR = 10.0  # by which units are rescaled in the rescaling test
+NOTICED = 0.99  # with a rank correlation below this, a rescaling has changed the ranking
 COLUMNS = ("criterion", "spearman", "low", "high")
 GRADIENTS = ("grad_sq", "fisher", "model")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Card:
-    """What `criterion_card` found.
+    """Result of `criterion_card`.
 
     Parameters
     ----------
     correlation : DataFrame
         One row a criterion and group, and one a criterion for the whole network: ``criterion``,
-        ``group``, ``units``, ``spearman`` with the true ablation, and its spread ``low``, ``high``.
+        ``group``, ``units``, ``spearman`` with the ablation, and its interval ``low``, ``high``.
     agreement : DataFrame
-        Rank correlation of every criterion, and of "ablation", with every other: rows and columns by
-        name.
+        Rank correlations of all criteria and "ablation" with each other; rows and columns by name.
     rescaling : DataFrame
-        ``criterion``, ``spearman`` of its scores before and after the network was rescaled,
-        ``notices``: whether it has changed its mind. Empty where nothing can be rescaled.
+        ``criterion``, ``spearman`` of its scores before and after a rescaling of the network (see
+        `rescale`), ``notices``: whether the ranking changed. Empty if nothing can be rescaled.
     scores : mapping of str to Scores
-        By each criterion, and the truth as "ablation".
+        For each criterion, and as "ablation" the measured rise of the loss.
     examples : int
-        With which the loss was measured.
+        Number of examples on which the loss was measured.
     ceiling : float
-        What a perfect criterion could reach here, for the truth is measured on some examples only:
-        √(2r ÷ (1 + r)), r the rank correlation of the truth on one half of the examples with that on
-        the other.
+        The rank correlation that a perfect criterion could reach. It is below 1 because the
+        ablation is measured on a limited number of examples: √(2r ÷ (1 + r)), where r is the rank
+        correlation of the ablation on one half of the examples with that on the other half.
     """
 
     correlation: pd.DataFrame
@@ -79,19 +78,19 @@ class Card:
 
     @property
     def truth(self) -> Scores:
-        """The rise of the loss without each unit."""
+        """The measured rise of the loss without each unit."""
         return self.scores[TRUTH]
 
     def values(self, criterion: str, group: str = WHOLE) -> np.ndarray:
-        """Return the scores of a group's units, or of all units, by a criterion or as "ablation"."""
+        """Return the scores of a group, or of all units, by a criterion or by "ablation"."""
         checks.choice(criterion, "criterion", self.scores, what="criterion")
         checks.choice(group, "group", (WHOLE, *self.truth.values), what="group")
         return column(self.scores[criterion], None if group == WHOLE else group)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return what `plot_card` draws: the correlations, and of the rescaling ``notices``, ``rescaled``.
+        """Return the frame that `plot_card` draws: the correlations, ``rescaled`` and ``notices``.
 
-        ``rescaled`` is the rank correlation of the scores before and after.
+        ``rescaled`` is the rank correlation of the scores before and after the rescaling.
         """
         if self.rescaling.empty:
             return self.correlation.copy()
@@ -99,22 +98,22 @@ class Card:
         return self.correlation.merge(found, on="criterion")
 
     def __repr__(self) -> str:
-        whole = self.correlation[self.correlation["group"] == WHOLE]
+        network = self.correlation[self.correlation["group"] == WHOLE]
         noticed = dict(zip(self.rescaling["criterion"], self.rescaling["notices"], strict=True))
-        units = int(whole["units"].iloc[0])
+        units = int(network["units"].iloc[0])
         lines = [
-            f"Card of {len(whole)} criteria: {units:,} units, the loss without each on "
+            f"Card of {len(network)} criteria: {units:,} units, the loss without each on "
             f"{self.examples:,} examples"
         ]
         words: dict[Any, str] = {
             True: "; notices a rescaling",
             False: "; does not notice a rescaling",
         }
-        best_first = whole.sort_values("spearman", ascending=False)
+        best_first = network.sort_values("spearman", ascending=False)
         for name, found, low, high in zip(*(best_first[c] for c in COLUMNS), strict=True):
             value = "    –" if np.isnan(found) else f"{found:5.2f}"
-            spread = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
-            lines.append(f"  {name:12}  {value}{spread}{words.get(noticed.get(name), '')}")
+            interval = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
+            lines.append(f"  {name:12}  {value}{interval}{words.get(noticed.get(name), '')}")
         if not np.isnan(self.ceiling):
             lines.append(f"  a perfect one could reach {self.ceiling:.2f}: so noisy is the truth")
         return "\n".join(lines)
@@ -141,50 +140,52 @@ def criterion_card(
     model : nn.Module
         Not changed.
     batches : iterable of (inputs, targets)
-        On which the loss is measured, as for `ablate`. Read once.
+        Examples on which the loss is measured, as for `ablate`. Read once.
     groups : Groups
         From `find_groups` on the same model.
     criteria : iterable of str, optional
-        Names of `CRITERIA`; default: all that rank units, one's own as well. "random" is always there.
+        Names of `CRITERIA`; default: all that rank units, also those registered by the user.
+        "random" is always added.
     evidence : Evidence, optional
-        From `collect` on the same model, with `loss`. Where a criterion needs it and none is given,
-        it is collected from `learn`.
+        From `collect` on the same model, with `loss`. If a criterion needs evidence and none is
+        passed, it is collected from `learn`.
     learn : iterable, optional
-        Batches from which evidence is collected, for the criteria and for the rescaled network.
-        Default: `batches`; then the criteria see the very examples on which they are judged.
+        Batches from which evidence is collected, for the network and for the rescaled network.
+        Default: `batches`; then the criteria see the same examples on which they are judged.
     loss : callable
-        As for `ablate`; for evidence as for `collect`.
+        As for `ablate`, and for evidence as for `collect`.
     reduction : str
         As for `score`.
     factor : float
-        Of the rescaling test: see `rescale`.
+        For the rescaling test; see `rescale`.
     seeds : iterable of int
-        How often everything is repeated to see its spread: with each seed the examples of the
-        measurement are drawn anew (bootstrap), and the criteria that draw, draw. The first one scores.
+        For the intervals: with each seed the examples of the ablation are drawn again with
+        replacement (bootstrap), and criteria that draw random numbers are computed again. The first
+        seed gives `Card.scores`.
     progress : bool
         Show progress bars.
 
     Returns
     -------
     Card
-        ``low`` and ``high`` of a criterion that does not draw: ± 1.96 standard errors by bootstrap over
-        examples, what as many other examples could have given instead. Of one that draws, such as
-        "random": between them lie 95 of 100 of its draws, and ``spearman`` is their mean. NaN where a
-        rank correlation has no value: of scores that are all the same, and of a single unit.
+        ``low`` and ``high``: ± 1.96 standard errors, by a bootstrap over examples. For a criterion
+        that draws random numbers, such as "random": the interval that contains 95 % of its draws,
+        and ``spearman`` is their mean. NaN where a rank correlation is undefined: for equal scores,
+        and for a single unit.
 
     Notes
     -----
-    The truth is noisy, and the more so the fewer the examples: no criterion gets near to 1. How far a
-    perfect one could get is ``ceiling``. On examples on which the network was not trained the loss
-    often *falls* when a unit goes, for it was too sure of itself: that is another question than what
-    a unit does. Norms and activations are meant to be compared within a layer (see ``scope`` of
-    `CRITERIA`): look at the groups.
+    The ablation is noisy, more so with fewer examples, so no criterion comes near 1; ``ceiling`` is
+    what a perfect one could reach. On examples on which the network was not trained the loss often
+    *falls* without a unit, because the network was overconfident. That answers another question
+    than what the unit computes. Norms and activations are meant to be compared within a layer (see
+    ``scope`` of `CRITERIA`): read the rows of the groups.
 
     Raises
     ------
     ArgumentError
-        If a criterion is unknown or ranks no units, there is no example or fewer than two seeds, or as
-        `ablate`, `collect` and `score` do.
+        If a criterion is unknown or ranks no units, or there is no example or fewer than two seeds;
+        also as `ablate`, `collect` and `score` do.
 
     References
     ----------
@@ -217,37 +218,37 @@ def criterion_card(
     repeats = [checks.count(s, "seeds") for s in seeds]
     if len(repeats) < 2:
         raise ArgumentError(
-            f"`seeds` must be at least two, to see a spread, but {len(repeats)} was passed. "
-            "Leave it out, or pass range(50)."
+            f"`seeds` must hold at least two seeds, for an interval, but {len(repeats)} was "
+            "passed. Leave it out, or pass range(50)."
         )
-    with seeded(None):  # a DataLoader that shuffles draws from the caller's random numbers
+    with seeded(None):  # a shuffling DataLoader draws from the caller's random state
         data = list(parts(batches))
         source = data if learn is None else list(learn)
     truth = losses_without(model, data, groups=groups, loss=loss, progress=progress)
     needs = {n for c in names for n in registered(c, "unit").needs}
 
-    def scored(
-        of: nn.Module, seen: Evidence | None, seed: int, some: list[str]
+    def scores_of(
+        of: nn.Module, known: Evidence | None, seed: int, chosen: list[str]
     ) -> dict[str, Scores]:
         return {
-            c: score(of, c, groups=groups, evidence=seen, reduction=reduction, seed=seed)
-            for c in some
+            c: score(of, c, groups=groups, evidence=known, reduction=reduction, seed=seed)
+            for c in chosen
         }
 
-    def collected(of: nn.Module) -> Evidence | None:
+    def evidence_of(of: nn.Module) -> Evidence | None:
         if not needs & set(EVIDENCE):
             return None
         return collect(of, source, loss=loss if needs & set(GRADIENTS) else None,
                        comoment="model" in needs, progress=progress)  # fmt: skip
 
-    seen = collected(model) if evidence is None else evidence
-    scores = scored(model, seen, repeats[0], names)
-    drawn = [c for c in names if "generator" in registered(c, "unit").needs]
-    draws = [scored(model, seen, seed, drawn) for seed in repeats]
+    known = evidence_of(model) if evidence is None else evidence
+    scores = scores_of(model, known, repeats[0], names)
+    random = [c for c in names if "generator" in registered(c, "unit").needs]
+    draws = [scores_of(model, known, seed, random) for seed in repeats]
     rows = correlation(truth, scores, draws, repeats)
     args, kwargs = one_example(data[0][0])
-    louder, done = rescaled_groups(model, kwargs or args, groups, factor, 0.5, repeats[0])
-    after = scored(louder, collected(louder), repeats[0], names) if done else {}
+    new, rescaled = rescaled_groups(model, kwargs or args, groups, factor, 0.5, repeats[0])
+    after = scores_of(new, evidence_of(new), repeats[0], names) if rescaled else {}
     changed = [(c, rho(column(scores[c]), column(s))) for c, s in after.items()]
     rescaling = pd.DataFrame(changed, columns=["criterion", "spearman"])
     rescaling["notices"] = rescaling["spearman"] < NOTICED
@@ -259,7 +260,7 @@ def criterion_card(
 
 
 def _names(criteria: Iterable[str] | None) -> list[str]:
-    """Return the criteria to be compared; "random" is among them."""
+    """Return the names of the compared criteria, "random" included."""
     if criteria is None:
         criteria = sorted(n for n, c in CRITERIA.items() if "unit" in c.granularity)
     elif isinstance(criteria, str):

@@ -1,4 +1,4 @@
-"""How sure a rank correlation is: intervals for the criterion card, and its ceiling."""
+"""How certain the rank correlations of a criterion card are: their intervals and ceiling."""
 
 from __future__ import annotations
 
@@ -25,31 +25,34 @@ def correlation(
     draws: list[dict[str, Scores]],
     seeds: list[int],
 ) -> pd.DataFrame:
-    """Correlate each criterion with the truth, in the whole network and in each group; see `criterion_card`."""
+    """Correlate each criterion with the truth, in the network and in each group; see `Card`.
+
+    `draws` are the scores of the criteria that draw random numbers, one mapping for each seed.
+    """
     import pandas as pd
 
-    rise, again = truth.rise(), [truth.rise(_counts(truth, seed)) for seed in seeds]
+    rise, rises = truth.rise(), [truth.rise(_counts(truth, seed)) for seed in seeds]
     rows = []
-    for where in (WHOLE, *rise):
-        group = None if where == WHOLE else where
+    for name_of_group in (WHOLE, *rise):
+        group = None if name_of_group == WHOLE else name_of_group
         columns = np.column_stack([column(s, group) for s in scores.values()])
-        found = _with(_flat(rise, group), columns)
-        resampled = np.array([_with(_flat(r, group), columns) for r in again])
-        few = len(truth.dense) < 2  # nothing to resample
+        found = _correlations_with(_flat(rise, group), columns)
+        resampled = np.array([_correlations_with(_flat(r, group), columns) for r in rises])
+        single = len(truth.dense) < 2  # one loss cannot be resampled
         for j, name in enumerate(scores):
             if name in draws[0]:
                 each = [rho(_flat(rise, group), column(d[name], group)) for d in draws]
                 value, (low, high) = float(np.mean(each)), np.percentile(each, BAND)
             else:
                 value = float(found[j])
-                half = np.nan if few else NORMAL * resampled[:, j].std(ddof=1)
+                half = np.nan if single else NORMAL * resampled[:, j].std(ddof=1)
                 low, high = np.clip([value - half, value + half], -1, 1)
-            rows.append((name, where, len(columns), value, float(low), float(high)))
+            rows.append((name, name_of_group, len(columns), value, float(low), float(high)))
     return pd.DataFrame(rows, columns=["criterion", "group", "units", "spearman", "low", "high"])
 
 
 def ceiling(truth: Ablation, seeds: list[int]) -> float:
-    """Return what a perfect criterion could reach: see `Card`."""
+    """Return the rank correlation that a perfect criterion could reach; see `Card`."""
     n = len(truth.dense)
     if n < 2:
         return float("nan")
@@ -62,7 +65,7 @@ def ceiling(truth: Ablation, seeds: list[int]) -> float:
 
 
 def _counts(truth: Ablation, seed: int) -> np.ndarray:
-    """How often each example is drawn, with replacement."""
+    """Return how often each part is drawn with replacement, (parts,)."""
     n = len(truth.dense)
     return np.bincount(np.random.default_rng(seed).integers(n, size=n), minlength=n)
 
@@ -73,18 +76,18 @@ def column(scores: Scores, group: str | None = None) -> np.ndarray:
 
 
 def _flat(values: Mapping[str, np.ndarray], group: str | None) -> np.ndarray:
-    """Return the values of one group, or of all of them."""
+    """Return the values of one group, or of all groups in one array."""
     return np.concatenate(list(values.values())) if group is None else values[group]
 
 
-def _with(truth: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Rank correlation of each column with the truth."""
+def _correlations_with(truth: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the rank correlation of each column with the truth, (columns,)."""
     return rank_correlations(np.column_stack([truth, columns]))[0, 1:]
 
 
 def rho(a: np.ndarray, b: np.ndarray) -> float:
     """Return the rank correlation of two columns."""
-    return float(_with(a, b[:, None])[0])
+    return float(_correlations_with(a, b[:, None])[0])
 
 
 def rank_correlations(columns: np.ndarray) -> np.ndarray:
@@ -115,11 +118,11 @@ def rank_correlations(columns: np.ndarray) -> np.ndarray:
     varied = np.flatnonzero((columns != columns[:1]).any(0))
     if len(varied) == 1:
         found[varied, varied] = 1.0
-    elif len(columns) == 2:  # its p-value would divide by zero
+    elif len(columns) == 2:  # scipy's p-value would divide by zero
         up = np.sign(np.diff(rankdata(columns[:, varied], axis=0), axis=0))
         found[np.ix_(varied, varied)] = up.T * up
     elif len(varied):
-        rho = spearmanr(columns[:, varied]).statistic  # of two columns: one number
+        rho = spearmanr(columns[:, varied]).statistic  # one number if there are two columns
         square = np.array([[1.0, rho], [rho, 1.0]]) if np.ndim(rho) == 0 else rho
         found[np.ix_(varied, varied)] = square
     return found

@@ -1,4 +1,4 @@
-"""From which sparsity on sparse is faster than dense: on this machine."""
+"""From which sparsity on a sparse layer is faster than a dense one on this machine."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def crossover(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Time a linear layer dense, with zeros, sparse, and smaller: all in turn, on this machine.
+    """Time a linear layer in turn: dense, with zeros, sparse, and smaller, on this machine.
 
     Parameters
     ----------
     sparsities : iterable of float
-        Shares of random weights that are gone, in [0, 1).
+        Shares of the weights, drawn at random, that are zero or removed, in [0, 1).
     widths : iterable of int
-        The layer has so many inputs and as many outputs.
+        Numbers of inputs of the layer; it has as many outputs.
     batches : iterable of int
-        Numbers of examples at once.
+        Numbers of examples in a batch.
     seconds : float
-        About how long to measure each combination of the three.
+        About how long to measure each combination of sparsity, width and batch.
     threads : int, optional
         Of torch; default: as many as it uses now.
     seed : int
-        For weights, inputs and order; the caller's random state is not touched.
+        For weights, inputs and order; the caller's random state is not changed.
     progress : bool
         Show a progress bar.
 
@@ -63,8 +63,8 @@ def crossover(
         - ``"dense"``: ``F.linear(x, w)``; ``"zeros"``: the same with zeros in ``w``
         - ``"csr_linear"``: ``F.linear(x, csr)``; ``"csr_mm"``: ``torch.mm(csr, x.T)``, both with
           indices of int32
-        - ``"smaller"``: dense, with √(1 − sparsity) times the inputs and the outputs: as many weights
-          as are left in the others
+        - ``"smaller"``: dense, with √(1 − sparsity) times the inputs and the outputs, and so with
+          as many weights as the others have nonzero ones
 
     Raises
     ------
@@ -83,9 +83,9 @@ def crossover(
 
     grid = [
         (w, b, s)
-        for w in _listed(widths, "widths", lambda v: checks.count(v, "widths", low=1))
-        for b in _listed(batches, "batches", lambda v: checks.count(v, "batches", low=1))
-        for s in _listed(sparsities, "sparsities", lambda v: checks.sparsity(v, "sparsities"))
+        for w in _checked_list(widths, "widths", lambda v: checks.count(v, "widths", low=1))
+        for b in _checked_list(batches, "batches", lambda v: checks.count(v, "batches", low=1))
+        for s in _checked_list(sparsities, "sparsities", lambda v: checks.sparsity(v, "sparsities"))
     ]
     n = torch.get_num_threads() if threads is None else checks.count(threads, "threads", low=1)
     rows: list[tuple[Any, ...]] = []
@@ -104,7 +104,7 @@ def crossover(
 
 
 def speed_break_evens(data: pd.DataFrame) -> pd.DataFrame:
-    """Return from which sparsity on CSR is faster than dense, for each width, batch and kernel.
+    """Return the sparsity from which on CSR is faster than dense, by width, batch and kernel.
 
     Parameters
     ----------
@@ -115,10 +115,11 @@ def speed_break_evens(data: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row a width, batch and sparse way (``"csr_…"``); columns ``width``, ``batch``, ``way``, ``break_even``, and
-        ``below``, ``above``: the neighbouring sparsities that were measured, between which it lies. From
-        ``above`` on it was always faster. In between, the logarithm of the ratio is taken as a straight
-        line over that of the density. NaN in ``break_even`` and ``above``: not even at the highest
-        sparsity; in ``below``: at the lowest already, and ``break_even`` is that one.
+        ``below``, ``above``: the measured sparsities next to it. From ``above`` on CSR was always
+        faster. Between the two, the logarithm of the ratio is interpolated linearly over the
+        logarithm of the density. If CSR is slower even at the highest sparsity, ``break_even`` and
+        ``above`` are NaN. If it is faster already at the lowest, ``below`` is NaN and
+        ``break_even`` is that sparsity.
 
     Raises
     ------
@@ -147,7 +148,7 @@ def speed_break_evens(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def nearest(data: pd.DataFrame, width: float, batch: int) -> tuple[int, int]:
-    """Return the width and the batch that were measured nearest to these: by ratio.
+    """Return the measured width and batch that are nearest to these, by ratio.
 
     >>> import pandas as pd
     >>> nearest(pd.DataFrame({"width": [256, 1024], "batch": [1, 64]}), 485, 20)
@@ -155,14 +156,14 @@ def nearest(data: pd.DataFrame, width: float, batch: int) -> tuple[int, int]:
     """
     checks.columns(data, dict.fromkeys(("width", "batch"), "pv.crossover()"), "nearest")
 
-    def near(known: Iterable[int], to: float) -> int:
-        return int(min(known, key=lambda v: abs(math.log(v / to))))
+    def closest(measured: Iterable[int], to: float) -> int:
+        return int(min(measured, key=lambda v: abs(math.log(v / to))))
 
-    return near(data["width"], width), near(data["batch"], batch)
+    return closest(data["width"], width), closest(data["batch"], batch)
 
 
 def _crossing(sparsity: np.ndarray, faster: np.ndarray) -> tuple[float, float, float]:
-    """Return (break-even, below, above): from there on it is always faster."""
+    """Return (break-even, below, above); `faster` holds dense ÷ CSR times, (sparsities,)."""
     slow = np.flatnonzero(faster <= 1)
     if not len(slow):
         return float(sparsity[0]), math.nan, float(sparsity[0])
@@ -171,36 +172,37 @@ def _crossing(sparsity: np.ndarray, faster: np.ndarray) -> tuple[float, float, f
         return math.nan, float(sparsity[i]), math.nan
     x = np.log1p(-sparsity[i : i + 2])
     y = np.log(faster[i : i + 2])
-    at = 1 - math.exp(x[0] - y[0] * (x[1] - x[0]) / (y[1] - y[0]))
-    return float(at), float(sparsity[i]), float(sparsity[i + 1])
+    break_even = 1 - math.exp(x[0] - y[0] * (x[1] - x[0]) / (y[1] - y[0]))
+    return float(break_even), float(sparsity[i]), float(sparsity[i + 1])
 
 
 def calls_of(
     width: int, batch: int, sparsity: float, seed: int
 ) -> tuple[dict[str, Callable[[], Tensor]], dict[str, int]]:
-    """Return what to time, and the MACs of each for one example."""
+    """Return the timed functions by the name of the way, and the MACs of each for one example."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, width, generator=g)
     w = torch.randn(width, width, generator=g)
-    gone = torch.randperm(width * width, generator=g)[: round(sparsity * width * width)]
+    zeroed = torch.randperm(width * width, generator=g)[: round(sparsity * width * width)]
     zeros = w.clone()
-    zeros.view(-1)[gone] = 0
+    zeros.view(-1)[zeroed] = 0
     csr = csr_of(zeros)
     side = max(1, round(width * math.sqrt(1 - sparsity)))
-    small, few = w[:side, :side].contiguous(), x[:, :side].contiguous()
+    small_w, small_x = w[:side, :side].contiguous(), x[:, :side].contiguous()
     calls: dict[str, Callable[[], Tensor]] = {
         "dense": lambda: F.linear(x, w),
         "zeros": lambda: F.linear(x, zeros),
         "csr_linear": lambda: F.linear(x, csr),
         "csr_mm": lambda: torch.mm(csr, x.T),
-        "smaller": lambda: F.linear(few, small),
+        "smaller": lambda: F.linear(small_x, small_w),
     }
-    full, left = width * width, csr.values().numel()
-    return calls, dict(zip(WAYS, (full, full, left, left, side * side), strict=True))
+    dense, nonzero = width * width, csr.values().numel()
+    macs = (dense, dense, nonzero, nonzero, side * side)
+    return calls, dict(zip(WAYS, macs, strict=True))
 
 
-def _listed(values: Iterable[Any], name: str, check: Callable[[Any], Any]) -> list[Any]:
-    listed = [check(v) for v in values]
-    if not listed:
+def _checked_list(values: Iterable[Any], name: str, check: Callable[[Any], Any]) -> list[Any]:
+    checked = [check(v) for v in values]
+    if not checked:
         raise ArgumentError(f"`{name}` is empty: there is nothing to measure.")
-    return listed
+    return checked

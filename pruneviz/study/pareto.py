@@ -1,4 +1,4 @@
-"""What is lost against what is saved: curves over seeds, the Pareto front, an operating point."""
+"""What quality each cost buys: curves over seeds, the Pareto front, an operating point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 SETTINGS = ("network", "criterion", "granularity", "scope", "repair", "tune")
-WANTED = "pv.sweep(model, …)"
+MAKER = "pv.sweep(model, …)"
 
 
 def pareto(
@@ -25,27 +25,28 @@ def pareto(
 ) -> pd.DataFrame:
     """Average a sweep over its seeds, and mark the points that no other point beats.
 
-    A point is beaten if another one costs no more and is no worse, and is better in one of the two.
+    A point beats another one if its cost is not higher, its quality not lower, and one of the two
+    better.
 
     Parameters
     ----------
     data : DataFrame
         From `sweep`: a row for each setting, target sparsity and seed. Not changed.
     x : str
-        Column of the cost: less is better.
+        Column of the cost; lower is better.
     y : str
-        Column of the quality: more is better.
+        Column of the quality; higher is better.
     by : str or sequence of str, optional
-        Columns that name a curve; default: of network, criterion, granularity, scope, repair and tune
-        those that vary, or the criterion.
+        Columns whose values name a curve. Default: those of network, criterion, granularity, scope,
+        repair and tune that vary; if none varies, the criterion.
 
     Returns
     -------
     DataFrame
         One row for each curve and target sparsity, cheapest last: ``curve``, `by`,
-        ``target_sparsity``, ``seeds`` (how many), `x` and `y` (means), ``low`` and ``high`` (of `y`:
-        the lowest and highest seed; with one seed its interval, where the sweep has one),
-        ``pareto`` (bool).
+        ``target_sparsity``, ``seeds`` (their number), `x` and `y` (means), ``low`` and ``high`` (of
+        `y`: the lowest and highest seed; with one seed its interval, if the sweep has one),
+        ``pareto`` (bool: no other point beats it).
 
     Raises
     ------
@@ -63,15 +64,15 @@ def pareto(
     names = curve_columns(data) if by is None else [by] if isinstance(by, str) else list(by)
     if not names:
         raise ArgumentError("`by` is empty. Name at least one column, such as 'criterion'.")
-    needed = dict.fromkeys((*names, "target_sparsity", x, y), WANTED)
+    needed = dict.fromkeys((*names, "target_sparsity", x, y), MAKER)
     checks.columns(data, needed, "pareto")
     if data.empty:
-        raise ArgumentError(f"`data` has no rows. Make it with {WANTED}.")
-    whole = data.dropna(subset=[x, y])
-    if whole.empty:
+        raise ArgumentError(f"`data` has no rows. Make it with {MAKER}.")
+    valid = data.dropna(subset=[x, y])
+    if valid.empty:
         raise ArgumentError(f"columns {x!r} and {y!r} have no row in which both are numbers.")
     rows = []
-    for key, part in whole.groupby([*names, "target_sparsity"], sort=False):
+    for key, part in valid.groupby([*names, "target_sparsity"], sort=False):
         low, high = part[y].min(), part[y].max()
         if len(part) == 1 and y == "metric" and {"low", "high"} <= set(part):
             low, high = part["low"].iloc[0], part["high"].iloc[0]
@@ -94,12 +95,12 @@ def pareto(
         ["curve", x], ascending=[True, False], kind="stable",
         key=lambda c: c.map(order) if c.name == "curve" else c, ignore_index=True,
     )  # fmt: skip
-    points["pareto"] = _unbeaten(points[x].tolist(), points[y].tolist())
+    points["pareto"] = _on_front(points[x].tolist(), points[y].tolist())
     return points
 
 
 def curve_columns(data: pd.DataFrame) -> list[str]:
-    """Return the columns that tell one curve of a sweep from another.
+    """Return the columns that distinguish the curves of a sweep.
 
     Examples
     --------
@@ -107,8 +108,8 @@ def curve_columns(data: pd.DataFrame) -> list[str]:
     >>> curve_columns(pd.DataFrame({"criterion": ["l2", "l2"], "repair": ["none", "lstsq"]}))
     ['repair']
     """
-    there = [n for n in SETTINGS if n in data]
-    return [n for n in there if len(set(data[n])) > 1] or ["criterion"]
+    present = [n for n in SETTINGS if n in data]
+    return [n for n in present if len(set(data[n])) > 1] or ["criterion"]
 
 
 def choose(
@@ -118,7 +119,7 @@ def choose(
     at_least: Mapping[str, float] | None = None,
     best: str = "metric",
 ) -> pd.Series[Any]:
-    """Choose an operating point: of the rows within all limits the one with the best quality.
+    """Choose an operating point: the row with the best quality of all rows within the limits.
 
     Parameters
     ----------
@@ -127,17 +128,17 @@ def choose(
     at_most, at_least : mapping of str to float, optional
         Column to limit, such as ``at_most={"bytes": 100_000}, at_least={"metric": 0.85}``.
     best : str
-        What counts among them: a column, more is better; ``"-macs"``: less is better.
+        The column that is compared; higher is better. ``"-macs"``: lower is better.
 
     Returns
     -------
     Series
-        The row; of equal ones the first.
+        The best row; the first one if several are equal.
 
     Raises
     ------
     ArgumentError
-        If a column is missing, or no row is within all limits (the message names the nearest).
+        If a column is missing, or no row is within all limits; the message names the nearest row.
 
     Examples
     --------
@@ -150,35 +151,35 @@ def choose(
     """
     most, least = dict(at_most or {}), dict(at_least or {})
     column = best.removeprefix("-")
-    checks.columns(data, dict.fromkeys((*most, *least, column), WANTED), "choose")
+    checks.columns(data, dict.fromkeys((*most, *least, column), MAKER), "choose")
     limits = [(n, checks.number(v, n), 1) for n, v in most.items()]
     limits += [(n, checks.number(v, n), -1) for n, v in least.items()]
     if data.empty:
-        raise ArgumentError(f"`data` has no rows. Make it with {WANTED}.")
+        raise ArgumentError(f"`data` has no rows. Make it with {MAKER}.")
     fits = data[[all(sign * row[n] <= sign * v for n, v, sign in limits)
                  for _, row in data.iterrows()]]  # fmt: skip
     if fits.empty:
         raise ArgumentError(f"no row is within all limits. {_nearest(data, limits)}")
     values = fits[column].astype(float)
-    where = values.argmin() if best.startswith("-") else values.argmax()
-    return fits.iloc[int(where)]
+    position = values.argmin() if best.startswith("-") else values.argmax()
+    return fits.iloc[int(position)]
 
 
 def _nearest(data: pd.DataFrame, limits: list[tuple[str, float, int]]) -> str:
-    """Say which row misses the limits by the least, each measured in parts of its limit."""
+    """Describe the row that misses the limits by the least, relative to each limit."""
 
     def missed(row: Any) -> float:
         return sum(max(0.0, sign * (row[n] - v)) / (abs(v) or 1.0) for n, v, sign in limits)
 
     row = min((r for _, r in data.iterrows()), key=missed)
-    has = ", ".join(f"{n} {row[n]:,.6g} ({_asked(sign)} {v:,.6g})" for n, v, sign in limits)
-    return f"The nearest has {has}."
+    has = ", ".join(f"{n} {row[n]:,.6g} ({_limit(sign)} {v:,.6g})" for n, v, sign in limits)
+    return f"The nearest row has {has}."
 
 
-def _asked(sign: int) -> str:
-    return "asked for: at most" if sign > 0 else "asked for: at least"
+def _limit(sign: int) -> str:
+    return "limit: at most" if sign > 0 else "limit: at least"
 
 
-def _unbeaten(xs: list[float], ys: list[float]) -> list[bool]:
+def _on_front(xs: list[float], ys: list[float]) -> list[bool]:
     points = list(zip(xs, ys, strict=True))
     return [not any(a <= x and b >= y and (a < x or b > y) for a, b in points) for x, y in points]

@@ -1,4 +1,4 @@
-"""Run a changed model again, without what stands before the change."""
+"""How a changed model is run again without the steps before its first change."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch.fx.node import map_arg
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 
-ROOM = 2**30  # bytes of values to keep, all batches together
+MAX_BYTES = 2**30  # most bytes of stored values, for all batches together
 
-State = tuple[int, dict[Node, Any]]  # how many steps have run, and what the others read of them
+State = tuple[int, dict[Node, Any]]  # number of steps done, and the values that later steps read
 
 
 class Prefix:
-    """What a model computes, batch by batch, before the first layer that a variant changes.
+    """Store what a model computes, batch by batch, before the first step that a variant changes.
 
-    The forward is followed once, by `torch.fx`: its steps are calls of layers, functions and
-    methods. A variant starts from what is kept at the first step that is not its model's. Steps are
-    run as the forward runs them; nevertheless the first batch of each shape is compared, to the last
-    bit, with the variant's own forward, at each new place where variants start.
+    `torch.fx` traces the forward once; its steps are calls of layers, functions and methods. A
+    variant starts at the first step that differs from the model, with the stored values. For each
+    new start the first batch of each shape is compared, bit by bit, with the variant's own forward,
+    because a trace may miss something.
 
     Parameters
     ----------
@@ -34,30 +34,30 @@ class Prefix:
     inputs : list of Tensor
         The batches.
     room : int
-        How many bytes to keep. Batches beyond start from the beginning.
+        Most bytes to store. Batches that do not fit are run from the beginning.
 
     Raises
     ------
     Exception
-        Of any kind, if the forward cannot be followed.
+        Of any kind, if `torch.fx` cannot trace the forward.
     """
 
-    def __init__(self, model: nn.Module, inputs: list[Tensor], *, room: int = ROOM) -> None:
+    def __init__(self, model: nn.Module, inputs: list[Tensor], *, room: int = MAX_BYTES) -> None:
         self.model, self.room = model, room
         self.tensors = _tensors(model)
         device = next((t.device for t in self.tensors.values()), inputs[0].device)
         self.inputs = [x.to(device) for x in inputs]
         self.steps = _Steps(model)
-        self.place = 0
+        self.place = 0  # number of steps whose results are stored
         self.states = [self._start(i) for i in range(len(inputs))]
         self.kept = [0] * len(inputs)  # bytes
-        self.right: dict[int, bool] = {}  # by place: whether the comparison held
-        self.writes: set[int] = set()  # places after which a step writes into what is kept
+        self.right: dict[int, bool] = {}  # place -> whether the outputs were equal
+        self.writes: set[int] = set()  # places after which a step writes into a stored tensor
 
     def after(self, variant: nn.Module) -> nn.Module | None:
-        """Return what gives the variant's outputs when it is called with each batch in turn.
+        """Return a module with the variant's outputs; call it with each batch in turn.
 
-        None if it could not be proved to: use the variant itself.
+        None if its outputs are not equal: then use the variant itself.
         """
         tensors = _tensors(variant)
         changed = {n for n in {**tensors, **self.tensors}
@@ -68,14 +68,15 @@ class Prefix:
                 self._advance(place)
             if place not in self.right:
                 self.right[place] = self._holds(variant)
-        except Exception:  # if it is the variant's fault, its own forward will say so
+        except Exception:  # if the variant itself fails, its full forward raises the error again
             self.right[place] = False
         return _After(self, variant) if self.right[place] else None
 
     def run(self, i: int, variant: nn.Module) -> Any:
         """Return the outputs of a variant for batch i."""
-        at, values = self.states[i]
-        return self.steps.run((at, _copied(values) if at in self.writes else values), None, variant)
+        place, values = self.states[i]
+        values = _copied(values) if place in self.writes else values
+        return self.steps.run((place, values), None, variant)
 
     def _start(self, i: int) -> State:
         return 0, {self.steps.x: self.inputs[i]}
@@ -93,72 +94,74 @@ class Prefix:
                     self.kept[i], self.states[i] = 0, self._start(i)
 
     def _holds(self, variant: nn.Module) -> bool:
-        """Compare with the variant's own forward, and see what is written to."""
+        """Whether outputs equal the variant's own forward; note if a step writes into its input."""
         first = {(x.shape, x.stride(), x.dtype): i for i, x in enumerate(self.inputs)}
         with evaluating(variant):
             for i in first.values():
-                at, values = self.states[i]
+                place, values = self.states[i]
                 copies = _copied(values)
-                outputs = self.steps.run((at, copies), None, variant)
+                outputs = self.steps.run((place, copies), None, variant)
                 if any(t._version for t in copies.values() if isinstance(t, Tensor)):
-                    self.writes.add(at)
+                    self.writes.add(place)
                 if not _same(outputs, variant(self.inputs[i])):
                     return False
         return True
 
 
 class _After(nn.Module):
-    """Gives the outputs of a variant, batch after batch."""
+    """Returns the outputs of a variant for the stored batches, one a call."""
 
     def __init__(self, prefix: Prefix, variant: nn.Module) -> None:
         super().__init__()
         self.prefix, self.variant, self.i = prefix, variant, -1
 
     def forward(self, x: Tensor) -> Any:
-        """Run what comes after the prefix; `x` is not looked at."""
+        """Run the steps after the prefix on the next stored batch; `x` is not read."""
         self.i += 1
         return self.prefix.run(self.i, self.variant)
 
 
 class _Tracer(fx.Tracer):
-    """Traces in its own thread only: fx patches what every thread runs, for as long as it traces."""
+    """Traces in its own thread only: fx patches `nn.Module` for all threads while it traces."""
 
-    alone = threading.Lock()  # two patches at a time would be taken off in the wrong order
+    lock = threading.Lock()  # two traces at a time would undo their patches in the wrong order
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.get_ident()
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Take down a step; in another thread just do it."""
+        """Record a step; in another thread only run it."""
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Stand in for a parameter; in another thread give it as it is."""
+        """Return a proxy of a parameter; in another thread the parameter itself."""
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 class _Steps:
-    """The steps of a forward, in their order."""
+    """The steps of a forward, in order."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.twin = twin = copy_of(model)  # a forward may write into its model, and so does fx
-        given = list(inspect.signature(twin.forward).parameters.values())[1:]
+        # traced is a copy, because a forward, or fx, may write into the model
+        self.model = model = copy_of(model)
+        given = list(inspect.signature(model.forward).parameters.values())[1:]
         defaults = {p.name: p.default for p in given if p.default is not p.empty}
-        with evaluating(twin), _Tracer.alone:
-            nodes = list(_Tracer().trace(twin, defaults or None).nodes)
+        with evaluating(model), _Tracer.lock:
+            nodes = list(_Tracer().trace(model, defaults or None).nodes)
         self.x = next(n for n in nodes if n.op == "placeholder")
         self.nodes = [n for n in nodes if n.op not in ("placeholder", "output")]
         self.output = next(n for n in nodes if n.op == "output")
+        # node -> number of the last step that reads it; afterwards its value is deleted
         self.last = {n: i for i, node in enumerate([*self.nodes, self.output])
                      for n in node.all_input_nodes}  # fmt: skip
 
     def first(self, names: set[str]) -> int:
-        """Return the place of the first step that reads one of the tensors."""
+        """Return the number of the first step that reads one of these tensors."""
         for i, node in enumerate(self.nodes):
             target = str(node.target)
             if node.op == "call_module" and any(n.startswith(f"{target}.") for n in names):
@@ -168,7 +171,7 @@ class _Steps:
         return len(self.nodes)
 
     def run(self, state: State, stop: int | None, model: nn.Module) -> Any:
-        """Run steps up to a place and return what the others read; or, to the end, the output."""
+        """Run steps up to `stop` and return what later steps read; None: return the output."""
         start, values = state
         env = dict(values)
         for i, node in enumerate(self.nodes[start:stop], start):
@@ -178,7 +181,7 @@ class _Steps:
             elif node.op == "call_method":
                 env[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             elif node.op == "get_attr":
-                env[node] = _attribute(model, self.twin, str(node.target))
+                env[node] = _attribute(model, self.model, str(node.target))
             else:
                 env[node] = node.target(*args, **kwargs)
             for n in node.all_input_nodes:
@@ -189,8 +192,9 @@ class _Steps:
         return {n: v for n, v in env.items() if self.last.get(n, -1) >= stop}
 
 
-def _attribute(model: nn.Module, twin: nn.Module, path: str) -> Any:
-    value: Any = twin if path.startswith("_tensor_constant") else model
+def _attribute(model: nn.Module, traced: nn.Module, path: str) -> Any:
+    """Return an attribute of a model; constants that fx added are attributes of the traced copy."""
+    value: Any = traced if path.startswith("_tensor_constant") else model
     for part in path.split("."):
         value = getattr(value, part)
     return value
@@ -201,7 +205,7 @@ def _copied(values: dict[Node, Any]) -> dict[Node, Any]:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers by all their names."""
+    """Return all parameters and buffers, shared ones by each of their names."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -209,7 +213,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two tensors hold the same numbers."""
+    """Whether two tensors are equal, also in type and device."""
     if a is b:
         return True
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):

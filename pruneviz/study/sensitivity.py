@@ -1,4 +1,4 @@
-"""Which layer can be pruned how far: one layer at a time."""
+"""How far each layer alone can be pruned."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from pruneviz.selection.drop import refusal
 from pruneviz.selection.select import tensors
 from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.prefix import Prefix
-from pruneviz.study.setup import Question
+from pruneviz.study.setup import Setup
 from pruneviz.study.sweep import COSTS
-from pruneviz.study.table import Row, Table, all_rows, failed, several
+from pruneviz.study.table import Row, Table, all_rows, as_list, row_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,14 +50,14 @@ def sensitivity(
     path: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Prune one layer at a time, each to every sparsity, and judge what is left.
+    """Prune one layer at a time, each to every sparsity, and evaluate the pruned model.
 
-    With an `Accuracy` for `evaluate`, what stands before the pruned layer runs once and not again
-    for every row. That is compared with the pruned model's own forward, to the last bit, on the
-    first batch for each layer; where it differs, or where `torch.fx` cannot follow the forward, all
-    of it runs. So the numbers are those of the plain loop that copies, prunes and evaluates.
+    If `evaluate` is an `Accuracy`, the layers before the pruned one run once, not for every row.
+    For each layer this is compared with the pruned model's full forward, bit by bit, on the first
+    batch. Where it differs, or `torch.fx` cannot trace the forward, the full forward runs for every
+    row. So the numbers equal those of a plain loop that copies, prunes and evaluates.
 
-    It can be stopped, taken up again (`path`) and run in parallel (`n_jobs`) as `sweep`.
+    Like `sweep` it can be stopped, continued (`path`) and run in parallel (`n_jobs`).
 
     Parameters
     ----------
@@ -68,20 +68,20 @@ def sensitivity(
     sparsities : iterable of float
         Fractions in [0, 1) of the weights of the layer, or of the units of the group.
     evaluate : callable
-        As for `sweep`; best an `Accuracy`. Of units, an `Accuracy` judges the model in which they
-        are silenced, which gives the same outputs; another `evaluate` gets the smaller model.
+        As for `sweep`; an `Accuracy` is fastest. For units, an `Accuracy` evaluates the model with
+        silenced units, which has the same outputs; another `evaluate` gets the smaller model.
     criterion : str
-        A name of `CRITERIA`. One that ranks only units prunes units; one that ranks both does if
-        `groups` are given.
+        A name of `CRITERIA`. A criterion that ranks only units prunes units; one that ranks both
+        prunes units if `groups` are passed.
     layers : iterable of str, optional
-        Names of layers, or groups; default: all that can be pruned and, where the criterion needs
-        evidence, that it has seen.
+        Names of layers, or groups; default: all that can be pruned and, if the criterion needs
+        evidence, are in the evidence.
     groups : Groups, optional
-        From `find_groups`; default: found, if there are units to prune.
+        From `find_groups`; default: they are found if units are pruned.
     repair, evidence, batches
-        As for `sweep`; one repair.
+        As for `sweep`, but one repair.
     seed : int
-        For criteria that draw random numbers, and of torch's random numbers in `evaluate`.
+        For criteria that draw random numbers, and for torch's random numbers in `evaluate`.
     n_jobs, path, progress
         As for `sweep`.
 
@@ -90,12 +90,12 @@ def sensitivity(
     DataFrame
         One row for each layer and sparsity: ``layer, criterion, granularity, repair,
         target_sparsity, sparsity`` (of that layer), ``metric, (low, high, examples,) dense`` (the
-        metric of the whole model), ``params, nonzero, bytes, macs`` (of the model that is left).
+        metric of the dense model), ``params, nonzero, bytes, macs`` (of the pruned model).
 
     Raises
     ------
     ArgumentError, GraphError
-        As `sweep`; if a layer is unknown, or has no units that can be cut.
+        As `sweep`; also if a layer is unknown or has no units that can be removed.
 
     References
     ----------
@@ -115,95 +115,102 @@ def sensitivity(
     import pandas as pd
 
     model = checks.unwrapped(model)
-    targets = [checks.sparsity(s, "sparsities") for s in several(sparsities, "sparsities")]
-    answers = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS}
+    targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
+    result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS}
     seed = checks.count(seed, "seed")
-    q = Question.of(model, example_input, [criterion], granularity=None, groups=groups,
+    setup = Setup.of(model, example_input, [criterion], granularity=None, groups=groups,
                     repairs=[repair], evidence=evidence, batches=batches)  # fmt: skip
-    what = q.granularity[criterion]
-    parts = _parts(q, what, layers)
-    asks = {"layer": str, "criterion": str, "granularity": str, "repair": str,
+    granularity = setup.granularity[criterion]
+    parts = _parts(setup, granularity, layers)
+    key_columns = {"layer": str, "criterion": str, "granularity": str, "repair": str,
             "target_sparsity": float}  # fmt: skip
-    asked = [
-        dict(zip(asks, (layer, criterion, what, repair, s), strict=True))
+    rows = [
+        dict(zip(key_columns, (layer, criterion, granularity, repair, s), strict=True))
         for layer in parts for s in targets
     ]  # fmt: skip
     arguments = {} if path is None else {
-        "pruneviz": VERSION, **q.fingerprints(evidence, groups), "criterion": criterion,
+        "pruneviz": VERSION, **setup.fingerprints(evidence, groups), "criterion": criterion,
         "sparsities": targets, "layers": list(parts), "repair": repair, "seed": seed,
         "evaluate": fingerprint(evaluate),
     }  # fmt: skip
-    table = Table("sensitivity", asks, answers, None if path is None else Path(path), arguments)
-    job = _Sensitivity(q, evaluate, parts, seed)
-    return pd.DataFrame(all_rows(job, asked, table, n_jobs=n_jobs, progress=progress))
+    table = Table(
+        "sensitivity", key_columns, result_columns, None if path is None else Path(path), arguments
+    )
+    job = _Sensitivity(setup, evaluate, parts, seed)
+    return pd.DataFrame(all_rows(job, rows, table, n_jobs=n_jobs, progress=progress))
 
 
-def _parts(q: Question, what: str, layers: Iterable[str] | None) -> dict[str, list[str]]:
-    """Return what is pruned at a time: name of a layer to its tensors, or of a group to itself."""
-    named = None if layers is None else several(layers, "layers")
+def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict[str, list[str]]:
+    """Return what one row prunes: tensors of a layer by its name, or a group by its name."""
+    named = None if layers is None else as_list(layers, "layers")
     parts: dict[str, list[str]] = {}
-    if what == "weight":
-        known, facts = list(places(q.model)), Facts(q.criteria[0], q.evidence, q.model)
+    if granularity == "weight":
+        known, facts = (
+            list(places(setup.model)),
+            Facts(setup.criteria[0], setup.evidence, setup.model),
+        )
         for tensor in known if named is None else tensors(named, known):
             if facts.has(tensor):
                 parts.setdefault(layer_name(tensor), []).append(tensor)
             elif named is not None:
                 raise facts.missing(f"of {layer_name(tensor)!r}")
         return parts
-    assert q.groups is not None
+    assert setup.groups is not None
     if named is None:
-        return {g.name: [g.name] for g in q.groups if not g.frozen}
+        return {g.name: [g.name] for g in setup.groups if not g.frozen}
     for name in named:
-        there = q.groups.groups_of(name)
-        if all(g.frozen for g in there):
-            raise GraphError(refusal(name, there[0]))
-        parts |= {g.name: [g.name] for g in there if not g.frozen}
+        found = setup.groups.groups_of(name)
+        if all(g.frozen for g in found):
+            raise GraphError(refusal(name, found[0]))
+        parts |= {g.name: [g.name] for g in found if not g.frozen}
     return parts
 
 
 @dataclass(frozen=True, eq=False)
 class _Sensitivity:
-    """What is the same for all rows."""
+    """The arguments that all rows share."""
 
-    question: Question
+    setup: Setup
     evaluate: Callable[[nn.Module], Any]
     parts: dict[str, list[str]]
     seed: int
 
     def start(self) -> Callable[[Row], Row]:
-        """Return what makes a row."""
+        """Return the function that computes a row."""
         return _Rows(self)
 
 
 class _Rows:
-    """Makes rows."""
+    """Computes rows."""
 
     def __init__(self, job: _Sensitivity) -> None:
-        self.job, self.model = job, job.question.model
-        self.judge = job.evaluate if isinstance(job.evaluate, Accuracy) else None
-        self.variants = job.question.variants(share=self.judge is not None)
-        self.scores = job.question.score(job.question.criteria[0].name, job.seed)
+        self.job, self.model = job, job.setup.model
+        self.accuracy = job.evaluate if isinstance(job.evaluate, Accuracy) else None
+        self.variants = job.setup.variants(share=self.accuracy is not None)
+        self.scores = job.setup.score(job.setup.criteria[0].name, job.seed)
         self.dense: Row = {}
         self.prefix: Prefix | None = None
 
     def __call__(self, row: Row) -> Row:
-        """Return what comes of a row."""
+        """Return the result columns of a row."""
         try:
             if not self.dense:
-                with self._drawn():
+                with self._seeded():
                     self.dense = judged(self.job.evaluate, self.model)
-                self.prefix = self._followed()
-            with self._drawn():
-                return self._made(row)
+                self.prefix = self._prefix()
+            with self._seeded():
+                return self._compute(row)
         except Exception as e:
-            raise failed(f"layer {row['layer']!r}, sparsity {row['target_sparsity']:g}", e) from e
+            raise row_error(
+                f"layer {row['layer']!r}, sparsity {row['target_sparsity']:g}", e
+            ) from e
 
-    def _drawn(self) -> AbstractContextManager[None]:
-        if self.judge is not None:  # it draws nothing
+    def _seeded(self) -> AbstractContextManager[None]:
+        if self.accuracy is not None:  # an `Accuracy` draws no random numbers
             return nullcontext()
         return seeded(self.job.seed, {t.device for t in self.model.parameters()})
 
-    def _made(self, row: Row) -> Row:
+    def _compute(self, row: Row) -> Row:
         names = self.job.parts[row["layer"]]
         if row["granularity"] == "weight":
             share = float(row["target_sparsity"])
@@ -212,41 +219,42 @@ class _Rows:
             new = self.variants.baked(plan, row["repair"])
             cost = self.variants.cost(new, same=True)
         else:
-            # not by a mapping: the name of a group may be that of a layer with units in others
+            # Not by a mapping to `select`: the name of a group may also be the name of a layer that
+            # has units in other groups.
             values = {n: self.scores.values[n] for n in names}
             scores = Scores(values, self.scores.criterion, self.scores.groups)
             own = plan = self.variants.plan(scores, row["target_sparsity"])
-            new = self.variants.smaller(plan, row["repair"], proved=self.judge is None)
+            new = self.variants.smaller(plan, row["repair"], proved=self.accuracy is None)
             cost = self.variants.cost(new)
-            new = self._silenced(plan, row["repair"], new)
+            new = self._same_outputs(plan, row["repair"], new)
         counts = {c: getattr(cost, c) for c in COSTS}
-        answer = self.dense if own.kept == own.total else self._judged(new)
+        answer = self.dense if own.kept == own.total else self._evaluate(new)
         return {"sparsity": own.sparsity, **answer, "dense": self.dense["metric"], **counts}
 
-    def _silenced(self, plan: Plan, repair: str, smaller: nn.Module) -> nn.Module:
-        """Return the masked model where that does as well, so that its first layers need not run."""
+    def _same_outputs(self, plan: Plan, repair: str, smaller: nn.Module) -> nn.Module:
+        """Return the silenced model if its outputs are the same: its first layers need not run."""
         assert plan.groups is not None
         cut = [n for n, keep in plan.keep.items() if not bool(keep.all())]
-        other = repair != "none" or any(plan.groups[n].approximate for n in cut)
-        if self.judge is None or other:
+        different = repair != "none" or any(plan.groups[n].approximate for n in cut)
+        if self.accuracy is None or different:
             return smaller
         return self.variants.silenced(plan)
 
-    def _judged(self, new: nn.Module) -> Row:
-        if self.judge is not None and self.prefix is not None:
+    def _evaluate(self, new: nn.Module) -> Row:
+        if self.accuracy is not None and self.prefix is not None:
             after = self.prefix.after(new)
             if after is not None:
-                right = self.judge.right(after, self.judge.laid_out(self.model))
-                return self.judge.of(right)
+                right = self.accuracy.right(after, self.accuracy.laid_out(self.model))
+                return self.accuracy.of(right)
         return judged(self.job.evaluate, new)
 
-    def _followed(self) -> Prefix | None:
-        if self.judge is None:
+    def _prefix(self) -> Prefix | None:
+        if self.accuracy is None:
             return None
-        inputs = [x for x, _ in self.judge.laid_out(self.model)]
+        inputs = [x for x, _ in self.accuracy.laid_out(self.model)]
         if not all(isinstance(x, Tensor) and x.ndim for x in inputs):
             return None
         try:
             return Prefix(self.model, inputs)
-        except Exception:  # torch.fx cannot follow it: then every row runs all of it
+        except Exception:  # torch.fx cannot trace it: then every row runs in full
             return None

@@ -1,4 +1,4 @@
-"""What many prunings have in common: checked once, and evidence collected once."""
+"""What all rows of a sweep share: arguments checked once, evidence collected once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.cost import measure
 from pruneviz.model.batches import listed
-from pruneviz.pruning.repair.ladder import RUNGS, check_source
+from pruneviz.pruning.repair.ladder import RUNGS, check_repair_data
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.criteria.requirements import Facts
@@ -28,8 +28,8 @@ from pruneviz.study.variants import Variants
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """What is to be pruned, by what, and with what help: checked, and evidence collected.
+class Setup:
+    """The checked arguments that all rows share, with groups found and evidence collected.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ class Question:
         repairs: Iterable[Any],
         evidence: Evidence | None,
         batches: Iterable[Any] | None,
-    ) -> Question:
-        """Check all of it, find groups and collect evidence where they are needed; or raise."""
+    ) -> Setup:
+        """Check the arguments; find groups and collect evidence if they are needed."""
         if groups is not None:
             checks.kind(
                 groups, "groups", Groups, "Make them: pv.find_groups(model, example_input)."
@@ -74,56 +74,59 @@ class Question:
             raise ArgumentError(
                 "`groups` are for units, but granularity='weight' was passed. Leave out one of them."
             )
-        asked = granularity or ("weight" if groups is None else "unit")
-        what = {}
+        default = granularity or ("weight" if groups is None else "unit")
+        chosen = {}  # name of a criterion -> its granularity
         for name in names:
             checks.choice(name, "criterion", CRITERIA, what="criterion")
-            only = (
-                granularity is None and groups is None and asked not in CRITERIA[name].granularity
+            only_units = (
+                granularity is None and groups is None and default not in CRITERIA[name].granularity
             )
-            what[name] = "unit" if only else asked
-            registered(name, what[name])
-        chosen = tuple(CRITERIA[name] for name in what)
-        units = "unit" in what.values()
+            chosen[name] = "unit" if only_units else default
+            registered(name, chosen[name])
+        found = tuple(CRITERIA[name] for name in chosen)
+        units = "unit" in chosen.values()
         rungs = [checks.choice(r, "repair", RUNGS) for r in repairs]
         for rung in rungs:
-            if rung in ("fold", "merge") and "weight" in what.values():
-                first = next(n for n in what if what[n] == "weight")
+            if rung in ("fold", "merge") and "weight" in chosen.values():
+                first = next(n for n in chosen if chosen[n] == "weight")
                 raise ArgumentError(
-                    f"repair {rung!r} is for units, but criterion {first!r} scores single weights here: "
-                    "those have 'none' and 'lstsq'. Pass granularity='unit', or run two sweeps."
+                    f"repair {rung!r} is for units, but criterion {first!r} scores single weights "
+                    "here. For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run "
+                    "two sweeps."
                 )
             if rung != "none":
-                check_source(rung, evidence, batches)
-        measure(model, example_input)  # does the example fit?
+                check_repair_data(rung, evidence, batches)
+        measure(model, example_input)  # raises if the example does not fit
         data = None if batches is None else listed(batches, "learn from")
-        needed = any(c.evidence for c in chosen) or {"fold", "merge"} & set(rungs)
+        needed = any(c.evidence for c in found) or {"fold", "merge"} & set(rungs)
         if evidence is None and data is not None and needed:
-            gradients = any({"grad_sq", "fisher", "model"} & set(c.evidence) for c in chosen)
+            gradients = any({"grad_sq", "fisher", "model"} & set(c.evidence) for c in found)
             loss = F.cross_entropy if gradients else None
             evidence = collect(model, data, loss=loss, progress=False)
-        for c in chosen:
-            Facts(c, evidence, model)  # is there what it needs?
+        for c in found:
+            Facts(c, evidence, model)  # raises if it lacks something that the criterion needs
         if units and groups is None:
             groups = find_groups(model, example_input)
         if groups is not None:
             some_can_go(groups)
-        return cls(model, example_input, chosen, what, groups, evidence, data)
+        return cls(model, example_input, found, chosen, groups, evidence, data)
 
     def score(self, name: str, seed: int) -> Scores:
         """Score weights, or units, by one of the criteria."""
         for c in self.criteria:
-            CRITERIA[c.name] = c  # another process knows only those that come with us
+            CRITERIA[c.name] = (
+                c  # another process does not have the criteria that a user registered
+            )
         groups = self.groups if self.granularity[name] == "unit" else None
         return score(self.model, name, groups=groups, evidence=self.evidence, seed=seed)
 
     def variants(self, *, share: bool) -> Variants:
-        """Return what prunes the model."""
+        """Return the `Variants` that prune the model."""
         return Variants(self.model, self.example_input, evidence=self.evidence, batches=self.batches,
                         share=share)  # fmt: skip
 
     def fingerprints(self, evidence: Evidence | None, groups: Groups | None) -> dict[str, str]:
-        """Return short names of what was passed; `evidence` and `groups` as they were."""
+        """Return fingerprints of the arguments; `evidence` and `groups` as they were passed."""
         return {
             "model": fingerprint(self.model), "example_input": fingerprint(self.example_input),
             "code of the criteria": fingerprint([(c.fn, c.unit) for c in self.criteria]),

@@ -1,4 +1,4 @@
-"""What if: one model, pruned this way and that, each time measured; what is costly is done once."""
+"""What a pruning of one model costs and gains, asked many times: slow steps are done once."""
 
 from __future__ import annotations
 
@@ -41,31 +41,32 @@ if TYPE_CHECKING:
     from pruneviz.core.groups import Groups
 
 
-QUICK = 0.05  # seconds that a slider may wait
-SOME = 16  # examples that every smaller model is compared on
-LEARN = 500  # examples that repairs learn from, if nobody says otherwise
+QUICK = 0.05  # longest time in seconds that a slider may wait
+TRACED = 16  # examples of the traced input, on which every smaller model is compared
+LEARN = 500  # examples from which evidence is collected by default
 GRADIENTS = {"grad_sq", "fisher", "model"}
 
 
 class WhatIf:
-    """One model, traced once and scored once by each criterion, to be pruned again and again.
+    """Prune one model many times: it is traced once, and scored once by each criterion.
 
     Parameters
     ----------
     model : nn.Module
-        Copied: not changed, and what happens to it later is not seen.
+        Not changed. It is copied, so later changes of it have no effect here.
     batches : iterable of (inputs, labels)
-        What it is judged on; read once.
+        Examples on which the metric is measured. Read once.
     example_input : Tensor, tuple or dict, optional
         Arguments of the forward; default: the first inputs of the first batch.
     evaluate : callable, optional
-        ``evaluate(model)`` gives a number, more is better; default: accuracy.
+        ``evaluate(model)`` returns a number; higher is better. Default: accuracy.
     learn : iterable, optional
-        As `batches` of `collect`: what criteria and repairs learn from. Default: the inputs of the
+        As `batches` of `collect`: the data for criteria and repairs. Default: the inputs of the
         first 500 examples of `batches`, without their labels.
     loss : callable, optional
-        ``loss(outputs, targets)``, for criteria that need gradients; then `learn` has targets.
-        Default: cross-entropy, or with `evaluate` none, and no such criteria.
+        ``loss(outputs, targets)``, for criteria that need gradients; then `learn` must have
+        targets. Default: cross-entropy. With `evaluate` there is no default, and these criteria are
+        left out.
     approximate : bool
         As for `find_groups`.
 
@@ -90,14 +91,14 @@ class WhatIf:
         loss: Callable[..., Any] | None = None,
         approximate: bool = False,
     ) -> None:
-        self.lock = threading.RLock()  # a slider asks while another thread is still at work
+        self.lock = threading.RLock()  # a slider calls while another thread still works
         model = checks.unwrapped(model)
         self.training = {name: m.training for name, m in model.named_modules()}
         self.model = copy_of(model).eval()
-        self._idle: nn.Module | None = None
+        self._timed_copy: nn.Module | None = None  # no other thread runs it
         read = list(parts(batches))
-        given = [(x, y) for x, y in read if not _without_examples(x)]
-        self.dropped = len(read) - len(given)  # batches without examples
+        given = [(x, y) for x, y in read if not _is_empty(x)]
+        self.dropped = len(read) - len(given)  # number of batches without examples
         if not given:
             raise nothing_to("judge by")
         if evaluate is None and any(y is None for _, y in given):
@@ -109,14 +110,15 @@ class WhatIf:
         self.batches = ready(given, model=self.model) if evaluate is None else given
         self.evaluate, self.approximate = evaluate, approximate
         inputs = [x for x, _ in given]
-        self._clock = inputs[0] if example_input is None else example_input
-        self.example_input = _some(inputs[0]) if example_input is None else example_input
+        self._timed_input = inputs[0] if example_input is None else example_input
+        self.example_input = _first_examples(inputs[0]) if example_input is None else example_input
         pairs = [(x, None) for x in few(inputs, LEARN)] if learn is None else list(parts(learn))
         if not pairs:
             raise nothing_to("learn from", "learn")
-        self.learn = [(x, None) for x, _ in pairs]  # else a tuple of inputs were a pair, too
+        # pairs, so that a tuple of inputs is not taken for one
+        self.learn = [(x, None) for x, _ in pairs]
         self.taught = all(y is not None for _, y in pairs)  # whether it has targets
-        # what `collect` reads
+        # what `collect` reads for gradients
         self.lessons: list[Any] = pairs if self.taught else self.learn
         if loss is not None and not self.taught:
             raise ArgumentError(
@@ -124,7 +126,7 @@ class WhatIf:
             )
         self.loss = F.cross_entropy if loss is None and evaluate is None else loss
         tensors = isinstance(inputs[0], Tensor) and inputs[0].ndim
-        self.how_to_trace = f"batches[0][0][:{SOME}]" if tensors else "batches[0][0]"
+        self.how_to_trace = f"batches[0][0][:{TRACED}]" if tensors else "batches[0][0]"
         self.how_to_learn = (
             f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
             if alike(inputs)
@@ -141,26 +143,26 @@ class WhatIf:
         try:
             self.groups = find_groups(self.model, self.example_input, approximate=approximate)
             some_can_go(self.groups)
-        except GraphError as e:  # its weights can be pruned all the same
+        except GraphError as e:  # single weights can still be pruned
             self.refusal = str(e)
-        self.labels, self.said = (np.zeros(0, int), np.zeros(0, int))
+        self.labels, self._predicted = (np.zeros(0, int), np.zeros(0, int))
         if evaluate is None:
-            said = self._asked()
+            predicted = self._predict_dense()
             labels = [
-                label_numbers(y, s.shape) for (_, y), s in zip(self.batches, said, strict=True)
+                label_numbers(y, p.shape) for (_, y), p in zip(self.batches, predicted, strict=True)
             ]
-            self.said, self.labels = np.concatenate(said), np.concatenate(labels)
-            self.before = Comparison(self.labels, self.said, self.said).accuracy_before
+            self._predicted, self.labels = np.concatenate(predicted), np.concatenate(labels)
+            self.before = Comparison(self.labels, self._predicted, self._predicted).accuracy_before
         else:
             self.before = metric(evaluate(self.model))
         self._scores: dict[tuple[str, str], Scores] = {}
         self._evidence: dict[bool, Evidence] = {}
         self._made: tuple[Any, nn.Module | None] = (None, None)
-        self.seconds = 0.0  # that the last look at the cost of a plan took
+        self.seconds = 0.0  # time that the last `glance` took
 
     @cached_property
     def criteria(self) -> list[tuple[str, str]]:
-        """Pairs (granularity, criterion) that the model can be pruned by."""
+        """The pairs (granularity, criterion) by which the model can be pruned."""
         known = {
             n: c
             for n, c in CRITERIA.items()
@@ -172,17 +174,17 @@ class WhatIf:
 
     @cached_property
     def frozen(self) -> dict[str, str]:
-        """Groups that cannot be cut, and why."""
+        """The frozen groups and their reasons."""
         return {g.name: g.frozen for g in self.groups or () if g.frozen}
 
     @cached_property
     def layers(self) -> list[str]:
-        """Layers that one may want to protect."""
+        """The layers that can be protected."""
         scores = self.scores("weight", "magnitude")
         return list(dict.fromkeys(map(layer_name, scores.values)))
 
     def scores(self, granularity: str, criterion: str) -> Scores:
-        """Score by a criterion; once, evidence included."""
+        """Return the scores by a criterion; they are computed once, with the evidence they need."""
         key = (checks.choice(granularity, "granularity", GRANULARITIES), criterion)
         with self.lock:
             if key in self._scores:
@@ -194,35 +196,38 @@ class WhatIf:
             return self._scores[key]
 
     def ready(self, granularity: str, criterion: str) -> bool:
-        """Tell whether scores are there, or nothing has to be collected for them."""
+        """Whether scores exist already, or need no evidence."""
         return (granularity, criterion) in self._scores or not CRITERIA[criterion].evidence
 
     def glance(self, plan: Plan) -> dict[str, Any] | None:
-        """Return the costs of the smaller model without proof or repair, if that is quick now."""
+        """Return the costs of the smaller model, unchecked and not repaired; None if that is slow.
+
+        None also if another thread works, or the model cannot be cut.
+        """
         if plan.groups is None or self.seconds > QUICK or not self.lock.acquire(blocking=False):
-            self.seconds *= 0.8  # that one look was slow does not mean that all are
+            self.seconds *= 0.8  # so that after one slow call it is tried again later
             return None
         try:
             start = time.perf_counter()
             found = self.costs(self.variants.smaller(plan, proved=False), plan)
             self.seconds = time.perf_counter() - start
             return found
-        except GraphError:  # the proof will say it in words
+        except GraphError:  # `pruned` will raise the error with its message
             return None
         finally:
             self.lock.release()
 
     def needs(self, granularity: str, criterion: str, repair: str) -> str:
-        """Tell what has to be collected: ``"gradients"``, ``"moments"`` or nothing."""
+        """Return what must be collected: ``"gradients"``, ``"moments"`` or ``""``."""
         needs = set(CRITERIA[criterion].evidence)
         if GRADIENTS & needs:
             return "gradients"
         return "moments" if needs or (granularity == "weight" and repair != "none") else ""
 
     def evidence(self, *, gradients: bool = False) -> Evidence:
-        """Collect what criteria and repairs learn from; once."""
+        """Return the evidence for criteria and repairs; it is collected once."""
         if not gradients and True in self._evidence:
-            return self._evidence[True]  # which has the moments, too
+            return self._evidence[True]  # it has the moments, too
         if gradients not in self._evidence:
             loss = self.loss if gradients else None
             read = self.lessons if gradients else self.learn
@@ -238,14 +243,16 @@ class WhatIf:
         scope: str | None = None,
         protect: Sequence[str] = (),
     ) -> Plan:
-        """Choose what goes; ``protect``: names of layers that stay whole."""
+        """Make a plan; ``protect``: names of layers that are not pruned."""
         scores = self.scores(granularity, criterion)
-        return select(scores, sparsity=sparsity, scope=scope, protect=self._known(scores, protect))
+        return select(
+            scores, sparsity=sparsity, scope=scope, protect=self._in_groups(scores, protect)
+        )
 
     def pruned(self, plan: Plan, repair: str = "none") -> nn.Module:
-        """Return the smaller model, compared with the masked one; or that with zeros for weights.
+        """Return the pruned model: smaller and checked for units, with zeros for single weights.
 
-        Asked for the same once more, it is not made again.
+        The last model is kept, so that a second call with the same arguments is fast.
         """
         key = (repair, {n: k.numpy().tobytes() for n, k in plan.keep.items()})
         with self.lock:
@@ -271,16 +278,16 @@ class WhatIf:
         return new
 
     def costs(self, new: nn.Module, plan: Plan) -> dict[str, Any]:
-        """Return bytes, parameters and MACs, before and after; weights as `save` writes them smallest."""
+        """Return parameters, MACs and bytes (in the smallest encoding), before and after."""
         cost = self.variants.cost(new, same=plan.groups is None)
         size, encoding = cost.bytes, "dense"
         if plan.groups is None:
             from pandas import NA
 
-            whole = encodings(new, gzip=False).set_index("tensor").loc["whole"]
+            total = encodings(new, gzip=False).set_index("tensor").loc["whole"]
             sizes = {"dense": cost.bytes}
             if all(w.dtype == torch.float32 for w in named_weights(new).values()):
-                sizes |= {name: int(str(whole[name])) for name in CSR if whole[name] is not NA}
+                sizes |= {name: int(str(total[name])) for name in CSR if total[name] is not NA}
             encoding = min(sizes, key=lambda name: sizes[name])
             size = sizes[encoding]
         return {
@@ -297,51 +304,51 @@ class WhatIf:
     def judged(
         self, new: nn.Module, through: Callable[[Iterable[Any]], Iterable[Any]] = iter
     ) -> dict[str, Any]:
-        """Return how good a pruned model is, and which examples flipped.
+        """Return the metric of a pruned model, and the comparison of its predicted classes.
 
-        ``through`` may stop the batches on their way.
+        All batches pass ``through``, which may stop them.
         """
         if self.evaluate is not None:
             return {"metric": metric(self.evaluate(new)), "comparison": None}
-        said = self._answers(new, through(self.batches))
-        comparison = Comparison(self.labels, self.said, said)
+        predicted = self._predict(new, through(self.batches))
+        comparison = Comparison(self.labels, self._predicted, predicted)
         return {"metric": comparison.accuracy_after, "comparison": comparison}
 
     def timed(self, new: nn.Module, *, seconds: float, most: int = 32) -> Timing:
-        """Time the model and a pruned one in turn, on at most so many examples at once."""
+        """Time the model and a pruned one in turn, on a batch of at most `most` examples."""
         try:
-            x = first(self._clock, most)
+            x = first(self._timed_input, most)
         except (ArgumentError, TypeError, IndexError):
-            x = self._clock
-        if self._idle is None:
+            x = self._timed_input
+        if self._timed_copy is None:
             with self.lock:
-                self._idle = copy_of(self.model)  # that nobody else runs meanwhile
-        return compare_latency(self._idle, new, x, seconds=seconds)
+                self._timed_copy = copy_of(self.model)
+        return compare_latency(self._timed_copy, new, x, seconds=seconds)
 
-    def _answers(self, model: nn.Module, batches: Iterable[Any]) -> np.ndarray:
+    def _predict(self, model: nn.Module, batches: Iterable[Any]) -> np.ndarray:
         with evaluating(model):
             return np.concatenate([predicted_classes(model, x).numpy() for x, _ in batches])
 
-    def _asked(self) -> list[np.ndarray]:
-        """Ask the whole model, batch by batch; say what else one can do if it gives no classes."""
+    def _predict_dense(self) -> list[np.ndarray]:
+        """Return the classes that the dense model predicts, one array a batch."""
         try:
-            return [self._answers(self.model, [batch]) for batch in self.batches]
+            return [self._predict(self.model, [batch]) for batch in self.batches]
         except ArgumentError as e:
             raise ArgumentError(
-                f"{e} Or pass `evaluate`, a function from a model to a number, more being better."
+                f"{e} Or pass `evaluate`, a function from a model to a number; higher is better."
             ) from None
 
-    def _known(self, scores: Scores, protect: Sequence[str]) -> list[str]:
-        """Leave out the layers whose units are in no group: nothing of them could go."""
+    def _in_groups(self, scores: Scores, protect: Sequence[str]) -> list[str]:
+        """Leave out layers whose units are in no group; `select` would refuse their names."""
         if scores.groups is None:
             return list(protect)
-        made = {n for g in scores.groups for n in g.producers}
-        return [n for n in protect if n in made]
+        producers = {n for g in scores.groups for n in g.producers}
+        return [n for n in protect if n in producers]
 
 
-def _without_examples(inputs: Any) -> bool:
+def _is_empty(inputs: Any) -> bool:
     return isinstance(inputs, Tensor) and inputs.ndim > 0 and not len(inputs)
 
 
-def _some(inputs: Any) -> Any:
-    return inputs[:SOME] if isinstance(inputs, Tensor) and inputs.ndim else inputs
+def _first_examples(inputs: Any) -> Any:
+    return inputs[:TRACED] if isinstance(inputs, Tensor) and inputs.ndim else inputs

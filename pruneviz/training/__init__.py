@@ -1,4 +1,4 @@
-"""Gradient steps with labels: `fit`, pruning in rounds with tuning between, lottery tickets.
+"""Gradient steps with labels: `fit`, iterative pruning with tuning in each round, lottery tickets.
 
-Uses criteria and plans as they are. Does not make tables of many runs.
+Uses criteria and plans without changing them. Does not make tables of many runs.
 """

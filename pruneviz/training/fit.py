@@ -1,4 +1,4 @@
-"""Train: the one verb that does."""
+"""How a model is trained."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ def fit(
 ) -> nn.Module:
     """Train a copy of the model and return it.
 
-    The learning rate falls from `lr` to 0 along half a cosine over all epochs, step by
-    step; where nobody knows the number of batches, epoch by epoch. What a mask holds
-    at zero stays zero, whatever momentum or weight decay do.
+    The learning rate falls from `lr` to 0 along half a cosine over all epochs, after each batch; if
+    the number of batches is unknown, after each epoch. Weights that a mask holds at zero stay zero,
+    also with momentum and weight decay.
 
     Parameters
     ----------
     model : nn.Module
         Not changed.
     batches : iterable of (inputs, targets)
-        Gone through once an epoch. If it shuffles by torch's global generator, `seed` decides the
-        order, and the caller's random state stays as it was.
+        Read once an epoch. If it shuffles by torch's global generator, `seed` decides the order,
+        and the caller's random state is not changed.
     epochs : int
     lr : float
         Learning rate at the start.
     seed : int
-        Decides the order of shuffled batches, dropout, and so on.
+        For all random numbers, such as the order of shuffled batches and dropout.
     loss : callable
         ``loss(model(inputs), targets)``, a scalar tensor.
     optimizer : callable
-        ``optimizer(parameters, lr=lr)``; a ``functools.partial`` sets the rest.
+        ``optimizer(parameters, lr=lr)``; set other arguments with ``functools.partial``.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     nn.Module
-        A new model, its `training` flags as those of `model`.
+        A new model with the `training` flags of `model`.
 
     Raises
     ------
     ArgumentError
-        If there is nothing to train (no parameters, no batches) or the loss is not finite.
+        If there is nothing to train (no parameters, no batches), or the loss is not finite.
 
     References
     ----------
@@ -86,12 +86,12 @@ def fit(
     device = params[0].device
     opt = optimizer(params, lr=lr)
     flags = [(m, m.training) for m in new.modules()]
-    steps = _length(batches)
+    steps = _number_of_batches(batches)
     with seeded(seed, {p.device for p in params}), torch.enable_grad():
         new.train()
         for epoch in range(epochs):
-            seen = 0
-            for step, (x, y) in enumerate(_bar(batches, epoch, epochs, progress)):
+            examples = 0
+            for step, (x, y) in enumerate(_with_progress(batches, epoch, epochs, progress)):
                 part = min(step / steps, 1) if steps else 0
                 done = (epoch + part) / epochs  # 0 at the start, 1 at the end
                 for group in opt.param_groups:
@@ -110,8 +110,8 @@ def fit(
                 opt.zero_grad()
                 value.backward()
                 opt.step()
-                seen += len(y)
-            if not seen:
+                examples += len(y)
+            if not examples:
                 raise ArgumentError(_EMPTY if epoch == 0 else _USED_UP)
         opt.zero_grad()
     for m, training in flags:
@@ -126,15 +126,17 @@ _USED_UP = (
 )
 
 
-def _length(batches: Iterable[Any]) -> int:
-    """Return the number of batches, or 0 where nobody knows it."""
+def _number_of_batches(batches: Iterable[Any]) -> int:
+    """Return the number of batches, or 0 if it is unknown."""
     try:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:  # a generator, or a DataLoader over a stream
         return 0
 
 
-def _bar(batches: Iterable[Any], epoch: int, epochs: int, progress: bool) -> Iterable[Any]:
+def _with_progress(
+    batches: Iterable[Any], epoch: int, epochs: int, progress: bool
+) -> Iterable[Any]:
     from tqdm.auto import tqdm
 
     text = f"epoch {epoch + 1} of {epochs}"

@@ -1,4 +1,4 @@
-"""Prune in rounds: cut a little, tune, cut a little more."""
+"""How a model is pruned and tuned in several rounds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.selection.score import score
 from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.training.fit import fit
-from pruneviz.training.rounds import Rounds, read, write
-from pruneviz.training.targets import masks, planned, targets_of, total
+from pruneviz.training.rounds import Rounds, read_rounds, write_rounds
+from pruneviz.training.targets import kept_by_masks, round_plan, targets_of, total_sparsity
 
 
 def prune_iteratively(
@@ -48,59 +48,61 @@ def prune_iteratively(
     path: str | Path | None = None,
     progress: bool = True,
 ) -> Rounds:
-    """Prune in rounds: score, drop, tune; score anew what is left, drop more, tune; and so on.
+    """Prune in rounds: in each round score, drop and tune.
 
-    What one round drops stays dropped in the next, and is held at zero while tuning, whatever
-    momentum and weight decay do.
+    What one round drops stays dropped in the next rounds, and is held at zero during tuning, also
+    with momentum and weight decay.
 
-    Learning rate: every round starts a new optimizer (no momentum is carried over) and lets the rate
-    fall from `lr` to 0 along half a cosine. With `rewind` the weights that are left go back to
-    earlier values before each tuning, the learning rate does too; without, only the learning rate
-    does (Renda et al. call the two weight rewinding and learning-rate rewinding).
+    Every round starts a new optimizer, without the old momentum, and its learning rate falls from
+    `lr` to 0 along half a cosine. With `rewind` the kept weights are also set back to earlier
+    values before each tuning. Renda et al. call this weight rewinding; without `rewind` only the
+    learning rate is set back: learning-rate rewinding.
 
     Parameters
     ----------
     model : nn.Module
-        Usually trained. Not changed. If it carries masks already, the rounds go on from there.
+        Usually trained. Not changed. If it has masks, the rounds start from their sparsity.
     batches : iterable of (inputs, targets), or None
-        What the default `tune` trains on; gone through again and again, so no generator.
+        Data for the default `tune`. Read many times, so a generator will not do.
     sparsity : float or mapping of str to float
-        Where to arrive, in [0, 1); a mapping gives each layer its own end, as in `select`, and each
-        layer its own way there.
+        Sparsity of the last round, in [0, 1). A mapping gives each layer its own sparsity, as in
+        `select`, and so its own schedule.
     schedule : str or sequence of float
-        How to get there: ``"one-shot"``, ``"linear"``, ``"cubic"``, ``"geometric"`` as in
-        `schedule`; or the sparsity of each round, in the place of `sparsity` and `rounds`.
+        ``"one-shot"``, ``"linear"``, ``"cubic"``, ``"geometric"`` as in `schedule`; or the sparsity
+        of each round, instead of `sparsity` and `rounds`.
     rounds : int, optional
-        Default: 5; of a one-shot schedule 1.
+        Default: 5; for a one-shot schedule 1.
     criterion : str or callable
         As for `score`.
     scope : str, optional
         ``"layer"`` or ``"global"``; default: the criterion's own.
     groups : Groups, optional
-        From `find_groups`: whole units go instead of single weights. They are silenced; remove them
-        for real afterwards: ``pv.shrink(result.model, result.plan, example_input=x)``.
+        From `find_groups`: whole units are dropped instead of single weights. They are silenced. To
+        remove them afterwards: ``pv.shrink(result.model, result.plan, example_input=x)``.
     evidence : callable, optional
-        ``evidence(model)``, called anew in each round, for criteria that need it, such as
+        ``evidence(model)``, called in each round, for criteria that need it, such as
         ``lambda m: pv.collect(m, images)``.
     repair : str
-        ``"lstsq"``: after each cut the weights that stay are re-fitted by least squares on `batches`,
-        layer by layer, before the tuning (see `mask`). With ``epochs=0`` that is all, and nothing is
-        trained: since each round ranks the re-fitted weights, many small cuts lose less than one.
+        ``"lstsq"``: in each round the kept weights are re-fitted by least squares on `batches`,
+        layer by layer, before the tuning (see `mask`). With ``epochs=0`` nothing is trained. Since
+        each round ranks the re-fitted weights, many rounds then lose less than one.
     epochs, lr : int, float
-        Of the default `tune`, in each round: `fit` with the seed ``seed + round``.
+        For the default `tune`, in each round: `fit` with the seed ``seed + round``.
     tune : callable, optional
-        ``tune(model)``, a new model, in the place of `fit` with `epochs` and `lr`. It must leave the
-        masks on.
+        ``tune(model)`` returns a new model; used instead of `fit` with `epochs` and `lr`. It must
+        keep the masks.
     rewind : nn.Module or state_dict, optional
-        What the weights that stay go back to before each tuning: an untrained copy of the model (the
-        lottery ticket), or one from early in its training (late rewinding).
+        Values to which the kept weights are set before each tuning: those of the untrained model
+        (the lottery ticket), or of the model early in its training (late rewinding).
     evaluate : callable, optional
-        ``evaluate(model)``, a finite number such as `accuracy`, before and after each tuning.
+        ``evaluate(model)`` returns a finite number, such as `accuracy`; called before and after
+        each tuning.
     seed : int
         For tuning, and for criteria that draw random numbers.
     path : path, optional
-        A safetensors file that keeps each finished round. After an interruption the same call goes on
-        from there; what `batches`, `tune`, `evaluate` and `evidence` do is not compared.
+        A safetensors file in which the finished rounds are stored. After an interruption the same
+        call continues from it. It is not checked that `batches`, `tune`, `evaluate` and `evidence`
+        are the same.
     progress : bool
         Show a progress bar.
 
@@ -112,8 +114,8 @@ def prune_iteratively(
     Raises
     ------
     ArgumentError
-        If the schedule goes down or a value is out of range; if `evaluate` gives no finite number,
-        `tune` lost the masks, `rewind` is of another model, or `path` holds other rounds.
+        If the schedule falls, a value is out of range, `evaluate` returns no finite number, `tune`
+        lost the masks, `rewind` is of another model, or `path` holds the rounds of another call.
 
     References
     ----------
@@ -144,26 +146,24 @@ def prune_iteratively(
         if fn is not None and not callable(fn):
             raise ArgumentError(f"`{name}` must be a function of the model, but {fn!r} was passed.")
     if tune is None and batches is None:
-        raise ArgumentError(
-            "there is nothing to tune with: pass `batches`, or a `tune` of your own."
-        )
+        raise ArgumentError("there is nothing to tune with. Pass `batches`, or your own `tune`.")
     checks.choice(repair, "repair", ("none", "lstsq"))
     if repair != "none" and (batches is None or rewind is not None):
         raise ArgumentError(
-            "`repair` fits the weights to what `batches` show; it needs `batches`, and no `rewind`, "
-            "which would undo it."
+            "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, "
+            "which would undo the repair."
         )
     data = () if batches is None else batches
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
     epochs, seed = checks.count(epochs, "epochs"), checks.count(seed, "seed")
     lr = checks.number(lr, "lr", low=0)
-    have = masks(model) if groups is None else {}
-    targets = targets_of(sparsity, schedule, rounds, have)
-    earlier = None if rewind is None else _rewound(model, rewind)
-    key = {
+    kept_at_start = kept_by_masks(model) if groups is None else {}
+    targets = targets_of(sparsity, schedule, rounds, kept_at_start)
+    rewound = None if rewind is None else _rewound(model, rewind)
+    arguments = {
         "model": fingerprint(model),
-        "rewind": None if earlier is None else fingerprint(earlier),
+        "rewind": None if rewound is None else fingerprint(rewound),
         "schedule": targets,
         "criterion": criterion if isinstance(criterion, str) else fingerprint(criterion),
         "scope": scope,
@@ -173,85 +173,87 @@ def prune_iteratively(
         "units": groups is not None,
         "repair": repair,
     }
-    done = None if path is None else read(Path(path), model, key)
+    done = None if path is None else read_rounds(Path(path), model, arguments)
     if done is None:
-        s = Plan(have).sparsity
+        s = Plan(kept_at_start).sparsity
         first = {"round": 0, "target_sparsity": s, "sparsity": s}
-        first |= _judged(evaluate, model, "metric_untuned", "metric")
+        first |= _metrics(evaluate, model, "metric_untuned", "metric")
         done = Rounds(model, (), pd.DataFrame([first]))
-    scored = partial(score, criterion=criterion, groups=groups, seed=seed)
-    rest = range(len(done.plans) + 1, len(targets) + 1)
+    score_model = partial(score, criterion=criterion, groups=groups, seed=seed)
+    remaining = range(len(done.plans) + 1, len(targets) + 1)
     try:
-        for i in tqdm(rest, desc="rounds", leave=False, disable=not progress):
+        for i in tqdm(remaining, desc="rounds", leave=False, disable=not progress):
             now = done.model
-            scores = scored(now, evidence=None if evidence is None else evidence(now))
-            kept = done.plan.keep if done.plans else have
-            plan = planned(scores, targets[i - 1], scope, kept)
-            cut = mask(
-                now if earlier is None else earlier,
+            scores = score_model(now, evidence=None if evidence is None else evidence(now))
+            kept = done.plan.keep if done.plans else kept_at_start
+            plan = round_plan(scores, targets[i - 1], scope, kept)
+            masked = mask(
+                now if rewound is None else rewound,
                 plan,
                 repair=repair,
                 batches=None if repair == "none" else batches,
             )
-            row = {"round": i, "target_sparsity": total(targets[i - 1], plan)}
-            row |= {"sparsity": plan.sparsity} | _judged(evaluate, cut, "metric_untuned")
+            row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
+            row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
             if tune is not None:
-                new = _held(tune(cut), plan)
+                new = _check_zeros(tune(masked), plan)
             else:
-                new = fit(cut, data, epochs=epochs, lr=lr, seed=seed + i, progress=progress)
-            row |= _judged(evaluate, new, "metric")
+                new = fit(masked, data, epochs=epochs, lr=lr, seed=seed + i, progress=progress)
+            row |= _metrics(evaluate, new, "metric")
             frame = pd.concat([done.frame, pd.DataFrame([row])], ignore_index=True)
             done = Rounds(new, (*done.plans, plan), frame)
             if path is not None:
-                write(Path(path), done, key)
+                write_rounds(Path(path), done, arguments)
     except BaseException as e:
         if path is not None and done.plans:
             e.add_note(
-                f"{len(done.plans)} of {len(targets)} rounds are finished and kept in {str(path)!r}: "
-                "the same call goes on from there."
+                f"{len(done.plans)} of {len(targets)} rounds are finished and stored in "
+                f"{str(path)!r}: the same call continues from there."
             )
         raise
     return done
 
 
 def _rewound(model: nn.Module, rewind: nn.Module | Mapping[str, Tensor]) -> nn.Module:
-    """Return the model with the weights to go back to, without masks."""
+    """Return the model with the weights of `rewind`, without masks."""
     new = bake(model)
     try:
         new.load_state_dict(bake(rewind).state_dict() if isinstance(rewind, nn.Module) else rewind)
     except (RuntimeError, TypeError, AttributeError) as e:
         lines = [line.strip() for line in str(e).splitlines()[1:]] or [str(e)]
         raise ArgumentError(
-            f"`rewind` must be a model like the one that is pruned, or its state_dict: {lines[0]}"
+            f"`rewind` must be a model like the pruned one, or its state_dict: {lines[0]}"
         ) from e
     return new
 
 
-def _held(tuned: nn.Module, plan: Plan) -> nn.Module:
-    """Return what `tune` gave, if everything that the plan drops is still zero; or raise."""
+def _check_zeros(tuned: nn.Module, plan: Plan) -> nn.Module:
+    """Return the tuned model; raise if a weight that the plan drops is not zero."""
     if not isinstance(tuned, nn.Module):
         raise ArgumentError(f"`tune` must return a model, but it returned {tuned!r}.")
-    there = _visible(tuned)
+    tensors = _visible(tuned)
     for name, value in _visible(mask(tuned, plan)).items():
-        if name not in there or not torch.equal(value, there[name]):
+        if name not in tensors or not torch.equal(value, tensors[name]):
             raise ArgumentError(
-                f"`tune` brought back what had been pruned ({name!r}). Let it train the masked model "
-                "that it is given, as pv.fit does, and not a baked copy."
+                f"`tune` must keep pruned weights at zero, but it changed some of {name!r}. Let it "
+                "train the masked model that it is given, as pv.fit does, and not a baked copy."
             )
     return tuned
 
 
 def _visible(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters as the forward sees them."""
+    """Return the parameters as the forward reads them, masks applied."""
     with evaluating(model):
-        have = held(model)
-        return {n: h.visible.clone() for n, h in have.items() if isinstance(h.tensor, nn.Parameter)}
+        tensors = held(model)
+        return {
+            n: h.visible.clone() for n, h in tensors.items() if isinstance(h.tensor, nn.Parameter)
+        }
 
 
-def _judged(
+def _metrics(
     evaluate: Callable[[nn.Module], float] | None, model: nn.Module, *columns: str
 ) -> dict[str, float]:
-    """Return the columns with what `evaluate` says of the model."""
+    """Return the columns with the metric of the model."""
     if evaluate is None:
         return {}
     return dict.fromkeys(columns, metric(evaluate(model)))

@@ -1,4 +1,4 @@
-"""Lottery tickets: an untrained network under the mask of a trained one, and what to compare it with."""
+"""How a lottery ticket and its controls are made: untrained weights with a trained mask."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from pruneviz.model.hooks import seeded
 from pruneviz.pruning.mask import bake, mask
 
 CONTROLS = ("none", "random-mask", "random-weights")
-OTHER = 0x9E3779B9  # or the seed that a start was drawn with would draw the same start again
+OFFSET = 0x9E3779B9  # added to the seed: a start that was drawn with it must not be drawn again
 
 
 def lottery_ticket(
     model: nn.Module, plan: Plan, *, control: str = "none", seed: int = 0
 ) -> nn.Module:
-    """Return an untrained network under a mask, or one of its two controls.
+    """Return an untrained network with a mask, or one of its two controls.
 
-    A mask was found by training and pruning. Does the network that is left owe its accuracy to
-    *these weights at the start*? Train three networks in the same way: the ticket; the same mask over
-    new random weights; a random mask over the same weights. If the ticket is no better than both,
-    there was nothing to win.
+    A mask was found by training and pruning. Does the pruned network need *these initial weights*
+    for its accuracy? Train three networks in the same way: the ticket; the same mask on new random
+    weights; a random mask on the same weights. If the ticket is not better than both controls, the
+    initial weights do not matter.
 
     Parameters
     ----------
     model : nn.Module
-        As it was before its training (or early in it). Not changed.
+        The model before its training (or early in it). Not changed.
     plan : Plan
-        What pruning the *trained* network had left, such as ``prune_iteratively(...).plan``.
+        What was kept of the *trained* network, such as ``prune_iteratively(...).plan``.
     control : str
-        ``"none"``: the ticket. ``"random-weights"``: the mask stays, every layer starts anew (its own
-        `reset_parameters`). ``"random-mask"``: the weights stay, each layer loses as many, but others,
-        drawn at random.
+        ``"none"``: the ticket. ``"random-weights"``: the same mask on weights that are initialised
+        again, by each layer's `reset_parameters`. ``"random-mask"``: the same weights with a mask
+        that drops as many weights of each layer, drawn at random.
     seed : int
-        Of the controls.
+        For the controls.
 
     Returns
     -------
     nn.Module
-        A new model under a mask, not yet trained: ``pv.fit(pv.lottery_ticket(...), batches)``.
+        A new model with a mask, not trained. Train it: ``pv.fit(pv.lottery_ticket(...), batches)``.
 
     Raises
     ------
     ArgumentError
-        If the control is unknown, the plan is of another model, or a layer cannot be started anew.
+        If the control is unknown, the plan is of another model, or a layer cannot be initialised
+        again.
 
     References
     ----------
@@ -70,24 +71,26 @@ def lottery_ticket(
     checks.kind(plan, "plan", Plan, "Make it: pv.prune_iteratively(...).plan.")
     checks.choice(control, "control", CONTROLS)
     start = bake(model)
-    other = checks.count(seed, "seed") + OTHER
-    with seeded(other, {p.device for p in start.parameters()}):
+    seed = checks.count(seed, "seed") + OFFSET
+    with seeded(seed, {p.device for p in start.parameters()}):
         if control == "random-weights":
-            start = _anew(start)
+            start = _initialised_again(start)
         elif control == "random-mask":
             plan = Plan({n: _shuffled(n, k, plan) for n, k in plan.keep.items()}, plan.groups)
     return mask(start, plan)
 
 
-def _anew(model: nn.Module) -> nn.Module:
+def _initialised_again(model: nn.Module) -> nn.Module:
+    """Return a copy of the model with newly initialised weights."""
     new = copy_of(model)
     for name, module in new.named_modules():
         own = next(module.parameters(recurse=False), None) is not None
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
         if own and reset is None:
             raise ArgumentError(
-                f"layer {(name or type(module).__name__)!r} has no `reset_parameters`: nobody knows "
-                "how it starts. Build the model anew instead: pv.lottery_ticket(Net(), plan)."
+                f"layer {(name or type(module).__name__)!r} has no `reset_parameters`, so it "
+                "cannot be initialised again. Build a new model instead: pv.lottery_ticket(Net(), "
+                "plan)."
             )
         if own and reset is not None:
             reset()
@@ -95,11 +98,11 @@ def _anew(model: nn.Module) -> nn.Module:
 
 
 def _shuffled(name: str, keep: Tensor, plan: Plan) -> Tensor:
-    """Return as many True in other places; among units that must lose the same in each part, there."""
+    """Return a mask with as many True in random places, in each part of an even group."""
     flat = keep.flatten().clone()
     even = None if plan.groups is None else plan.groups[name].even
     part = torch.zeros(flat.numel()) if even is None else torch.from_numpy(even)
     for label in part.unique():
-        there = torch.where(part == label)[0]
-        flat[there] = flat[there[torch.randperm(len(there))]]
+        places = torch.where(part == label)[0]
+        flat[places] = flat[places[torch.randperm(len(places))]]
     return flat.view(keep.shape)

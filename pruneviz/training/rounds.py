@@ -1,4 +1,4 @@
-"""What pruning in rounds gives, and the file in which finished rounds are kept."""
+"""What iterative pruning returns, and how finished rounds are stored in a file."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ KEY = "pruneviz.rounds"
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Rounds:
-    """A network that was pruned in rounds, and what each round gave.
+    """Result of `prune_iteratively`: the pruned model, and the plan and metric of each round.
 
     Parameters
     ----------
     model : nn.Module
-        After the last round, tuned; its masks still hold. `bake` makes the zeros plain values.
+        The model after the last round, tuned and still masked. `bake` turns the masks into zeros.
     plans : tuple of Plan
-        One a round: what stays after it.
+        For each round: what is kept after it.
     frame : DataFrame
-        One row a round, and one before the first: ``round, target_sparsity, sparsity``; with
-        `evaluate` also ``metric_untuned``, right after the cut, and ``metric``, after tuning.
+        One row for each round, and one for the start: ``round, target_sparsity, sparsity``; with
+        `evaluate` also ``metric_untuned``, before tuning, and ``metric``, after tuning.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Rounds:
 
     @property
     def plan(self) -> Plan:
-        """What stays in the end."""
+        """What is kept after the last round."""
         return self.plans[-1]
 
     def __repr__(self) -> str:
@@ -60,10 +60,10 @@ class Rounds:
         return text
 
 
-def write(path: Path, rounds: Rounds, arguments: Mapping[str, Any]) -> None:
-    """Write finished rounds to one safetensors file: whole, or not at all.
+def write_rounds(path: Path, rounds: Rounds, arguments: Mapping[str, Any]) -> None:
+    """Write finished rounds to one safetensors file, completely or not at all.
 
-    `arguments` are what another call must agree in to go on from there.
+    `arguments` are those in which another call must agree to continue from the file.
     """
     text = json.dumps(
         {
@@ -83,10 +83,10 @@ def write(path: Path, rounds: Rounds, arguments: Mapping[str, Any]) -> None:
         part.unlink(missing_ok=True)
 
 
-def read(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds | None:
-    """Return the rounds that a file holds, None if there is no file; or raise.
+def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds | None:
+    """Return the rounds of a file; None if there is no file.
 
-    `model` is what they began with.
+    `model` is the model before the first round.
     """
     import pandas as pd
 
@@ -96,7 +96,7 @@ def read(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds |
         with safe_open(path, framework="pt") as f:
             data = json.loads((f.metadata() or {})[KEY])
             state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, not a dict
-        had = data["arguments"]
+        before = data["arguments"]
         plans = tuple(Plan.from_json(text) for text in data["plans"])
         frame = pd.DataFrame(data["frame"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
@@ -104,12 +104,12 @@ def read(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds |
             f"`path` {str(path)!r} holds no rounds, or is damaged ({type(e).__name__}). "
             "Name another file, or delete this one."
         ) from e
-    want = json.loads(json.dumps(dict(arguments)))
-    other = [k for k in {**want, **had} if want.get(k) != had.get(k)]
-    if other:
+    now = json.loads(json.dumps(dict(arguments)))
+    differing = [k for k in {**now, **before} if now.get(k) != before.get(k)]
+    if differing:
         raise ArgumentError(
-            f"`path` {str(path)!r} holds the rounds of another call: {', '.join(other)} differ"
-            f"{'s' if len(other) == 1 else ''}. Name another file, or delete this one."
+            f"`path` {str(path)!r} holds the rounds of another call: {', '.join(differing)} differ"
+            f"{'s' if len(differing) == 1 else ''}. Name another file, or delete this one."
         )
     new = mask(model, plans[-1])
     new.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""When to prune: how sparsity rises over the rounds of iterative pruning."""
+"""How the sparsity rises over the rounds of iterative pruning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 
-# share of the way at time t in (0, 1], from the density a to the density b
+# density at time t in (0, 1], on the way from density a to density b
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
     "one-shot": lambda a, b, t: b,
     "linear": lambda a, b, t: a + (b - a) * t,
@@ -22,25 +22,25 @@ def schedule(kind: str, sparsity: float, *, rounds: int = 1, start: float = 0.0)
     Parameters
     ----------
     kind : str
-        ``"one-shot"``: all at once. ``"linear"``: equal steps of sparsity. ``"cubic"``: large steps
-        first, s + (start - s)(1 - t)³. ``"geometric"``: each round drops the same share of what is
-        left.
+        ``"one-shot"``: all in one round. ``"linear"``: equal steps of sparsity. ``"cubic"``: large
+        steps first, s + (start - s)(1 - t)³. ``"geometric"``: each round drops the same share of
+        what is still kept.
     sparsity : float
-        Where to arrive, in [0, 1).
+        Sparsity of the last round, in [0, 1).
     rounds : int
         Number of rounds; a one-shot schedule has one.
     start : float
-        Where to begin, in [0, `sparsity`].
+        Sparsity before the first round, in [0, `sparsity`].
 
     Returns
     -------
     list of float
-        One sparsity a round, never falling.
+        The sparsity of each round; it never falls.
 
     Raises
     ------
     ArgumentError
-        If the kind is unknown, a value is out of range, or the schedule would go down.
+        If the kind is unknown, a value is out of range, or the schedule would fall.
 
     References
     ----------
@@ -61,11 +61,12 @@ def schedule(kind: str, sparsity: float, *, rounds: int = 1, start: float = 0.0)
     rounds = checks.count(rounds, "rounds", low=1)
     if begin > end:
         raise ArgumentError(
-            f"a schedule never goes down, but `start` {begin:g} is above `sparsity` {end:g}."
+            f"`start` must not be above `sparsity`, but {begin:g} is above {end:g}: a schedule "
+            "never falls. Pass a smaller `start`."
         )
     if kind == "one-shot" and rounds != 1:
         raise ArgumentError(
-            f"a one-shot schedule has one round, but {rounds} were asked for. "
+            f"a one-shot schedule has one round, but rounds={rounds} was passed. "
             "Try 'geometric' or 'cubic'."
         )
     rising = [1 - shape(1 - begin, 1 - end, t / rounds) for t in range(1, rounds)]

@@ -1,4 +1,4 @@
-"""What each round has to reach, and what goes in it: what has gone before goes first."""
+"""Which sparsity each round must reach, and which weights or units it drops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruneviz.core.plan import Plan, Scores
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.weights import Mask, masked_attributes, places, steps
 from pruneviz.selection.select import select, tensors
-from pruneviz.training.schedules import schedule as rising
+from pruneviz.training.schedules import schedule as sparsities_of
 
 Target = float | dict[str, float]
 
@@ -26,24 +26,28 @@ def targets_of(
     rounds: int | None,
     have: Mapping[str, Tensor],
 ) -> list[Target]:
-    """Return the sparsity to reach in each round: for all layers, or layer by layer."""
+    """Return the target sparsity of each round: one number, or one for each layer.
+
+    `have`: by tensor the weights that masks keep at the start.
+    """
     if isinstance(schedule, str):
         if sparsity is None:
             raise ArgumentError(
-                "`sparsity` is missing: where shall the rounds arrive? Such as sparsity=0.9; or name "
-                "the sparsity of each round, schedule=[0.5, 0.8, 0.9]."
+                "`sparsity` is missing. Pass the sparsity of the last round, such as sparsity=0.9, "
+                "or the sparsity of each round, schedule=[0.5, 0.8, 0.9]."
             )
         n = rounds if rounds is not None else 1 if schedule == "one-shot" else 5
         if not isinstance(sparsity, Mapping):
-            return [*rising(schedule, sparsity, rounds=n, start=Plan(have).sparsity)]
-        ways = {}
+            return [*sparsities_of(schedule, sparsity, rounds=n, start=Plan(have).sparsity)]
+        by_layer = {}
         for layer, end in sparsity.items():
             part = {t: have[t] for t in tensors([layer], have)} if have else {}
-            ways[layer] = rising(schedule, end, rounds=n, start=Plan(part).sparsity)
-        return [dict(zip(ways, at, strict=True)) for at in zip(*ways.values(), strict=True)]
+            by_layer[layer] = sparsities_of(schedule, end, rounds=n, start=Plan(part).sparsity)
+        each_round = zip(*by_layer.values(), strict=True)
+        return [dict(zip(by_layer, values, strict=True)) for values in each_round]
     if sparsity is not None or rounds is not None:
         raise ArgumentError(
-            "`schedule` names the sparsity of each round already: leave `sparsity` and `rounds` out."
+            "`schedule` is a list of the sparsity of each round: leave `sparsity` and `rounds` out."
         )
     listed = [checks.sparsity(s, "schedule") for s in schedule]
     if not listed:
@@ -52,26 +56,28 @@ def targets_of(
     for i, s in enumerate(listed, 1):
         if s < before:
             raise ArgumentError(
-                f"`schedule` goes down: {s:g} in round {i}, after {before:g}. What has gone does not "
-                "come back: let it rise."
+                f"`schedule` goes down: {s:g} in round {i}, after {before:g}. What was dropped "
+                "does not come back: pass sparsities that rise."
             )
         before = s
     return [*listed]
 
 
-def planned(scores: Scores, target: Target, scope: str | None, kept: Mapping[str, Tensor]) -> Plan:
-    """Choose what goes; what has gone before goes first."""
-    ranked, stays = {}, {}
+def round_plan(
+    scores: Scores, target: Target, scope: str | None, kept: Mapping[str, Tensor]
+) -> Plan:
+    """Return the plan of a round; what an earlier round dropped is dropped again."""
+    ranked, keep = {}, {}
     for name, values in scores.values.items():
-        stays[name] = kept.get(name, torch.ones_like(values, dtype=torch.bool)).to(values.device)
+        keep[name] = kept.get(name, torch.ones_like(values, dtype=torch.bool)).to(values.device)
         values = values if values.is_floating_point() else values.double()
-        ranked[name] = values.masked_fill(~stays[name], -math.inf)
+        ranked[name] = values.masked_fill(~keep[name], -math.inf)  # the lowest score
     plan = select(Scores(ranked, scores.criterion, scores.groups), sparsity=target, scope=scope)
-    return Plan({n: k & stays[n] for n, k in plan.keep.items()}, plan.groups)
+    return Plan({n: k & keep[n] for n, k in plan.keep.items()}, plan.groups)
 
 
-def total(target: Target, plan: Plan) -> float:
-    """Return the sparsity of the whole that a target asks for."""
+def total_sparsity(target: Target, plan: Plan) -> float:
+    """Return the sparsity of all layers together at a target."""
     if not isinstance(target, dict):
         return target
     if not plan.total:
@@ -87,8 +93,8 @@ def total(target: Target, plan: Plan) -> float:
     return sum(s * plan.keep[n].numel() for n, s in share.items()) / plan.total
 
 
-def masks(model: nn.Module) -> dict[str, Tensor]:
-    """Return what of each weight tensor is held at zero already: boolean, True = stays."""
+def kept_by_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Return by weight tensor what its masks keep: bool, True = keep."""
     with evaluating(model):  # reading a weight may run other parametrizations
         found = {
             name: torch.ones_like(place.tensor, dtype=torch.bool)
@@ -103,7 +109,7 @@ def masks(model: nn.Module) -> dict[str, Tensor]:
 
 
 def cuts(sparsities: Sequence[float]) -> list[float]:
-    """Return which share of what was left each round takes, rounded to six digits.
+    """Return the share that each round drops of what was kept before it, rounded to six digits.
 
     >>> cuts([0.0, 0.5, 0.75, 0.75])
     [0.5, 0.5, 0.0]

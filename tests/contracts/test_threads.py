@@ -16,8 +16,8 @@ from pruneviz.graph.silence import roles_of
 from pruneviz.model.forward import quiet
 from pruneviz.model.hooks import beside, no_fast_path
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.pruning.surgery.proof import at_precision, draws, reference
-from pruneviz.pruning.surgery.removal import lost
+from pruneviz.pruning.surgery.proof import at_precision, draws_random_numbers, reference
+from pruneviz.pruning.surgery.removal import removed_classes
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
@@ -115,9 +115,9 @@ def test_a_forward_that_names_no_type_is_still_proved_in_float64():
     assert plan.kept < plan.total
     w = Shrinker(model, X[:2]).walk
     example = (X[:2],), {}
-    ref = reference(w, example, lost(w, plan), roles_of(w))
+    ref = reference(w, example, removed_classes(w, plan), roles_of(w))
     proof = ref.compare(pv.shrink(model, plan, example_input=X[:2]).double())
-    assert proof.exact and proof.holds and proof.effect > 0
+    assert proof.in_float64 and proof.holds and proof.effect > 0
 
 
 def test_beside_another_thread_random_numbers_logs_and_warnings_are_left_alone(monkeypatch):
@@ -163,14 +163,14 @@ def test_what_draws_is_seeded_and_the_numbers_of_others_are_put_back():
 
 def test_who_draws():
     heads = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True).eval()
-    for model, x, random in (
+    for model, x, draws in (
         (Makes(), X, False),
         (Draws(), X, True),
         (nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5)), X, False),
         (heads, torch.rand(2, 3, 8), False),
     ):
         nodes = Shrinker(model.eval(), x[:2]).walk.traced.live
-        assert any(map(draws, nodes)) == random
+        assert any(map(draws_random_numbers, nodes)) == draws
 
 
 def test_a_hand_in_a_thread_of_its_own_draws_and_restores_nothing(monkeypatch):

@@ -1,4 +1,4 @@
-"""What can go for nothing, sleepers, certificates: planted truth, all of it found, nothing invented."""
+"""Lossless plans, inactive units, certificates: all planted units are found, and no others."""
 
 import re
 
@@ -49,11 +49,11 @@ def gone(plan: pv.Plan) -> dict[str, list[int]]:
     return {n: (~k).nonzero()[:, 0].tolist() for n, k in plan.keep.items() if not bool(k.all())}
 
 
-# -- free ----------------------------------------------------------------------------------------
+# -- lossless plans ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("padding", "first"), [(1, [2, 5]), (0, [2, 3, 5])])
-def test_free_finds_what_was_planted_and_nothing_else(padding, first):
+def test_lossless_plan_finds_the_planted_units_and_no_others(padding, first):
     model, x = planted(padding), batch()
     plan = pv.lossless_plan(model, x[:2])
     assert gone(plan) == {"0": first, "3": [0], "8": [7, 9]}  # 7 is the smaller one of the pair
@@ -62,25 +62,27 @@ def test_free_finds_what_was_planted_and_nothing_else(padding, first):
         assert float((small(x) - model(x)).abs().max()) <= 1e-10 * float(model(x).abs().max())
 
 
-def test_free_of_a_network_with_nothing_to_spare():
+def test_lossless_plan_of_a_network_without_such_units():
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
     assert gone(pv.lossless_plan(model, torch.randn(4, 3))) == {}
 
 
-def test_free_by_a_box():
+def test_lossless_plan_for_a_box():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     with torch.no_grad():
-        model[0].weight[1], model[0].bias[1] = torch.tensor([1.0, 1.0]), -3.0  # asleep on [0, 1]
+        model[0].weight[1], model[0].bias[1] = torch.tensor([1.0, 1.0]), -3.0  # inactive on [0, 1]
     x = torch.rand(4, 2)
     assert gone(pv.lossless_plan(model, x)) == {}
     assert gone(pv.lossless_plan(model, x, low=0, high=1)) == {"0": [1]}
 
 
-def test_what_is_asleep_in_a_box_has_no_twin():
+def test_a_unit_that_is_inactive_in_a_box_is_not_redundant():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
     with torch.no_grad():
         model[0].weight[:2], model[0].bias[:2] = torch.tensor([[1.0, 1.0], [1.0, 0.9]]), 0.0
-        model[0].bias[1] = -4.0  # asleep on [0, 1], but its weights look like those of unit 0
+        model[0].bias[
+            1
+        ] = -4.0  # inactive on [0, 1], but its weights are similar to those of unit 0
         model[2].weight[0, 1] = 5.0
     x = torch.rand(20, 2).double()
     plan = pv.lossless_plan(model, x, low=0, high=1)
@@ -96,7 +98,7 @@ def test_a_wrong_repair_is_only_approximate():
     assert pv.certify(model, pv.shrink(model, plan, example_input=x[:2]), [x]).kind == "approximate"
 
 
-def test_free_with_evidence_is_what_was_observed():
+def test_lossless_plan_with_evidence_is_observed():
     model, x = (
         nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).double(),
         torch.rand(50, 2).double(),
@@ -161,7 +163,7 @@ def test_dead_units_are_found_whatever_their_number(n, dead, seed):
     assert torch.allclose(small(x), model(x), atol=1e-12)
 
 
-def test_free_and_certify_leave_no_trace():
+def test_lossless_plan_and_certify_leave_no_trace():
     model, x = planted().train(), batch(6)
     before = snapshot(model)
     small = pv.shrink(model, pv.lossless_plan(model, x), example_input=x, repair="merge")
@@ -191,7 +193,7 @@ def test_the_four_words():
     assert border.kind == "exact-off-border" and border.max_error > 1e-6
     rough = kind({"0": [4]}, "fold", evidence=evidence)
     assert rough.kind == "approximate"
-    assert str(rough).startswith("approximate: 1 unit gone (1 of 0); outputs differ by at most ")
+    assert str(rough).startswith("approximate: 1 unit removed (1 of 0); outputs differ by at most ")
 
 
 def test_observed_is_not_proved():
@@ -209,15 +211,15 @@ def test_certify_refuses():
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     with pytest.raises(pv.ArgumentError, match="`batches` is empty"):
         pv.certify(model, model, [])
-    with pytest.raises(pv.ArgumentError, match="other shapes"):
+    with pytest.raises(pv.ArgumentError, match="their shapes differ"):
         pv.certify(model, nn.Linear(3, 5), [x])
     assert pv.certify(model, pv.bake(model), [x]).kind == "exact"
 
 
-# -- sleepers ------------------------------------------------------------------------------------
+# -- inactive units ------------------------------------------------------------------------------
 
 
-def test_sleepers_by_group_and_by_layer():
+def test_inactive_units_by_group_and_by_layer():
     model, x = planted(), batch()
     groups, evidence = pv.find_groups(model, x[:2]), pv.collect(model, x, progress=False)
     frame = pv.find_inactive(evidence, groups=groups)
@@ -353,7 +355,7 @@ def test_masks_of_units_are_not_repaired_here():
     plan = pv.drop(pv.find_groups(model, x), {"0": [1]})
     with pytest.raises(pv.ArgumentError, match="repairs single weights, but this plan drops units"):
         pv.mask(model, plan, repair="lstsq", batches=[x])
-    with pytest.raises(pv.ArgumentError, match="needs to know what the layers read"):
+    with pytest.raises(pv.ArgumentError, match="needs data on what the layers read"):
         pv.mask(model, weights(model, 0.5), repair="lstsq")
     with pytest.raises(pv.ArgumentError, match="`repair` 'fold' is unknown"):
         pv.mask(model, weights(model, 0.5), repair="fold", batches=[x])

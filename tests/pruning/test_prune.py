@@ -55,7 +55,7 @@ def test_all_of_the_macs_is_a_copy():
     assert same[0].weight.data_ptr() != model[0].weight.data_ptr()
 
 
-def test_what_select_knows_goes_through():
+def test_arguments_of_select_are_passed_on():
     model = net()
     small = pv.prune(model, X, sparsity=0.5, protect=["0"], round_to=4)
     assert (small[0].out_channels, small[3].out_channels) == (8, 8)

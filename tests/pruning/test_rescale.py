@@ -73,7 +73,7 @@ def test_nothing_passes():
     model = Sigmoids()
     with refused(
         "no unit of `model` (Sigmoids) can be rescaled: a factor passes through ReLU, pooling and "
-        "BatchNorm, but not through what follows the units here."
+        "BatchNorm, but not through the operators that follow the units here."
     ):
         pv.rescale(model, X, groups=pv.find_groups(model, X))
 

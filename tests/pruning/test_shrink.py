@@ -204,8 +204,8 @@ def test_a_layer_used_twice_takes_up_one_constant():
 
 def test_a_layer_used_twice_cannot_take_up_two_constants():
     with graph_error(
-        "'both.bias' is used in several places, where different constants arrive: they cannot all be "
-        "folded into one bias. Leave the units that feed it out of the plan."
+        "'both.bias' is used in several places that receive different constants: one bias cannot "
+        "absorb them all. Leave the units that feed it out of the plan."
     ):
         cut(shared(torch.sigmoid, torch.cos), {"a": [1]})
 
@@ -551,7 +551,7 @@ class Literal(nn.Module):
 
 
 class Regrouped(nn.Module):
-    """Two of four heads gone, this still runs, with heads of half the width."""
+    """Without two of four heads this still runs, with heads of half the width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -575,9 +575,9 @@ def test_the_error_names_the_line_of_the_users_code():
     number = line_of(Literal.forward, "view(-1, 36)")
     with graph_error(
         f"the forward of the smaller model fails at {__file__}:{number}: "
-        "`return self.fc(x.view(-1, 36))` (shape '[-1, 36]' is invalid for input of size 54.) A size "
-        "is written into the code there: let it follow from a shape (x.flatten(1), x.shape[1]), or "
-        "take the shrunk graph, in which it is mended: shrink(..., as_program=True)."
+        "`return self.fc(x.view(-1, 36))` (shape '[-1, 36]' is invalid for input of size 54.) The code "
+        "there uses an old size: compute it from a shape (x.flatten(1), x.shape[1]), or take the "
+        "graph with the new sizes: shrink(..., as_program=True)."
     ):
         cut(Literal(), {"conv": [1]}, IMAGES)
 
@@ -686,8 +686,8 @@ BAD = {
         lambda: pv.shrink(
             two(), pv.select(pv.score(two(), "magnitude"), sparsity=0.5), example_input=X
         ),
-        "`shrink` removes whole units, but this plan drops single weights: those can only be zeroed, "
-        "with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups).",
+        "`shrink` removes whole units, but this plan drops single weights: these can only be set "
+        "to zero, with pv.mask. Score units instead: pv.score(model, 'l2', groups=groups).",
     ),
     "no model": (
         lambda: pv.shrink("resnet", PLAN, example_input=X),
@@ -709,7 +709,7 @@ BAD = {
     ),
     "other coupling": (
         lambda: pv.shrink(Both(), PLAN, example_input=X),
-        f"{OTHER}units of '0.weight' are coupled otherwise here. Make it with find_groups(model, ...).",
+        f"{OTHER}units of '0.weight' are coupled differently here. Make it with find_groups(model, ...).",
     ),
     "too short": (
         lambda: pv.shrink(two(), keeping(g0=[True, False, True]), example_input=X),
@@ -769,7 +769,7 @@ NOT = {
     ),
     "all units": (
         keeping(g0=[False] * 4),
-        "group '0' would lose all of its 4 units. Leave it at least one.",
+        "group '0' would lose all of its 4 units. Keep at least one.",
     ),
 }
 
@@ -937,13 +937,13 @@ def wrong_column(monkeypatch):
     """Let surgery delete the columns of the next unit."""
     import pruneviz.pruning.surgery.cut as surgery
 
-    right = surgery.without
+    right = surgery.only_kept
 
-    def without(t, name, dim, blocks, keep):
+    def only_kept(t, name, dim, blocks, keep):
         keep = keep[[*range(1, keep.size), 0]] if dim == 1 else keep
         return right(t, name, dim, blocks, keep)
 
-    monkeypatch.setattr(surgery, "without", without)
+    monkeypatch.setattr(surgery, "only_kept", only_kept)
 
 
 def test_a_wrong_column_is_caught(monkeypatch):
@@ -967,14 +967,14 @@ def test_a_forgotten_constant_is_caught(monkeypatch):
 def test_a_wrong_head_is_caught(monkeypatch):
     import pruneviz.pruning.surgery.cut as surgery
 
-    right = surgery.without
+    right = surgery.only_kept
 
-    def without(t, name, dim, blocks, keep):
+    def only_kept(t, name, dim, blocks, keep):
         if name == "k.weight":  # another head than in q and v
             keep = keep[::-1].copy()
         return right(t, name, dim, blocks, keep)
 
-    monkeypatch.setattr(surgery, "without", without)
+    monkeypatch.setattr(surgery, "only_kept", only_kept)
 
     def forward(self, x):
         q, k, v = (f(x).unflatten(-1, (-1, 2)).transpose(1, 2) for f in (self.q, self.k, self.v))

@@ -171,7 +171,7 @@ def test_break_even_is_exact(shape, encoding):
 
 
 @given(SHAPES.filter(lambda s: math.prod(s) > 40), st.integers(0, 9))
-def test_the_relative_index_pays_from_there_on_wherever_the_zeros_stand(shape, seed):
+def test_the_relative_index_is_smaller_from_there_on_for_any_positions_of_zeros(shape, seed):
     n = math.prod(shape)
     at = pv.bytes_break_even(shape, "relative")
     if math.isnan(at):
@@ -223,7 +223,7 @@ def test_break_evens_of_a_layer():
         (
             lambda: pv.save(nn.Linear(40_000, 1), "x", encoding="csr_int16"),
             "'weight' cannot be written as csr_int16: a matrix of shape (1, 40000) with 40,000 "
-            "values that are not 0 has indices beyond 32,767: they do not fit int16. Take a wider "
+            "nonzero values has indices beyond 32,767: they do not fit int16. Take a wider "
             "type.",
         ),
     ],

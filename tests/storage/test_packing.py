@@ -107,7 +107,7 @@ def test_int16_is_not_always_enough(shape, nonzero, there):
 def test_what_does_not_fit_is_refused():
     a = np.ones((2, 20_000), np.float32)
     with refused(
-        "a matrix of shape (2, 20000) with 40,000 values that are not 0 has indices beyond 32,767: "
+        "a matrix of shape (2, 20000) with 40,000 nonzero values has indices beyond 32,767: "
         "they do not fit int16. Take a wider type."
     ):
         to_csr(a, np.int16)

@@ -145,8 +145,8 @@ DATA = frame({"0": {0.8: 0.01}, "1": {0.5: 0.5}})
 BAD = [
     ({}, "`allocate` takes one budget, `params`, `bytes` or `macs`, but none was passed."),
     ({"params": 10, "macs": 10}, "`allocate` takes one budget, `params`, `bytes` or `macs`, but params and macs were passed."),
-    ({"params": 60}, "`params` must be at least 70 here (0.350 of 200): so much is left with each layer at its highest sparsity in the frame, but 60 was asked for. Measure higher sparsities, or more layers."),
-    ({"params": 0.1}, "`params` must be at least 70 here (0.350 of 200): so much is left with each layer at its highest sparsity in the frame, but 0.1 was asked for. Measure higher sparsities, or more layers."),
+    ({"params": 60}, "`params` must be at least 70 here (0.350 of 200), but 60 was passed: so much is kept with each layer at its highest sparsity in the frame. Measure higher sparsities, or more layers."),
+    ({"params": 0.1}, "`params` must be at least 70 here (0.350 of 200), but 0.1 was passed: so much is kept with each layer at its highest sparsity in the frame. Measure higher sparsities, or more layers."),
     ({"params": 0}, "`params` must be a share in (0, 1] of what the model has, or a count above 1, but 0 was passed."),
     ({"params": True}, "`params` must be a share in (0, 1] of what the model has, or a count above 1, but True was passed."),
     ({"bytes": "1 MB"}, "`bytes` must be a share in (0, 1] of what the model has, or a count above 1, but '1 MB' was passed."),

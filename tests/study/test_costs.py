@@ -1,4 +1,4 @@
-"""The same number of weights gone in several ways; no test depends on the time itself."""
+"""The same number of weights removed in several ways; no test depends on the time itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5", "batchnorm-cnn", "image-transformer"])
-def test_as_many_weights_are_gone(name):
+def test_as_many_weights_are_removed(name):
     model = lesson(name)
     frame = pv.compare_costs(model, IMAGES, sparsity=0.75, seconds=0).set_index("way")
     assert list(frame.index) == ["dense", "zeros", "csr_linear", "csr_mm", "smaller"]
@@ -56,7 +56,7 @@ def test_without_a_linear_layer_there_is_no_csr():
     assert list(Ways(model, inputs()).at(0.5)) == ["dense", "zeros", "smaller"]
 
 
-def test_where_so_many_units_cannot_go_as_few_stay_as_can():
+def test_where_too_few_units_can_be_removed_as_few_as_possible_are_kept():
     frame = pv.compare_costs(mlp(), inputs(), sparsity=0.99, seconds=0).set_index("way")
     assert frame.loc["smaller", "macs"] == 36 + 3  # one neuron
     assert frame.loc["smaller", "sparsity"] < 0.99

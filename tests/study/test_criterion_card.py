@@ -95,7 +95,7 @@ def test_the_agreement_is_square_and_symmetric():
     assert set(card.to_frame().columns) == {*card.correlation.columns, "notices", "rescaled"}
 
 
-def test_who_notices_that_the_network_was_rescaled():
+def test_which_criteria_notice_a_rescaling():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Linear(30, 3))
     x = torch.randn(200, 8, generator=torch.Generator().manual_seed(2))
@@ -230,7 +230,7 @@ DATA = [(inputs(9), labels(9))]
         ),
         (
             {"seeds": [1]},
-            "`seeds` must be at least two, to see a spread, but 1 was passed. Leave it out, or pass "
+            "`seeds` must hold at least two seeds, for an interval, but 1 was passed. Leave it out, or pass "
             "range(50).",
         ),
         ({"seeds": [0, 1.5]}, "`seeds` must be a whole number ≥ 0, but 1.5 was passed."),
@@ -360,7 +360,7 @@ def test_the_panel_follows_its_controls(card):
     panel.close()
 
 
-def test_the_panel_goes_back_and_says_its_code(card):
+def test_the_panel_undoes_and_shows_its_code(card):
     panel = pv.panel_card(card, criterion="l1")
     panel.controls["group"].set_state({"index": 1 if panel.controls["group"].index == 0 else 0})
     group = panel._result["group"]

@@ -60,7 +60,7 @@ def test_what_is_timed_computes_the_same(width, batch, sparsity, seed):
     assert calls["smaller"]().shape[1] ** 2 == macs["smaller"]
 
 
-def test_the_callers_random_numbers_go_on():
+def test_the_callers_random_state_is_not_changed():
     before = torch.get_rng_state()
     measured(widths=[8])
     assert torch.equal(torch.get_rng_state(), before)

@@ -103,7 +103,7 @@ def test_three_customers():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda d: pv.choose(d, at_most={"macs": 5}, at_least={"metric": 0.8}), "no row is within all limits. The nearest has macs 10 (asked for: at most 5), metric 0.85 (asked for: at least 0.8)."),
+        (lambda d: pv.choose(d, at_most={"macs": 5}, at_least={"metric": 0.8}), "no row is within all limits. The nearest row has macs 10 (limit: at most 5), metric 0.85 (limit: at least 0.8)."),
         (lambda d: pv.choose(d, at_most={"bytes": 5}), "choose needs a column 'bytes', but the frame has: criterion, target_sparsity, seed, macs, metric. Make it with pv.sweep(model, …)."),
         (lambda d: pv.choose(d, at_most={"macs": "few"}), "`macs` must be a number, but 'few' was passed."),
         (lambda d: pv.choose(d[:0]), "`data` has no rows. Make it with pv.sweep(model, …)."),
@@ -192,7 +192,7 @@ def test_the_panel_answers():
     panel.close()
 
 
-def test_the_panel_starts_where_it_is_told():
+def test_the_panel_starts_at_the_given_setting():
     panel = pv.panel_tradeoff(swept(), x="macs", by="criterion", budget=0.1)
     assert panel.result["limit"] == pytest.approx(10) and panel.result["point"]["macs"] == 10
     panel.close()

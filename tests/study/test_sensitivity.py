@@ -212,7 +212,7 @@ def test_norms_over_units_are_those_of_the_smaller_model():
     assert frame.loc[1, "metric"] == judge(pv.shrink(model, plan, example_input=inputs()))
 
 
-def test_it_can_be_taken_up_again_and_run_in_parallel(tmp_path):
+def test_it_can_be_continued_and_run_in_parallel(tmp_path):
     import joblib
 
     model, judge = cnn(), pv.Accuracy(batches(n=30))
@@ -301,7 +301,7 @@ BAD = [
     ({"layers": []}, "`layers` is empty: there is nothing to run."),
     ({"sparsities": [90]}, "`sparsities` must be a fraction in [0, 1), but 90 was passed. Did you mean 0.9? Fractions, never percentages."),
     ({"criterion": "magnitud"}, "criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: activation, apoz, fisher, l1, l2, lamp, magnitude, obs, random, taylor, wanda."),
-    ({"repair": "fold"}, "repair 'fold' is for units, but criterion 'magnitude' scores single weights here: those have 'none' and 'lstsq'. Pass granularity='unit', or run two sweeps."),
+    ({"repair": "fold"}, "repair 'fold' is for units, but criterion 'magnitude' scores single weights here. For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run two sweeps."),
     ({"seed": -1}, "`seed` must be a whole number ≥ 0, but -1 was passed."),
     ({"evaluate": None}, "`evaluate` must be a function of a model, or pv.Accuracy(batches), but a NoneType was passed."),
     ({"evaluate": lambda m: torch.ones(2)}, "in the row of layer '1', sparsity 0: `evaluate` must return a finite number, or a tensor of one, but it returned tensor([1., 1.]). Try pv.Accuracy(batches)."),

@@ -85,7 +85,7 @@ def test_every_row_starts_from_the_model():
 
 
 def total(model):
-    """Return a number that tells which weights are left."""
+    """Return a number that depends on which weights are kept."""
     return sum(float(w.double().abs().sum()) for w in pv.named_weights(model).values())
 
 
@@ -208,8 +208,8 @@ BAD_CALLS = [
     ({"criteria": ["l2"], "groups": pv.Groups(()), "granularity": "weight"}, "`groups` are for units, but granularity='weight' was passed. Leave out one of them."),
     ({"repair": "folds"}, "`repair` 'folds' is unknown. Did you mean 'fold'? Known: fold, lstsq, merge, none."),
     ({"repair": []}, "`repair` is empty: there is nothing to run."),
-    ({"repair": ["none", "merge"]}, "repair 'merge' is for units, but criterion 'magnitude' scores single weights here: those have 'none' and 'lstsq'. Pass granularity='unit', or run two sweeps."),
-    ({"repair": "lstsq"}, "repair 'lstsq' needs to know what the layers read. Pass batches=..., or evidence=pv.collect(model, batches)."),
+    ({"repair": ["none", "merge"]}, "repair 'merge' is for units, but criterion 'magnitude' scores single weights here. For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run two sweeps."),
+    ({"repair": "lstsq"}, "repair 'lstsq' needs data on what the layers read, but there is none. Pass batches=..., or evidence=pv.collect(model, batches)."),
     ({"criteria": ["wanda"]}, "criterion 'wanda' needs evidence, but none was passed. Collect it: pv.collect(model, batches)."),
     ({"batches": []}, "`batches` is empty: there is nothing to learn from. Pass an iterable of batches; a generator runs only once."),
     ({"evaluate": 0.9}, "`evaluate` must be a function of a model, or pv.Accuracy(batches), but a float was passed."),

@@ -21,7 +21,7 @@ MARK = "# pruneviz "
 
 
 def kept(model):
-    """Return a number that tells the weights that are left, and draws."""
+    """Return a number that depends on which weights are kept, and draw a random number."""
     CALLS.append(1)
     return float(model[1].weight.detach().abs().sum()) + float(torch.rand(()))
 
@@ -66,7 +66,7 @@ def test_a_finished_table_is_only_read(tmp_path):
 
 
 @pytest.mark.parametrize("lines", range(2, 14))
-def test_a_stopped_table_is_taken_up_again(tmp_path, lines):
+def test_a_stopped_table_is_continued(tmp_path, lines):
     path = tmp_path / "run.csv"
     frame = sweep(path)
     whole = path.read_text().splitlines(keepends=True)
@@ -172,9 +172,9 @@ def test_a_model_with_other_weights_is_another_one(tmp_path):
 
 
 NO_TABLES = [
-    ("layer,metric\nfc1,0.5\n", "it does not begin as such a table does"),
-    ("hello", "it does not begin as such a table does"),
-    (f"{MARK}{{}}\na,b\n", "it does not begin as such a table does"),
+    ("layer,metric\nfc1,0.5\n", "its first two lines are not those of such a table"),
+    ("hello", "its first two lines are not those of such a table"),
+    (f"{MARK}{{}}\na,b\n", "its first two lines are not those of such a table"),
     (f"{MARK}not json\n", None),
 ]
 
@@ -204,7 +204,7 @@ def test_a_table_of_another_verb_is_refused(tmp_path):
         sweep(path)
 
 
-def test_a_path_that_cannot_be_written_is_said_before_anything_runs(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(pv.ArgumentError, match=r"`path` .* cannot be written: "):
         sweep(tmp_path / "no such folder" / "run.csv")
     assert not CALLS
@@ -240,10 +240,10 @@ def test_processes_give_the_same_rows(tmp_path):
         del pv.CRITERIA[name]
 
 
-def test_what_cannot_be_sent_is_said():
+def test_arguments_that_cannot_be_sent_are_refused():
     with pytest.raises(
         pv.ArgumentError,
-        match=r"^what was passed cannot be sent to other processes \(TypeError: .*lock",
+        match=r"^the arguments cannot be sent to other processes \(TypeError: .*lock",
     ):
         sweep(n_jobs=2, tune=Stop(1, threading.Lock()))
 

@@ -148,7 +148,7 @@ def test_optimizer_and_loss_are_free():
     torch.testing.assert_close(tuned.weight, torch.tensor([[3.0, -2.0]]), atol=0.01, rtol=0)
 
 
-def test_the_data_stays_as_it_was(small_model):
+def test_the_data_is_not_changed(small_model):
     data = batches()
     before = [(bits(x), bits(y)) for x, y in data]
     fit(small_model, data)

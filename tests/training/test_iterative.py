@@ -54,7 +54,7 @@ def test_every_round_drops_exactly_what_it_should(criterion, scope):
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
-def test_what_has_gone_does_not_come_back(criterion):
+def test_what_was_dropped_does_not_come_back(criterion):
     plans = run(criterion=criterion, rounds=4).plans
     for before, after in itertools.pairwise(plans):
         for name, keep in after.keep.items():
@@ -131,16 +131,18 @@ def test_one_shot_has_one_round():
     assert len(run(rounds=...).plans) == 5
 
 
-def test_the_rounds_go_on_from_the_masks_that_are_there():
+def test_the_rounds_start_from_masks_of_the_model():
     model = pv.mask(mlp(), pv.select(pv.score(mlp(), "magnitude"), sparsity=0.5))
     result = run(model, sparsity=0.75, rounds=2, criterion="random")
     want = pv.schedule("geometric", 0.75, rounds=2, start=0.5)
     assert result.frame["target_sparsity"].tolist() == pytest.approx([0.5, *want])
     for name, keep in result.plan.keep.items():
         assert not keep[pv.named_weights(model)[name] == 0].any()
-    with refused("a schedule never goes down, but `start` 0.5 is above `sparsity` 0.3."):
+    with refused(
+        "`start` must not be above `sparsity`, but 0.5 is above 0.3: a schedule never falls. Pass a smaller `start`."
+    ):
         run(model, sparsity=0.3)
-    with refused("`schedule` goes down: 0.3 in round 1, after 0.5. What has gone does not come back: let it rise."):  # fmt: skip
+    with refused("`schedule` goes down: 0.3 in round 1, after 0.5. What was dropped does not come back: pass sparsities that rise."):  # fmt: skip
         run(model, schedule=[0.3], sparsity=..., rounds=...)
     mapped = run(model, sparsity={"1": 0.75}, rounds=2)
     assert mapped.plan.to_frame()["sparsity"].tolist() == [0.75, 0.5]
@@ -179,7 +181,7 @@ def test_the_score_is_of_the_tuned_weights_also_when_rewinding():
         assert torch.equal(first.keep[name], keep) and torch.equal(again.keep[name], keep)
 
 
-def test_units_go_and_can_be_removed():
+def test_units_are_dropped_and_can_be_removed():
     model, x = build("cnn"), inputs()
     groups = pv.find_groups(model, x)
     result = run(model, criterion="l2", groups=groups, sparsity=0.5, rounds=2, evaluate=kept)
@@ -204,7 +206,7 @@ def test_evidence_is_collected_anew_in_each_round():
     assert models == [sum(N), *(p.kept for p in result.plans[:-1])]
 
 
-def test_the_model_is_not_changed_and_the_callers_random_numbers_go_on():
+def test_the_model_and_the_callers_random_state_are_not_changed():
     model = build("cnn")
     before, numbers = snapshot(model), bits(torch.get_rng_state())
     result = run(model, criterion="random", rewind=build("cnn"))
@@ -217,7 +219,7 @@ def test_the_model_is_not_changed_and_the_callers_random_numbers_go_on():
     assert state(other.model) != state(result.model)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+def test_an_interrupted_run_is_continued(tmp_path):
     path = tmp_path / "rounds.safetensors"
     model = mlp()
     whole = run(model, evaluate=kept)
@@ -232,7 +234,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt) as e:
         run(model, evaluate=evaluate, path=path)
     assert e.value.__notes__ == [
-        f"1 of 3 rounds are finished and kept in {str(path)!r}: the same call goes on from there."
+        f"1 of 3 rounds are finished and stored in {str(path)!r}: the same call continues from there."
     ]
     result = run(model, evaluate=evaluate, path=str(path))
     assert len(calls) == 5 + 4
@@ -329,15 +331,15 @@ def off(new, model, data):
 
 BAD_CALLS = [
     ({"repair": "fold"}, "`repair` 'fold' is unknown. Known: lstsq, none."),
-    ({"repair": "lstsq", "rewind": mlp()}, "`repair` fits the weights to what `batches` show; it needs `batches`, and no `rewind`, which would undo it."),
-    ({"sparsity": ...}, "`sparsity` is missing: where shall the rounds arrive? Such as sparsity=0.9; or name the sparsity of each round, schedule=[0.5, 0.8, 0.9]."),
+    ({"repair": "lstsq", "rewind": mlp()}, "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, which would undo the repair."),
+    ({"sparsity": ...}, "`sparsity` is missing. Pass the sparsity of the last round, such as sparsity=0.9, or the sparsity of each round, schedule=[0.5, 0.8, 0.9]."),
     ({"sparsity": 80}, "`sparsity` must be a fraction in [0, 1), but 80 was passed. Did you mean 0.8? Fractions, never percentages."),
     ({"schedule": "cubik"}, "schedule 'cubik' is unknown. Did you mean 'cubic'? Known: cubic, geometric, linear, one-shot."),
-    ({"schedule": "one-shot"}, "a one-shot schedule has one round, but 3 were asked for. Try 'geometric' or 'cubic'."),
+    ({"schedule": "one-shot"}, "a one-shot schedule has one round, but rounds=3 was passed. Try 'geometric' or 'cubic'."),
     ({"rounds": 0}, "`rounds` must be a whole number ≥ 1, but 0 was passed."),
-    ({"schedule": [0.5, 0.8]}, "`schedule` names the sparsity of each round already: leave `sparsity` and `rounds` out."),
+    ({"schedule": [0.5, 0.8]}, "`schedule` is a list of the sparsity of each round: leave `sparsity` and `rounds` out."),
     ({"schedule": [], "sparsity": ..., "rounds": ...}, "`schedule` is empty: there is no round to run."),
-    ({"schedule": [0.5, 0.8, 0.7], "sparsity": ..., "rounds": ...}, "`schedule` goes down: 0.7 in round 3, after 0.8. What has gone does not come back: let it rise."),
+    ({"schedule": [0.5, 0.8, 0.7], "sparsity": ..., "rounds": ...}, "`schedule` goes down: 0.7 in round 3, after 0.8. What was dropped does not come back: pass sparsities that rise."),
     ({"schedule": [0.5, 90], "sparsity": ..., "rounds": ...}, "`schedule` must be a fraction in [0, 1), but 90 was passed. Did you mean 0.9? Fractions, never percentages."),
     ({"sparsity": {"9": 0.5}}, "layer '9' is unknown. Known: 1, 1.weight, 3, 3.weight."),
     ({"scope": "local"}, "`scope` 'local' is unknown. Did you mean 'global'? Known: global, layer."),
@@ -348,7 +350,7 @@ BAD_CALLS = [
     ({"evaluate": 3}, "`evaluate` must be a function of the model, but 3 was passed."),
     ({"tune": "fit"}, "`tune` must be a function of the model, but 'fit' was passed."),
     ({"tune": lambda m: None}, "`tune` must return a model, but it returned None."),
-    ({"tune": revive}, "`tune` brought back what had been pruned ('1.weight'). Let it train the masked model that it is given, as pv.fit does, and not a baked copy."),
+    ({"tune": revive}, "`tune` must keep pruned weights at zero, but it changed some of '1.weight'. Let it train the masked model that it is given, as pv.fit does, and not a baked copy."),
     ({"groups": 3}, "`groups` must be a Groups, but an int was passed. Make them: pv.find_groups(model, example_input)."),
 ]  # fmt: skip
 
@@ -363,7 +365,7 @@ def test_a_bad_call_is_refused(bad, message):
 
 
 def test_nothing_to_tune_with():
-    with refused("there is nothing to tune with: pass `batches`, or a `tune` of your own."):
+    with refused("there is nothing to tune with. Pass `batches`, or your own `tune`."):
         pv.prune_iteratively(mlp(), None, sparsity=0.5)
     result = pv.prune_iteratively(
         mlp(), None, sparsity=0.5, tune=copy.deepcopy, progress=False, rounds=2
@@ -373,5 +375,5 @@ def test_nothing_to_tune_with():
 
 @pytest.mark.parametrize("rewind", [nn.Linear(3, 3), {}, 3])
 def test_a_rewind_of_another_model_is_refused(rewind):
-    with pytest.raises(pv.ArgumentError, match="`rewind` must be a model like the one"):
+    with pytest.raises(pv.ArgumentError, match="`rewind` must be a model like the pruned one"):
         run(rewind=rewind)

@@ -67,7 +67,7 @@ def test_random_masks_are_uniform():
     assert (hits - 120).abs().max() < 5 * (400 * 0.3 * 0.7) ** 0.5
 
 
-def test_units_that_must_go_evenly_do():
+def test_an_even_group_loses_the_same_in_each_part():
     model = nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=2))
     model.append(nn.Conv2d(8, 3, 1))
     x = torch.randn(2, 4, 3, 3)
@@ -128,5 +128,5 @@ def test_bad_calls():
 
     scaled = Scaled()
     assert pv.lottery_ticket(scaled, plan_of(scaled))(inputs()).shape == (5, 3)
-    with refused("layer 'Scaled' has no `reset_parameters`: nobody knows how it starts. Build the model anew instead: pv.lottery_ticket(Net(), plan)."):  # fmt: skip
+    with refused("layer 'Scaled' has no `reset_parameters`, so it cannot be initialised again. Build a new model instead: pv.lottery_ticket(Net(), plan)."):  # fmt: skip
         pv.lottery_ticket(scaled, plan_of(scaled), control="random-weights")

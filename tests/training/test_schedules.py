@@ -66,10 +66,10 @@ def test_one_round_is_one_shot(kind):
         ("cubik", 0.5, {}, "schedule 'cubik' is unknown. Did you mean 'cubic'? Known: cubic, geometric, linear, one-shot."),
         ("linear", 80, {"rounds": 2}, "`sparsity` must be a fraction in [0, 1), but 80 was passed. Did you mean 0.8? Fractions, never percentages."),
         ("linear", 0.8, {"start": 1}, "`start` must be a fraction in [0, 1), but 1 was passed. Nothing would be left; pass a number below 1, such as 0.99."),
-        ("linear", 0.5, {"start": 0.75}, "a schedule never goes down, but `start` 0.75 is above `sparsity` 0.5."),
+        ("linear", 0.5, {"start": 0.75}, "`start` must not be above `sparsity`, but 0.75 is above 0.5: a schedule never falls. Pass a smaller `start`."),
         ("linear", 0.5, {"rounds": 0}, "`rounds` must be a whole number ≥ 1, but 0 was passed."),
         ("linear", 0.5, {"rounds": 2.0}, "`rounds` must be a whole number ≥ 1, but 2.0 was passed."),
-        ("one-shot", 0.5, {"rounds": 3}, "a one-shot schedule has one round, but 3 were asked for. Try 'geometric' or 'cubic'."),
+        ("one-shot", 0.5, {"rounds": 3}, "a one-shot schedule has one round, but rounds=3 was passed. Try 'geometric' or 'cubic'."),
     ],
 )  # fmt: skip
 def test_a_bad_schedule_is_refused(kind, sparsity, options, message):

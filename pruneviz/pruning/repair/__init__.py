@@ -1,1 +1,1 @@
-"""The repair ladder: how the layers that stay take over the work of what was removed."""
+"""The repair ladder: new weights for kept layers, so that they compensate for removed inputs."""

@@ -1,4 +1,4 @@
-"""What the weights alone tell of who could do a unit's work."""
+"""Which kept unit can replace a removed one, judged by the weights alone, without data."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from pruneviz.pruning.repair.units import Twins
 from pruneviz.redundancy.bounds import FAR, bounds
 from pruneviz.redundancy.redundant import nearest
 
-EQUAL_WEIGHTS_ROUNDED = 1 - 1e-6  # similarity of the weights of two units that are one
+EQUAL_WEIGHTS_ROUNDED = 1 - 1e-6  # least similarity of weights that are equal but for rounding
 
 
 def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twins]:
-    """Return, for each group that loses units, who stands in for them: no data needed.
+    """Return, for each group of a plan, what replaces its removed units; no data is needed.
 
-    A unit that is the same number whatever comes in (by interval bounds) leaves that number; one
-    whose incoming weights are a multiple of a kept one's is that multiple of it, if what lies between
-    is positively homogeneous, such as ReLU. Nobody stands in for any other: without data a similar
-    neuron may do more harm than none, for a unit that never fires has similar ones too.
+    A unit that is constant for every input (by interval bounds) is replaced by that constant. A
+    unit whose incoming weights are a multiple of a kept unit's weights is replaced by that multiple
+    of the kept unit; this is exact if the operators behind both are positively homogeneous, such as
+    ReLU. Other units are not replaced: without data a merely similar unit may do more harm than
+    none, because a unit that never fires has similar units, too.
     """
     assert plan.groups is not None
-    constant = constants(model, plan, example_input)
+    constant = constant_values(model, plan, example_input)
     found = {}
     with evaluating(model):
         have = held(model)
         for name, keep in plan.keep.items():
             twin, scale = nearest(plan.groups[name], have, keep, EQUAL_WEIGHTS_ROUNDED)
-            still = constant.get(name, np.full(len(keep), np.nan))
-            found[name] = Twins(twin, scale, torch.tensor(still))
+            values = constant.get(name, np.full(len(keep), np.nan))
+            found[name] = Twins(twin, scale, torch.tensor(values))
     return found
 
 
-def constants(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, np.ndarray]:
-    """Return the values of units that are proved constant, NaN for the others, by group."""
+def constant_values(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, np.ndarray]:
+    """Return for each group the values of proved constant units, NaN for others; shape (units,)."""
     try:
         frame = bounds(model, example_input, low=-FAR, high=FAR, groups=plan.groups)
-    except ArgumentError:  # nothing in the example is a floating-point number: nothing is proved
+    except ArgumentError:  # the example has no floating-point tensor: nothing can be proved
         return {}
-    still = frame["kind"].isin(["dead", "constant"])
-    middle = ((frame["low"] + frame["high"]) / 2).where(still)
+    constant = frame["kind"].isin(["dead", "constant"])
+    middle = ((frame["low"] + frame["high"]) / 2).where(constant)
     return {name: part.to_numpy() for name, part in middle.groupby(frame["group"], sort=False)}

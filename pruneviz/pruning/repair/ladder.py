@@ -1,4 +1,9 @@
-"""Repair: let what stays do the work of what goes. Moments in, weights out."""
+"""Which new weights let a layer compensate for removed inputs: from moments to weights.
+
+Each rung approximates the removed columns of a layer's input by the kept ones, ``a_R ≈ M a_K + b``,
+and puts that into the layer: ``W_K + W_R M``, ``bias + W_R b``. Shapes: n columns, of which r are
+removed and k kept.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +15,18 @@ from torch import Tensor
 from pruneviz.core.errors import ArgumentError
 
 RUNGS = ("none", "fold", "merge", "lstsq")
-RIDGE = 0.01  # of the mean variance of what stays
+RIDGE = 0.01  # as a share of the mean variance of the kept columns
 
 
 @dataclass(frozen=True, eq=False)
-class Stand:
-    """How what stays stands in for what goes: ``a_gone ≈ M a_kept + b``.
+class Substitute:
+    """What replaces the removed columns: ``a_removed ≈ M a_kept + b``.
 
     Parameters
     ----------
-    matrix : Tensor, float64, shape (gone, kept)
+    matrix : Tensor, float64, shape (removed, kept)
         M.
-    offset : Tensor, float64, shape (gone,)
+    offset : Tensor, float64, shape (removed,)
         b.
     """
 
@@ -29,107 +34,112 @@ class Stand:
     offset: Tensor
 
 
-def check_source(rung: str, evidence: object, batches: object) -> None:
-    """Raise if there is nothing for a repair to learn from."""
+def check_repair_data(rung: str, evidence: object, batches: object) -> None:
+    """Raise if a repair that needs data has neither evidence nor batches."""
     if evidence is None and batches is None and rung != "merge":
         raise ArgumentError(
-            f"repair {rung!r} needs to know what the layers read. Pass batches=..., or "
-            "evidence=pv.collect(model, batches)."
+            f"repair {rung!r} needs data on what the layers read, but there is none. Pass "
+            "batches=..., or evidence=pv.collect(model, batches)."
         )
 
 
-def fold(mean: Tensor, keep: Tensor) -> Stand:
-    """Replace what goes by its mean: exact where it is constant.
+def fold(mean: Tensor, keep: Tensor) -> Substitute:
+    """Replace each removed column by its mean; exact where the column is constant.
 
     Parameters
     ----------
     mean : Tensor, shape (n,)
-        Of each column.
+        Mean of each column.
     keep : Tensor of bool, shape (n,)
+        True = the column is kept.
 
     Examples
     --------
     >>> fold(torch.tensor([1.0, 2.0]), torch.tensor([True, False])).offset
     tensor([2.], dtype=torch.float64)
     """
-    gone, kept = int((~keep).sum()), int(keep.sum())
-    return Stand(torch.zeros(gone, kept, dtype=torch.float64), mean[~keep].double())
+    removed, kept = int((~keep).sum()), int(keep.sum())
+    return Substitute(torch.zeros(removed, kept, dtype=torch.float64), mean[~keep].double())
 
 
 def merge(
-    mean: Tensor, covariance: Tensor, keep: Tensor, index: Tensor, *, free: bool = True
-) -> Stand:
-    """Replace each unit that goes by the kept one most like it, scaled, and a remainder.
+    mean: Tensor, covariance: Tensor, keep: Tensor, index: Tensor, *, fit_bias: bool = True
+) -> Substitute:
+    """Replace each removed unit by a factor times its twin, the most similar kept unit, and a rest.
 
-    Exact where the unit is a multiple of its twin plus a constant.
+    Exact where the removed unit is a multiple of its twin plus a constant.
 
     Parameters
     ----------
     mean : Tensor, shape (n,)
     covariance : Tensor, shape (n, n)
     keep : Tensor of bool, shape (n,)
-        Whole units stay or go.
+        True = kept. All columns of a unit are kept, or none.
     index : Tensor of int, shape (units, k)
-        The columns of each unit; a unit and its twin are compared column by column, and share one
-        factor.
-    free : bool
-        Whether a bias can take up the remainder. If not, the factor is that of a line through 0.
+        The columns of each unit. A unit and its twin are compared column by column, with one factor
+        for all columns.
+    fit_bias : bool
+        Whether the rest can be added to a bias. If not, the offset is 0, and the factor is that of
+        a line through 0.
 
     References
     ----------
     Srinivas & Babu 2015, "Data-free parameter pruning for deep neural networks", arXiv:1507.06149;
-    Kim et al. 2020, "Neuron Merging", arXiv:2010.13160; here twins are found by what they do.
+    Kim et al. 2020, "Neuron Merging", arXiv:2010.13160. Both choose a twin by its weights; here it
+    is chosen by its activations.
 
     Examples
     --------
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 6.0]])  # the second is twice the first
-    >>> stand = merge(x.mean(0), torch.cov(x.T), torch.tensor([True, False]), torch.tensor([[0], [1]]))
-    >>> stand.matrix, stand.offset
+    >>> substitute = merge(x.mean(0), torch.cov(x.T), torch.tensor([True, False]), torch.tensor([[0], [1]]))
+    >>> substitute.matrix, substitute.offset
     (tensor([[2.]], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
-    mean, square = mean.double(), covariance.double()
-    if not free:
-        square = square + mean.unsqueeze(1) * mean
-    like = sum(square[index[:, j]][:, index[:, j]] for j in range(index.shape[1]))  # (units, units)
-    power = like.diagonal().clamp(min=0)  # type: ignore[union-attr]
-    stays = keep[index[:, 0]]
-    alike = (like / (power.unsqueeze(1) * power).sqrt()).abs().nan_to_num(0, 0, 0)
-    twin = torch.where(stays, alike, -1.0).argmax(1)  # (units,)
-    units = torch.arange(len(index))
-    own = power[twin]
-    factor = torch.where(own > 0, like[units, twin] / own, 0.0)  # type: ignore[index]
-    place = torch.cumsum(keep, 0) - 1  # of a column among those that stay
-    row = torch.cumsum(~keep, 0) - 1
-    gone = ~stays
-    m = torch.zeros(int((~keep).sum()), int(keep.sum()), dtype=torch.float64)
-    b = mean[~keep].clone()
-    for u in units[gone].tolist() if stays.any() else ():  # else nobody is left to stand in
-        there, here = index[twin[u]], index[u]
-        m[row[here], place[there]] = factor[u]
-        b[row[here]] -= factor[u] * mean[there]
-    return Stand(m, b if free else torch.zeros_like(b))
+    mean, square = mean.double(), covariance.double()  # (n,), (n, n)
+    if not fit_bias:  # about 0, not about the mean: a line through 0
+        square = square + mean.unsqueeze(1) * mean  # (n, n)
+    # (units, units): summed over the columns of a unit, so that each pair of units gets one number
+    product = sum(square[index[:, j]][:, index[:, j]] for j in range(index.shape[1]))
+    power = product.diagonal().clamp(min=0)  # type: ignore[union-attr]  # (units,)
+    kept_units = keep[index[:, 0]]  # (units,)
+    similarity = (product / (power.unsqueeze(1) * power).sqrt()).abs()  # (units, units)
+    similarity = similarity.nan_to_num(0, 0, 0)  # a constant unit is similar to none
+    twin = torch.where(kept_units, similarity, -1.0).argmax(1)  # (units,)
+    units = torch.arange(len(index))  # (units,)
+    twin_power = power[twin]  # (units,)
+    similar = product[units, twin]  # type: ignore[index]  # (units,)
+    factor = torch.where(twin_power > 0, similar / twin_power, 0.0)  # (units,)
+    position = torch.cumsum(keep, 0) - 1  # (n,): of a kept column among the kept
+    row = torch.cumsum(~keep, 0) - 1  # (n,): of a removed column among the removed
+    m = torch.zeros(int((~keep).sum()), int(keep.sum()), dtype=torch.float64)  # (r, k)
+    b = mean[~keep].clone()  # (r,)
+    for u in units[~kept_units].tolist() if kept_units.any() else ():  # no kept unit: no twin
+        twin_columns, columns = index[twin[u]], index[u]
+        m[row[columns], position[twin_columns]] = factor[u]
+        b[row[columns]] -= factor[u] * mean[twin_columns]
+    return Substitute(m, b if fit_bias else torch.zeros_like(b))
 
 
 def lstsq(
-    mean: Tensor, covariance: Tensor, keep: Tensor, *, ridge: float = RIDGE, free: bool = True
-) -> Stand:
-    """Replace what goes by the linear combination of what stays that is nearest to it.
+    mean: Tensor, covariance: Tensor, keep: Tensor, *, ridge: float = RIDGE, fit_bias: bool = True
+) -> Substitute:
+    """Replace each removed column by the nearest linear combination of the kept columns.
 
-    ``M = C_RK (C_KK + λI)⁻¹``, λ = ridge · mean of the diagonal of C_KK; exact for λ → 0 where it is
-    a linear combination.
+    ``M = C_RK (C_KK + λI)⁻¹``, λ = ridge · mean of the diagonal of C_KK. For λ → 0 exact where
+    a removed column is a linear combination of the kept ones.
 
     Parameters
     ----------
-    mean, covariance, keep, free
+    mean, covariance, keep, fit_bias
         As for `merge`.
     ridge : float
-        Pulls towards M = 0: the old weights.
+        Pulls towards M = 0, which means the old weights.
 
     References
     ----------
     He, Zhang, Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks",
     arXiv:1707.06168, §3.1, and Luo, Wu, Lin 2017, "ThiNet", arXiv:1707.06342, eq. 7, re-fit by least
-    squares on outputs; with moments of inputs in the place of samples it is the same fit.
+    squares on samples of the outputs. The fit on moments of the inputs is the same.
 
     Examples
     --------
@@ -138,59 +148,61 @@ def lstsq(
     >>> lstsq(x.mean(0), torch.cov(x.T), keep, ridge=0).matrix
     tensor([[1., 1.]], dtype=torch.float64)
     """
-    mean, square = mean.double(), covariance.double()
-    if not free:
-        square = square + mean.unsqueeze(1) * mean
-    m = solved(square[keep][:, keep], square[keep][:, ~keep], ridge).T  # (gone, kept)
-    b = mean[~keep] - m @ mean[keep]
-    return Stand(m, b if free else torch.zeros_like(b))
+    mean, square = mean.double(), covariance.double()  # (n,), (n, n)
+    if not fit_bias:  # about 0, not about the mean: there is no offset
+        square = square + mean.unsqueeze(1) * mean  # (n, n)
+    m = solve_ridge(square[keep][:, keep], square[keep][:, ~keep], ridge).T  # (r, k)
+    b = mean[~keep] - m @ mean[keep]  # (r,)
+    return Substitute(m, b if fit_bias else torch.zeros_like(b))
 
 
-def solved(square: Tensor, right: Tensor, ridge: float) -> Tensor:
+def solve_ridge(square: Tensor, right: Tensor, ridge: float) -> Tensor:
     """Solve (square + λI) x = right for a symmetric, positive semi-definite matrix.
 
-    Without a ridge, where the matrix is singular, the smallest solution.
+    Shapes: `square` (k, k); `right` and the solution (k, columns). If the matrix is singular and
+    there is no ridge, the solution with the smallest norm is returned.
     """
     n = square.shape[0]
     if not n:
         return right.clone()
-    size = float(square.diagonal().mean())
-    if ridge > 0 and size > 0:
-        damped = square + ridge * size * torch.eye(n, dtype=square.dtype)
+    scale = float(square.diagonal().mean())
+    if ridge > 0 and scale > 0:
+        damped = square + ridge * scale * torch.eye(n, dtype=square.dtype)
         factor, info = torch.linalg.cholesky_ex(damped)
         if not int(info):
             return torch.cholesky_solve(right, factor)
     return torch.linalg.pinv(square, rtol=1e-12, hermitian=True) @ right
 
 
-def refitted(weight: Tensor, keep: Tensor, stand: Stand) -> tuple[Tensor, Tensor]:
-    """Return the new weights of what stays, (outputs, kept), and what the bias gains, (outputs,).
+def refit_columns(weight: Tensor, keep: Tensor, substitute: Substitute) -> tuple[Tensor, Tensor]:
+    """Return the new kept weights, (outputs, kept), and what is added to the bias, (outputs,).
 
     ``W_K + W_R M`` and ``W_R b``.
     """
-    gone = weight.double()[:, ~keep]
-    return weight.double()[:, keep] + gone @ stand.matrix, gone @ stand.offset
+    w_removed = weight.double()[:, ~keep]  # (outputs, r)
+    w_kept = weight.double()[:, keep]  # (outputs, k)
+    return w_kept + w_removed @ substitute.matrix, w_removed @ substitute.offset
 
 
 def refit_rows(
     weight: Tensor, mean: Tensor, covariance: Tensor, keep: Tensor, *, ridge: float = RIDGE,
-    free: bool = True,
+    fit_bias: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Re-fit each row's kept weights by least squares: for masks of single weights.
+    """Re-fit the kept weights of each row by least squares, for masks of single weights.
 
     Parameters
     ----------
     weight : Tensor, shape (outputs, n)
     mean, covariance
-        Of the n columns.
+        As for `merge`.
     keep : Tensor of bool, shape (outputs, n)
-    ridge, free
+    ridge, fit_bias
         As for `lstsq`.
 
     Returns
     -------
     tuple of Tensor, float64
-        The new weights, 0 where they do not stay, and what the bias gains, (outputs,).
+        The new weights, (outputs, n), 0 where not kept, and what is added to the bias, (outputs,).
 
     Examples
     --------
@@ -200,16 +212,20 @@ def refit_rows(
     tensor([[3., 0.]], dtype=torch.float64)
     """
     if weight.shape != keep.shape:
-        raise ArgumentError(f"`keep` must have the shape {tuple(weight.shape)} of the weight.")
+        raise ArgumentError(
+            f"`keep` must have the shape {tuple(weight.shape)} of the weight, but it has "
+            f"{tuple(keep.shape)}."
+        )
     w, mean, square = weight.double(), mean.double(), covariance.double()
-    if not free:
-        square = square + mean.unsqueeze(1) * mean
-    new = torch.where(keep, w, 0.0)
-    for row, stays in enumerate(keep):
-        if stays.any() and not stays.all():
-            k = stays.nonzero()[:, 0]
+    if not fit_bias:  # about 0, not about the mean: there is no bias
+        square = square + mean.unsqueeze(1) * mean  # (n, n)
+    new = torch.where(keep, w, 0.0)  # (outputs, n)
+    for row, kept in enumerate(keep):  # kept: (n,)
+        if kept.any() and not kept.all():
+            k = kept.nonzero()[:, 0]  # (kept,)
             inside = square[k]  # (kept, n)
-            lost = inside[:, ~stays] @ w[row, ~stays]
-            new[row, k] += solved(inside[:, k], lost.unsqueeze(1), ridge)[:, 0]
-    gain = (w - new) @ mean if free else torch.zeros(len(w), dtype=torch.float64)
+            # co-moment of the kept columns with the removed part of the output
+            right = inside[:, ~kept] @ w[row, ~kept]  # (kept,)
+            new[row, k] += solve_ridge(inside[:, k], right.unsqueeze(1), ridge)[:, 0]
+    gain = (w - new) @ mean if fit_bias else torch.zeros(len(w), dtype=torch.float64)  # (outputs,)
     return new, gain

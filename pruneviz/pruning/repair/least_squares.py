@@ -1,4 +1,4 @@
-"""Fit a layer of a changed model to what it gave in the whole one, by least squares over batches."""
+"""Which weights of a pruned layer best give its old outputs: least squares over batches."""
 
 from __future__ import annotations
 
@@ -20,33 +20,37 @@ from pruneviz.pruning.repair import ladder
 
 
 def fits(model: nn.Module, new: nn.Module, layer: str, batches: Iterable[Any]) -> list[Fit]:
-    """Return, for each group of a layer, the sums of what it reads in the new model and gave in the old.
+    """Return one fit for each group of a layer: its inputs in the new model, outputs in the old.
 
-    `batches`: inputs alone; they are run through both models.
+    `batches` are inputs without targets; both models run on them.
     """
-    whole, changed = consumers(model)[layer], consumers(new)[layer]
-    found = [Fit() for _ in range(getattr(whole, "groups", 1))]
+    dense, pruned = consumers(model)[layer], consumers(new)[layer]
+    found = [Fit() for _ in range(getattr(dense, "groups", 1))]
     calls = 0
     for inputs in batches:
         args, kwargs = arguments(inputs)
-        want = ran(model, layer, whole, args, kwargs, target=True, calls=calls)
-        have = ran(new, layer, changed, args, kwargs, target=False, calls=calls)
-        calls = len(want)
-        for z, x in zip(want, have, strict=True):
+        targets = layer_rows(model, layer, dense, args, kwargs, target=True, calls=calls)
+        inputs_now = layer_rows(new, layer, pruned, args, kwargs, target=False, calls=calls)
+        calls = len(targets)  # from the second batch on a forward stops after the layer's last call
+        for z, x in zip(targets, inputs_now, strict=True):  # z: (groups, rows, outputs), x: (.., n)
             for b, fit in enumerate(found):
                 fit.add(x[b], z[b])
     return found
 
 
 class Fit:
-    """Least squares from sums: of what a layer reads, and of what it should give."""
+    """Least squares from streamed sums over the inputs x of a layer and its target outputs z.
+
+    All sums are shifted by the means of the first batch: E[x²] − E[x]² of unshifted numbers loses
+    precision.
+    """
 
     def __init__(self) -> None:
         self.count = 0
-        self.shift: tuple[Tensor, Tensor] | None = None
+        self.shift: tuple[Tensor, Tensor] | None = None  # (n,), (outputs,)
 
     def add(self, x: Tensor, z: Tensor) -> None:
-        """Add rows that are read, (rows, n), and wanted, (rows, outputs)."""
+        """Add inputs, (rows, n), and their targets, (rows, outputs)."""
         if not len(x):
             return
         x = single(x)
@@ -58,56 +62,59 @@ class Fit:
             self.zx = x.new_zeros(z.shape[1], x.shape[1], dtype=torch.float64)
         x, z = x - self.shift[0], z - self.shift[1]
         self.count += len(x)
-        self.x += x.sum(0)
-        self.z += z.sum(0)
-        self.xx += x.T @ x
-        self.zx += z.T @ x
+        self.x += x.sum(0)  # (n,)
+        self.z += z.sum(0)  # (outputs,)
+        self.xx += x.T @ x  # (n, n)
+        self.zx += z.T @ x  # (outputs, n)
 
     def solve(
-        self, old: Tensor, ridge: float, free: bool, rows: Tensor | None = None
+        self, old: Tensor, ridge: float, fit_bias: bool, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return weights, (outputs, n), and what a bias gains, (outputs,), of some `rows` or all.
+        """Return weights, (outputs, n), and the bias's change, (outputs,); of some `rows`, or all.
 
         ``W = (C_zx + λ W_old) (C_xx + λI)⁻¹``
         """
-        xx, zx, x, z = self.moments(free)
+        xx, zx, x, z = self.moments(fit_bias)
         if rows is not None:
             zx, z = zx[rows], z[rows]
         old = old.double().cpu()
-        # as a step away from the old weights: with no ridge and a singular matrix they stay where
-        # nothing speaks for others
-        weight = old + ladder.solved(xx, (zx - old @ xx).T, ridge).T
-        gain = z - weight @ x if free else torch.zeros(len(old), dtype=torch.float64)
+        # Solved for the change of the weights. So without a ridge, where the matrix is singular,
+        # the solution nearest to the old weights is taken.
+        weight = old + ladder.solve_ridge(xx, (zx - old @ xx).T, ridge).T
+        gain = z - weight @ x if fit_bias else torch.zeros(len(old), dtype=torch.float64)
         return weight, gain
 
     def solve_rows(
-        self, old: Tensor, keep: Tensor, ridge: float, free: bool
+        self, old: Tensor, keep: Tensor, ridge: float, fit_bias: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the same where each row keeps columns of its own, (outputs, n)."""
-        xx, zx, x, z = self.moments(free)
+        """Like `solve`, but each row keeps its own columns; `keep` is (outputs, n)."""
+        xx, zx, x, z = self.moments(fit_bias)
         weight = torch.where(keep.cpu(), old.double().cpu(), 0.0)
         right = zx - weight @ xx  # (outputs, n)
-        for row, stays in enumerate(keep.cpu()):
-            if stays.any():
-                k = stays.nonzero()[:, 0]
-                weight[row, k] += ladder.solved(xx[k][:, k], right[row, k].unsqueeze(1), ridge)[
-                    :, 0
-                ]
-        gain = z - weight @ x if free else torch.zeros(len(weight), dtype=torch.float64)
+        for row, kept in enumerate(keep.cpu()):  # kept: (n,)
+            if kept.any():
+                k = kept.nonzero()[:, 0]
+                step = ladder.solve_ridge(xx[k][:, k], right[row, k].unsqueeze(1), ridge)
+                weight[row, k] += step[:, 0]  # (kept,)
+        gain = z - weight @ x if fit_bias else torch.zeros(len(weight), dtype=torch.float64)
         return weight, gain
 
-    def moments(self, free: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """C_xx, C_zx and the means of x and z; not `free`: about 0, not about the mean."""
+    def moments(self, fit_bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """C_xx, (n, n), C_zx, (outputs, n), and the means of x and z.
+
+        With `fit_bias` moments about the mean, because a bias absorbs the mean; else about 0.
+        """
         if self.shift is None:
             raise ArgumentError(
-                "`batches` hold no example that reaches each layer: there is nothing to fit to."
+                "`batches` must hold an example that reaches each repaired layer, but for one "
+                "layer there is none. Pass other batches."
             )
         x, z = self.x / self.count, self.z / self.count
         xx, zx = self.xx / self.count, self.zx / self.count
-        if free:
+        if fit_bias:
             xx, zx = xx - x.unsqueeze(1) * x, zx - z.unsqueeze(1) * x
         x, z = x + self.shift[0], z + self.shift[1]
-        if not free:  # moments about 0, not about the mean
+        if not fit_bias:  # undo the shift
             dx, dz = self.shift[0].double(), self.shift[1].double()
             sx, sz = self.x / self.count, self.z / self.count
             xx = xx + dx.unsqueeze(1) * sx + sx.unsqueeze(1) * dx + dx.unsqueeze(1) * dx
@@ -115,7 +122,7 @@ class Fit:
         return xx.cpu(), zx.cpu(), x.cpu(), z.cpu()
 
 
-def ran(
+def layer_rows(
     model: nn.Module,
     layer: str,
     module: nn.Module,
@@ -125,14 +132,15 @@ def ran(
     target: bool,
     calls: int = 0,
 ) -> list[Tensor]:
-    """Run a model; return what a layer multiplies, or gives, without its bias, at each of its calls.
+    """Run a model; return for each call of a layer its inputs or, with `target`, its outputs.
 
-    Each of shape (groups, rows, n). After so many `calls` the run stops: 0 for never.
+    Each tensor has the shape (groups, rows, n). Inputs of a convolution are its patches; outputs
+    are without the bias. The forward stops after `calls` calls of the layer; 0: it never stops.
     """
     found: list[Tensor] = []
     groups = getattr(module, "groups", 1)
 
-    def note(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def record(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
         if target:
             rows = output
             bias = getattr(module, "bias", None)
@@ -144,17 +152,17 @@ def ran(
         rows = rows.detach().reshape(-1, rows.shape[-1])
         found.append(torch.stack(rows.chunk(groups, -1)))
         if len(found) == calls:
-            raise _Enough
+            raise _StopForward
 
     with (
-        suppress(_Enough),
+        suppress(_StopForward),
         evaluating(model),
         open_attention(model),
-        hooked(model, [layer], note),
+        hooked(model, [layer], record),
     ):
         run_forward(model, args, kwargs)
     return found
 
 
-class _Enough(BaseException):
-    """What was wanted has been seen; no `except Exception` on the way may stop it."""
+class _StopForward(BaseException):
+    """Ends a forward early; as a BaseException it passes every `except Exception` of a model."""

@@ -1,4 +1,4 @@
-"""Where a removal leaves layers with fewer inputs, and what could take up a constant behind them."""
+"""Which layers lose inputs by a removal, and which tensor behind each can absorb a constant."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Site:
     ----------
     layer : str
     columns : Tensor of bool, shape (groups, n)
-        Which columns of its weight as a matrix stay.
+        The kept columns of its weight as a matrix.
     rows : Tensor of bool, shape (groups, outputs / groups)
-        Which of its outputs stay.
+        Its kept outputs.
     units : dict of str to Tensor
-        For each group that it reads: the columns of each unit, shape (units, k).
+        For each group that the layer reads: the columns of each unit, shape (units, k).
     sink : tuple of (str, str)
-        What takes up a constant: ``("bias", name)``, ``("running_mean", name)`` of the batch norm
-        behind it, or ``("", "")``: nothing.
+        Kind and name of the tensor that absorbs a constant: ``("bias", name)``, ``("running_mean",
+        name)`` of the batch norm behind the layer, or ``("", "")`` if there is none.
     """
 
     layer: str
@@ -41,8 +41,8 @@ class Site:
     sink: tuple[str, str]
 
 
-def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[Site]:
-    """Return the layers that lose inputs and whose weights can be given new values, in forward order."""
+def sites(w: Walk, model: nn.Module, removed: np.ndarray, groups: Groups) -> list[Site]:
+    """Return, in forward order, the layers that lose inputs and whose weights can be changed."""
     known = consumers(model)
     shared = {n for n, (_, places) in holders_of(model).items() if len(places) > 1}
     sinks, found = sinks_of(w), {}
@@ -54,8 +54,8 @@ def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[S
             continue
         inputs, outputs = (0, 1) if is_conv1d(module) else (1, 0)
         blocks = keys.get((name, inputs), 1)
-        parts, made, n = blocks_of(module).shape
-        columns = _kept(w, gone, (name, inputs, blocks), parts, n)
+        parts, n_rows, n = blocks_of(module).shape
+        columns = _kept(w, removed, (name, inputs, blocks), parts, n)
         if columns.all() or parts != blocks:
             continue
         taps = n * blocks // w.tensors[name, inputs, blocks].size
@@ -65,7 +65,7 @@ def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[S
             for s in g.slices
             if (s.tensor, s.dim, s.blocks) == (name, inputs, blocks)
         }
-        rows = _kept(w, gone, (name, outputs, 1), parts, made)
+        rows = _kept(w, removed, (name, outputs, 1), parts, n_rows)
         found[layer] = Site(layer, columns, rows, units, sinks[name])
     order = {w.traced.sources[e.weight][1]: i for i, e in enumerate(w.ends)
              if e.weight in w.traced.sources}  # fmt: skip
@@ -73,33 +73,35 @@ def sites(w: Walk, model: nn.Module, gone: np.ndarray, groups: Groups) -> list[S
 
 
 def sinks_of(w: Walk) -> dict[str, tuple[str, str]]:
-    """For each weight that sums up units: the tensor that can take up a constant behind it.
+    """Return, for each weight that sums over units, the tensor that absorbs a constant behind it.
 
-    None can where a weight is used in several places with different ones behind, or where the tensor
-    serves other weights too.
+    This is ``("", "")`` where the weight is used in several places with different such tensors, or
+    where the tensor also belongs to other weights.
     """
-    source = w.traced.sources
+    source = w.traced.sources  # node -> (kind, name of a tensor)
     weights = {e.node: source[e.weight][1] for e in w.ends if e.weight in source}
     found: dict[str, set[tuple[str, str]]] = {}
     for end in w.ends:
         if end.node not in weights:
             continue
-        name, kind, sink, behind = weights[end.node], "bias", end.bias, list(end.node.users)
-        if sink is None and len(behind) == 1 and name_of(behind[0]) == "batch_norm":
-            kind, sink = "running_mean", operand(behind[0], "running_mean")
-        takes = found.setdefault(name, set())
+        name, kind, sink, users = weights[end.node], "bias", end.bias, list(end.node.users)
+        if sink is None and len(users) == 1 and name_of(users[0]) == "batch_norm":
+            kind, sink = "running_mean", operand(users[0], "running_mean")
+        candidates = found.setdefault(name, set())
         if sink is None or sink not in source:
-            takes.add(("", ""))
+            candidates.add(("", ""))
             continue
-        users = w.traced.live & set(sink.users)
-        served = [{weights[n] for n in (u, *u.all_input_nodes) if n in weights} for u in users]
-        takes.add((kind, source[sink][1]) if all(s == {name} for s in served) else ("", ""))
+        # weights that meet the sink in one of its operators: all must be this one
+        sink_users = w.traced.live & set(sink.users)
+        met = [{weights[n] for n in (u, *u.all_input_nodes) if n in weights} for u in sink_users]
+        candidates.add((kind, source[sink][1]) if all(s == {name} for s in met) else ("", ""))
     return {name: sinks.pop() if len(sinks) == 1 else ("", "") for name, sinks in found.items()}
 
 
-def _kept(w: Walk, gone: np.ndarray, key: tuple[str, int, int], groups: int, n: int) -> Tensor:
+def _kept(w: Walk, removed: np.ndarray, key: tuple[str, int, int], groups: int, n: int) -> Tensor:
+    """Return what is kept along one dimension of a tensor, (groups, n)."""
     ids = w.tensors.get(key)
     if ids is None:
         return torch.ones(groups, n, dtype=torch.bool)
-    stays = torch.from_numpy(~gone[w.atoms.roots(ids)])
-    return stays.repeat_interleave(groups * n // len(stays)).reshape(groups, n)
+    kept = torch.from_numpy(~removed[w.atoms.roots(ids)])
+    return kept.repeat_interleave(groups * n // len(kept)).reshape(groups, n)

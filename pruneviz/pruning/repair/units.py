@@ -1,4 +1,4 @@
-"""Repair a cut model: give the layers that lost inputs new weights."""
+"""How the layers of a cut model that lost inputs get new weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pruneviz.pruning.repair.least_squares import fits
 from pruneviz.pruning.repair.sites import Site
 
 
-def repaired(
+def repair_layers(
     model: nn.Module,
     new: nn.Module,
-    where: list[Site],
+    sites: list[Site],
     rung: str,
     *,
     evidence: Evidence | None,
@@ -33,48 +33,55 @@ def repaired(
 ) -> None:
     """Give the layers of a cut model new weights, in place.
 
-    With batches and ``"lstsq"`` layer by layer in the order of the forward, each re-fitted on what it
-    reads in the cut model, which has the dense model's outputs of that layer as its target; else on
-    the moments of the dense model.
+    With ``"lstsq"`` and batches the layers are re-fitted one after the other, in forward order.
+    Each is fitted from its inputs in the cut model to its outputs in the dense model, so that it
+    also compensates for the error of the layers before it. Otherwise each layer is repaired alone,
+    on the moments of its inputs in the dense model.
     """
     if rung == "lstsq" and batches is not None:
-        _in_order(model, new, where, listed(batches, "fit to"), ridge)
+        _refit_in_order(model, new, sites, listed(batches, "fit to"), ridge)
         return
     assert evidence is not None
     dense = consumers(model)
-    for site in where:
+    for site in sites:
         if site.layer not in evidence.inputs:
             continue
         module = dense[site.layer]
         parts = []
         for b, matrix in enumerate(blocks_of(module)):
-            stand = _stand(module, site, b, rung, evidence, ridge)
-            parts.append(ladder.refitted(matrix[site.rows[b]], site.columns[b], stand))
-        _write(model, new, site, parts)
+            substitute = _substitute(module, site, b, rung, evidence, ridge)
+            parts.append(ladder.refit_columns(matrix[site.rows[b]], site.columns[b], substitute))
+        _write_layer(model, new, site, parts)
 
 
-def _stand(
+def _substitute(
     module: nn.Module, site: Site, b: int, rung: str, evidence: Evidence, ridge: float
-) -> ladder.Stand:
-    """Return what stands in for the columns that one block of a layer lost."""
-    keep, free = site.columns[b], bool(site.sink[0])
-    seen, exact = evidence.inputs[site.layer], evidence.columns(site.layer)
-    taps = len(keep) * len(site.columns) // seen.mean.shape[-1]
-    mean = exact.mean
-    if mean.numel() != site.columns.numel() or (free and _bordered(module)):
-        # means of channels, not of patches with zeros in them: a constant is exact off the border
-        mean = seen.mean.repeat_interleave(taps)
+) -> ladder.Substitute:
+    """Return what replaces the removed columns of block `b` of a layer."""
+    keep, fit_bias = site.columns[b], bool(site.sink[0])  # keep: (n,)
+    channels, patches = evidence.inputs[site.layer], evidence.columns(site.layer)
+    taps = len(keep) * len(site.columns) // channels.mean.shape[-1]  # columns a channel
+    mean = patches.mean
+    if mean.numel() != site.columns.numel() or (fit_bias and _pads_with_zeros(module)):
+        # Patches at a border contain zeros, so their mean is too small everywhere else. With the
+        # means of the channels a constant unit is replaced exactly except at the border.
+        mean = channels.mean.repeat_interleave(taps)
     mean = mean.reshape(len(site.columns), -1)[b]
     if rung == "fold":
-        stand = ladder.fold(mean, keep)
-        return stand if free else ladder.Stand(stand.matrix, torch.zeros_like(stand.offset))
-    square = exact.covariance if len(site.columns) == 1 else exact.covariance[b]
+        folded = ladder.fold(mean, keep)
+        return (
+            folded
+            if fit_bias
+            else ladder.Substitute(folded.matrix, torch.zeros_like(folded.offset))
+        )
+    square = patches.covariance if len(site.columns) == 1 else patches.covariance[b]  # (n, n)
     if rung == "lstsq":
-        middle = exact.mean if len(site.columns) == 1 else exact.mean[b]
-        return ladder.lstsq(middle, square, keep, ridge=ridge, free=free)
-    stand = ladder.fold(mean, keep)
-    row, place = torch.cumsum(~keep, 0) - 1, torch.cumsum(keep, 0) - 1
-    if len(site.columns) > 1:  # inside a block each channel is its own
+        patch_mean = patches.mean if len(site.columns) == 1 else patches.mean[b]
+        return ladder.lstsq(patch_mean, square, keep, ridge=ridge, fit_bias=fit_bias)
+    # "merge": group by group, so that a twin is a unit of the same group
+    found = ladder.fold(mean, keep)
+    row, position = torch.cumsum(~keep, 0) - 1, torch.cumsum(keep, 0) - 1  # as in `ladder.merge`
+    if len(site.columns) > 1:  # in a grouped convolution each channel of the block is one unit
         units = [torch.arange(len(keep)).reshape(-1, taps)]
     else:
         units = list(site.units.values())
@@ -83,20 +90,22 @@ def _stand(
         if keep[flat].all():
             continue
         local = torch.arange(len(flat)).reshape(index.shape)
-        part = ladder.merge(mean[flat], square[flat][:, flat], keep[flat], local, free=free)
-        lost, stays = flat[~keep[flat]], flat[keep[flat]]
-        stand.matrix[row[lost].unsqueeze(1), place[stays]] = part.matrix
-        stand.offset[row[lost]] = part.offset
-    # at a border a constant varies with the zeros beside it: it needs no twin, but a bias
-    still = (seen.high == seen.low).repeat_interleave(taps).reshape(len(site.columns), -1)[b]
-    if free:
-        stand.matrix[row[~keep & still]] = 0
-        stand.offset[row[~keep & still]] = mean[~keep & still]
-    return stand
+        part = ladder.merge(mean[flat], square[flat][:, flat], keep[flat], local, fit_bias=fit_bias)
+        removed, kept = flat[~keep[flat]], flat[keep[flat]]
+        found.matrix[row[removed].unsqueeze(1), position[kept]] = part.matrix
+        found.offset[row[removed]] = part.offset
+    # A constant channel varies in padded patches, so `merge` finds a twin for it. Its constant in
+    # the bias is better: that is exact except at the border.
+    constant = (channels.high == channels.low).repeat_interleave(taps)
+    constant = constant.reshape(len(site.columns), -1)[b]  # (n,)
+    if fit_bias:
+        found.matrix[row[~keep & constant]] = 0
+        found.offset[row[~keep & constant]] = mean[~keep & constant]
+    return found
 
 
-def _bordered(module: nn.Module) -> bool:
-    """Whether a layer reads zeros at the border of what it is given."""
+def _pads_with_zeros(module: nn.Module) -> bool:
+    """Whether a layer is a convolution that pads its input with zeros."""
     if not isinstance(module, _ConvNd) or module.padding_mode != "zeros":
         return False
     return any(module._reversed_padding_repeated_twice) and module.padding != "valid"
@@ -104,14 +113,14 @@ def _bordered(module: nn.Module) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Twins:
-    """What can stand in for each unit of a group, as far as the weights tell; shapes (units,).
+    """What can replace each unit of a group, judged by the weights alone; shapes (units,).
 
     Parameters
     ----------
     twin : Tensor of int
-        The most similar unit that stays.
+        The most similar kept unit.
     scale : Tensor
-        How many times the twin the unit is; 0: it has no twin.
+        Factor from the twin to the unit; 0: the unit has no twin.
     constant : Tensor
         The unit's value where it is proved constant, else NaN.
     """
@@ -121,72 +130,79 @@ class Twins:
     constant: Tensor
 
 
-def merged_blind(
-    model: nn.Module, new: nn.Module, where: list[Site], twins: Mapping[str, Twins]
+def merge_without_data(
+    model: nn.Module, new: nn.Module, sites: list[Site], twins: Mapping[str, Twins]
 ) -> None:
-    """Let each unit's most similar twin, by weights alone, do its work: in place."""
+    """Replace removed units by their constants or their twins by weights alone, in place."""
     dense = consumers(model)
-    for site in where:
-        if len(site.columns) > 1:  # inside a block each channel is its own
+    for site in sites:
+        # in a grouped convolution a twin may lie in another block, which these outputs do not read
+        if len(site.columns) > 1:
             continue
         keep = site.columns[0]
-        row, place = torch.cumsum(~keep, 0) - 1, torch.cumsum(keep, 0) - 1
-        gone, kept = int((~keep).sum()), int(keep.sum())
-        stand = ladder.Stand(torch.zeros(gone, kept).double(), torch.zeros(gone).double())
+        row, position = torch.cumsum(~keep, 0) - 1, torch.cumsum(keep, 0) - 1
+        n_removed, n_kept = int((~keep).sum()), int(keep.sum())
+        substitute = ladder.Substitute(
+            torch.zeros(n_removed, n_kept).double(), torch.zeros(n_removed).double()
+        )
         for group, index in site.units.items():
             known = twins[group]
             for u in (~keep[index[:, 0]]).nonzero()[:, 0].tolist():
-                here = index[u]
+                columns = index[u]
                 if not torch.isnan(known.constant[u]):
-                    stand.offset[row[here]] = known.constant[u]
+                    substitute.offset[row[columns]] = known.constant[u]
                 elif keep[index[known.twin[u], 0]]:
-                    stand.matrix[row[here], place[index[known.twin[u]]]] = known.scale[u]
+                    twin_columns = index[known.twin[u]]
+                    substitute.matrix[row[columns], position[twin_columns]] = known.scale[u]
         if not site.sink[0]:
-            stand.offset.zero_()
+            substitute.offset.zero_()
         matrix = blocks_of(dense[site.layer])[0]
-        _write(model, new, site, [ladder.refitted(matrix[site.rows[0]], keep, stand)])
+        _write_layer(
+            model, new, site, [ladder.refit_columns(matrix[site.rows[0]], keep, substitute)]
+        )
 
 
-def _in_order(
-    model: nn.Module, new: nn.Module, where: list[Site], batches: list[Any], ridge: float
+def _refit_in_order(
+    model: nn.Module, new: nn.Module, sites: list[Site], batches: list[Any], ridge: float
 ) -> None:
     dense, cut = consumers(model), consumers(new)
-    if any(site.layer not in cut for site in where):
+    if any(site.layer not in cut for site in sites):
         raise ArgumentError(
-            "with `batches` each layer is watched while the smaller model runs, but a program has no "
-            "layers. Pass evidence=pv.collect(model, batches) in their place."
+            "repair 'lstsq' with `batches` does not work with as_program=True: it reads the inputs "
+            "of each layer, but a program has no layers. Pass evidence=pv.collect(model, batches) "
+            "instead."
         )
     with torch.inference_mode(False), torch.no_grad():
-        for site in where:
+        for site in sites:
             solved = []
             for b, fit in enumerate(fits(model, new, site.layer, batches)):
                 rows = site.rows[b]
                 old = blocks_of(dense[site.layer])[b][rows][:, site.columns[b]]
                 solved.append(fit.solve(old, ridge, bool(site.sink[0]), rows))
-            _write(model, new, site, solved)
+            _write_layer(model, new, site, solved)
 
 
-def _write(
+def _write_layer(
     model: nn.Module, new: nn.Module, site: Site, parts: list[tuple[Tensor, Tensor]]
 ) -> None:
-    """Set the weight of a cut layer, and what takes up its constants; block after block."""
+    """Set the weight of a cut layer and its sink; `parts` holds weights and gains, one a block."""
     weight, gain = torch.cat([w for w, _ in parts]), torch.cat([g for _, g in parts])
     check_finite(site.layer, weight, gain)
     tensors = {n: t for n, (t, _) in holders_of(new).items()}
     before = {n: t for n, (t, _) in holders_of(model).items()}
-    turn = is_conv1d(consumers(model)[site.layer])
+    transposed = is_conv1d(consumers(model)[site.layer])
     with torch.no_grad():
-        there = tensors[tensor_name(site.layer)]
-        there.copy_((weight.T if turn else weight).reshape(there.shape))
+        target = tensors[tensor_name(site.layer)]
+        target.copy_((weight.T if transposed else weight).reshape(target.shape))
         kind, sink = site.sink
         if kind:
             rows = site.rows.flatten().to(before[sink].device)
-            sign = 1 if kind == "bias" else -1  # the batch norm takes its mean away
+            sign = 1 if kind == "bias" else -1  # a batch norm subtracts its running mean
             tensors[sink].copy_(before[sink][rows] + sign * gain.to(before[sink]))
 
 
 def check_finite(layer: str, weight: Tensor, gain: Tensor) -> None:
-    """Raise if a repair gave something else than numbers."""
+    """Raise if a repair gave NaN or infinity."""
     if not (torch.isfinite(weight).all() and torch.isfinite(gain).all()):
         raise ArgumentError(
             f"the repair of layer {layer!r} gave NaN or infinity. Collect from more examples, or use a "

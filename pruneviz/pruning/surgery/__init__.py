@@ -1,1 +1,1 @@
-"""The parts of `shrink`: cut tensors, fold constants, mend sizes, prove the result."""
+"""The parts of `shrink`: cut tensors, fold constants, update sizes, check the result."""

@@ -1,4 +1,4 @@
-"""Constants that silenced units leave behind go into the biases of those who read them."""
+"""How the constant of a silenced unit, f(0) ≠ 0, is added to the biases of its consumers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from pruneviz.graph.state import Walk
 from pruneviz.graph.values import End
 from pruneviz.model.tensors import holders_of
 
-# (name of a bias, of an operator, dimension it sums over) -> what is added, in float64
+# (name of a bias, name of an operator, dimension it sums over) -> what is added, float64,
+# (outputs,)
 Folds = dict[tuple[str, str, int], Tensor]
 
 
-def folder(
-    w: Walk, gone: np.ndarray, folds: Folds
+def fold_watcher(
+    w: Walk, removed: np.ndarray, folds: Folds
 ) -> Callable[[Node, Callable[[Node], Any]], None]:
-    """Watch a masked run, and work out what constants add to which bias: W c, summed over a kernel."""
+    """Return a watcher for a masked run; it fills `folds` with W c, summed over the kernel."""
 
     def bad(end: End, at: np.ndarray, why: str) -> None:
         raise GraphError(f"operator {end.node.target} cannot lose these units: {why}.")
 
+    # at: (removed,), places of the removed units; c: (removed,), their constants
     def constant(end: End, at: np.ndarray, c: Tensor, env: Callable[[Node], Any]) -> None:
         assert end.weight is not None and end.bias is not None
         weight = env(end.weight).detach().double()
         c, index = c.to(weight.device), torch.from_numpy(at).to(weight.device)
         if end.blocks > 1:
             each = weight.shape[1]
+            # (blocks, out, each)
             rows = weight.reshape(end.blocks, -1, each, weight[0, 0].numel()).sum(-1)
             full = torch.zeros(end.blocks * each, dtype=c.dtype, device=c.device)
             full[index] = c
@@ -43,31 +46,31 @@ def folder(
             extra = torch.tensordot(c, columns.reshape(*columns.shape[:2], -1).sum(-1), 1)
         folds[w.traced.sources[end.bias][1], end.node.name, end.dim] = extra
 
-    return watcher(w, gone, bad, constant)
+    return watcher(w, removed, bad, constant)
 
 
-def fold(w: Walk, new: nn.Module, folds: Folds, gone: np.ndarray) -> None:
-    """Add to each bias of a cut model what its silenced inputs contribute, in place.
+def add_folds(w: Walk, new: nn.Module, folds: Folds, removed: np.ndarray) -> None:
+    """Add to each bias of a cut model the constants of its removed inputs, in place.
 
     Raises
     ------
     GraphError
-        If a layer is used in several places, and different constants arrive there.
+        If a layer is used in several places that receive different constants.
     """
-    by_bias: dict[str, dict[str, Tensor]] = {}
+    extra_by_bias: dict[str, dict[str, Tensor]] = {}
     for (name, node, _), extra in folds.items():
-        at = by_bias.setdefault(name, {})
+        at = extra_by_bias.setdefault(name, {})
         at[node] = at[node] + extra if node in at else extra
-    holders = holders_of(new) if by_bias else {}
-    for name, at in by_bias.items():
+    holders = holders_of(new) if extra_by_bias else {}
+    for name, at in extra_by_bias.items():
         extras = list(at.values())
         ids = w.tensors.get((name, 0, 1))
-        stays = slice(None) if ids is None else torch.from_numpy(~gone[w.atoms.roots(ids)])
-        first = extras[0][stays]
-        if any(not torch.allclose(first, e[stays], rtol=1e-6, atol=1e-12) for e in extras[1:]):
+        kept = slice(None) if ids is None else torch.from_numpy(~removed[w.atoms.roots(ids)])
+        first = extras[0][kept]
+        if any(not torch.allclose(first, e[kept], rtol=1e-6, atol=1e-12) for e in extras[1:]):
             raise GraphError(
-                f"{name!r} is used in several places, where different constants arrive: they cannot "
-                "all be folded into one bias. Leave the units that feed it out of the plan."
+                f"{name!r} is used in several places that receive different constants: one bias "
+                "cannot absorb them all. Leave the units that feed it out of the plan."
             )
         tensor = holders[name][0]
         tensor.data += first.to(tensor)

@@ -1,4 +1,4 @@
-"""Cut tensors out of a model, in place, and tell its layers their new sizes."""
+"""How the tensors of a model are cut in place, and its layers given their new sizes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pruneviz.model.tensors import holders_of
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """What is taken out of one model: enough to do it again.
+    """What is removed from a model: enough to repeat the cut, for example when a file is loaded.
 
     Parameters
     ----------
     keep : tuple of (tensor, dim, blocks, ndarray of bool)
-        Along a dimension of a tensor, what stays; `blocks` as in `Slice`.
+        What is kept along a dimension of a tensor; `blocks` as in `Slice`.
     attributes : tuple of (layer, attribute, value)
-        Sizes that a layer's own Python reads.
+        Sizes that the Python code of a layer reads.
     """
 
     keep: tuple[tuple[str, int, int, np.ndarray], ...]
@@ -34,21 +34,21 @@ class Cut:
 
 
 def cut(model: nn.Module, what: Cut) -> None:
-    """Cut a model in place: parameters, buffers, ties, and the sizes that its layers hold.
+    """Cut a model in place: parameters, buffers, shared tensors, and sizes stored in its layers.
 
     Raises
     ------
     GraphError
-        If a tensor does not have the size that is to be cut.
+        If a tensor is missing or has another size than the cut expects.
     """
     holders = holders_of(model)
-    touched: dict[int, list[tuple[nn.Module, str]]] = {}
+    touched: dict[int, list[tuple[nn.Module, str]]] = {}  # by id of the old tensor: its holders
     new: dict[int, Tensor] = {}
-    # columns of grouped convolutions first: their blocks are blocks of rows
+    # Columns of grouped convolutions first: their blocks are counted in the uncut rows.
     for name, dim, blocks, keep in sorted(what.keep, key=lambda k: -k[2]):
         if name not in holders:
             raise GraphError(
-                f"there is no tensor {name!r} in this model: the plan is of another one."
+                f"there is no tensor {name!r} in this model: the plan is of another model."
             )
         old, places = holders[name]
         touched[id(old)] = places
@@ -69,7 +69,7 @@ def cut(model: nn.Module, what: Cut) -> None:
         if any(id(m) in cut_modules for m in (module, *inner)):
             resize(module)
     for module in model.modules():
-        # torch's encoder passes padding on as nested tensors, which only its own attention reads
+        # torch's encoder passes padding as nested tensors; only torch's own attention reads them
         if isinstance(module, nn.TransformerEncoder) and any(
             isinstance(m, SlimAttention) for m in module.modules()
         ):
@@ -80,11 +80,11 @@ def cut(model: nn.Module, what: Cut) -> None:
 
 
 def only_kept(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> Tensor:
-    """Return a tensor with only what stays along a dimension (block by block)."""
+    """Return a tensor with only the kept places of one dimension (block by block)."""
     size = t.shape[dim] * blocks
     if size != keep.size:
         raise GraphError(
-            f"{name!r} has {size} places along dimension {dim}, but the plan speaks of {keep.size}: "
+            f"{name!r} has {size} places along dimension {dim}, but the plan expects {keep.size}: "
             "it is of another model."
         )
     if blocks == 1:
@@ -93,8 +93,8 @@ def only_kept(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> 
         parts = keep.reshape(blocks, -1)  # (blocks, columns)
         if len(set(parts.sum(1))) > 1:
             raise GraphError(
-                f"the same number must stay in each of the {blocks} groups of {name!r}, but the plan "
-                f"keeps {parts.sum(1).tolist()}."
+                f"the plan must keep the same number in each of the {blocks} groups of {name!r}, "
+                f"but it keeps {parts.sum(1).tolist()}."
             )
         pieces = t.reshape(blocks, -1, *t.shape[1:])  # (blocks, rows, columns, ...)
         index = [torch.from_numpy(np.flatnonzero(p)).to(t.device) for p in parts]
@@ -106,7 +106,7 @@ def only_kept(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> 
 
 
 def resize(module: nn.Module) -> None:
-    """Set the sizes that a layer of torch's own holds from the shapes of its tensors."""
+    """Set the size attributes of a torch layer from the shapes of its tensors."""
     weight = getattr(module, "weight", None)
     shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
     if isinstance(module, nn.MultiheadAttention):
@@ -122,7 +122,7 @@ def resize(module: nn.Module) -> None:
     elif isinstance(module, _NormBase):
         module.num_features = shape[0]
     elif isinstance(module, nn.GroupNorm):
-        if module.num_groups == module.num_channels:  # each channel on its own
+        if module.num_groups == module.num_channels:  # one group a channel
             module.num_groups = shape[0]
         module.num_channels = shape[0]
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
@@ -139,7 +139,7 @@ def resize(module: nn.Module) -> None:
 
 def _resize_conv(module: _ConvNd, shape: tuple[int, ...]) -> None:
     transposed = isinstance(module, _ConvTransposeNd)
-    if module.groups > 1 and module.in_channels == module.groups:  # each channel on its own
+    if module.groups > 1 and module.in_channels == module.groups:  # depthwise
         each = module.out_channels // module.groups
         module.groups = shape[0] if transposed else shape[0] // each
     if transposed:
@@ -149,7 +149,7 @@ def _resize_conv(module: _ConvNd, shape: tuple[int, ...]) -> None:
 
 
 def sizes_of(module: nn.Module) -> Iterable[tuple[str, Any]]:
-    """Yield the whole numbers, and sequences of them, among a module's own attributes."""
+    """Yield the attributes of a module that are integers or sequences of integers: name, value."""
     for name, value in vars(module).items():
         if name.startswith("_") and name not in ("_num_heads",):
             continue

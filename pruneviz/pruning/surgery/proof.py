@@ -1,4 +1,15 @@
-"""The theorem, run: a shrunken model computes what the masked one computes."""
+"""Whether a shrunken model computes what the masked model computes.
+
+Three runs on the same examples are compared: *dense*, the exported graph with all its weights;
+*masked*, the same graph with the producers of the removed units silenced; *shrunken*, the new
+model. The shrunken model must equal the masked one: ``max|shrunken − masked|`` is compared with
+the size of the outputs and with ``max|masked − dense|``, the effect of the mask. The second limit
+is needed because a wrong cut of units with little effect would pass the first.
+
+All runs are in float64, because in float32 a wrong cut can be as small as rounding: a stale number
+of heads once changed the outputs by only 1e-5. In float64 rounding stays below 1e-10. If an
+operator has no float64 kernel, the runs are in the model's own type, with a wider limit.
+"""
 
 from __future__ import annotations
 
@@ -23,130 +34,155 @@ from pruneviz.model.forward import copy_of, outputs_of, quiet
 from pruneviz.model.hooks import evaluating, seeded
 from pruneviz.model.tensors import tensors_of
 
-EXACT = 1e-10  # max|Δ| ÷ max|output| in float64
-ROUGH = 1e-4  # the same in float32, where an operator has no float64 kernel
-EXAMPLES = 8
+LIMIT = 1e-10  # largest max|Δ| ÷ max|output| in float64
+LIMIT_FLOAT32 = 1e-4  # the same in float32, where an operator has no float64 kernel
+EXAMPLES = 8  # least number of compared examples
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How far a shrunken model is from the masked one.
+    """Result of the comparison of a shrunken model with the masked one.
 
     Parameters
     ----------
     error : float
-        max|shrunk − masked| over all outputs.
+        max|shrunken − masked| over all outputs.
     scale : float
         max|masked|.
     effect : float
-        max|masked − dense|: how much the mask itself changes; 0: the proof is vacuous.
-    exact : bool
-        In float64.
+        max|masked − dense|: how much the mask changes the outputs; 0: the proof is vacuous.
+    in_float64 : bool
+        Whether the models ran in float64.
     """
 
     error: float
     scale: float
     effect: float
-    exact: bool
+    in_float64: bool
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is rounding: small beside the outputs, and beside the effect."""
+        """Whether the difference is only rounding, compared with the outputs and the effect."""
         if not math.isfinite(self.error):
             return False
-        limit = (EXACT if self.exact else ROUGH) * self.scale
-        floor = (1e-13 if self.exact else 1e-6) * self.scale
+        limit = (LIMIT if self.in_float64 else LIMIT_FLOAT32) * self.scale
+        # a difference below this is rounding, even if the effect is 0
+        floor = (1e-13 if self.in_float64 else 1e-6) * self.scale
         return self.error <= max(floor, min(limit, 1e-3 * self.effect))
 
 
 @dataclass(eq=False)
 class Reference:
-    """Outputs of the masked and the dense model on some examples, to compare others with."""
+    """Outputs of the masked graph on some examples: what a shrunken model must compute.
+
+    Parameters
+    ----------
+    inputs : list of (tuple, dict)
+        Arguments of the examples, positional and by name.
+    masked : list of list of Tensor
+        Outputs of the masked graph, for each example.
+    effect : float
+        max|masked − dense|.
+    in_float64 : bool
+        Whether the graph ran in float64.
+    same_draws : callable
+        Context that seeds random operators, so that both runs draw the same numbers.
+    """
 
     inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]
     masked: list[list[Tensor]]
     effect: float
-    exact: bool
-    drawn: Callable[[], AbstractContextManager[None]] = nullcontext
+    in_float64: bool
+    same_draws: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def compare(self, model: nn.Module) -> Proof:
-        """Run a model on the same examples; whatever it raises goes through."""
+        """Run a shrunken model on the same examples; its exceptions are not caught."""
         error, scale = 0.0, 0.0
-        with quiet(), evaluating(model), at_precision(self.exact):
+        with quiet(), evaluating(model), at_precision(self.in_float64):
             for (args, kwargs), want in zip(self.inputs, self.masked, strict=True):
-                with self.drawn():
+                with self.same_draws():
                     got = outputs_of(model(*copied(args), **copied(kwargs)))
                 error = max(error, difference(got, want))
-                scale = max([scale, *(_top(t) for t in want)])
-                if not math.isfinite(error) or error > ROUGH * scale:
-                    break  # nothing that follows could mend it
-        return Proof(error, scale, self.effect, self.exact)
+                scale = max([scale, *(_largest(t) for t in want)])
+                if not math.isfinite(error) or error > LIMIT_FLOAT32 * scale:
+                    break  # the model is wrong, whatever the other examples give
+        return Proof(error, scale, self.effect, self.in_float64)
 
 
 def reference(
     w: Walk,
     example: tuple[tuple[Any, ...], dict[str, Any]],
-    gone: np.ndarray,
+    removed: np.ndarray,
     roles: dict[Any, str],
     watch: Callable[..., None] | None = None,
 ) -> Reference:
-    """Run the graph dense and masked, in float64 where every operator has a kernel for it."""
+    """Run the graph dense and masked, in float64 if every operator has a kernel for it.
+
+    `watch` sees the nodes of the first masked run.
+    """
     try:
-        return _reference(w, example, gone, roles, watch, True)
-    except (NotImplementedError, RuntimeError):  # no kernel for float64; another error comes again
-        return _reference(w, example, gone, roles, watch, False)
+        return _reference(w, example, removed, roles, watch, True)
+    except (NotImplementedError, RuntimeError):  # no float64 kernel; others are raised again
+        return _reference(w, example, removed, roles, watch, False)
 
 
-def _reference(w: Walk, example: Any, gone: Any, roles: Any, watch: Any, exact: bool) -> Reference:
+def _reference(
+    w: Walk, example: Any, removed: Any, roles: Any, watch: Any, in_float64: bool
+) -> Reference:
     tensors = tensors_of(w.traced.model)
-    silent = silenced(w, tensors, gone, roles)
+    silent_tensors = silenced(w, tensors, removed, roles)
     inputs: list[Any] = []
     masked: list[list[Tensor]] = []
     effect = 0.0
-    with quiet(), evaluating(w.traced.model), at_precision(exact):
+    with quiet(), evaluating(w.traced.model), at_precision(in_float64):
         for args, kwargs in variations(example):
-            args, kwargs = promoted_all((args, kwargs)) if exact else (args, kwargs)
+            args, kwargs = promoted_all((args, kwargs)) if in_float64 else (args, kwargs)
             flat = pytree.tree_leaves((args, kwargs))
-            with drawn(w):
+            with same_draws(w):
                 out = run_graph(
-                    w, silent, flat, gone=gone, double=exact, watch=None if inputs else watch
+                    w,
+                    silent_tensors,
+                    flat,
+                    gone=removed,
+                    double=in_float64,
+                    watch=None if inputs else watch,
                 )
             if inputs and not all(torch.isfinite(t).all() for t in out if t.is_floating_point()):
-                continue  # the variation left the model's domain
+                continue  # the model has no finite output here, such as the logarithm of < 0
             inputs.append((args, kwargs))
             masked.append(out)
-            if effect == 0:  # one example on which the mask changes something will do
-                with drawn(w):
-                    dense = run_graph(w, tensors, flat, double=exact)
+            if effect == 0:  # one example with an effect is enough; later ones need no dense run
+                with same_draws(w):
+                    dense = run_graph(w, tensors, flat, double=in_float64)
                 effect = difference(out, dense)
                 if len(inputs) == 1:
-                    _same(w, args, kwargs, dense, exact)
-    return Reference(inputs, masked, effect, exact, partial(drawn, w))
+                    _check_graph(w, args, kwargs, dense, in_float64)
+    return Reference(inputs, masked, effect, in_float64, partial(same_draws, w))
 
 
-def _same(w: Walk, args: Any, kwargs: Any, dense: list[Tensor], exact: bool) -> None:
-    """Raise unless the model's own Python computes what its graph does."""
-    twin = copy_of(w.traced.model)
-    twin = twin.double() if exact else twin
-    with drawn(w):
-        got = outputs_of(twin(*copied(args), **copied(kwargs)))
-    scale = max([0.0, *(_top(t) for t in dense)])
+def _check_graph(w: Walk, args: Any, kwargs: Any, dense: list[Tensor], in_float64: bool) -> None:
+    """Raise unless the model's own Python code computes the outputs of its exported graph."""
+    model = copy_of(w.traced.model)
+    model = model.double() if in_float64 else model
+    with same_draws(w):
+        got = outputs_of(model(*copied(args), **copied(kwargs)))
+    scale = max([0.0, *(_largest(t) for t in dense)])
     error = difference(got, dense)
-    if exact and EXACT * scale < error <= ROUGH * scale:
+    if in_float64 and LIMIT * scale < error <= LIMIT_FLOAT32 * scale:
         raise NotImplementedError("constants of the graph are float32: compare in float32")
-    if not Proof(error, scale, scale, exact).holds:
+    if not Proof(error, scale, scale, in_float64).holds:
         raise GraphError(
             "`model` does not compute what its exported graph does: outputs differ by "
-            f"{error:.1e} (of at most {scale:.1e}). Does it draw random numbers, or keep a state "
-            "between calls? Nothing that is cut from it could be checked."
+            f"{error:.1e} (of at most {scale:.1e}), so no cut could be checked. Does it draw "
+            "random numbers, or keep a state between calls? Remove that first."
         )
 
 
 def variations(example: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[Any]:
-    """Yield the example itself, and others like it, until there are at least eight.
+    """Yield the example and variations of it, until there are at least eight examples.
 
-    Floating-point numbers are drawn anew with the example's mean and spread, whole numbers are
-    shuffled; masks (0 and 1, booleans, infinities) stay.
+    Floating-point tensors are drawn from a normal distribution with the example's mean and standard
+    deviation; integers are shuffled. Masks (0 and 1, booleans, infinities) are not changed.
     """
     leaves, spec = pytree.tree_flatten(example)
     first = next((t for t in leaves if isinstance(t, Tensor) and t.ndim), None)
@@ -173,7 +209,7 @@ def _varied(t: Any, generator: torch.Generator) -> Any:
 
 
 def difference(got: list[Tensor], want: list[Tensor]) -> float:
-    """Return max|got − want| over all tensors; infinite if they do not even have the same shapes."""
+    """Return max|got − want| over all tensors; infinite if their shapes differ or one has NaN."""
     if len(got) != len(want) or any(a.shape != b.shape for a, b in zip(got, want, strict=True)):
         return math.inf
     worst = 0.0
@@ -181,7 +217,7 @@ def difference(got: list[Tensor], want: list[Tensor]) -> float:
         if not a.is_floating_point() and not a.is_complex():
             delta = float((a != b).any())
         elif a.numel():
-            same = (a == b) | (a.isnan() & b.isnan())  # infinities of a mask
+            same = (a == b) | (a.isnan() & b.isnan())  # equal infinities, as in an attention mask
             delta = float(torch.where(same, 0, (a - b).abs()).max())
             delta = math.inf if math.isnan(delta) else delta
         else:
@@ -190,25 +226,26 @@ def difference(got: list[Tensor], want: list[Tensor]) -> float:
     return worst
 
 
-def _top(t: Tensor) -> float:
+def _largest(t: Tensor) -> float:
     t = t[torch.isfinite(t)] if t.is_floating_point() else t
     return float(t.abs().max()) if t.numel() and t.dtype != torch.bool else 0.0
 
 
 def copied(values: Any) -> Any:
-    """Copy all tensors within: a model may write into its input."""
+    """Copy all tensors in nested values, because a model may write into its input."""
     return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, values)
 
 
 def promoted_all(values: Any) -> Any:
-    """All floating-point tensors within in float64."""
+    """Convert all floating-point tensors in nested values to float64."""
     return pytree.tree_map(promoted, values)
 
 
 class _Double(TorchFunctionMode):
-    """Compute in float64 even where the code asks for a smaller type, or for none.
+    """Compute in float64, also where the code asks for a smaller type or creates a new tensor.
 
-    Not by torch's default type: that is the same in all threads, and another one may be training.
+    torch's default type is not used for this: it holds for all threads, and another thread may be
+    training.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -220,24 +257,24 @@ class _Double(TorchFunctionMode):
 
 
 @contextmanager
-def at_precision(exact: bool) -> Iterator[None]:
-    """Make float64 the type of everything inside, if `exact`; in this thread alone.
+def at_precision(in_float64: bool) -> Iterator[None]:
+    """If `in_float64`, run everything inside in float64, in this thread only.
 
     >>> with at_precision(True):
     ...     torch.zeros(1).dtype, (torch.arange(3) / 2).dtype, torch.arange(3).dtype
     (torch.float64, torch.float64, torch.int64)
     """
-    with _Double() if exact else nullcontext():
+    with _Double() if in_float64 else nullcontext():
         yield
 
 
-def drawn(w: Walk) -> AbstractContextManager[None]:
-    """Seed what the model draws, so that two runs draw the same; touch nothing if it draws nothing."""
-    return seeded(0) if any(draws(n) for n in w.traced.live) else nullcontext()
+def same_draws(w: Walk) -> AbstractContextManager[None]:
+    """Return a context in which a model with random operators draws the same numbers each time."""
+    return seeded(0) if any(draws_random_numbers(n) for n in w.traced.live) else nullcontext()
 
 
-def draws(node: Node) -> bool:
-    """Tell whether an operator draws random numbers: a dropout that is switched off draws none."""
+def draws_random_numbers(node: Node) -> bool:
+    """Whether an operator draws random numbers; a dropout in eval mode draws none."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     named = node.target._schema.arguments  # type: ignore[union-attr]

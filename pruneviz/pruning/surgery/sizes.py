@@ -1,4 +1,4 @@
-"""Sizes that are written down: in the graph's arguments, and in attributes of the user's modules."""
+"""Which literal sizes change after a cut: in arguments of the graph and attributes of modules."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from pruneviz.graph.trace import layer_of
 from pruneviz.graph.values import Value, args_of, flatten, name_of, schema_of
 from pruneviz.pruning.surgery.cut import sizes_of
 
-SHAPED = {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "zeros": 0, "ones": 0, "full": 0,
-          "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}  # fmt: skip
-ATTEMPTS = 24
+# operators that take a shape -> its position among their arguments
+SHAPE_ARGUMENT = {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "zeros": 0, "ones": 0,
+                  "full": 0, "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1,
+                  "new_empty": 1}  # fmt: skip
+MAX_ATTEMPTS = 24  # sets of attributes that are tried; each costs a comparison
 NORMS = (_NormBase, nn.GroupNorm, nn.RMSNorm)
 
-Attributes = tuple[tuple[str, str, Any], ...]
+Attributes = tuple[tuple[str, str, Any], ...]  # (layer, attribute, new value)
 
 
-def new_shape(w: Walk, value: Value, gone: np.ndarray) -> tuple[int, ...]:
-    """Shape of a tensor of the graph once the units are gone."""
-    return tuple(left(w, ids, gone, n) for n, ids in zip(value.shape, value.dims, strict=True))
+def new_shape(w: Walk, value: Value, removed: np.ndarray) -> tuple[int, ...]:
+    """Return the shape of a tensor of the graph after the removal."""
+    return tuple(n_kept(w, ids, removed, n) for n, ids in zip(value.shape, value.dims, strict=True))
 
 
-def left(w: Walk, ids: np.ndarray | None, gone: np.ndarray, n: int) -> int:
-    """How many of n places stay."""
-    return n if ids is None else int((~gone[w.atoms.roots(ids)]).sum())
+def n_kept(w: Walk, ids: np.ndarray | None, removed: np.ndarray, n: int) -> int:
+    """Return how many of n places are kept."""
+    return n if ids is None else int((~removed[w.atoms.roots(ids)]).sum())
 
 
-def mended(w: Walk, node: Node, gone: np.ndarray) -> tuple[Any, ...]:
-    """Arguments of an operator with its written-down sizes set to the new ones."""
+def resized_arguments(w: Walk, node: Node, removed: np.ndarray) -> tuple[Any, ...]:
+    """Return the arguments of an operator with its literal sizes replaced by the new ones."""
     args, name = list(args_of(node)), name_of(node)
     if not name:
         return args_of(node)
     out = w.values.get(node)
-    if name in SHAPED and isinstance(out, Value):
-        i = SHAPED[name]
+    if name in SHAPE_ARGUMENT and isinstance(out, Value):
+        i = SHAPE_ARGUMENT[name]
         shape = args[i]
-        new = new_shape(w, out, gone)
+        new = new_shape(w, out, removed)
         lead = len(new) - len(shape)
         assert isinstance(shape, (list, tuple)) and lead == 0
         args[i] = [n if isinstance(s, int) and s > 1 and out.dims[d] is not None else s
@@ -53,10 +55,10 @@ def mended(w: Walk, node: Node, gone: np.ndarray) -> tuple[Any, ...]:
             d for d, s in enumerate(shape) if isinstance(s, Node) and out.dims[d] is not None
         ]
         if len(symbols) == 1 and -1 not in args[i] and name in ("view", "reshape", "_unsafe_view"):
-            args[i][symbols[0]] = -1  # batch times heads: torch works it out
+            args[i][symbols[0]] = -1  # for example batch times heads: torch computes it
     elif name == "unflatten" and isinstance(out, Value):
         d = args[1] % (len(out.shape) - len(args[2]) + 1)
-        new = new_shape(w, out, gone)[d : d + len(args[2])]
+        new = new_shape(w, out, removed)[d : d + len(args[2])]
         args[2] = [
             n if isinstance(s, int) and s > 1 else s for s, n in zip(args[2], new, strict=True)
         ]
@@ -67,52 +69,54 @@ def mended(w: Walk, node: Node, gone: np.ndarray) -> tuple[Any, ...]:
         if ids is None:
             return tuple(args)
         if name == "split":
-            parts = {new_shape(w, v, gone)[d] for v in flatten(out)[:-1] or flatten(out)}
+            parts = {new_shape(w, v, removed)[d] for v in flatten(out)[:-1] or flatten(out)}
             args[1] = (
-                parts.pop() if len(parts) == 1 else [new_shape(w, v, gone)[d] for v in flatten(out)]
+                parts.pop()
+                if len(parts) == 1
+                else [new_shape(w, v, removed)[d] for v in flatten(out)]
             )
         elif name == "split_with_sizes":
-            args[1] = [new_shape(w, v, gone)[d] for v in flatten(out)]
+            args[1] = [new_shape(w, v, removed)[d] for v in flatten(out)]
         elif name == "slice":
             for i in (2, 3):
                 if len(args) > i and isinstance(args[i], int) and args[i] < x.shape[d]:
                     bound = args[i] % x.shape[d] if args[i] < 0 else args[i]
-                    args[i] = left(w, ids[:bound], gone, bound)
+                    args[i] = n_kept(w, ids[:bound], removed, bound)
         else:
             start = args[2] % x.shape[d]
-            args[3] = left(w, ids[start : start + args[3]], gone, 0)
-            args[2] = left(w, ids[:start], gone, 0)
+            args[3] = n_kept(w, ids[start : start + args[3]], removed, 0)
+            args[2] = n_kept(w, ids[:start], removed, 0)
     elif name in ("layer_norm", "rms_norm"):
         x = w.values[args_of(node)[0]]
-        args[1] = list(new_shape(w, x, gone)[-len(args[1]) :])
+        args[1] = list(new_shape(w, x, removed)[-len(args[1]) :])
     elif name == "group_norm":
         x = w.values[args_of(node)[0]]
         if args[1] == x.shape[1]:
-            args[1] = new_shape(w, x, gone)[1]
+            args[1] = new_shape(w, x, removed)[1]
     elif name.startswith("conv") and "convolution" not in name:
-        return _conv(w, node, gone, args)
+        return _conv(w, node, removed, args)
     return tuple(args)
 
 
 def _dim(node: Node, place: int) -> int:
-    """Return the dimension that an operator was given, by place or by name."""
+    """Return the `dim` argument of an operator, passed by position or by name."""
     given: Any = args_of(node)[place] if len(args_of(node)) > place else node.kwargs.get("dim", 0)
     return int(given)
 
 
-def _conv(w: Walk, node: Node, gone: np.ndarray, args: list[Any]) -> tuple[Any, ...]:
-    """Let the groups of a depthwise convolution follow its channels."""
+def _conv(w: Walk, node: Node, removed: np.ndarray, args: list[Any]) -> tuple[Any, ...]:
+    """Return the arguments of a convolution; a depthwise one gets as many groups as channels."""
     names = [a.name for a in schema_of(node).arguments]
     i = names.index("groups")
     x, weight = w.values[args_of(node)[0]], w.values[args_of(node)[1]]
     d = len(x.shape) - len(weight.shape) + 1
     if len(args) > i and args[i] > 1 and args[i] == x.shape[d]:
-        args[i] = new_shape(w, x, gone)[d]
+        args[i] = new_shape(w, x, removed)[d]
     return tuple(args)
 
 
-def bare_norms(w: Walk, model: nn.Module, gone: np.ndarray) -> Attributes:
-    """Sizes of norms of torch's own that have no tensor to read them from."""
+def bare_norm_sizes(w: Walk, model: nn.Module, removed: np.ndarray) -> Attributes:
+    """Return the new sizes of torch norms without tensors, from whose shapes they could be read."""
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[tuple[str, str], Any] = {}
     for node in w.traced.nodes:
@@ -122,7 +126,7 @@ def bare_norms(w: Walk, model: nn.Module, gone: np.ndarray) -> Attributes:
         if not bare or name not in ("batch_norm", "instance_norm", "group_norm", "rms_norm"):
             continue
         x = w.values[args_of(node)[0]]
-        new = new_shape(w, x, gone)
+        new = new_shape(w, x, removed)
         if new == x.shape:
             continue
         if name == "rms_norm":
@@ -136,52 +140,62 @@ def bare_norms(w: Walk, model: nn.Module, gone: np.ndarray) -> Attributes:
     return tuple((layer, name, value) for (layer, name), value in found.items())
 
 
-def blamed(w: Walk, model: nn.Module, gone: np.ndarray) -> Iterator[Attributes]:
-    """Attributes that may hold a size that changes, in the order in which to try them.
+def attribute_choices(w: Walk, model: nn.Module, removed: np.ndarray) -> Iterator[Attributes]:
+    """Yield sets of attributes that may hold a size that changes, the most likely set first.
 
-    First those for which exactly one new size fits anything that was written down in their layer;
-    then those for which one fits what really changes; then by attribute names, fewer first.
+    An attribute is a candidate if its old value occurs among the literal sizes of its layer's
+    operators and becomes exactly one new value there. The first set counts all literal sizes, so a
+    value that changes in one operator and not in another is ambiguous and left out. The second
+    counts only sizes that change. Then come parts of the second set, by attribute names, small
+    parts first.
     """
-    strict, loose = _wanted(w, gone, changed_only=False), _wanted(w, gone, changed_only=True)
+    all_sizes = _new_sizes(w, removed, changed_only=False)
+    changed = _new_sizes(w, removed, changed_only=True)
     tried: list[Attributes] = [()]
-    first, wider = _fitting(model, strict), _fitting(model, loose)
-    names = list(dict.fromkeys(name for _, name, _ in wider))
+    unambiguous, candidates = _candidates(model, all_sizes), _candidates(model, changed)
+    names = list(dict.fromkeys(name for _, name, _ in candidates))
     subsets = itertools.chain.from_iterable(
         itertools.combinations(names, k) for k in range(1, min(4, len(names)) + 1)
     )
-    chosen = (tuple(a for a in wider if a[1] in subset) for subset in subsets)
-    for attributes in itertools.islice(itertools.chain([first, wider], chosen), ATTEMPTS):
+    chosen = (tuple(a for a in candidates if a[1] in subset) for subset in subsets)
+    sets = itertools.chain([unambiguous, candidates], chosen)
+    for attributes in itertools.islice(sets, MAX_ATTEMPTS):
         if attributes not in tried:
             tried.append(attributes)
             yield attributes
 
 
-def _wanted(w: Walk, gone: np.ndarray, *, changed_only: bool) -> dict[str, dict[int, set[int]]]:
-    """For each layer, what the sizes that its operators were given become."""
-    wanted: dict[str, dict[int, set[int]]] = {}
+def _new_sizes(
+    w: Walk, removed: np.ndarray, *, changed_only: bool
+) -> dict[str, dict[int, set[int]]]:
+    """Return, for each layer, the new values of each literal size of its operators."""
+    found: dict[str, dict[int, set[int]]] = {}
     for node in w.traced.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
-        pairs = zip(_numbers(args_of(node)), _numbers(mended(w, node, gone)), strict=False)
+        pairs = zip(
+            _numbers(args_of(node)), _numbers(resized_arguments(w, node, removed)), strict=False
+        )
         for old, new in pairs:
             if old > 1 and (old != new or not changed_only):
-                wanted.setdefault(layer_of(node), {}).setdefault(old, set()).add(new)
-    return wanted
+                found.setdefault(layer_of(node), {}).setdefault(old, set()).add(new)
+    return found
 
 
-def _fitting(model: nn.Module, wanted: dict[str, dict[int, set[int]]]) -> Attributes:
+def _candidates(model: nn.Module, new_sizes: dict[str, dict[int, set[int]]]) -> Attributes:
+    """Return the attributes whose old value becomes exactly one new value in their layer."""
     modules = dict(model.named_modules(remove_duplicate=False))
     found: list[tuple[str, str, Any]] = []
-    for layer, sizes in wanted.items():
+    for layer, sizes in new_sizes.items():
         module = modules.get(layer)
         if module is None or type(module).__module__.startswith("torch.nn.modules"):
             continue
         for name, value in sizes_of(module):
             kind = type(value) if isinstance(value, (tuple, list)) else None
-            many = [value] if kind is None else list(value)
-            fits = [sizes.get(v, set()) for v in many]
-            new = [next(iter(f)) if len(f) == 1 else v for f, v in zip(fits, many, strict=True)]
-            if new != many:
+            old = [value] if kind is None else list(value)
+            options = [sizes.get(v, set()) for v in old]
+            new = [next(iter(o)) if len(o) == 1 else v for o, v in zip(options, old, strict=True)]
+            if new != old:
                 found.append((layer, name, new[0] if kind is None else kind(new)))
     return tuple(found)
 

@@ -183,7 +183,7 @@ EXACT = {"constant": RUNGS, "twin": RUNGS[1:], "combination": RUNGS[2:]}
     ],
 )
 @pytest.mark.parametrize("name", NETS)
-def test_what_is_planted_goes_without_a_trace(name, what, rung, batches):
+def test_planted_units_are_removed_without_a_difference(name, what, rung, batches):
     build, shape, units = NETS[name]
     model, x = ready(build()), data(*shape)
     plant(model, x, units, what)
@@ -535,7 +535,7 @@ def test_gpt2_loses_doubled_neurons_and_heads_without_a_trace(rung, batches):
 
 @pytest.mark.parametrize("batches", [False, True])
 @pytest.mark.parametrize("name", ["heads", "torch's heads"])
-def test_heads_that_nobody_doubles_leave_less_with_a_repair(name, batches):
+def test_heads_without_a_twin_have_a_smaller_error_after_a_repair(name, batches):
     build, shape, units = NETS[name]
     model, x = ready(build()), data(*shape)
     source = {"batches": [x]} if batches else {}
@@ -588,7 +588,7 @@ def test_other_rungs_collect_from_the_batches(rung):
 @pytest.mark.parametrize("batches", [False, True])
 @pytest.mark.parametrize("rung", RUNGS)
 @pytest.mark.parametrize("name", ["batch norm", "torch's heads", "residual"])
-def test_a_new_model_comes_back_and_the_old_one_stays(name, rung, batches):
+def test_a_new_model_is_returned_and_the_old_one_is_not_changed(name, rung, batches):
     build, shape, units = NETS[name]
     torch.manual_seed(0)
     model, x = stir(build()), torch.rand(shape)  # float32, train mode
@@ -651,7 +651,7 @@ def test_an_unknown_repair():
 def test_nothing_to_learn_from(rung):
     model, x = small()
     text = (
-        f"repair {rung!r} needs to know what the layers read. Pass batches=..., or "
+        f"repair {rung!r} needs data on what the layers read, but there is none. Pass batches=..., or "
         "evidence=pv.collect(model, batches)."
     )
     with refused(text):
@@ -690,8 +690,8 @@ def test_batches_of_no_examples(rung):
 def test_a_program_has_no_layers_to_watch():
     model, x = small()
     with refused(
-        "with `batches` each layer is watched while the smaller model runs, but a program has no "
-        "layers. Pass evidence=pv.collect(model, batches) in their place."
+        "repair 'lstsq' with `batches` does not work with as_program=True: it reads the inputs of each "
+        "layer, but a program has no layers. Pass evidence=pv.collect(model, batches) instead."
     ):
         cut(model, {"0": [1]}, x, as_program=True, batches=[x])
     cut(model, {"0": [1]}, x, as_program=True, batches=[x], repair="merge")(x)
