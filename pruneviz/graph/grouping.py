@@ -107,10 +107,8 @@ def even_out(w: Walk) -> None:
     """
     # A round ties at most one table and starts anew, because ties change the classes. Ties are
     # never undone, and a tied table meets its demand for good, so a table is tied at most once.
-    # Twenty rounds suffice for up to twenty such tables (`find_groups` builds its groups twice:
-    # forty). In a model with more, the rest stay untied, and only the check of `shrink` refuses a
-    # bad plan.
-    for _ in range(20):
+    # So there are at most as many rounds as tables.
+    for _ in w.even:
         pattern = patterns(w, by_use(w))
         frozen, _, _ = w.atoms.reasons()
         tied = False

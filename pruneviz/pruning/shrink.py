@@ -346,7 +346,7 @@ def _outputs_differ(w: Walk, removed: np.ndarray, proof: Proof) -> GraphError:
 def _forward_failed(e: Exception) -> GraphError:
     """Return an error that names the line of the user's code that fails with the new sizes."""
     frames = traceback.extract_tb(e.__traceback__)
-    libraries = str(Path(__file__).parent), str(Path(torch.__file__).parent)
+    libraries = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)  # ours, torch
     own = [f for f in frames if not f.filename.startswith(libraries)]
     where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`" if own else "a layer of torch"
     return GraphError(

@@ -609,3 +609,27 @@ def test_two_threads_find_groups_at_once():
     with ThreadPoolExecutor(2) as pool:
         found = [text for texts in pool.map(work, range(2)) for text in texts]
     assert set(found) == {repr(pv.find_groups(model, x))}
+
+
+class Halves(nn.Module):
+    """Blocks whose halves go to different layers: the same number of units from each half."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.wide = nn.ModuleList(nn.Linear(4, 4) for _ in range(blocks))
+        self.left = nn.ModuleList(nn.Linear(2, 4) for _ in range(blocks))
+        self.right = nn.ModuleList(nn.Linear(2, 4) for _ in range(blocks))
+
+    def forward(self, x):
+        for wide, left, right in zip(self.wide, self.left, self.right, strict=True):
+            a, b = torch.tanh(wide(x)).chunk(2, -1)
+            x = left(a) + right(b)
+        return x
+
+
+def test_in_a_deep_model_the_last_block_is_as_even_as_the_first():
+    groups = pv.find_groups(Halves(50), torch.zeros(2, 4))
+    for i in range(50):  # rows 0 and 2 of a layer are removed together, and rows 1 and 3
+        (group,) = groups.groups_of(f"wide.{i}")
+        rows = next(s.index for s in group.slices if s.tensor == f"wide.{i}.weight")
+        assert rows.tolist() == [[0, 2], [1, 3]]

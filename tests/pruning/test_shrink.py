@@ -582,6 +582,27 @@ def test_the_error_names_the_line_of_the_users_code():
         cut(Literal(), {"conv": [1]}, IMAGES)
 
 
+class MaskForEachHead(nn.Module):
+    """The number of heads is written into the mask: four for each example."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        mask = torch.linspace(-1, 1, 25).reshape(1, 5, 5).repeat(len(x) * 4, 1, 1)
+        return self.head(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0])
+
+
+def test_the_error_names_the_users_line_though_our_attention_raised_it():
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(3))
+    number = line_of(MaskForEachHead.forward, "self.attention(")
+    with pytest.raises(pv.GraphError) as caught:
+        cut(MaskForEachHead(), {"attention": [1]}, x)
+    assert f"fails at {__file__}:{number}: " in str(caught.value)
+
+
 def test_a_model_that_runs_but_regroups_is_refused():
     model, x = stir(Regrouped()), torch.randn(2, 5, 6)
     plan = pv.drop(pv.find_groups(model, x), {"qkv": [1, 2]})
