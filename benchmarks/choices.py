@@ -19,7 +19,7 @@ from record import record
 import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.core.plan import Scores
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 
 SETS, LOTS = 7, 20
 CRITERIA = ("l2", "obs", "fisher", "taylor")
@@ -30,7 +30,7 @@ def choices() -> pd.DataFrame:
     data = lessons.fashion_mnist()
     model = lessons.load("lenet-300-100")
     x = data.train[:2].x
-    jury = ready(list(data.validation.batches(500)))
+    jury = fast_batches(list(data.validation.batches(500)))
     groups = pv.find_groups(model, x)
     rows: list[dict[str, Any]] = []
 

@@ -18,8 +18,8 @@ from record import processor, record
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import first
-from pruneviz.study.costs import Ways, compared
+from pruneviz.model.batches import first_n
+from pruneviz.study.costs import ReductionWays, compare_models
 
 WIDTHS, BATCHES = (256, 512, 1024), (1, 8, 64)
 NETWORKS = {"lenet-300-100": (0.5, 0.75, 0.9, 0.95, 0.99), "batchnorm-cnn": (0.9,)}
@@ -31,14 +31,14 @@ def costs(seconds: float) -> pd.DataFrame:
     frames = []
     for name, sparsities in NETWORKS.items():
         model = lessons.load(name)
-        ways = Ways(model, images[:2])
+        ways = ReductionWays(model, images[:2])
         half = {"dense": model, "half": pv.prune(model, images[:2], sparsity=0.5)}
         for batch in (1, 64):
-            x = first(images, batch)
+            x = first_n(images, batch)
             for target in sparsities:
-                frame = compared(ways.at(target), x, seconds=seconds, threads=1)
+                frame = compare_models(ways.at(target), x, seconds=seconds, threads=1)
                 frames.append(frame.assign(network=name, target_sparsity=target))
-            frame = compared(half, x, seconds=seconds, threads=1)
+            frame = compare_models(half, x, seconds=seconds, threads=1)
             frames.append(frame[1:].assign(network=name, target_sparsity=0.5))
     return pd.concat(frames, ignore_index=True)
 

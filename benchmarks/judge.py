@@ -22,7 +22,7 @@ import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.lessons.train import train
 from pruneviz.metrics.latency import latencies
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 
 SPARSITIES = (0.0, 0.25, 0.5, 0.65, 0.75, 0.85, 0.9)
 METHODS = (("l2", "none"), ("random", "lstsq"), ("obs", "lstsq"))
@@ -32,7 +32,7 @@ NETWORK, IMAGES = "lenet-300-100", 2000
 def curves(seeds: int, epochs: int) -> pd.DataFrame:
     """Return a row for each seed, method and sparsity."""
     data = lessons.fashion_mnist()
-    test = ready(list(data.test.batches(1000)))
+    test = fast_batches(list(data.test.batches(1000)))
     x = torch.cat([b for b, _ in data.test[:100].batches(100)])
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 from pruneviz.pruning.shrink import Shrinker
 
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES)
     options = parser.parse_args()
     data = lessons.fashion_mnist()
-    test = ready(list(data.test.batches(1000)))
+    test = fast_batches(list(data.test.batches(1000)))
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     for name in options.names:
         model = lessons.load(name).eval()
@@ -141,7 +141,9 @@ def main() -> None:
         took: dict[str, list[float]] = {}
         for seed in range(options.seeds):
             order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-            images = [b for b, _ in ready(list(data.train[order[: options.images]].batches(100)))]
+            images = [
+                b for b, _ in fast_batches(list(data.train[order[: options.images]].batches(100)))
+            ]
             x = images[0][:2]
             for lines in (ours, theirs):
                 for line, removed in lines(model, x, images, seed):

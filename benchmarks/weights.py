@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 
 SPARSITIES = (0.9, 0.95, 0.98)
 ROUNDS = (0.5, 0.75, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)  # each ranks what the last one re-fitted
@@ -32,7 +32,7 @@ def in_rounds(model: nn.Module, criterion: str, images: list[Tensor], test: Any)
 def main() -> None:
     """Print one table for each network."""
     data = lessons.fashion_mnist()
-    test = ready(list(data.test.batches(1000)))
+    test = fast_batches(list(data.test.batches(1000)))
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print(
         f"| {IMAGES:,} images, {SEEDS} seeds | "
@@ -57,7 +57,9 @@ def main() -> None:
                     order = torch.randperm(
                         len(data.train), generator=torch.Generator().manual_seed(seed)
                     )
-                    images = [b for b, _ in ready(list(data.train[order[:IMAGES]].batches(100)))]
+                    images = [
+                        b for b, _ in fast_batches(list(data.train[order[:IMAGES]].batches(100)))
+                    ]
                     dense = way == "dense moments"
                     evidence = pv.collect(model, images, progress=False) if dense else None
                     row = []

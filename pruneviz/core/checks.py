@@ -117,11 +117,11 @@ def classes(value: Any) -> list[str] | None:
     return [str(name) for name in value]
 
 
-def advice(labels: Any, shape: tuple[int, ...]) -> str:
+def labels_advice(labels: Any, shape: tuple[int, ...]) -> str:
     """Return how to convert these labels into whole numbers of that shape.
 
     >>> import torch
-    >>> advice(torch.zeros(3, 2), (3,)), advice(torch.zeros(3, 1), (3,))
+    >>> labels_advice(torch.zeros(3, 2), (3,)), labels_advice(torch.zeros(3, 1), (3,))
     ('One-hot labels: labels.argmax(1).', 'Flatten them: labels.flatten().')
     """
     if not isinstance(labels, Tensor):
@@ -135,14 +135,14 @@ def advice(labels: Any, shape: tuple[int, ...]) -> str:
     return "There must be as many labels as examples in every batch."
 
 
-def some(x: Any, labels: Any) -> None:
+def images_and_labels(x: Any, labels: Any) -> None:
     """Raise unless `x` is a tensor and `labels` has one dimension; lengths are not checked."""
     kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")
     if not isinstance(labels, Tensor) or labels.ndim != 1:
         got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise ArgumentError(
             f"`labels` must be one class per example, shape ({len(x)},), but {got} was passed. "
-            f"{advice(labels, (len(x),))}"
+            f"{labels_advice(labels, (len(x),))}"
         )
 
 

@@ -293,7 +293,7 @@ def _short(text: str, most: int = 90) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
-def some_can_go(groups: Groups) -> None:
+def check_some_cuttable(groups: Groups) -> None:
     """Raise if no group can be cut, and say why.
 
     Raises

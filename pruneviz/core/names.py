@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def single(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Return the numbers in at least single precision: half precision is too coarse for sums."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 

@@ -85,13 +85,15 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
     return _of_units(known[reader.layer], first_input[0], reader)
 
 
-def of_all(model: nn.Module, parts: Iterable[Tensor], *, groups: Groups, group: str) -> np.ndarray:
+def activations_of_parts(
+    model: nn.Module, parts: Iterable[Tensor], *, groups: Groups, group: str
+) -> np.ndarray:
     """Return the activations on examples of several shapes, concatenated; (units, examples).
 
     >>> import pruneviz as pv
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> groups = pv.find_groups(model, torch.zeros(2, 2))
-    >>> of_all(model, [torch.zeros(2, 2), torch.zeros(5, 2)], groups=groups, group="0").shape
+    >>> activations_of_parts(model, [torch.zeros(2, 2), torch.zeros(5, 2)], groups=groups, group="0").shape
     (3, 7)
     """
     per_part = [activations(model, x, groups=groups, group=group) for x in parts]

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.names import single
+from pruneviz.core.names import at_least_float32
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradients import Gradients
 from pruneviz.evidence.streams import Patches, Stream, input_rows
@@ -21,7 +21,7 @@ from pruneviz.model.batches import count_examples, nothing_to, parts
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention, weight_of
-from pruneviz.model.patches import spreads
+from pruneviz.model.patches import reads_neighbours
 
 WIDE = 4096  # columns: beyond, a co-moment takes more than 128 MiB
 
@@ -152,15 +152,15 @@ class Watch:
         module, x = self.modules[name], inputs[0].detach()
         if not x.numel():
             return
-        rows = single(input_rows(module, x))
+        rows = at_least_float32(input_rows(module, x))
         if name not in self.inputs:
             self._start(name, module, rows.shape[1])
         self.inputs[name].add(rows)
         if name in self.patches:
-            self.patches[name].add(single(x))
+            self.patches[name].add(at_least_float32(x))
 
     def _start(self, name: str, module: nn.Module, n: int) -> None:
-        conv = isinstance(module, _ConvNd) and (spreads(module) or module.groups > 1)
+        conv = isinstance(module, _ConvNd) and (reads_neighbours(module) or module.groups > 1)
         self.inputs[name] = Stream(self._whole(n) and not conv)
         # with one input channel per group (depthwise) no co-moment is needed: nothing is re-fitted
         if isinstance(module, _ConvNd) and conv and self.comoment:

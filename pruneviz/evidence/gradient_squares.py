@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pruneviz.core.names import single
+from pruneviz.core.names import at_least_float32
 from pruneviz.model.patches import patches
 
 MAX_NUMBERS = 1 << 24  # numbers of single examples' gradients in memory at once
@@ -17,7 +17,7 @@ MAX_NUMBERS = 1 << 24  # numbers of single examples' gradients in memory at once
 
 def pairs_of(module: nn.Module, x: Tensor, g: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Return input and output gradient as (groups, n, positions, columns) and (…, outputs)."""
-    x, g = single(x), single(g)
+    x, g = at_least_float32(x), at_least_float32(g)
     if isinstance(module, _ConvNd):
         groups = module.groups
         x, g = patches(module, x), g.flatten(2).transpose(1, 2)

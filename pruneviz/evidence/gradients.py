@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.names import single
+from pruneviz.core.names import at_least_float32
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradient_squares import (
     channels_last,
@@ -26,7 +26,7 @@ from pruneviz.model.forward import run_forward
 from pruneviz.model.hooks import hooked
 from pruneviz.model.layers import consumers, is_conv1d
 from pruneviz.model.patches import batched
-from pruneviz.model.weights import places
+from pruneviz.model.weights import weight_places
 
 WIDE = 4096  # outputs; for more, only the diagonal of E[g gᵀ] is kept
 
@@ -64,7 +64,7 @@ class Gradients:
         self.weights: dict[str, str] = {}  # a layer's name to the name of its weight
         self.unhooked: list[str] = []  # weights that are used outside of every watched layer
         watched = {id(self.modules[n]): n for n in self.watched}
-        for name, place in places(model).items():
+        for name, place in weight_places(model).items():
             if all(id(m) in watched and a == "weight" for m, a in place.holders):
                 self.weights |= {watched[id(m)]: name for m, _ in place.holders}
             elif all(
@@ -220,7 +220,7 @@ class Gradients:
     def _outer(self, records: list[Any]) -> None:
         for name, _, g in records:
             if name in self.layers:
-                rows = single(channels_last(self.modules[name], g)).flatten(
+                rows = at_least_float32(channels_last(self.modules[name], g)).flatten(
                     0, -2
                 )  # (rows, outputs)
                 wide = rows.shape[1] > WIDE

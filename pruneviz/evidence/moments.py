@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.names import single
+from pruneviz.core.names import at_least_float32
 
 BLOCK = 1 << 17  # so many numbers fit into the cache: further passes over them cost little
 
@@ -75,7 +75,7 @@ class Moments:
             raise ArgumentError(
                 f"moments need rows of numbers, shape (..., rows, n), but {tuple(x.shape)} was passed."
             )
-        x = single(x.detach())
+        x = at_least_float32(x.detach())
         mean = x.mean(-2, dtype=torch.float64)  # (..., n)
         d = x - mean.to(x.dtype).unsqueeze(-2)
         # the mean was rounded to the type of x: correct for the remaining mean of d

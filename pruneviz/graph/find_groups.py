@@ -8,7 +8,7 @@ from torch import nn
 
 from pruneviz.core.errors import GraphError
 from pruneviz.core.groups import Groups
-from pruneviz.graph.grouping import build
+from pruneviz.graph.grouping import build_groups
 from pruneviz.graph.silence import freeze_unfoldable
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
@@ -64,10 +64,10 @@ def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = Fal
     >>> groups["2"].frozen
     "its units are the model's output"
     """
-    return build(walked(model, example_input), approximate=approximate)
+    return build_groups(traced_walk(model, example_input), approximate=approximate)
 
 
-def walked(model: nn.Module, example_input: Any) -> Walk:
+def traced_walk(model: nn.Module, example_input: Any) -> Walk:
     """Trace and walk a model; freeze the groups whose silenced units still have an effect."""
     w = walk(trace(model, example_input))
     try:

@@ -13,14 +13,14 @@ from pruneviz.graph.state import SINGLE_UNIT, Walk
 ASK_APPROXIMATE = "{}: cut them with find_groups(..., approximate=True)"
 
 
-def build(w: Walk, *, approximate: bool) -> Groups:
+def build_groups(w: Walk, *, approximate: bool) -> Groups:
     """Return the groups that a walk has found.
 
     A class of atoms is one unit. Classes with the same pattern (they occur in the same tensors, as
     often in each) are the units of one group.
     """
     even_out(w)
-    keys = by_use(w)
+    keys = tensors_in_use_order(w)
     pattern = patterns(w, keys)
     frozen, approx, reasons = w.atoms.reasons()
     makers = w.makers()
@@ -69,7 +69,7 @@ def role(w: Walk, key: tuple[str, int, int], makers: set[int]) -> str:
     return "out" if made else "in"
 
 
-def by_use(w: Walk) -> list[tuple[str, int, int]]:
+def tensors_in_use_order(w: Walk) -> list[tuple[str, int, int]]:
     """List the tensors' dimensions in the order in which the forward first uses them."""
     order: dict[str, int] = {}
     place = {node: i for i, node in enumerate(w.traced.nodes)}
@@ -109,7 +109,7 @@ def even_out(w: Walk) -> None:
     # never undone, and a tied table meets its demand for good, so a table is tied at most once.
     # So there are at most as many rounds as tables.
     for _ in w.even:
-        pattern = patterns(w, by_use(w))
+        pattern = patterns(w, tensors_in_use_order(w))
         frozen, _, _ = w.atoms.reasons()
         tied = False
         chosen: dict[int, np.ndarray] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruneviz.core.groups import Groups
-from pruneviz.graph.grouping import build, by_use, role
+from pruneviz.graph.grouping import build_groups, role, tensors_in_use_order
 from pruneviz.graph.interpreter import run_graph, silenced
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import layer_of
@@ -25,7 +25,7 @@ def freeze_unfoldable(w: Walk) -> None:
     Where units are summed over, a silenced unit must arrive as 0, or as a constant that can be
     folded into a bias.
     """
-    groups = build(w, approximate=True)
+    groups = build_groups(w, approximate=True)
     gone = every_other(w, groups)
     if not gone.any():
         return
@@ -38,7 +38,7 @@ def freeze_unfoldable(w: Walk) -> None:
         w.constants = True
 
     silent = silenced(w, tensors_of(w.traced.model), gone, roles_of(w))
-    run_graph(w, silent, w.traced.inputs, gone=gone, watch=watcher(w, gone, bad, constant))
+    run_graph(w, silent, w.traced.inputs, gone=gone, watch=ends_watcher(w, gone, bad, constant))
     for group in groups if reason_of else ():
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index.ravel()]
@@ -50,7 +50,7 @@ def freeze_unfoldable(w: Walk) -> None:
 def roles_of(w: Walk) -> dict[tuple[str, int, int], str]:
     """Return the role of every dimension of every tensor."""
     makers = w.makers()
-    return {key: role(w, key, makers) for key in by_use(w)}
+    return {key: role(w, key, makers) for key in tensors_in_use_order(w)}
 
 
 def every_other(w: Walk, groups: Groups) -> np.ndarray:
@@ -69,7 +69,7 @@ def every_other(w: Walk, groups: Groups) -> np.ndarray:
     return gone
 
 
-def watcher(
+def ends_watcher(
     w: Walk,
     gone: np.ndarray,
     bad: Callable[[End, np.ndarray, str], None],

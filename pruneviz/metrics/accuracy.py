@@ -67,7 +67,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     >>> pv.accuracy(torch.nn.Identity(), [(x, torch.tensor([0, 1, 2, 0]))])
     0.75
     """
-    right, total = counted(model, batches)
+    right, total = count_correct(model, batches)
     if not total:
         raise ArgumentError(NO_EXAMPLE)
     return right / total
@@ -79,10 +79,10 @@ NO_EXAMPLE = (
 )
 
 
-def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[int, int]:
+def count_correct(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[int, int]:
     """Return the number of examples that the model classifies correctly, and of all examples.
 
-    >>> counted(torch.nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
+    >>> count_correct(torch.nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
     (3, 4)
     """
     right = total = 0
@@ -93,7 +93,7 @@ def counted(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[in
                 got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
                 raise ArgumentError(
                     f"`labels` must be one class per example, shape {tuple(predicted.shape)}, "
-                    f"but {got} was passed. {checks.advice(labels, tuple(predicted.shape))}"
+                    f"but {got} was passed. {checks.labels_advice(labels, tuple(predicted.shape))}"
                 )
             right += int((predicted == labels.cpu()).sum())
             total += len(labels)

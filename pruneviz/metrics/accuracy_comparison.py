@@ -291,7 +291,7 @@ def label_numbers(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
         )
         raise ArgumentError(
             f"`labels` must be one class per example, whole numbers of shape {shape}, but {kind} was "
-            f"passed. {checks.advice(labels, shape)}"
+            f"passed. {checks.labels_advice(labels, shape)}"
         )
     array: np.ndarray = labels.cpu().long().numpy()
     return array

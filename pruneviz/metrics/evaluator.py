@@ -14,9 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.metrics.accuracy import NO_EXAMPLE, counted
+from pruneviz.metrics.accuracy import NO_EXAMPLE, count_correct
 from pruneviz.metrics.intervals import accuracy_interval
-from pruneviz.model.batches import ready, takes
+from pruneviz.model.batches import fast_batches, runs_channels_last
 
 # examples per forward: fit the cache in a convolutional network; large enough for a matrix product
 CONVOLVED, PLAIN = 100, 500
@@ -104,13 +104,15 @@ class Accuracy:
 
     def right(self, model: nn.Module, batches: Batches | None = None) -> int:
         """Count the examples that a model classifies correctly."""
-        return counted(model, self.laid_out(model) if batches is None else batches)[0]
+        return count_correct(model, self.laid_out(model) if batches is None else batches)[0]
 
     def laid_out(self, model: nn.Module) -> Batches:
         """Return the batches in the layout that this model runs fastest."""
         convolves = any(isinstance(m, _ConvNd) for m in model.modules())
         first = self._images[0][0] if convolves and self._images else None
-        use_images = isinstance(first, Tensor) and first.ndim == 4 and takes(model, first)
+        use_images = (
+            isinstance(first, Tensor) and first.ndim == 4 and runs_channels_last(model, first)
+        )
         return self._images if use_images else self._rows
 
     @cached_property
@@ -120,7 +122,7 @@ class Accuracy:
 
     @cached_property
     def _images(self) -> Batches:
-        return ready(self.batches, CONVOLVED)
+        return fast_batches(self.batches, CONVOLVED)
 
     @cached_property
     def _rows(self) -> Batches:
@@ -143,7 +145,7 @@ def columns_of(evaluate: Any) -> dict[str, type]:
     return {"metric": float} | (interval_columns if isinstance(evaluate, Accuracy) else {})
 
 
-def judged(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str, Any]:
+def evaluated(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str, Any]:
     """Return the columns that an `evaluate` fills for a model; or raise."""
     try:
         if isinstance(evaluate, Accuracy):

@@ -75,7 +75,7 @@ class Timing:
     @property
     def told_apart(self) -> bool:
         """Whether the whole interval is more than 1 % above 1, or more than 1 % below."""
-        return told_apart(self.low, self.high)
+        return differs(self.low, self.high)
 
     def __repr__(self) -> str:
         threads = f"{self.threads} thread" + ("" if self.threads == 1 else "s")
@@ -143,7 +143,7 @@ def compare_latency(
         for model in models:
             stack.enter_context(evaluating(model))
         calls = [call_of(m, args, kwargs) for m in models]
-        times = in_turn(calls, seconds=seconds, threads=threads, seed=seed)
+        times = time_in_turn(calls, seconds=seconds, threads=threads, seed=seed)
     value, low, high = ratio(times[:, 0], times[:, 1])
     low_quarter, median, high_quarter = np.percentile(times, [25, 50, 75], axis=0).tolist()
     return Timing(
@@ -162,16 +162,16 @@ def compare_latency(
     )
 
 
-def told_apart(low: float, high: float) -> bool:
+def differs(low: float, high: float) -> bool:
     """Whether a whole interval of ratios is more than 1 % above 1, or more than 1 % below.
 
-    >>> told_apart(1.2, 1.3), told_apart(0.9, 1.1), told_apart(1.001, 1.005)
+    >>> differs(1.2, 1.3), differs(0.9, 1.1), differs(1.001, 1.005)
     (True, False, False)
     """
     return low > 1 + SAME_SPEED or high < 1 - SAME_SPEED
 
 
-def in_turn(
+def time_in_turn(
     calls: Sequence[Callable[[], Any]],
     *,
     seconds: float,
@@ -183,7 +183,7 @@ def in_turn(
 
     `between` is called before each round, and may raise to stop the measurement.
 
-    >>> in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
+    >>> time_in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
     (15, 3)
     """
     # imported here: above, it would double the time of `import pruneviz`

@@ -18,7 +18,7 @@ from pruneviz.metrics.cost import FORMULAS
 from pruneviz.model.batches import count_examples, nothing_to, parts
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, no_fast_path
-from pruneviz.model.weights import places
+from pruneviz.model.weights import weight_places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     model = checks.unwrapped(model)
     examples = 0
     with evaluating(model), parametrize.cached(), no_fast_path():
-        weights = {n: place.tensor for n, place in places(model).items()}
+        weights = {n: place.tensor for n, place in weight_places(model).items()}
         counts = {n: Count() for n in (*weights, OTHER)}
         owner = {w.untyped_storage().data_ptr(): n for n, w in weights.items()}
         with _Products(owner, counts):

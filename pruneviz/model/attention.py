@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def slim(module: nn.MultiheadAttention) -> None:
+def use_slim_attention(module: nn.MultiheadAttention) -> None:
     """Make an attention layer run after its tensors were cut; in place, with the same keys."""
     packed = module.in_proj_weight is not None
     rows = module.in_proj_weight.shape[0] // 3 if packed else module.q_proj_weight.shape[0]

@@ -19,13 +19,13 @@ from pruneviz.model.hooks import evaluating
 PART = 100
 
 
-def few(inputs: Sequence[Any], most: int) -> list[Any]:
+def first_examples(inputs: Sequence[Any], most: int) -> list[Any]:
     """Return the first `most` examples of batches; if the batches differ in shape, whole batches.
 
-    >>> [len(x) for x in few([torch.zeros(300, 2), torch.zeros(300, 2)], 250)]
+    >>> [len(x) for x in first_examples([torch.zeros(300, 2), torch.zeros(300, 2)], 250)]
     [100, 100, 50]
     """
-    if alike(inputs):
+    if same_shape(inputs):
         taken, left = [], most
         for x in inputs:
             taken.append(x[:left])
@@ -37,10 +37,10 @@ def few(inputs: Sequence[Any], most: int) -> list[Any]:
     return list(inputs[: int(np.searchsorted(ends, most)) + 1])
 
 
-def alike(inputs: Sequence[Any]) -> bool:
+def same_shape(inputs: Sequence[Any]) -> bool:
     """Whether all batches are tensors of the same shape, except for the number of examples.
 
-    >>> alike([torch.zeros(3, 2), torch.zeros(1, 2)]), alike([torch.zeros(3, 2), torch.zeros(3, 4)])
+    >>> same_shape([torch.zeros(3, 2), torch.zeros(1, 2)]), same_shape([torch.zeros(3, 2), torch.zeros(3, 4)])
     (True, False)
     """
     tensors = all(isinstance(x, Tensor) and x.ndim for x in inputs)
@@ -102,10 +102,10 @@ def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
 def _wrong_pair(x: Any, labels: Any) -> str:
     if not isinstance(x, Tensor) or not x.ndim:
         return "These inputs are not a tensor whose first dimension is the examples."
-    return checks.advice(labels, (len(x),))
+    return checks.labels_advice(labels, (len(x),))
 
 
-def some_of_each(
+def examples_of_each_class(
     classes: dict[int, list[tuple[Tensor, Tensor]]], most: int
 ) -> tuple[list[Tensor], list[int]]:
     """Return about `most` examples and their labels, as many from each class, class after class.
@@ -113,7 +113,7 @@ def some_of_each(
     Examples of one shape are joined into one tensor; if the shapes differ, a list of tensors is
     returned.
 
-    >>> x, labels = some_of_each(by_class([(torch.arange(4.0), torch.tensor([1, 0, 1, 1]))]), 4)
+    >>> x, labels = examples_of_each_class(by_class([(torch.arange(4.0), torch.tensor([1, 0, 1, 1]))]), 4)
     >>> [part.tolist() for part in x], labels
     ([[1.0, 0.0, 2.0]], [0, 1, 1])
     """
@@ -193,10 +193,10 @@ def examples_in(example_input: Any) -> int:
     return count_examples(*arguments(example_input))
 
 
-def first(example_input: Any, n: int) -> Any:
+def first_n(example_input: Any, n: int) -> Any:
     """Return the first n examples of an example input.
 
-    >>> first(torch.zeros(5, 2), 3).shape
+    >>> first_n(torch.zeros(5, 2), 3).shape
     torch.Size([3, 2])
     """
     total = examples_in(example_input)
@@ -228,7 +228,7 @@ def pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]
         yield batch[0], batch[1]
 
 
-def ready(
+def fast_batches(
     batches: Iterable[tuple[Any, Tensor]], size: int = 100, *, model: nn.Module | None = None
 ) -> list[tuple[Any, Tensor]]:
     """Return batches as a list, in the sizes and the memory layout that a CPU runs fastest.
@@ -237,7 +237,7 @@ def ready(
     channels_last layout, a hundred at once, which fit into the cache. With `model`, the layout is
     used only if the model runs on such images.
 
-    >>> parts = ready([(torch.zeros(150, 3, 4, 4), torch.zeros(150))])
+    >>> parts = fast_batches([(torch.zeros(150, 3, 4, 4), torch.zeros(150))])
     >>> [(x.shape[0], x.stride()) for x, _ in parts]
     [(100, (48, 1, 12, 3)), (50, (48, 1, 12, 3))]
     """
@@ -247,7 +247,7 @@ def ready(
         tensors = isinstance(x, Tensor) and isinstance(labels, Tensor)
         if tensors and x.ndim and labels.ndim and len(x) == len(labels):
             if use_layout is None and model is not None and x.ndim == 4:
-                use_layout = takes(model, x)
+                use_layout = runs_channels_last(model, x)
             laid_out = _laid_out(x) if use_layout else x
             parts += zip(laid_out.split(size), labels.split(size), strict=True)
         else:  # other inputs are passed on: `accuracy` raises if they are wrong
@@ -255,13 +255,13 @@ def ready(
     return parts
 
 
-def takes(model: nn.Module, x: Tensor) -> bool:
+def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
     """Whether a model runs on images in channels_last layout.
 
     A model that calls ``view`` on the result of a convolution does not.
 
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Flatten())
-    >>> takes(model, torch.zeros(1, 2, 3, 3))
+    >>> runs_channels_last(model, torch.zeros(1, 2, 3, 3))
     True
     """
     try:

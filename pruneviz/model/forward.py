@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.hooks import evaluating, is_beside, no_fast_path, switch_for_all_threads
+from pruneviz.model.hooks import evaluating, is_in_background, no_fast_path, switch_for_all_threads
 
 
 def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -171,7 +171,7 @@ def quiet() -> Iterator[None]:
     In a thread `beside` another one (see `hooks.beside`), logs and warnings are not suppressed:
     all threads share them.
     """
-    with no_fast_path(), nullcontext() if is_beside() else _silence():
+    with no_fast_path(), nullcontext() if is_in_background() else _silence():
         yield
 
 

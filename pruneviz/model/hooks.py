@@ -36,7 +36,7 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
     >>> bool(a == b)
     True
     """
-    if seed is None and is_beside():
+    if seed is None and is_in_background():
         yield
         return
     cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
@@ -49,19 +49,19 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
 _here = threading.local()
 
 
-def is_beside() -> bool:
-    """Whether this thread is inside a `beside` block."""
+def is_in_background() -> bool:
+    """Whether this thread is inside a `in_background` block."""
     return getattr(_here, "beside", False)
 
 
 @contextmanager
-def beside() -> Iterator[None]:
+def in_background() -> Iterator[None]:
     """Inside the block, do not touch torch's random state: another thread may be drawing from it.
 
     The random state is shared by all threads. A reader restores it afterwards, so beside a training
     it would make the training draw the same numbers twice.
     """
-    before, _here.beside = is_beside(), True
+    before, _here.beside = is_in_background(), True
     try:
         yield
     finally:

@@ -58,7 +58,7 @@ def batched(conv: _ConvNd, x: Tensor) -> Tensor:
     return x if x.ndim > len(conv.kernel_size) + 1 else x.unsqueeze(0)
 
 
-def spreads(conv: _ConvNd) -> bool:
+def reads_neighbours(conv: _ConvNd) -> bool:
     """Whether a convolution does more than read each position once (as a 1 × 1 kernel does)."""
     taps = any(k > 1 for k in conv.kernel_size)
     return taps or any(s > 1 for s in conv.stride) or any(conv._reversed_padding_repeated_twice)

@@ -17,7 +17,7 @@ from pruneviz.core.slices import Slice
 
 
 @dataclass(frozen=True)
-class Held:
+class NamedTensor:
     """One parameter or buffer, and every (layer, attribute) that holds it: several if it is tied.
 
     `part` is ``""`` if the attribute is the tensor itself. If a parametrization computes the
@@ -35,10 +35,10 @@ class Held:
         return getattr(module, attribute).detach() if self.part else self.tensor.detach()
 
 
-def held(model: nn.Module) -> dict[str, Held]:
+def tensors_by_name(model: nn.Module) -> dict[str, NamedTensor]:
     """Return every parameter and buffer by its plain name; a tied tensor under each of its names.
 
-    >>> list(held(nn.BatchNorm1d(2)))
+    >>> list(tensors_by_name(nn.BatchNorm1d(2)))
     ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
     """
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -60,7 +60,7 @@ def held(model: nn.Module) -> dict[str, Held]:
             names.setdefault(key, []).append(unmasked_name(full))
             if (owner, name) not in holders.setdefault(key, []):  # a module may be used twice
                 holders[key].append((owner, name))
-    found = {k: Held(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
+    found = {k: NamedTensor(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
     return {name: found[k] for k, tied_names in names.items() for name in tied_names}
 
 
@@ -74,7 +74,9 @@ def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], what: str) -> None:
+def check_fit(
+    groups: Groups, chosen: Iterable[Group], have: dict[str, NamedTensor], what: str
+) -> None:
     """Raise unless the slices of the chosen groups lie within the tensors that a model has."""
     covered: dict[tuple[str, int], int] = {}  # number of positions that the groups name in total
     for g in groups:
@@ -87,7 +89,7 @@ def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], wh
                 raise ArgumentError(f"`{what}` is of another model: {problem}.")
 
 
-def _misfit(s: Slice, have: dict[str, Held], covered: dict[tuple[str, int], int]) -> str:
+def _misfit(s: Slice, have: dict[str, NamedTensor], covered: dict[tuple[str, int], int]) -> str:
     name = unmasked_name(s.tensor)
     if name not in have:
         known = ", ".join(list(have)[:6])

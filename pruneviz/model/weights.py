@@ -68,7 +68,7 @@ class Place:
         return getattr(module, attribute).detach()
 
 
-def places(model: nn.Module) -> dict[str, Place]:
+def weight_places(model: nn.Module) -> dict[str, Place]:
     """Return the weight tensors of a model by name, such as ``"fc1.weight"``.
 
     These are the weights of Linear, Bilinear, Conv, Embedding and MultiheadAttention layers; biases
@@ -81,7 +81,7 @@ def places(model: nn.Module) -> dict[str, Place]:
 
     Examples
     --------
-    >>> list(places(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
+    >>> list(weight_places(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
     ['0.weight']
     """
     found: dict[int, Place] = {}
@@ -141,7 +141,7 @@ def named_weights(model: nn.Module) -> dict[str, Tensor]:
     """
     model = checks.unwrapped(model)
     with evaluating(model):
-        return {name: place.tensor.clone() for name, place in places(model).items()}
+        return {name: place.tensor.clone() for name, place in weight_places(model).items()}
 
 
 def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:

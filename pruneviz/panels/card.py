@@ -12,13 +12,13 @@ from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.card import plot_card, plot_ranks
 from pruneviz.plots.style import figure
 from pruneviz.study.criterion_card import TRUTH, Card
-from pruneviz.study.criterion_card_intervals import WHOLE
+from pruneviz.study.criterion_card_intervals import WHOLE_NETWORK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def panel_card(card: Card, *, group: str = WHOLE, criterion: str | None = None) -> Panel:
+def panel_card(card: Card, *, group: str = WHOLE_NETWORK, criterion: str | None = None) -> Panel:
     """Show the card of criteria for the whole network or one layer, and the units behind one bar.
 
     Above are the bars of `plot_card`, without those of a rescaling. Below, each unit is a point:
@@ -70,7 +70,7 @@ class CardPanel(Panel):
         self._card, self._frame = card, card.correlation
         names = [c for c in card.scores if c != TRUTH]
         checks.choice(group, "group", self._frame["group"].unique(), what="group")
-        chosen = self._best(WHOLE) if criterion is None else criterion
+        chosen = self._best(WHOLE_NETWORK) if criterion is None else criterion
         checks.choice(chosen, "criterion", names, what="criterion")
         super().__init__()
         where = widgets.Dropdown(
@@ -92,7 +92,7 @@ class CardPanel(Panel):
 
     def draw(self, result: dict[str, Any]) -> Figure:
         group, criterion = self._chosen()
-        height, whole = 0.9 + 0.2 * (len(self._card.scores) - 2), group == WHOLE
+        height, whole = 0.9 + 0.2 * (len(self._card.scores) - 2), group == WHOLE_NETWORK
         with figure(8.2, height + 2.5, (height, 2.5)) as (fig, (above, below)):
             ceiling = self._card.ceiling if whole else None
             plot_card(self._frame, group=group, mark=criterion, ceiling=ceiling, ax=above)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
-from pruneviz.metrics.latency_comparison import told_apart
-from pruneviz.model.batches import examples_in, first
+from pruneviz.metrics.latency_comparison import differs
+from pruneviz.model.batches import examples_in, first_n
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.worker import CancelToken
@@ -17,8 +17,8 @@ from pruneviz.plots import crossover as curves
 from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.crossover import LABELS
 from pruneviz.plots.style import figure
-from pruneviz.study.costs import Ways, counted, timed
-from pruneviz.study.crossover import nearest, speed_break_evens
+from pruneviz.study.costs import ReductionWays, count_costs, time_models
+from pruneviz.study.crossover import nearest_measured, speed_break_evens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ class CostsPanel(Panel):
         sizes = sorted({b for b in BATCHES if b < examples} | {examples})
         if batch is not None:
             checks.choice(str(batch), "batch", map(str, sizes))
-        self._ways = Ways(copy_of(model), x)
+        self._ways = ReductionWays(copy_of(model), x)
         self._made: tuple[float | None, dict[str, Any], Any] = (None, {}, None)
         self._dense = copy_of(self._ways.model)  # timed in another thread, so it needs a copy
         self._width = self._ways.width
@@ -131,7 +131,7 @@ class CostsPanel(Panel):
         sparsity, batch = self._chosen()
         if sparsity != self._made[0]:
             ways = self._ways.at(sparsity)
-            self._made = sparsity, ways, counted(ways, first(self._x, 1)).set_index("way")
+            self._made = sparsity, ways, count_costs(ways, first_n(self._x, 1)).set_index("way")
         counts = self._made[2].to_dict("index")
         return {
             "sparsity": sparsity,
@@ -142,10 +142,10 @@ class CostsPanel(Panel):
 
     def later(self, result: dict[str, Any]) -> Work:
         ways = {n: self._dense if m is self._ways.model else m for n, m in self._made[1].items()}
-        counts, x = result["ways"], first(self._x, result["batch"])
+        counts, x = result["ways"], first_n(self._x, result["batch"])
 
         def work(token: CancelToken) -> dict[str, Any]:
-            times = timed(
+            times = time_models(
                 ways, x, seconds=self._seconds, threads=self._threads, between=token
             ).set_index("way")
             clock = times[list(CLOCK)].to_dict("index")
@@ -178,8 +178,8 @@ class CostsPanel(Panel):
         inputs, imports = "x", ""
         if batch != examples_in(self._x):
             tensor = hasattr(self._x, "shape")
-            inputs = f"x[:{batch}]" if tensor else f"first(x, {batch})"
-            imports = "" if tensor else "from pruneviz.model.batches import first\n"
+            inputs = f"x[:{batch}]" if tensor else f"first_n(x, {batch})"
+            imports = "" if tensor else "from pruneviz.model.batches import first_n\n"
         threads = "" if self._threads is None else f", threads={self._threads!r}"
         code = (
             f"import pruneviz as pv\n{imports}\n"
@@ -187,7 +187,7 @@ class CostsPanel(Panel):
             "print(table)\nax = pv.plot_costs(table)\n"
         )
         if self._record is not None:
-            width, size = nearest(self._record, self._width, batch)
+            width, size = nearest_measured(self._record, self._width, batch)
             code += (
                 "print(pv.speed_break_evens(crossover))\n"
                 f"ax = pv.plot_crossover(crossover, width={width}, batch={size}, at={sparsity!r})\n"
@@ -200,13 +200,13 @@ class CostsPanel(Panel):
     def _nearest(self, result: dict[str, Any]) -> dict[str, Any]:
         """Return which curves of the record are drawn."""
         assert self._record is not None
-        width, batch = nearest(self._record, self._width, result["batch"])
+        width, batch = nearest_measured(self._record, self._width, result["batch"])
         return {"width": width, "batch": batch, "at": result["sparsity"]}
 
     def _break_even(self, batch: int) -> dict[str, float | None]:
         if self._breaks is None:
             return {}
-        width, batch = nearest(self._breaks, self._width, batch)
+        width, batch = nearest_measured(self._breaks, self._width, batch)
         rows = self._breaks[(self._breaks["width"] == width) & (self._breaks["batch"] == batch)]
         sparsities = rows.set_index("way")["break_even"]  # NaN where there is no break-even
         return {str(way): (None if s != s else float(s)) for way, s in sparsities.items()}
@@ -226,7 +226,7 @@ class CostsPanel(Panel):
                 continue
             clock = f"{cost['latency_speedup']:.2f}" if measured else "…"
             clock += " times as fast"
-            if measured and not told_apart(cost["low"], cost["high"]):
+            if measured and not differs(cost["low"], cost["high"]):
                 clock = "as fast, within the noise"
             lines.append(f"{name}: {words}, {clock} (MACs promise {cost['speedup']:.2f}).")
         return "\n".join(lines)

@@ -11,12 +11,12 @@ import ipywidgets as widgets
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
-from pruneviz.evidence.activations import of_all
+from pruneviz.evidence.activations import activations_of_parts
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import accuracy
-from pruneviz.model.batches import by_class, ready, some_of_each
+from pruneviz.model.batches import by_class, examples_of_each_class, fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.inactive_text import ALL_EXAMPLES, code, sentence
 from pruneviz.panels.kit.panel import Panel, Work
@@ -27,8 +27,8 @@ from pruneviz.plots import inactive as plot
 from pruneviz.plots.style import figure
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.redundancy.inactive import KINDS, RARE, find_inactive
-from pruneviz.selection.drop import plan_without
-from pruneviz.selection.edit import named
+from pruneviz.selection.drop import plan_removing
+from pruneviz.selection.edit import units_to_drop
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,7 +133,7 @@ class SleepersPanel(Panel):
         self._model, self._background_model = (
             copy_of(checks.unwrapped(model)).eval() for _ in range(2)
         )
-        self.batches = ready(batches, model=self._model)
+        self.batches = fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._classes = checks.classes(classes)
         self._collect()
@@ -172,7 +172,7 @@ class SleepersPanel(Panel):
         what = widgets.Dropdown(
             options=[(text, value) for value, text in REPAIRS.items()],
             value=repair,
-            description="sleepers",
+            description="inactive",
         )
         self.start(
             {"where": self.row(which, seen), "rare": rare_row, "how": self.row(what, by)},
@@ -187,7 +187,7 @@ class SleepersPanel(Panel):
         rare = self.controls["rare"].rounded
         frame = self._inactive(layer, seen, rare)
         units = {kind: frame["unit"][frame["kind"] == kind].tolist() for kind in KINDS}
-        plan = plan_without(self._groups, layer, [u for kind in KINDS for u in units[kind]])
+        plan = plan_removing(self._groups, layer, [u for kind in KINDS for u in units[kind]])
         self._settings = (layer, seen, rare, order), self._accuracy_keys(plan, repair, seen), plan
         return {
             "layer": layer,
@@ -248,7 +248,7 @@ class SleepersPanel(Panel):
         where = None if seen == EVERY_CLASS else seen
         repair = self.controls["repair"].value
         return code(
-            named(plan),
+            units_to_drop(plan),
             group=layer,
             seen=where,
             rare=rare,
@@ -260,7 +260,7 @@ class SleepersPanel(Panel):
         """Collect the activations, for each class and for all examples together."""
         batches_of = by_class(self.batches)
         self._parts = {EVERY_CLASS: self.batches, **batches_of}
-        self._shown = some_of_each(batches_of, MAX_EXAMPLES)
+        self._shown = examples_of_each_class(batches_of, MAX_EXAMPLES)
         evidence = {
             c: collect(self._model, part, comoment=False, progress=False)
             for c, part in batches_of.items()
@@ -294,10 +294,12 @@ class SleepersPanel(Panel):
     def _picture(self, layer: str, seen: int, rare: float, order: str) -> activation_map.Picture:
         x, labels = self._shown
         if layer not in self._activations:
-            self._activations[layer] = of_all(self._model, x, groups=self._groups, group=layer)
+            self._activations[layer] = activations_of_parts(
+                self._model, x, groups=self._groups, group=layer
+            )
         return activation_map.picture(
             self._activations[layer],
-            sleepers=self._inactive(layer, seen, rare),
+            inactive=self._inactive(layer, seen, rare),
             labels=labels,
             classes=self._classes,
             order=order,

@@ -52,7 +52,7 @@ def code(
         f"{'' if seen is None else seen_line}"
         f"evidence = pv.collect(model, {looked_at}, comoment=False, progress=False)\n"
         f"part = pv.Groups((groups[{group!r}],))\n"
-        f"sleepers = pv.find_inactive(evidence, groups=part, rare={rare!r})\n"
+        f"inactive = pv.find_inactive(evidence, groups=part, rare={rare!r})\n"
         f"units = {pformat(units, width=68, compact=True)}\n"
         "plan = pv.drop(groups, units)\n"
     )

@@ -10,12 +10,12 @@ import ipywidgets as widgets
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.groups import some_can_go
+from pruneviz.core.groups import check_some_cuttable
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import latencies
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.origin import user_move
 from pruneviz.panels.kit.panel import Panel, Work
@@ -34,8 +34,8 @@ from pruneviz.plots.groups import layer_rows, row_label
 from pruneviz.plots.style import figure
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import CRITERIA
-from pruneviz.selection.edit import amend, changes, toggled
-from pruneviz.selection.notation import read, write
+from pruneviz.selection.edit import changes, edited, toggled
+from pruneviz.selection.notation import read_units, write_units
 from pruneviz.selection.score import score
 from pruneviz.selection.select import select
 
@@ -156,7 +156,7 @@ class NeuronsPanel(Panel):
         self._groups = find_groups(self._model, x, approximate=approximate)
         self._shrink = Shrinker(self._whole, x).proved
         self._macs = measure(self._whole, x).macs
-        self.batches = None if batches is None else ready(batches, model=self._model)
+        self.batches = None if batches is None else fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}
         self._labels = {names[0]: row_label(names) for names in layer_rows(self._groups.to_frame())}
@@ -168,7 +168,7 @@ class NeuronsPanel(Panel):
         layers = [n for n in self._labels if self._makes[n]]
         if not layers:
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
-        some_can_go(self._groups)
+        check_some_cuttable(self._groups)
         cuttable = [n for n in layers if not all(g.frozen for g, _ in self._makes[n])]
         layer = (
             [*cuttable, *layers][0]
@@ -219,8 +219,8 @@ class NeuronsPanel(Panel):
     def answer(self, moved: str) -> dict[str, Any]:
         self._limit_unit_slider(self.controls["layer"].value)
         self._selected = self._by_score()
-        units = read(self.controls["by_hand"].value)
-        plan = amend(self._selected, units)
+        units = read_units(self.controls["by_hand"].value)
+        plan = edited(self._selected, units)
         measured_plan, measured = self._measured
         return {
             **unit_facts(self._makes, self.controls["layer"].value, round(self._unit.value), plan),
@@ -290,7 +290,7 @@ class NeuronsPanel(Panel):
         criterion, scope = (self.controls[n].value for n in ("criterion", "scope"))
         try:
             edits = changes(
-                self._selected, amend(self._selected, read(self.controls["by_hand"].value))
+                self._selected, edited(self._selected, read_units(self.controls["by_hand"].value))
             )
         except ValueError:
             edits = {}  # the panel shows the error already
@@ -334,7 +334,7 @@ class NeuronsPanel(Panel):
     def _with_unit_toggled(self) -> str:
         """Return the text for "by_hand" that removes the picked unit, or restores it."""
         r = self._result
-        return write(toggled(self._selected, r["by_hand"], r["layer"], r["unit"]))
+        return write_units(toggled(self._selected, r["by_hand"], r["layer"], r["unit"]))
 
     def _rows(self, result: dict[str, Any]) -> list[network.Row]:
         return network_rows(self._labels, self._reads, self._makes, result)

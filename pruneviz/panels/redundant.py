@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
-from pruneviz.core.groups import some_can_go
+from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.inactive_text import LISTED
 from pruneviz.panels.kit.panel import Panel, Work
@@ -133,11 +133,11 @@ class TwinsPanel(Panel):
         self._model, self._x = copy_of(model).eval(), x
         self._groups = find_groups(self._model, x)
         names = [g.name for g in self._groups if not g.frozen]
-        some_can_go(self._groups)
+        check_some_cuttable(self._groups)
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else checks.choice(layer, "layer", names, what="layer")
         self._shrinker = Shrinker(self._model, x)
-        self.batches = ready(batches, model=self._model)
+        self.batches = fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._evidence_given = evidence is not None
         if evidence is None:

@@ -11,7 +11,7 @@ from pruneviz.panels.kit.html import static_image
 from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.schedule import SOURCE, plot_schedule
 from pruneviz.plots.style import figure
-from pruneviz.training.targets import cuts
+from pruneviz.training.targets import dropped_shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ class SchedulePanel(Panel):
             "schedule": kind,
             "end": end,
             "sparsities": sparsities.tolist()[1:],
-            "cuts": cuts(sparsities.tolist()),
+            "cuts": dropped_shares(sparsities.tolist()),
             "metric": float(metric.mean()[last]),
             "low": float(metric.min()[last]),
             "high": float(metric.max()[last]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.core import checks
 from pruneviz.metrics.accuracy import accuracy, predict
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
@@ -97,13 +97,13 @@ class StripPanel(Panel):
     ) -> None:
         sparsity = checks.number(sparsity, "sparsity", low=0, high=0.99)
         named = checks.classes(classes)
-        checks.some(x, labels)
+        checks.images_and_labels(x, labels)
         # a copy, because another thread runs it while the user works with the original
         self._model = copy_of(model).eval()
         self._x, self._labels = x, labels.tolist()
         self._scope = scope or registered(criterion).scope
         self._criterion, self._scores = criterion, score(model, criterion)
-        self.batches = ready(batches, model=self._model)
+        self.batches = fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._images = x.detach().float().cpu().numpy()
         checked_images(self._images, self._labels, self._labels)  # raises if they cannot be drawn

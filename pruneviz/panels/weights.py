@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from pruneviz.core.names import layer_name
 from pruneviz.metrics.accuracy import accuracy
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.model.weights import bins_of
 from pruneviz.panels.kit.panel import Panel, Work
@@ -19,7 +19,7 @@ from pruneviz.plots import svg
 from pruneviz.plots.style import figure
 from pruneviz.plots.weights import folded, plot_layers, plot_weights, pruned_bins
 from pruneviz.pruning.mask import mask
-from pruneviz.selection.ranking import Ranked
+from pruneviz.selection.ranking import BinnedNumbers
 from pruneviz.selection.score import score
 from pruneviz.selection.select import lowest_kept, select
 
@@ -91,13 +91,15 @@ class WeightsPanel(Panel):
         log: bool,
     ) -> None:
         self._edges, self._counts = bins_of(model, bins)
-        self.batches = None if batches is None else ready(batches, model=model)
+        self.batches = None if batches is None else fast_batches(batches, model=model)
         self._batches_line = batches_line(batches)
         if batches is not None:
             # a copy, because another thread runs it while the user works with the original
             self._model = copy_of(model).eval()
         self._scores = score(model, "magnitude")
-        self._ranked = Ranked({n: _wide(v).numpy().ravel() for n, v in self._scores.values.items()})
+        self._ranked = BinnedNumbers(
+            {n: _wide(v).numpy().ravel() for n, v in self._scores.values.items()}
+        )
         self._drawn: tuple[Any, Any] = (None, None)
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._edges[-1])

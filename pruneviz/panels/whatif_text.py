@@ -9,7 +9,7 @@ from typing import Any
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan
 from pruneviz.metrics.accuracy_comparison import Comparison
-from pruneviz.metrics.latency_comparison import Timing, told_apart
+from pruneviz.metrics.latency_comparison import Timing, differs
 from pruneviz.panels.kit.script import FROM_PANEL, groups_line
 from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.whatif import Bar, LayerBar
@@ -70,7 +70,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
         return [*rows, Bar("time", "…")]
     # without milliseconds: their quotient differs from the median of the quotients, which is shown
     text = f"{timing.latency_speedup:.2f} times as fast ({timing.low:.2f} to {timing.high:.2f})"
-    if not told_apart(timing.low, timing.high):
+    if not differs(timing.low, timing.high):
         text = "the clock cannot tell them apart"
     share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
     return [*rows, Bar("time", text, share, 1.0, low, high)]

@@ -97,7 +97,7 @@ class Picture:
 def picture(
     data: Any,
     *,
-    sleepers: pd.DataFrame | None = None,
+    inactive: pd.DataFrame | None = None,
     labels: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
     order: str = "active",
@@ -111,7 +111,7 @@ def picture(
             f"{a.shape} was passed. Make it with pv.activations(model, x, groups=groups, group=...)."
         )
     checks.choice(order, "order", ORDERS)
-    kinds = _kinds(sleepers, len(a))
+    kinds = _kinds(inactive, len(a))
     columns = _columns(labels, a.shape[1])
     a = a[:, columns]
     rows = _rows(a, kinds, order)
@@ -122,19 +122,19 @@ def picture(
     return Picture(rows, drawn, _pixels(a[rows], drawn), blocks, counts, negative)
 
 
-def _kinds(sleepers: pd.DataFrame | None, units: int) -> list[str]:
+def _kinds(inactive: pd.DataFrame | None, units: int) -> list[str]:
     kinds = [""] * units
-    if sleepers is None:
+    if inactive is None:
         return kinds
     source = "pv.find_inactive(evidence, groups=groups)"
-    checks.columns(sleepers, dict.fromkeys(("unit", "kind"), source), "plot_inactive")
-    for unit, kind in zip(sleepers["unit"], sleepers["kind"], strict=True):
+    checks.columns(inactive, dict.fromkeys(("unit", "kind"), source), "plot_inactive")
+    for unit, kind in zip(inactive["unit"], inactive["kind"], strict=True):
         checks.choice(kind, "kind", MARKS, what="kind")
         if not 0 <= unit < units or kinds[unit]:
             raise ArgumentError(
-                f"`sleepers` names unit {unit} {'twice' if 0 <= unit < units else ''}".rstrip()
+                f"`inactive` names unit {unit} {'twice' if 0 <= unit < units else ''}".rstrip()
                 + f", but `data` hold {units} units, each once. Take the rows of one group: "
-                "sleepers[sleepers['group'] == 'fc1']."
+                "inactive[inactive['group'] == 'fc1']."
             )
         kinds[unit] = kind
     return kinds

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def plot_inactive(
     data: Any,
     *,
-    sleepers: pd.DataFrame | None = None,
+    inactive: pd.DataFrame | None = None,
     labels: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
     order: str = "active",
@@ -36,7 +36,7 @@ def plot_inactive(
     ----------
     data : array-like, shape (units, examples)
         From `activations`.
-    sleepers : DataFrame, optional
+    inactive : DataFrame, optional
         The inactive units: the rows of this group in the frame of `find_inactive`, with the columns
         ``unit`` and ``kind``.
     labels : sequence of int, length examples, optional
@@ -58,17 +58,17 @@ def plot_inactive(
     Raises
     ------
     ArgumentError
-        If `data` is not a matrix of finite numbers, or `sleepers` or `labels` do not match it.
+        If `data` is not a matrix of finite numbers, or `inactive` or `labels` do not match it.
 
     Examples
     --------
     >>> import numpy as np, pandas as pd, pruneviz as pv
     >>> a = np.array([[0.0, 0, 0], [1, 0, 2]])
-    >>> ax = pv.plot_inactive(a, sleepers=pd.DataFrame({"unit": [0], "kind": ["dead"]}))
+    >>> ax = pv.plot_inactive(a, inactive=pd.DataFrame({"unit": [0], "kind": ["dead"]}))
     >>> ax.images[0].get_array().shape, [c.get_label() for c in ax.collections]
     ((2, 3, 4), ['dead'])
     """
-    p = picture(data, sleepers=sleepers, labels=labels, classes=classes, order=order)
+    p = picture(data, inactive=inactive, labels=labels, classes=classes, order=order)
     ax = axes(ax, size(p))
     draw(p, ax)
     return ax

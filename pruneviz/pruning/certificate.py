@@ -18,9 +18,9 @@ from pruneviz.model.batches import listed
 from pruneviz.model.forward import arguments
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units
-from pruneviz.pruning.shrink import RECORD, Shrinker
+from pruneviz.pruning.shrink import CUTS_ATTRIBUTE, Shrinker
 from pruneviz.pruning.surgery.removal import units_of_cut
-from pruneviz.redundancy.bounds import FAR
+from pruneviz.redundancy.bounds import WIDE_BOX
 from pruneviz.redundancy.redundant import find_redundant
 
 KINDS = ("exact", "exact-off-border", "observed", "approximate")
@@ -116,12 +116,12 @@ def certify(
     example = kwargs if kwargs and not args else args
     try:
         groups = find_groups(before, example, approximate=True)
-        marks = units_of_cut(groups, getattr(after, RECORD, ()))
+        marks = units_of_cut(groups, getattr(after, CUTS_ATTRIBUTE, ()))
     except (GraphError, ArgumentError):
         groups, marks = None, {}
     removed = {g: tuple(np.flatnonzero(mark).tolist()) for g, mark in marks.items() if mark.any()}
     same = error <= limit * scale
-    box = (-FAR if low is None else low, FAR if high is None else high)
+    box = (-WIDE_BOX if low is None else low, WIDE_BOX if high is None else high)
     kind = "observed" if same else "approximate"
     if removed and groups is not None:
         # proofs use the weights alone (evidence=None): bounds over the box, then redundant pairs
@@ -147,7 +147,7 @@ def certify(
             if difference_of(folded, after, data, varied=False)[0] <= SAME_OUTPUT_FLOAT32 * scale:
                 kind = "exact-off-border"
     elif same and not removed and type(after) is type(before):
-        kind = "exact" if error == 0 and not getattr(after, RECORD, ()) else kind
+        kind = "exact" if error == 0 and not getattr(after, CUTS_ATTRIBUTE, ()) else kind
     return Certificate(removed, kind, error, scale, examples)
 
 

@@ -23,14 +23,14 @@ from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.forward import arguments, copied_inputs
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
-from pruneviz.model.patches import spreads
-from pruneviz.model.tensors import Held, held
+from pruneviz.model.patches import reads_neighbours
+from pruneviz.model.tensors import NamedTensor, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.redundancy.bounds import FAR, bounds
+from pruneviz.redundancy.bounds import WIDE_BOX, bounds
 from pruneviz.redundancy.inactive import kinds
 from pruneviz.redundancy.redundant import find_redundant
-from pruneviz.selection.drop import spare
+from pruneviz.selection.drop import removable_units
 
 EQUAL_WEIGHTS = 1 - 1e-9  # least similarity at which two units count as equal
 
@@ -40,8 +40,8 @@ def lossless_plan(
     example_input: Any,
     *,
     evidence: Evidence | None = None,
-    low: float | Tensor = -FAR,
-    high: float | Tensor = FAR,
+    low: float | Tensor = -WIDE_BOX,
+    high: float | Tensor = WIDE_BOX,
 ) -> Plan:
     """Return the plan that drops all units whose removal does not change the outputs.
 
@@ -135,7 +135,7 @@ def inactive_units(
     enter a zero-padded convolution are marked, too.
     """
     with evaluating(model):
-        tensors = held(model)
+        tensors = tensors_by_name(model)
         padded = {
             g.name: _read_with_padding(g, tensors) and not off_border
             for g in groups
@@ -157,7 +157,7 @@ def inactive_units(
     return marks
 
 
-def _unread(g: Group, tensors: dict[str, Held]) -> np.ndarray:
+def _unread(g: Group, tensors: dict[str, NamedTensor]) -> np.ndarray:
     """Mark the units for which all weights of all consumers are 0; shape (units,)."""
     unread, has_consumer = np.ones(g.size, bool), False
     for s in g.slices:
@@ -174,13 +174,13 @@ def _unread(g: Group, tensors: dict[str, Held]) -> np.ndarray:
     return unread if has_consumer else np.zeros(g.size, bool)
 
 
-def _read_with_padding(g: Group, tensors: dict[str, Held]) -> bool:
+def _read_with_padding(g: Group, tensors: dict[str, NamedTensor]) -> bool:
     """Whether a zero-padded convolution reads the group."""
     modules = [
         tensors[unmasked_name(s.tensor)].holders[0][0] for s in g.slices if s.layer in g.consumers
     ]
     return any(
-        isinstance(m, _ConvNd) and spreads(m) and any(m._reversed_padding_repeated_twice)
+        isinstance(m, _ConvNd) and reads_neighbours(m) and any(m._reversed_padding_repeated_twice)
         for m in modules
     )
 
@@ -192,7 +192,9 @@ def _drop_units(plan: Plan, inactive: dict[str, np.ndarray], pairs: Any) -> Plan
         keep[name] &= ~torch.from_numpy(mark)
     for name, part in pairs.groupby("group", sort=False):
         dropped = set((~keep[name]).nonzero()[:, 0].tolist())
-        keep[name][sorted(spare(zip(part["kept"], part["removed"], strict=True), dropped))] = False
+        keep[name][
+            sorted(removable_units(zip(part["kept"], part["removed"], strict=True), dropped))
+        ] = False
     assert plan.groups is not None
     for name, k in keep.items():
         _restore_units(plan.groups[name], k)

@@ -18,8 +18,8 @@ from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
-from pruneviz.model.tensors import check_fit, check_keep, held
-from pruneviz.model.weights import Mask, masked_attributes, places, steps
+from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name
+from pruneviz.model.weights import Mask, masked_attributes, steps, weight_places
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.weights import refit_weights
 
@@ -101,7 +101,7 @@ def mask(
     if plan.groups is not None:
         return _silence(model, plan.keep, plan.groups)
     with evaluating(model):  # reading a weight may run other parametrizations
-        weights = {name: place.tensor for name, place in places(model).items()}
+        weights = {name: place.tensor for name, place in weight_places(model).items()}
     for name, keep in plan.keep.items():
         if name not in weights:
             known = ", ".join(list(weights)[:6])
@@ -110,7 +110,7 @@ def mask(
             )
         check_keep(name, keep, tuple(weights[name].shape))
     new = copy_of(model)
-    for name, place in places(new).items():
+    for name, place in weight_places(new).items():
         if name in plan.keep:
             keep = plan.keep[name].to(weights[name].device)
             for module, attribute in place.holders:
@@ -160,9 +160,9 @@ def _silence(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn
     for name, kept in keep.items():
         check_keep(name, kept, (groups[name].size,))
     with evaluating(model):
-        check_fit(groups, [groups[name] for name in keep], held(model), "plan")
+        check_fit(groups, [groups[name] for name in keep], tensors_by_name(model), "plan")
     new = copy_of(model)
-    tensors = held(new)
+    tensors = tensors_by_name(new)
     zeros: dict[int, Tensor] = {}  # by id of the tensor, because several slices may name it
     for name, kept in keep.items():
         dropped = ~kept.cpu().numpy()

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.groups import some_can_go
+from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.graph.find_groups import walked
-from pruneviz.graph.grouping import build
+from pruneviz.graph.find_groups import traced_walk
+from pruneviz.graph.grouping import build_groups
 from pruneviz.metrics.cost import measure
 from pruneviz.model.batches import listed
 from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
@@ -125,9 +125,9 @@ def prune(
         gradients = bool({"grad_sq", "fisher", "model"} & set(chosen.evidence))
         loss = F.cross_entropy if gradients else None
         evidence = collect(model, data, loss=loss, seed=seed, progress=False)
-    walk = walked(model, example_input)
-    groups = build(walk, approximate=approximate)
-    some_can_go(groups)
+    walk = traced_walk(model, example_input)
+    groups = build_groups(walk, approximate=approximate)
+    check_some_cuttable(groups)
     scores = score(model, criterion, groups=groups, evidence=evidence, seed=seed)
     shrinker = Shrinker(model, example_input, walk)
 

@@ -16,7 +16,7 @@ from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.model.forward import arguments, copy_of
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import Held, check_fit, held
+from pruneviz.model.tensors import NamedTensor, check_fit, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 
 SAME_OUTPUT_ROUNDED = 1e-5  # max|Δ output| ÷ max|output|: the new weights are rounded to their type
@@ -110,21 +110,23 @@ def rescaled_groups(
     cut = [g for g in groups if not g.frozen]
     example = arguments(example_input)
     with evaluating(model):
-        check_fit(groups, cut, held(model), "groups")
+        check_fit(groups, cut, tensors_by_name(model), "groups")
     new, rescaled = copy_of(model), []
     for g in cut:
         chosen = np.zeros(g.size, bool)
         chosen[rng.permutation(g.size)[: max(1, round(share * g.size))]] = True
         trial = copy_of(new)
         with torch.no_grad():
-            _scale(g, held(trial), chosen, factor)
+            _scale(g, tensors_by_name(trial), chosen, factor)
         if g.consumers and _same_outputs(model, trial, example):
             new = trial
             rescaled.append(g.name)
     return new, rescaled
 
 
-def _scale(group: Group, tensors: Mapping[str, Held], chosen: np.ndarray, factor: float) -> None:
+def _scale(
+    group: Group, tensors: Mapping[str, NamedTensor], chosen: np.ndarray, factor: float
+) -> None:
     """Multiply the producers of the chosen units by a factor, and divide their consumers by it."""
     scaled: set[tuple[int, int, str]] = set()  # a shared tensor must be scaled once
     consumers = set(group.consumers)

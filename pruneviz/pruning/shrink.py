@@ -20,8 +20,8 @@ from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence, check_evidence
-from pruneviz.graph.find_groups import walked
-from pruneviz.graph.grouping import by_use
+from pruneviz.graph.find_groups import traced_walk
+from pruneviz.graph.grouping import tensors_in_use_order
 from pruneviz.graph.interpreter import run_graph, silenced
 from pruneviz.graph.silence import roles_of
 from pruneviz.graph.state import Walk
@@ -30,7 +30,7 @@ from pruneviz.graph.walk import walk
 from pruneviz.model.forward import arguments, copied_inputs, copy_of, quiet
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
-from pruneviz.model.tensors import check_fit, check_keep, held, tensors_of
+from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name, tensors_of
 from pruneviz.pruning.repair.data_free import twins_of
 from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
 from pruneviz.pruning.repair.sites import sites
@@ -42,7 +42,7 @@ from pruneviz.pruning.surgery.removal import kept_places, removed_classes
 from pruneviz.pruning.surgery.sizes import attribute_choices, bare_norm_sizes, resized_arguments
 
 HOW_TO_MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5)."
-RECORD = "_pruneviz_cuts"  # attribute of a shrunken model that holds its cuts, for `save`
+CUTS_ATTRIBUTE = "_pruneviz_cuts"  # attribute of a shrunken model that holds its cuts, for `save`
 
 
 def shrink(
@@ -147,7 +147,7 @@ class Shrinker:
         self.model = checks.unwrapped(model)
         check_numbers(self.model)
         self.example_input = example_input
-        self.walk = walked(model, example_input) if w is None else w
+        self.walk = traced_walk(model, example_input) if w is None else w
         self._roles = roles_of(self.walk)
         with torch.inference_mode(False):
             self._example = copied_inputs(arguments(example_input), self.walk.traced.model)
@@ -206,7 +206,7 @@ class Shrinker:
             what, number = self._find_sizes(first, folds, ref, removed)
             new = self._cut(what, folds, removed)
         self._sizes[_cut_groups(plan)] = number
-        new.__dict__[RECORD] = (*getattr(self.model, RECORD, ()), what)
+        new.__dict__[CUTS_ATTRIBUTE] = (*getattr(self.model, CUTS_ATTRIBUTE, ()), what)
         return new
 
     def repair(
@@ -246,7 +246,7 @@ class Shrinker:
         for name, keep in plan.keep.items():
             check_keep(name, keep, (groups[name].size,))
         chosen = [groups[name] for name, keep in plan.keep.items() if not bool(keep.all())]
-        check_fit(groups, chosen, held(self.model), "plan")
+        check_fit(groups, chosen, tensors_by_name(self.model), "plan")
         return removed_classes(self.walk, plan)
 
     def _cut(
@@ -327,7 +327,7 @@ def _cut_groups(plan: Plan) -> frozenset[str]:
 def _layer_names(w: Walk, removed: np.ndarray) -> str:
     names = dict.fromkeys(
         layer_name(key[0]) or key[0]
-        for key in by_use(w)
+        for key in tensors_in_use_order(w)
         if removed[w.atoms.roots(w.tensors[key])].any()
     )
     return ", ".join(repr(n) for n in list(names)[:4]) + (", …" if len(names) > 4 else "")

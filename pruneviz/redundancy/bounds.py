@@ -16,15 +16,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
-from pruneviz.graph.find_groups import walked
-from pruneviz.graph.grouping import build
+from pruneviz.graph.find_groups import traced_walk
+from pruneviz.graph.grouping import build_groups
 from pruneviz.graph.interpreter import call, promoted, promoted_types
 from pruneviz.graph.silence import value_range
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import args_of, name_of, schema_of, sizes
 from pruneviz.model.forward import arguments, quiet
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import check_fit, held, tensors_of
+from pruneviz.model.tensors import check_fit, tensors_by_name, tensors_of
 from pruneviz.redundancy.interval_rules import RULES, Call
 from pruneviz.redundancy.intervals import Interval, has_interval
 
@@ -115,12 +115,12 @@ def bounds(
 
     model = checks.unwrapped(model)
     boxed, box = _box(example_input, low, high)
-    w = walked(model, example_input)
+    w = traced_walk(model, example_input)
     if groups is None:
-        groups = build(w, approximate=False)
+        groups = build_groups(w, approximate=False)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     cut = [g for g in groups if not g.frozen]
-    check_fit(groups, cut, held(model), "groups")
+    check_fit(groups, cut, tensors_by_name(model), "groups")
     with quiet(), evaluating(w.traced.model):
         exact, rounded = (_by_root(w, boxed, box, rounded=r) for r in (False, True))
     rows: list[tuple[Any, ...]] = []
@@ -309,4 +309,4 @@ def _shared(w: Walk) -> dict[Node, int]:
     return found
 
 
-FAR = 1e6  # a box from -FAR to FAR holds any sensible input
+WIDE_BOX = 1e6  # a box from -FAR to FAR holds any sensible input

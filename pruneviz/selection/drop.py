@@ -76,7 +76,7 @@ def place(layer: str, units: list[tuple[Group, int]], i: int) -> tuple[Group, in
     """Return the group of a layer's unit and its number there; raise if it cannot be cut."""
     group, unit = units[i]
     if all(g.frozen for g, _ in units):
-        raise GraphError(refusal(layer, group))
+        raise GraphError(refusal_text(layer, group))
     if group.frozen:
         raise GraphError(
             f"unit {i} of layer {layer!r} cannot be cut: {group.frozen}. Leave it out of the plan."
@@ -84,7 +84,7 @@ def place(layer: str, units: list[tuple[Group, int]], i: int) -> tuple[Group, in
     return group, unit
 
 
-def refusal(layer: str, group: Group) -> str:
+def refusal_text(layer: str, group: Group) -> str:
     """Return the message that says why no unit of a layer can be cut."""
     head = f"layer {layer!r} cannot be shrunk: {group.frozen}"
     return f"{head}. Protect it, or leave it out of the plan."
@@ -141,12 +141,12 @@ def _listed(items: list[Any], most: int = 4) -> str:
     return ", ".join([*map(str, items[:most]), *["…"] * (len(items) > most)])
 
 
-def plan_without(groups: Groups, group: str, units: Iterable[int]) -> Plan:
+def plan_removing(groups: Groups, group: str, units: Iterable[int]) -> Plan:
     """Return the plan that removes these units of one group; if they are all, the last one is kept.
 
     >>> import numpy as np, pruneviz as pv
     >>> rows = pv.Slice("fc.weight", 0, np.arange(3)[:, None], "out")
-    >>> plan_without(pv.Groups((pv.Group("fc", 3, (rows,)),)), "fc", [2, 0, 1]).keep["fc"]
+    >>> plan_removing(pv.Groups((pv.Group("fc", 3, (rows,)),)), "fc", [2, 0, 1]).keep["fc"]
     tensor([False,  True, False])
     """
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
@@ -158,7 +158,7 @@ def plan_without(groups: Groups, group: str, units: Iterable[int]) -> Plan:
 PAIRS_FROM = "pv.find_redundant(model, groups=groups, threshold=0.8)"
 
 
-def drop_redundant(twins: pd.DataFrame, groups: Groups) -> Plan:
+def drop_redundant(pairs: pd.DataFrame, groups: Groups) -> Plan:
     """Return the plan that removes the smaller unit of each redundant pair, if the other is kept.
 
     The pairs are taken in their order. A unit is removed if the other unit of the pair has not been
@@ -166,7 +166,7 @@ def drop_redundant(twins: pd.DataFrame, groups: Groups) -> Plan:
 
     Parameters
     ----------
-    twins : DataFrame
+    pairs : DataFrame
         Redundant pairs from `find_redundant`, the most similar first: columns ``group``, ``kept``,
         ``removed``.
     groups : Groups
@@ -193,22 +193,24 @@ def drop_redundant(twins: pd.DataFrame, groups: Groups) -> Plan:
     >>> pv.drop_redundant(pairs, groups).keep["fc1"]  # 2 is like 1, which is removed; 1 relies on 0
     tensor([ True, False,  True,  True])
     """
-    checks.columns(twins, dict.fromkeys(("group", "kept", "removed"), PAIRS_FROM), "drop_redundant")
+    checks.columns(pairs, dict.fromkeys(("group", "kept", "removed"), PAIRS_FROM), "drop_redundant")
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
-    for name, part in twins.groupby("group", sort=False):
+    for name, part in pairs.groupby("group", sort=False):
         group = checks.choice(name, "group", keep, what="group")
-        keep[group][sorted(spare(zip(part["kept"], part["removed"], strict=True)))] = False
+        keep[group][sorted(removable_units(zip(part["kept"], part["removed"], strict=True)))] = (
+            False
+        )
         check_even(groups[group], ~keep[group].numpy())
     return Plan(keep, groups)
 
 
-def spare(pairs: Iterable[tuple[int, int]], gone: Iterable[int] = ()) -> set[int]:
+def removable_units(pairs: Iterable[tuple[int, int]], gone: Iterable[int] = ()) -> set[int]:
     """Return the units of pairs (kept, removed) to remove, so that each has a kept substitute.
 
     `gone`: units that are removed already.
 
-    >>> sorted(spare([(0, 1), (1, 2), (3, 0)])), spare([(0, 1)], gone=[0])
+    >>> sorted(removable_units([(0, 1), (1, 2), (3, 0)])), removable_units([(0, 1)], gone=[0])
     ([1], set())
     """
     already_removed = set(gone)

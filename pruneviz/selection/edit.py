@@ -12,7 +12,7 @@ from pruneviz.selection.drop import check_even, place
 Edits = Mapping[str, Mapping[int, bool]]
 
 
-def amend(plan: Plan, units: Edits) -> Plan:
+def edited(plan: Plan, units: Edits) -> Plan:
     """Return a plan in which these units are removed, or kept, whatever the given plan does.
 
     Parameters
@@ -35,7 +35,7 @@ def amend(plan: Plan, units: Edits) -> Plan:
     >>> import numpy as np, pruneviz as pv
     >>> rows = pv.Slice("fc1.weight", 0, np.arange(4)[:, None], "out")
     >>> plan = pv.drop(pv.Groups((pv.Group("fc1", 4, (rows,)),)), {"fc1": [0, 1]})
-    >>> amend(plan, {"fc1": {0: True, 3: False}}).keep["fc1"]
+    >>> edited(plan, {"fc1": {0: True, 3: False}}).keep["fc1"]
     tensor([ True, False,  True, False])
     """
     groups = _groups(plan)
@@ -117,7 +117,7 @@ def changes(before: Plan, after: Plan) -> dict[tuple[str, bool], list[int]]:
     return found
 
 
-def named(plan: Plan) -> dict[str, list[int]]:
+def units_to_drop(plan: Plan) -> dict[str, list[int]]:
     """Return the `units` that make `drop` give this plan: layers to the numbers of removed units.
 
     Examples
@@ -125,7 +125,7 @@ def named(plan: Plan) -> dict[str, list[int]]:
     >>> import numpy as np, pruneviz as pv
     >>> rows = pv.Slice("fc1.weight", 0, np.arange(4)[:, None], "out")
     >>> groups = pv.Groups((pv.Group("fc1", 4, (rows,)),))
-    >>> named(pv.drop(groups, {"fc1": [3, 1]}))
+    >>> units_to_drop(pv.drop(groups, {"fc1": [3, 1]}))
     {'fc1': [1, 3]}
     """
     groups = _groups(plan)

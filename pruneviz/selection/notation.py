@@ -1,4 +1,4 @@
-"""Which units does a line of text name, to remove or to keep? `read` and `write` such lines."""
+"""Which units does a line of text name, to remove or to keep? `read_units` and `write_units` such lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOW = "Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus
 _ITEM = re.compile(r"([-−]?)\s*(\d{1,9})(?:\s*[-–]\s*(\d{1,9}))?")
 
 
-def read(text: str) -> Units:
+def read_units(text: str) -> Units:
     """Read which units to remove (False) or to keep (True) from ``conv1: 3, 5-7; fc1: -12``.
 
     Raises
@@ -25,11 +25,11 @@ def read(text: str) -> Units:
 
     Examples
     --------
-    >>> read("conv1: 3, 5-7; fc1: -12")
+    >>> read_units("conv1: 3, 5-7; fc1: -12")
     {'conv1': {3: False, 5: False, 6: False, 7: False}, 'fc1': {12: True}}
-    >>> read(" ")
+    >>> read_units(" ")
     {}
-    >>> read("conv1 3")
+    >>> read_units("conv1 3")
     Traceback (most recent call last):
     ...
     pruneviz.ArgumentError: 'conv1 3' names no units. Write a layer, a colon and numbers: conv1: 3, 5-7; fc1: -12 (with a minus the unit is kept).
@@ -52,12 +52,12 @@ def read(text: str) -> Units:
     return units
 
 
-def write(units: Mapping[str, Mapping[int, bool]]) -> str:
-    """Write the line that `read` reads.
+def write_units(units: Mapping[str, Mapping[int, bool]]) -> str:
+    """Write the line that `read_units` reads.
 
     Examples
     --------
-    >>> write({"conv1": {3: False, 7: False, 6: False, 5: False}, "fc1": {12: True}, "fc2": {}})
+    >>> write_units({"conv1": {3: False, 7: False, 6: False, 5: False}, "fc1": {12: True}, "fc2": {}})
     'conv1: 3, 5-7; fc1: -12'
     """
     parts = []

@@ -13,7 +13,7 @@ from pruneviz.core.plan import Plan, Scores
 BINS = 4096
 
 
-class Ranked:
+class BinnedNumbers:
     """Arrays of non-negative numbers, counted once in fine bins, so that ranks are found quickly.
 
     A comparison of ten million numbers takes a few milliseconds; a sort or a partition takes a
@@ -27,7 +27,7 @@ class Ranked:
 
     Examples
     --------
-    >>> ranked = Ranked({"a": np.array([1.0, 3.0]), "b": np.array([2.0, 3.0, 5.0])})
+    >>> ranked = BinnedNumbers({"a": np.array([1.0, 3.0]), "b": np.array([2.0, 3.0, 5.0])})
     >>> ranked.below(3.0)
     {'a': 1, 'b': 1}
     >>> ranked.cut(0.6)
@@ -96,11 +96,11 @@ def lowest(values: np.ndarray, k: int) -> np.ndarray:
     return marked
 
 
-class Ranks:
+class RemovalOrder:
     """The order in which single weights are removed: the plans of `select`, without a search.
 
     >>> scores = Scores({"w": torch.tensor([3.0, 1.0, 2.0, 1.0])}, "magnitude")
-    >>> Ranks(scores, "layer").plan(0.5).keep["w"]
+    >>> RemovalOrder(scores, "layer").plan(0.5).keep["w"]
     tensor([ True, False,  True, False])
     """
 

@@ -16,11 +16,11 @@ from pruneviz.core.plan import Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import Held, check_fit, held, matrix
-from pruneviz.model.weights import places
+from pruneviz.model.tensors import NamedTensor, check_fit, matrix, tensors_by_name
+from pruneviz.model.weights import weight_places
 from pruneviz.selection.criteria.registry import GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
-from pruneviz.selection.criteria.requirements import Facts
+from pruneviz.selection.criteria.requirements import Requirements
 
 REDUCTIONS = ("mean", "sum", "max", "min", "first")
 
@@ -97,9 +97,9 @@ def score(
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
         cut = [g for g in groups if not g.frozen]
         with evaluating(model):
-            have = held(model)
+            have = tensors_by_name(model)
             check_fit(groups, cut, have, "groups")
-            facts = Facts(chosen, evidence, model)
+            facts = Requirements(chosen, evidence, model)
             values: dict[str, Tensor]
             if "model" in chosen.needs:
                 values = cast(dict[str, Tensor], chosen.fn(model, cut, evidence))
@@ -109,10 +109,10 @@ def score(
                 }
         return Scores(values, chosen.name, groups)
     with evaluating(model):
-        facts = Facts(chosen, evidence, model)
+        facts = Requirements(chosen, evidence, model)
         values = {
             name: _scored(chosen, name, place.tensor, arguments | facts.of(place.tensor, name))
-            for name, place in places(model).items()
+            for name, place in weight_places(model).items()
             if facts.has(name)
         }
     return Scores(values, chosen.name)
@@ -126,8 +126,8 @@ def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, A
 
 
 def _unit_scores(
-    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str,
-    arguments: dict[str, Any], facts: Facts,
+    chosen: Criterion, group: Group, have: dict[str, NamedTensor], reduction: str,
+    arguments: dict[str, Any], facts: Requirements,
 ) -> Tensor:  # fmt: skip
     """Score the units of a group; shape (units,)."""
     shape = (group.size,)
@@ -158,7 +158,7 @@ def _unit_scores(
     return total / len(scores) if reduction == "mean" else total
 
 
-def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
+def _weights(group: Group, have: dict[str, NamedTensor]) -> list[tuple[Slice, Tensor]]:
     """Return the slices where a group's units have weights, and the weights that forward uses."""
     found: dict[tuple[object, ...], tuple[Slice, Tensor]] = {}
     for s in group.slices:

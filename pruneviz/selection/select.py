@@ -14,7 +14,7 @@ from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.selection.criteria.registry import CRITERIA, SCOPES
-from pruneviz.selection.drop import refusal
+from pruneviz.selection.drop import refusal_text
 from pruneviz.selection.ranking import lowest
 
 
@@ -131,10 +131,10 @@ def lowest_kept(scores: Scores, plan: Plan) -> float:
     )
 
 
-def tensors(layers: Iterable[str], known: Iterable[str]) -> list[str]:
+def tensors_of_layers(layers: Iterable[str], known: Iterable[str]) -> list[str]:
     """Return the names of the known tensors that belong to the named layers (or tensors), or raise.
 
-    >>> tensors(["fc1"], ["fc1.weight", "fc2.weight"])
+    >>> tensors_of_layers(["fc1"], ["fc1.weight", "fc2.weight"])
     ['fc1.weight']
     """
     if isinstance(layers, str):
@@ -152,7 +152,7 @@ def _parts(
 ) -> list[str]:
     """Return the keys of `flat` that belong to the named layers, tensors or groups."""
     if groups is None:
-        return tensors(names, flat)
+        return tensors_of_layers(names, flat)
     names = [names] if isinstance(names, str) else names
     found = [g.name for name in names for g in groups.groups_of(name)]
     return [name for name in found if name in flat and not groups[name].frozen]
@@ -210,7 +210,7 @@ def _shares(
         parts = _parts([layer], flat, groups)
         asked = checks.sparsity(value, f"sparsity[{layer!r}]")
         if asked and not parts and groups is not None:
-            raise GraphError(refusal(layer, groups.groups_of(layer)[0]))
+            raise GraphError(refusal_text(layer, groups.groups_of(layer)[0]))
         share.update(dict.fromkeys(parts, asked))
     return share
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.weights import Mask, Place, places, steps
+from pruneviz.model.weights import Mask, Place, steps, weight_places
 from pruneviz.pruning.mask import bake
 from pruneviz.storage.files import contents
 from pruneviz.storage.packing import DENSE, ENCODINGS, VALUE, relative_bits, size_of, to_relative
@@ -86,7 +86,7 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
 
     model = checks.unwrapped(model)
     with evaluating(model):
-        found = places(model)
+        found = weight_places(model)
         rows = [_row(name, place.tensor, gzip) for name, place in found.items()]
         rest = list(_other_tensors(model, found.values()))
     n, nonzero = (sum(r[column] for r in rows) for column in ("weights", "nonzero"))

@@ -23,8 +23,8 @@ from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.names import unmasked_name
 from pruneviz.model.forward import copy_of
 from pruneviz.model.tensors import holders_of
-from pruneviz.model.weights import Mask, places
-from pruneviz.pruning.shrink import RECORD
+from pruneviz.model.weights import Mask, weight_places
+from pruneviz.pruning.shrink import CUTS_ATTRIBUTE
 from pruneviz.pruning.surgery.cut import Cut, cut
 from pruneviz.storage.packing import CSR, Csr, from_csr, to_csr
 
@@ -105,10 +105,10 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
         else:
             aliases[name] = first_name
     known = {unmasked_name(name) for name in holders_of(model)}
-    records = [_cut_to_json(c, known) for c in getattr(model, RECORD, ())]
+    records = [_cut_to_json(c, known) for c in getattr(model, CUTS_ATTRIBUTE, ())]
     data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
     if encoding != "dense":
-        names = [n for n in places(model) if n in tensors]
+        names = [n for n in weight_places(model) if n in tensors]
         data |= {"version": 2, "csr": {n: tuple(tensors[n].shape) for n in names}}
         for name in names:
             tensors |= _as_csr(name, tensors.pop(name), encoding)
@@ -181,7 +181,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
             cut(model, one)
         except (GraphError, RuntimeError, IndexError) as e:
             raise ArgumentError(f"`build` makes another model than the saved one: {e}") from e
-        model.__dict__[RECORD] = (*getattr(model, RECORD, ()), one)
+        model.__dict__[CUTS_ATTRIBUTE] = (*getattr(model, CUTS_ATTRIBUTE, ()), one)
     tensors |= {name: tensors[other] for name, other in data["aliases"].items()}
     try:
         model.load_state_dict(tensors)

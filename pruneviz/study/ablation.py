@@ -21,10 +21,10 @@ from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.losses import CLASSES, check_class_labels, on_device_of
-from pruneviz.model.batches import nothing_to, parts, ready
+from pruneviz.model.batches import fast_batches, nothing_to, parts
 from pruneviz.model.forward import arguments, copy_of, outputs_of, run_forward
 from pruneviz.model.hooks import evaluating, seeded
-from pruneviz.model.tensors import Held, check_fit, held
+from pruneviz.model.tensors import NamedTensor, check_fit, tensors_by_name
 from pruneviz.study.prefix import Prefix
 
 CONVOLVED, PLAIN = 100, 500  # examples at once, as for `Accuracy`
@@ -141,7 +141,7 @@ def losses_without(
     if not cut:
         raise ArgumentError("no group of `groups` can be cut: there is no unit to ablate.")
     with torch.inference_mode(False), evaluating(model):
-        check_fit(groups, cut, held(model), "groups")
+        check_fit(groups, cut, tensors_by_name(model), "groups")
         data = _list_batches(model, batches)
         runner = _Runner(model, data, loss)
         dense, weights = runner.losses(None)
@@ -171,7 +171,7 @@ def losses_without(
 class _Slices:
     """The slices of a group in a copy of the model, which are set to 0 to silence its units."""
 
-    def __init__(self, group: Group, slices: list[Slice], have: Mapping[str, Held]) -> None:
+    def __init__(self, group: Group, slices: list[Slice], have: Mapping[str, NamedTensor]) -> None:
         tensors = [(s, have[unmasked_name(s.tensor)].tensor) for s in slices]
         self.slices = [(s, t) for s, t in tensors if t.is_floating_point()]
         self.group = group
@@ -198,7 +198,7 @@ class _Runner:
 
     def __init__(self, model: nn.Module, data: list[tuple[Any, Any]], loss: Loss) -> None:
         self.new, self.data, self.loss = copy_of(model), data, loss
-        self.tensors = held(self.new)
+        self.tensors = tensors_by_name(self.new)
         self.prefix: Prefix | None = None
         if all(isinstance(x, Tensor) for x, _ in data):
             with suppress(Exception):  # torch.fx cannot trace it: then every forward runs in full
@@ -262,7 +262,7 @@ def _list_batches(model: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, A
     conv = any(isinstance(m, _ConvNd) for m in model.modules())
     return [
         (x, y)
-        for x, y in ready(given, CONVOLVED if conv else PLAIN, model=model)
+        for x, y in fast_batches(given, CONVOLVED if conv else PLAIN, model=model)
         if len(pytree.tree_leaves(x)[0])
     ]
 

@@ -19,9 +19,9 @@ from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.work import effective_macs
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.weights import places
+from pruneviz.model.weights import weight_places
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.selection.select import select, tensors
+from pruneviz.selection.select import select, tensors_of_layers
 from pruneviz.storage.packing import ENCODINGS, size_of
 
 if TYPE_CHECKING:
@@ -227,14 +227,14 @@ def _kept_of_weights(
 ) -> Callable[[Sparsities], int]:
     """Return a function: what the model keeps, at sparsities of layers."""
     with evaluating(model):
-        weights = {n: place.tensor for n, place in places(model).items()}
+        weights = {n: place.tensor for n, place in weight_places(model).items()}
     sizes = {n: t.numel() for n, t in weights.items()}
     uses, macs = _uses(model, example_input) if name == "macs" else ({}, 0)
     numbers = sum(p.numel() for p in model.parameters())
     stored = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
     def kept(sparsities: Sparsities) -> int:
-        share = {t: s for n, s in sparsities.items() for t in tensors([n], sizes)}
+        share = {t: s for n, s in sparsities.items() for t in tensors_of_layers([n], sizes)}
         dropped = {t: min(round(s * sizes[t]), sizes[t] - 1) for t, s in share.items()}
         if name == "params":
             return numbers - sum(dropped.values())

@@ -12,10 +12,10 @@ from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.graph.find_groups import walked
-from pruneviz.graph.grouping import build
+from pruneviz.graph.find_groups import traced_walk
+from pruneviz.graph.grouping import build_groups
 from pruneviz.metrics.cost import measure
-from pruneviz.metrics.latency_comparison import call_of, in_turn, ratio
+from pruneviz.metrics.latency_comparison import call_of, ratio, time_in_turn
 from pruneviz.model.batches import examples_in
 from pruneviz.model.forward import arguments
 from pruneviz.model.hooks import evaluating
@@ -88,19 +88,19 @@ def compare_costs(
     >>> frame[["way", "bytes", "macs"]].values.tolist()[2:]
     [['csr_linear', 8464, 921], ['csr_mm', 8464, 921], ['smaller', 3536, 864]]
     """
-    return compared(Ways(model, example_input).at(sparsity), example_input, seconds=seconds,
+    return compare_models(ReductionWays(model, example_input).at(sparsity), example_input, seconds=seconds,
                     threads=threads, seed=seed)  # fmt: skip
 
 
-class Ways:
+class ReductionWays:
     """One model, traced once, with its weights removed in several ways to many sparsities."""
 
     def __init__(self, model: nn.Module, example_input: Any) -> None:
         self.model = checks.unwrapped(model)
-        walk = walked(self.model, example_input)
+        walk = traced_walk(self.model, example_input)
         self._shrinker = Shrinker(self.model, example_input, walk)
         self._weights = score(self.model, "magnitude")
-        self._units = score(self.model, "l2", groups=build(walk, approximate=False))
+        self._units = score(self.model, "l2", groups=build_groups(walk, approximate=False))
         self._total = _count(self.model)
         self._kept: dict[float, int] = {}  # share of removed units -> number of kept weights
 
@@ -134,7 +134,7 @@ class Ways:
         return self._shrinker.quick(select(self._units, sparsity=share, scope="layer"))
 
 
-def compared(
+def compare_models(
     ways: Mapping[str, nn.Module],
     example_input: Any,
     *,
@@ -143,15 +143,15 @@ def compared(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return the table of `compare_costs` for models by name; all are compared with the first."""
-    count = counted(ways, example_input)
-    clock = timed(ways, example_input, seconds=seconds, threads=threads, seed=seed)
+    count = count_costs(ways, example_input)
+    clock = time_models(ways, example_input, seconds=seconds, threads=threads, seed=seed)
     columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",
                "batch", "threads"]  # fmt: skip
     return count.merge(clock, on="way")[columns]
 
 
-def counted(ways: Mapping[str, nn.Module], example_input: Any) -> pd.DataFrame:
-    """Return the counted columns of `compared`: ``way, sparsity, bytes, macs, speedup``."""
+def count_costs(ways: Mapping[str, nn.Module], example_input: Any) -> pd.DataFrame:
+    """Return the counted columns of `compare_models`: ``way, sparsity, bytes, macs, speedup``."""
     import pandas as pd
 
     dense_weights, dense_macs = 0, 0
@@ -165,7 +165,7 @@ def counted(ways: Mapping[str, nn.Module], example_input: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["way", "sparsity", "bytes", "macs", "speedup"])
 
 
-def timed(
+def time_models(
     ways: Mapping[str, nn.Module],
     example_input: Any,
     *,
@@ -174,7 +174,7 @@ def timed(
     seed: int = 0,
     between: Callable[[], None] | None = None,
 ) -> pd.DataFrame:
-    """Return the timed columns of `compared`: ``way`` and all that `counted` lacks."""
+    """Return the timed columns of `compare_models`: ``way`` and all that `count_costs` lacks."""
     import pandas as pd
 
     args, kwargs = arguments(example_input)
@@ -183,7 +183,7 @@ def timed(
         for model in ways.values():
             stack.enter_context(evaluating(model))
         calls = [call_of(m, args, kwargs) for m in ways.values()]
-        times = in_turn(calls, seconds=seconds, threads=n, seed=seed, between=between)
+        times = time_in_turn(calls, seconds=seconds, threads=n, seed=seed, between=between)
     batch = examples_in(example_input)
     rows = [
         (way, float(np.median(times[:, i])), *ratio(times[:, 0], times[:, i]), batch, n)

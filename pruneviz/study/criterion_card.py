@@ -26,12 +26,12 @@ from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.score import score
 from pruneviz.study.ablation import Loss, losses_without
 from pruneviz.study.criterion_card_intervals import (
-    WHOLE,
+    WHOLE_NETWORK,
     ceiling,
-    column,
     correlation,
+    rank_correlation,
     rank_correlations,
-    rho,
+    score_column,
 )
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class Card:
         """The measured rise of the loss without each unit."""
         return self.scores[TRUTH]
 
-    def values(self, criterion: str, group: str = WHOLE) -> np.ndarray:
+    def values(self, criterion: str, group: str = WHOLE_NETWORK) -> np.ndarray:
         """Return the scores of a group, or of all units, by a criterion or by "ablation"."""
         checks.choice(criterion, "criterion", self.scores, what="criterion")
-        checks.choice(group, "group", (WHOLE, *self.truth.values), what="group")
-        return column(self.scores[criterion], None if group == WHOLE else group)
+        checks.choice(group, "group", (WHOLE_NETWORK, *self.truth.values), what="group")
+        return score_column(self.scores[criterion], None if group == WHOLE_NETWORK else group)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the frame that `plot_card` draws: the correlations, ``rescaled`` and ``notices``.
@@ -98,7 +98,7 @@ class Card:
         return self.correlation.merge(found, on="criterion")
 
     def __repr__(self) -> str:
-        network = self.correlation[self.correlation["group"] == WHOLE]
+        network = self.correlation[self.correlation["group"] == WHOLE_NETWORK]
         noticed = dict(zip(self.rescaling["criterion"], self.rescaling["notices"], strict=True))
         units = int(network["units"].iloc[0])
         lines = [
@@ -249,12 +249,14 @@ def criterion_card(
     args, kwargs = one_example(data[0][0])
     new, rescaled = rescaled_groups(model, kwargs or args, groups, factor, 0.5, repeats[0])
     after = scores_of(new, evidence_of(new), repeats[0], names) if rescaled else {}
-    changed = [(c, rho(column(scores[c]), column(s))) for c, s in after.items()]
+    changed = [
+        (c, rank_correlation(score_column(scores[c]), score_column(s))) for c, s in after.items()
+    ]
     rescaling = pd.DataFrame(changed, columns=["criterion", "spearman"])
     rescaling["notices"] = rescaling["spearman"] < NOTICED
     rise = {g: torch.from_numpy(v) for g, v in truth.rise().items()}
     scores = {TRUTH: Scores(rise, TRUTH, groups), **scores}
-    agreement = rank_correlations(np.column_stack([column(s) for s in scores.values()]))
+    agreement = rank_correlations(np.column_stack([score_column(s) for s in scores.values()]))
     frame = pd.DataFrame(agreement, index=list(scores), columns=list(scores))
     return Card(rows, frame, rescaling, scores, truth.examples, ceiling(truth, repeats))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-WHOLE = "whole network"
+WHOLE_NETWORK = "whole network"
 BAND = (2.5, 97.5)  # per cent: level 0.95
 NORMAL = 1.96  # standard errors: level 0.95
 
@@ -33,15 +33,18 @@ def correlation(
 
     rise, rises = truth.rise(), [truth.rise(_counts(truth, seed)) for seed in seeds]
     rows = []
-    for name_of_group in (WHOLE, *rise):
-        group = None if name_of_group == WHOLE else name_of_group
-        columns = np.column_stack([column(s, group) for s in scores.values()])
+    for name_of_group in (WHOLE_NETWORK, *rise):
+        group = None if name_of_group == WHOLE_NETWORK else name_of_group
+        columns = np.column_stack([score_column(s, group) for s in scores.values()])
         found = _correlations_with(_flat(rise, group), columns)
         resampled = np.array([_correlations_with(_flat(r, group), columns) for r in rises])
         single = len(truth.dense) < 2  # one loss cannot be resampled
         for j, name in enumerate(scores):
             if name in draws[0]:
-                each = [rho(_flat(rise, group), column(d[name], group)) for d in draws]
+                each = [
+                    rank_correlation(_flat(rise, group), score_column(d[name], group))
+                    for d in draws
+                ]
                 value, (low, high) = float(np.mean(each)), np.percentile(each, BAND)
             else:
                 value = float(found[j])
@@ -59,7 +62,7 @@ def ceiling(truth: Ablation, seeds: list[int]) -> float:
     halves = []
     for seed in seeds:
         half = np.random.default_rng(seed).permutation(n) < n // 2
-        halves.append(rho(*(_flat(truth.rise(part), None) for part in (half, ~half))))
+        halves.append(rank_correlation(*(_flat(truth.rise(part), None) for part in (half, ~half))))
     r = max(0.0, float(np.mean(halves)))
     return (2 * r / (1 + r)) ** 0.5
 
@@ -70,7 +73,7 @@ def _counts(truth: Ablation, seed: int) -> np.ndarray:
     return np.bincount(np.random.default_rng(seed).integers(n, size=n), minlength=n)
 
 
-def column(scores: Scores, group: str | None = None) -> np.ndarray:
+def score_column(scores: Scores, group: str | None = None) -> np.ndarray:
     """Return the scores of one group's units, or of all units, in one array."""
     return _flat({g: v.double().cpu().numpy() for g, v in scores.values.items()}, group)
 
@@ -85,7 +88,7 @@ def _correlations_with(truth: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return rank_correlations(np.column_stack([truth, columns]))[0, 1:]
 
 
-def rho(a: np.ndarray, b: np.ndarray) -> float:
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Return the rank correlation of two columns."""
     return float(_correlations_with(a, b[:, None])[0])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.metrics.latency_comparison import in_turn, ratio
+from pruneviz.metrics.latency_comparison import ratio, time_in_turn
 from pruneviz.storage.csr import csr_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def crossover(
     for width, batch, sparsity in tqdm(grid, desc="crossover", leave=False, disable=not progress):
         calls, macs = calls_of(width, batch, sparsity, checks.count(seed, "seed"))
         with torch.no_grad():
-            times = in_turn(list(calls.values()), seconds=seconds, threads=n, seed=seed)
+            times = time_in_turn(list(calls.values()), seconds=seconds, threads=n, seed=seed)
         for i, way in enumerate(calls):
             value, low, high = ratio(times[:, 0], times[:, i])
             rows.append((width, batch, sparsity, way, float(np.median(times[:, i])),
@@ -147,11 +147,11 @@ def speed_break_evens(data: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["width", "batch", "way", "break_even", "below", "above"])
 
 
-def nearest(data: pd.DataFrame, width: float, batch: int) -> tuple[int, int]:
+def nearest_measured(data: pd.DataFrame, width: float, batch: int) -> tuple[int, int]:
     """Return the measured width and batch that are nearest to these, by ratio.
 
     >>> import pandas as pd
-    >>> nearest(pd.DataFrame({"width": [256, 1024], "batch": [1, 64]}), 485, 20)
+    >>> nearest_measured(pd.DataFrame({"width": [256, 1024], "batch": [1, 64]}), 485, 20)
     (256, 64)
     """
     checks.columns(data, dict.fromkeys(("width", "batch"), "pv.crossover()"), "nearest")

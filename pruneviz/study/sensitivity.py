@@ -17,12 +17,12 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.metrics.evaluator import Accuracy, columns_of, judged
+from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
 from pruneviz.model.hooks import seeded
-from pruneviz.model.weights import places
-from pruneviz.selection.criteria.requirements import Facts
-from pruneviz.selection.drop import refusal
-from pruneviz.selection.select import tensors
+from pruneviz.model.weights import weight_places
+from pruneviz.selection.criteria.requirements import Requirements
+from pruneviz.selection.drop import refusal_text
+from pruneviz.selection.select import tensors_of_layers
 from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.prefix import Prefix
 from pruneviz.study.setup import Setup
@@ -146,10 +146,10 @@ def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict
     parts: dict[str, list[str]] = {}
     if granularity == "weight":
         known, facts = (
-            list(places(setup.model)),
-            Facts(setup.criteria[0], setup.evidence, setup.model),
+            list(weight_places(setup.model)),
+            Requirements(setup.criteria[0], setup.evidence, setup.model),
         )
-        for tensor in known if named is None else tensors(named, known):
+        for tensor in known if named is None else tensors_of_layers(named, known):
             if facts.has(tensor):
                 parts.setdefault(layer_name(tensor), []).append(tensor)
             elif named is not None:
@@ -161,7 +161,7 @@ def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict
     for name in named:
         found = setup.groups.groups_of(name)
         if all(g.frozen for g in found):
-            raise GraphError(refusal(name, found[0]))
+            raise GraphError(refusal_text(name, found[0]))
         parts |= {g.name: [g.name] for g in found if not g.frozen}
     return parts
 
@@ -196,7 +196,7 @@ class _Rows:
         try:
             if not self.dense:
                 with self._seeded():
-                    self.dense = judged(self.job.evaluate, self.model)
+                    self.dense = evaluated(self.job.evaluate, self.model)
                 self.prefix = self._prefix()
             with self._seeded():
                 return self._compute(row)
@@ -246,7 +246,7 @@ class _Rows:
             if after is not None:
                 right = self.accuracy.right(after, self.accuracy.laid_out(self.model))
                 return self.accuracy.of(right)
-        return judged(self.job.evaluate, new)
+        return evaluated(self.job.evaluate, new)
 
     def _prefix(self) -> Prefix | None:
         if self.accuracy is None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.groups import Groups, some_can_go
+from pruneviz.core.groups import Groups, check_some_cuttable
 from pruneviz.core.plan import Scores
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
@@ -21,7 +21,7 @@ from pruneviz.model.batches import listed
 from pruneviz.pruning.repair.ladder import RUNGS, check_repair_data
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
-from pruneviz.selection.criteria.requirements import Facts
+from pruneviz.selection.criteria.requirements import Requirements
 from pruneviz.selection.score import score
 from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.variants import Variants
@@ -104,11 +104,13 @@ class Setup:
             loss = F.cross_entropy if gradients else None
             evidence = collect(model, data, loss=loss, progress=False)
         for c in found:
-            Facts(c, evidence, model)  # raises if it lacks something that the criterion needs
+            Requirements(
+                c, evidence, model
+            )  # raises if it lacks something that the criterion needs
         if units and groups is None:
             groups = find_groups(model, example_input)
         if groups is not None:
-            some_can_go(groups)
+            check_some_cuttable(groups)
         return cls(model, example_input, found, chosen, groups, evidence, data)
 
     def score(self, name: str, seed: int) -> Scores:

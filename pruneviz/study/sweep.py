@@ -16,7 +16,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.metrics.evaluator import Accuracy, columns_of, judged
+from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
 from pruneviz.model.hooks import seeded
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprint
@@ -217,7 +217,7 @@ class _Rows:
             new = _tune(tune, new)
         cost = variants.cost(new, same=not units and tune is None)
         counts = {c: getattr(cost, c) for c in COSTS}
-        return {"sparsity": plan.sparsity, **judged(self.job.evaluate, new), **counts}
+        return {"sparsity": plan.sparsity, **evaluated(self.job.evaluate, new), **counts}
 
 
 def _tune(tune: Callable[[nn.Module], nn.Module], model: nn.Module) -> nn.Module:

@@ -18,10 +18,10 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.cost import Cost, measure
-from pruneviz.model.weights import places
+from pruneviz.model.weights import weight_places
 from pruneviz.pruning.mask import bake, mask
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.selection.ranking import Ranks
+from pruneviz.selection.ranking import RemovalOrder
 from pruneviz.selection.select import select
 
 
@@ -53,7 +53,7 @@ class Variants:
         self.example_input = example_input
         self.evidence, self.batches = evidence, batches
         self.share = share and not any(map(parametrize.is_parametrized, self.model.modules()))
-        self._ranks: Ranks | None = None
+        self._ranks: RemovalOrder | None = None
 
     @cached_property
     def dense(self) -> Cost:
@@ -72,7 +72,7 @@ class Variants:
         if scores.groups is not None:
             return select(scores, sparsity=sparsity, scope=scope)
         if self._ranks is None or self._ranks.made_from != (scores, scope):
-            self._ranks = Ranks(scores, scope)
+            self._ranks = RemovalOrder(scores, scope)
         return self._ranks.plan(sparsity)
 
     def masked(self, plan: Plan, repair: str = "none") -> nn.Module:
@@ -113,7 +113,7 @@ class Variants:
     def _shared_copy(self, plan: Plan) -> nn.Module:
         tensors = chain(self.model.parameters(), self.model.buffers())
         new = copy.deepcopy(self.model, {id(t): t for t in tensors})
-        for name, place in places(new).items():
+        for name, place in weight_places(new).items():
             keep = plan.keep.get(name)
             if keep is None or _count_true(keep) == keep.numel():
                 continue

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
-from pruneviz.core.groups import some_can_go
+from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.evidence.collect import collect
@@ -25,7 +25,16 @@ from pruneviz.metrics.accuracy import predicted_classes
 from pruneviz.metrics.accuracy_comparison import Comparison, label_numbers
 from pruneviz.metrics.evaluator import metric
 from pruneviz.metrics.latency_comparison import Timing, compare_latency
-from pruneviz.model.batches import PART, alike, examples_in, few, first, nothing_to, parts, ready
+from pruneviz.model.batches import (
+    PART,
+    examples_in,
+    fast_batches,
+    first_examples,
+    first_n,
+    nothing_to,
+    parts,
+    same_shape,
+)
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.weights import named_weights
@@ -107,12 +116,16 @@ class WhatIf:
                 "Pass `evaluate`, a function from a model to a number, to judge by something else."
             )
         self.given = given
-        self.batches = ready(given, model=self.model) if evaluate is None else given
+        self.batches = fast_batches(given, model=self.model) if evaluate is None else given
         self.evaluate, self.approximate = evaluate, approximate
         inputs = [x for x, _ in given]
         self._timed_input = inputs[0] if example_input is None else example_input
         self.example_input = _first_examples(inputs[0]) if example_input is None else example_input
-        pairs = [(x, None) for x in few(inputs, LEARN)] if learn is None else list(parts(learn))
+        pairs = (
+            [(x, None) for x in first_examples(inputs, LEARN)]
+            if learn is None
+            else list(parts(learn))
+        )
         if not pairs:
             raise nothing_to("learn from", "learn")
         # pairs, so that a tuple of inputs is not taken for one
@@ -129,7 +142,7 @@ class WhatIf:
         self.how_to_trace = f"batches[0][0][:{TRACED}]" if tensors else "batches[0][0]"
         self.how_to_learn = (
             f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
-            if alike(inputs)
+            if same_shape(inputs)
             else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
         )
         n = sum(examples_in(x) for x, _ in self.learn)
@@ -142,7 +155,7 @@ class WhatIf:
         self.groups: Groups | None = None
         try:
             self.groups = find_groups(self.model, self.example_input, approximate=approximate)
-            some_can_go(self.groups)
+            check_some_cuttable(self.groups)
         except GraphError as e:  # single weights can still be pruned
             self.refusal = str(e)
         self.labels, self._predicted = (np.zeros(0, int), np.zeros(0, int))
@@ -317,7 +330,7 @@ class WhatIf:
     def timed(self, new: nn.Module, *, seconds: float, most: int = 32) -> Timing:
         """Time the model and a pruned one in turn, on a batch of at most `most` examples."""
         try:
-            x = first(self._timed_input, most)
+            x = first_n(self._timed_input, most)
         except (ArgumentError, TypeError, IndexError):
             x = self._timed_input
         if self._timed_copy is None:

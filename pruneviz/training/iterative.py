@@ -17,7 +17,7 @@ from pruneviz.core.plan import Plan
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import metric
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import held
+from pruneviz.model.tensors import tensors_by_name
 from pruneviz.pruning.mask import bake, mask
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.selection.score import score
@@ -244,7 +244,7 @@ def _check_zeros(tuned: nn.Module, plan: Plan) -> nn.Module:
 def _visible(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters as the forward reads them, masks applied."""
     with evaluating(model):
-        tensors = held(model)
+        tensors = tensors_by_name(model)
         return {
             n: h.visible.clone() for n, h in tensors.items() if isinstance(h.tensor, nn.Parameter)
         }

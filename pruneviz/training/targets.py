@@ -13,8 +13,8 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.weights import Mask, masked_attributes, places, steps
-from pruneviz.selection.select import select, tensors
+from pruneviz.model.weights import Mask, masked_attributes, steps, weight_places
+from pruneviz.selection.select import select, tensors_of_layers
 from pruneviz.training.schedules import schedule as sparsities_of
 
 Target = float | dict[str, float]
@@ -41,7 +41,7 @@ def targets_of(
             return [*sparsities_of(schedule, sparsity, rounds=n, start=Plan(have).sparsity)]
         by_layer = {}
         for layer, end in sparsity.items():
-            part = {t: have[t] for t in tensors([layer], have)} if have else {}
+            part = {t: have[t] for t in tensors_of_layers([layer], have)} if have else {}
             by_layer[layer] = sparsities_of(schedule, end, rounds=n, start=Plan(part).sparsity)
         each_round = zip(*by_layer.values(), strict=True)
         return [dict(zip(by_layer, values, strict=True)) for values in each_round]
@@ -85,7 +85,7 @@ def total_sparsity(target: Target, plan: Plan) -> float:
     share = dict.fromkeys(plan.keep, 0.0)
     for layer, s in target.items():
         names = (
-            tensors([layer], plan.keep)
+            tensors_of_layers([layer], plan.keep)
             if plan.groups is None
             else [g.name for g in plan.groups.groups_of(layer) if g.name in share]
         )
@@ -98,9 +98,9 @@ def kept_by_masks(model: nn.Module) -> dict[str, Tensor]:
     with evaluating(model):  # reading a weight may run other parametrizations
         found = {
             name: torch.ones_like(place.tensor, dtype=torch.bool)
-            for name, place in places(model).items()
+            for name, place in weight_places(model).items()
         }
-    for name, place in places(model).items():
+    for name, place in weight_places(model).items():
         module, attribute = place.holders[0]
         for step in steps(module, attribute) if attribute in masked_attributes(module) else ():
             if isinstance(step, Mask):
@@ -108,10 +108,10 @@ def kept_by_masks(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def cuts(sparsities: Sequence[float]) -> list[float]:
+def dropped_shares(sparsities: Sequence[float]) -> list[float]:
     """Return the share that each round drops of what was kept before it, rounded to six digits.
 
-    >>> cuts([0.0, 0.5, 0.75, 0.75])
+    >>> dropped_shares([0.0, 0.5, 0.75, 0.75])
     [0.5, 0.5, 0.0]
     """
     return [round(1 - (1 - b) / (1 - a), 6) for a, b in pairwise(sparsities)]

@@ -62,7 +62,7 @@ PANELS = {
     "weights": "pv.panel_weights(model, batches=batches)",
     "strip": "pv.panel_strip(model, x[:5], y[:5], batches=batches, classes=classes)",
     "neurons": "pv.panel_neurons(model, x[:8], batches=batches)",
-    "sleepers": "pv.panel_inactive(model, batches, classes=classes)",
+    "inactive": "pv.panel_inactive(model, batches, classes=classes)",
     "twins": "pv.panel_redundant(model, x[:8], batches=batches)",
     "tradeoff": "pv.panel_tradeoff(data)",
     "whatif": "pv.panel_whatif(model, batches, classes=classes)",
@@ -259,7 +259,7 @@ PLACES = """(panel, places) => {
 TOUCHED = {
     "weights": ((430, 80), 120, "threshold"),
     "neurons": ((499 + 3 * 8, 30), 0, "unit"),
-    "sleepers": ((160, 60), 0, "seen"),
+    "inactive": ((160, 60), 0, "seen"),
     "twins": ((70, 22), 100, "threshold"),
     "tradeoff": ((400, 100), -120, "budget"),
     "whatif": ((200, 12), 0, "protect"),

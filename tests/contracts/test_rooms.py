@@ -106,6 +106,11 @@ def test_no_private_name_crosses_a_file(name):
     for module, what in own(FILES[name]):
         assert not what.startswith("_"), f"{name} imports {what} from {module}"
         assert not module.split(".")[-1].startswith("_") or module == "_version"
+    modules = {m.split(".")[-1] for m, what in own(FILES[name]) if not what}
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            crosses = node.value.id in modules and node.attr.startswith("_")
+            assert not crosses, f"{name} reads {node.value.id}.{node.attr}"
 
 
 def test_the_exceptions_are_needed():

@@ -14,7 +14,7 @@ from torch import nn
 import pruneviz as pv
 from pruneviz.graph.silence import roles_of
 from pruneviz.model.forward import quiet
-from pruneviz.model.hooks import beside, no_fast_path
+from pruneviz.model.hooks import in_background, no_fast_path
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.pruning.surgery.proof import at_precision, draws_random_numbers, reference
 from pruneviz.pruning.surgery.removal import removed_classes
@@ -133,7 +133,7 @@ def test_beside_another_thread_random_numbers_logs_and_warnings_are_left_alone(m
     monkeypatch.setattr(torch, "manual_seed", never)
     monkeypatch.setattr(logging, "disable", never)
     before = shared()
-    with beside():
+    with in_background():
         small = shrinker.proved(plan)
         shrinker.repair(small, plan, "lstsq", None, [X])
         pv.accuracy(small, [(X, torch.arange(12) % 3)])
@@ -195,7 +195,7 @@ def test_a_hand_in_a_thread_of_its_own_draws_and_restores_nothing(monkeypatch):
             hand = threading.Thread(target=slider.set_state, args=({"value": 0.4},))
             hand.start()
             hand.join()
-            with beside():  # whoever asks first does the work, here or there
+            with in_background():  # whoever asks first does the work, here or there
                 assert panel.result["plan"] is not None
     assert touched == []
 
@@ -208,7 +208,7 @@ def test_proofs_in_threads_beside_a_training():
 
     def prove(shrinker):
         try:
-            with beside():
+            with in_background():
                 for _ in range(10):
                     shrinker.proved(plan)
         except Exception as e:

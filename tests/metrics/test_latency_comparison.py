@@ -13,7 +13,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz.metrics import latency_comparison as timing
-from pruneviz.metrics.latency_comparison import Timing, in_turn, ratio
+from pruneviz.metrics.latency_comparison import Timing, ratio, time_in_turn
 
 ROWS = 40
 
@@ -61,7 +61,7 @@ def test_every_round_times_all_and_their_order_changes(monkeypatch):
     ran = []
     monkeypatch.setattr(timing, "BLOCK", 0)
     calls = [lambda i=i: ran.append(i) for i in range(3)]
-    times = in_turn(calls, seconds=0, seed=4)
+    times = time_in_turn(calls, seconds=0, seed=4)
     assert times.shape == (timing.LEAST_ROUNDS, 3) and (times > 0).all()
     blocks = np.array(ran[-timing.LEAST_ROUNDS * 9 :]).reshape(
         -1, 3
@@ -71,19 +71,19 @@ def test_every_round_times_all_and_their_order_changes(monkeypatch):
     assert (np.sort(orders, 1) == [0, 1, 2]).all() and len({tuple(o) for o in orders}) > 2
     first = list(ran)
     ran.clear()
-    in_turn(calls, seconds=0, seed=4)
+    time_in_turn(calls, seconds=0, seed=4)
     assert ran == first
 
 
 def test_a_short_call_is_timed_many_at_once(monkeypatch):
     ran = []
-    in_turn([lambda: ran.append(0)], seconds=0)
+    time_in_turn([lambda: ran.append(0)], seconds=0)
     assert len(ran) > 50 * timing.LEAST_ROUNDS
 
 
 def test_threads_are_set_and_put_back():
     before, seen = torch.get_num_threads(), set()
-    in_turn([lambda: seen.add(torch.get_num_threads())], seconds=0, threads=3)
+    time_in_turn([lambda: seen.add(torch.get_num_threads())], seconds=0, threads=3)
     assert seen == {3} and torch.get_num_threads() == before
 
 

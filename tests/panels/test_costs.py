@@ -12,7 +12,7 @@ from ipywidgets.widgets.widget import _instances
 
 import pruneviz as pv
 from pruneviz.plots.crossover import LABELS
-from pruneviz.study.costs import timed as clock
+from pruneviz.study.costs import time_models as clock
 
 X = torch.randn(9, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 WAYS = ["dense", "zeros", "csr_linear", "csr_mm", "smaller"]
@@ -139,7 +139,7 @@ def test_the_model_that_is_timed_is_not_the_one_that_is_counted(sparsity, monkey
         seen.append(ways)
         return clock(ways, *args, **options)
 
-    monkeypatch.setattr("pruneviz.panels.costs.timed", timed)
+    monkeypatch.setattr("pruneviz.panels.costs.time_models", timed)
     panel = pv.panel_costs(mlp(), X, seconds=0, sparsity=sparsity)
     (ways,) = seen
     assert all(m is not panel._ways.model for m in ways.values())

@@ -162,7 +162,7 @@ def test_every_control_has_a_name(panel):
 
     named = {w.description for w in inside(panel) if getattr(w, "description", "")}
     bar = {"undo", "redo", "code", "save as", "save", "go to"}
-    assert named == bar | {"layer", "seen on", "rare", "sleepers", "order"}
+    assert named == bar | {"layer", "seen on", "rare", "inactive", "order"}
     assert set(panel.controls) == {"layer", "seen", "rare", "order", "repair"}
 
 
@@ -227,7 +227,7 @@ def test_the_code_does_the_same(panel, seen, repair, capsys):
     exec(code, names)
     assert all(torch.equal(r["plan"].keep[n], k) for n, k in names["plan"].keep.items())
     for kind in ("dead", "constant", "rare"):
-        of_kind = names["sleepers"][names["sleepers"]["kind"] == kind]
+        of_kind = names["inactive"][names["inactive"]["kind"] == kind]
         assert of_kind["unit"].tolist() == r[kind]
     told = [float(t) for t in capsys.readouterr().out.split()]
     first, last = (("accuracy_before", "accuracy_seen_before"), ("accuracy", "accuracy_seen"))

@@ -16,11 +16,11 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import by_class, some_of_each
+from pruneviz.model.batches import by_class, examples_of_each_class
 from pruneviz.plots import activation_map as heat
 from pruneviz.plots import inactive as plot
 from pruneviz.plots.activation_map import MARKS, MAX_ROWS, MIN_ROWS
-from pruneviz.selection.drop import plan_without
+from pruneviz.selection.drop import plan_removing
 
 EVIL = "<img src=x onerror=alert(1)>"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -29,11 +29,11 @@ FRAME = pd.DataFrame({"unit": [0, 1, 2, 5], "kind": ["dead", "constant", "rare",
 
 
 def test_rows_are_sorted_by_kind_and_then_by_how_often_they_are_active():
-    p = heat.picture(SIX, sleepers=FRAME)
+    p = heat.picture(SIX, inactive=FRAME)
     assert p.units == [0, 5, 1, 2, 4, 3]
     assert p.kinds == ["dead", "dead", "constant", "rare", "", ""]
-    assert heat.picture(SIX, sleepers=FRAME, order="unit").units == [0, 1, 2, 3, 4, 5]
-    assert heat.picture(SIX, sleepers=FRAME, order="mean").units == [0, 5, 2, 4, 1, 3]
+    assert heat.picture(SIX, inactive=FRAME, order="unit").units == [0, 1, 2, 3, 4, 5]
+    assert heat.picture(SIX, inactive=FRAME, order="mean").units == [0, 5, 2, 4, 1, 3]
     assert heat.picture(SIX).kinds == [""] * 6
 
 
@@ -43,7 +43,7 @@ def test_what_is_not_zero_can_be_seen_and_zero_is_blank():
     assert opaque[0] == 0 and 50 < opaque[1] < opaque[2] == 255 and opaque[3] > 50
     assert (red[2], green[2], blue[2]) == (0x00, 0x72, 0xB2)
     assert (red[3], green[3], blue[3]) != (red[2], green[2], blue[2])
-    pale = heat.picture(np.array([[100.0] * 3, [1, 2, 1]]), sleepers=FRAME.iloc[[1]].assign(unit=0))
+    pale = heat.picture(np.array([[100.0] * 3, [1, 2, 1]]), inactive=FRAME.iloc[[1]].assign(unit=0))
     assert pale.shades[1, 1, 3] == 255  # a constant of a hundred does not make the others pale
 
 
@@ -52,7 +52,7 @@ def test_of_many_units_some_of_each_kind_are_drawn_and_the_rest_is_said():
     a[100:] = np.arange(200)[:, None] + 1
     a[:100:2, 0] = 1  # dead in `frame`, active in these data: these are shown first
     frame = pd.DataFrame({"unit": range(100), "kind": ["dead"] * 100})
-    p = heat.picture(a, sleepers=frame)
+    p = heat.picture(a, inactive=frame)
     assert len(p.units) == len(set(p.units)) == MAX_ROWS
     assert p.kinds.count("dead") == MIN_ROWS
     assert set(p.units[:MIN_ROWS]) == set(range(0, 2 * MIN_ROWS, 2))
@@ -60,7 +60,7 @@ def test_of_many_units_some_of_each_kind_are_drawn_and_the_rest_is_said():
     assert p.counts == {"dead": 100, "constant": 0, "rare": 0, "": 200}
     assert "dead: 100 (8 drawn)" in [text for _, _, text in p.legend()]
     assert "40 of 300 units drawn" in p.caption()
-    only = heat.picture(np.zeros((50, 2)), sleepers=frame.iloc[:50])
+    only = heat.picture(np.zeros((50, 2)), inactive=frame.iloc[:50])
     assert len(only.units) == MAX_ROWS  # no unit is active
 
 
@@ -79,12 +79,12 @@ def test_examples_of_a_class_stand_together_under_its_name():
 
 
 def test_both_renderers_draw_the_same():
-    p = heat.picture(SIX, sleepers=FRAME, labels=[0, 1, 1])
+    p = heat.picture(SIX, inactive=FRAME, labels=[0, 1, 1])
     text = plot.svg(p, label="x")
     marked = re.findall(r'<g class="(.*?)" data-unit="(\d+)"', text)
     assert sorted((int(u), k) for k, u in marked) == list(FRAME.itertuples(index=False, name=None))
     ax = Figure().subplots()
-    assert pv.plot_inactive(SIX, sleepers=FRAME, labels=[0, 1, 1], ax=ax) is ax
+    assert pv.plot_inactive(SIX, inactive=FRAME, labels=[0, 1, 1], ax=ax) is ax
     drawn = {c.get_label(): len(c.get_offsets()) for c in ax.collections}
     assert drawn == {"dead": 2, "constant": 1, "rare": 1}
     uri = re.search(r'href="data:image/png;base64,(.*?)"', text).group(1)
@@ -115,10 +115,10 @@ BAD = [
         "`labels` must be one class for each example, but there are 1 for 3 examples.",
     ),
     ({"order": "size"}, "`order` 'size' is unknown"),
-    ({"sleepers": FRAME.drop(columns="kind")}, "kind"),
-    ({"sleepers": FRAME.assign(kind="tired")}, "kind 'tired' is unknown"),
-    ({"sleepers": FRAME.assign(unit=9)}, "`sleepers` names unit 9, but `data` hold 6 units"),
-    ({"sleepers": FRAME.assign(unit=1)}, "`sleepers` names unit 1 twice, but `data` hold 6 units"),
+    ({"inactive": FRAME.drop(columns="kind")}, "kind"),
+    ({"inactive": FRAME.assign(kind="tired")}, "kind 'tired' is unknown"),
+    ({"inactive": FRAME.assign(unit=9)}, "`inactive` names unit 9, but `data` hold 6 units"),
+    ({"inactive": FRAME.assign(unit=1)}, "`inactive` names unit 1 twice, but `data` hold 6 units"),
 ]
 
 
@@ -197,8 +197,8 @@ def test_examples_by_class():
     each = by_class([(x[:4], y[:4]), (x[4:], y[4:])])
     assert list(each) == [0, 2]
     assert torch.cat([part for part, _ in each[2]]).tolist() == [0, 2, 3, 5]
-    assert [x.tolist() for x in some_of_each(each, 4)[0]] == [[1, 4, 0, 2]]
-    assert some_of_each(each, 4)[1] == [0, 0, 2, 2]
+    assert [x.tolist() for x in examples_of_each_class(each, 4)[0]] == [[1, 4, 0, 2]]
+    assert examples_of_each_class(each, 4)[1] == [0, 0, 2, 2]
     for bad in (({"x": x}, y), (x, y[:2]), (x, torch.zeros(6, 2))):
         with pytest.raises(pv.ArgumentError, match="a batch must be a pair of tensors"):
             by_class([bad])
@@ -206,6 +206,6 @@ def test_examples_by_class():
 
 def test_one_unit_stays():
     groups = pv.find_groups(net(), X)
-    plan = plan_without(groups, "0", [5, 1, 0, 2, 3, 4])
+    plan = plan_removing(groups, "0", [5, 1, 0, 2, 3, 4])
     assert plan.keep["0"].tolist() == [False, False, False, False, True, False]
     assert plan.keep["3"].all()

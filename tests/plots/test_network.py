@@ -13,7 +13,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import ready
+from pruneviz.model.batches import fast_batches
 from pruneviz.plots import network
 from pruneviz.plots.groups import layer_rows
 from pruneviz.plots.network import MAX_UNITS, UNITS_A_LINE, Row, Side
@@ -125,12 +125,12 @@ def test_read_by_gives_the_columns_in_their_order():
 @pytest.mark.parametrize("n", [1, 100, 250])
 def test_ready_batches_are_the_same_examples(n):
     x, y = torch.randn(n, 2, 3, 3), torch.arange(n)
-    parts = ready([(x, y)])
+    parts = fast_batches([(x, y)])
     assert torch.equal(torch.cat([p for p, _ in parts]), x)
     assert torch.equal(torch.cat([p for _, p in parts]), y)
     assert max(len(p) for p, _ in parts) <= 100
-    assert ready([({"x": x}, y)]) == [({"x": x}, y)]
+    assert fast_batches([({"x": x}, y)]) == [({"x": x}, y)]
     with refused(
         "`labels` must be one class per example, shape (3,), but (2,) was passed. There must be as many labels as examples in every batch."
     ):
-        pv.accuracy(nn.Flatten(), ready([(torch.zeros(3, 2, 1, 1), torch.zeros(2))]))
+        pv.accuracy(nn.Flatten(), fast_batches([(torch.zeros(3, 2, 1, 1), torch.zeros(2))]))

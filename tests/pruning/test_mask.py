@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import pruneviz as pv
-from pruneviz.model.weights import places
+from pruneviz.model.weights import weight_places
 
 MASKABLE = sorted(set(MODELS) - {"raising"})
 
@@ -188,10 +188,10 @@ def test_bake_without_a_mask_is_a_copy():
 
 def test_tied_weights_stay_tied_and_count_once():
     model = Tied()
-    assert list(places(model)) == ["fc1.weight", "head.weight"]
+    assert list(weight_places(model)) == ["fc1.weight", "head.weight"]
     plan = plan_for(model)
     masked = pv.mask(model, plan)
-    assert list(places(masked)) == ["fc1.weight", "head.weight"]
+    assert list(weight_places(masked)) == ["fc1.weight", "head.weight"]
     assert torch.equal(masked.fc1.weight, masked.fc2.weight)
     baked = pv.bake(masked)
     assert baked.fc1.weight is baked.fc2.weight

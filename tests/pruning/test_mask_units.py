@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import pruneviz as pv
-from pruneviz.model.tensors import held
+from pruneviz.model.tensors import tensors_by_name
 
 MLP = handmade.mlp_groups()
 CONV = handmade.conv_groups()
@@ -96,14 +96,16 @@ def test_a_plan_that_keeps_everything_changes_nothing(name):
 def test_the_mask_holds_against_momentum_and_weight_decay():
     masked = pv.mask(handmade.conv(), GONE["conv"]).train()
     lost = {
-        n: h.visible == 0 for n, h in held(masked).items() if isinstance(h.tensor, nn.Parameter)
+        n: h.visible == 0
+        for n, h in tensors_by_name(masked).items()
+        if isinstance(h.tensor, nn.Parameter)
     }
     optimizer = torch.optim.SGD(masked.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(3):
         optimizer.zero_grad()
         masked(INPUT["conv"]).square().sum().backward()
         optimizer.step()
-    for n, h in held(masked).items():
+    for n, h in tensors_by_name(masked).items():
         if n in lost:
             assert bool((h.visible[lost[n]] == 0).all())
     assert sum(int(z.sum()) for z in lost.values()) > 100

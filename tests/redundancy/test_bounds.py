@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pruneviz as pv
-from pruneviz.graph.find_groups import walked
+from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.interpreter import run_graph
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import tensors_of
@@ -256,7 +256,7 @@ def check_everywhere(model: nn.Module, x: Tensor, low: Tensor, high: Tensor, mon
     """Run samples of the box through the graph: what any operator reads lies within its bounds."""
     x = x.expand(SAMPLES, *x.shape[1:]).contiguous() if len(x) == 1 else x
     double = x.dtype == torch.float64
-    w = walked(model, x)
+    w = traced_walk(model, x)
     seen: dict = {}
     real = module._result
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.selection.edit import amend, changes, named, toggled
+from pruneviz.selection.edit import changes, edited, toggled, units_to_drop
 
 
 def part(name, tensor, *channels, **more):
@@ -46,18 +46,18 @@ def removed(plan):
 
 def test_units_are_removed_and_kept_and_the_plan_is_untouched():
     plan = pv.drop(GROUPS, {"fc": [0, 1], "conv": [1]})
-    new = amend(plan, {"conv": {0: False, 1: True}, "twin": {1: True}})
+    new = edited(plan, {"conv": {0: False, 1: True}, "twin": {1: True}})
     assert removed(new) == {"conv, part 2": [0], "fc": [0]}
     assert removed(plan) == {"conv": [0], "fc": [0, 1]}
-    assert removed(amend(plan, {})) == removed(plan)
+    assert removed(edited(plan, {})) == removed(plan)
 
 
 def test_the_same_said_twice_is_said():
-    assert removed(amend(WHOLE, {"fc": {1: False}, "twin": {1: False}})) == {"fc": [1]}
+    assert removed(edited(WHOLE, {"fc": {1: False}, "twin": {1: False}})) == {"fc": [1]}
 
 
 def test_a_frozen_unit_may_be_kept_by_hand():
-    assert removed(amend(WHOLE, {"last": {0: True}})) == {}
+    assert removed(edited(WHOLE, {"last": {0: True}})) == {}
 
 
 BAD = [
@@ -75,12 +75,12 @@ BAD = [
 @pytest.mark.parametrize(("error", "units", "message"), BAD)
 def test_what_cannot_be_is_refused(error, units, message):
     with pytest.raises(error) as caught:
-        amend(WHOLE, units)
+        edited(WHOLE, units)
     assert str(caught.value) == message
 
 
 def test_an_even_group_is_cut_evenly():
-    assert removed(amend(WHOLE, {"even": {1: False, 2: False}})) == {"even": [1, 2]}
+    assert removed(edited(WHOLE, {"even": {1: False, 2: False}})) == {"even": [1, 2]}
 
 
 def test_a_plan_for_weights_is_refused():
@@ -88,7 +88,7 @@ def test_a_plan_for_weights_is_refused():
         "this plan removes single weights: only a plan for units can be changed unit by unit. "
         "Score units: pv.score(model, 'l2', groups=groups)."
     ):
-        amend(pv.Plan({"w": torch.ones(2, dtype=torch.bool)}), {})
+        edited(pv.Plan({"w": torch.ones(2, dtype=torch.bool)}), {})
 
 
 PLACES = [("conv", i) for i in range(4)] + [("fc", i) for i in range(3)] + [("twin", 1)]
@@ -105,7 +105,7 @@ def test_a_unit_is_toggled_twice(moves, start):
         before, was = units, now
         units = toggled(plan, units, layer, unit)
         try:
-            now = amend(plan, units)
+            now = edited(plan, units)
         except pv.ArgumentError as e:  # the last one
             assert "at least one must be kept" in str(e)
             units = before
@@ -113,7 +113,7 @@ def test_a_unit_is_toggled_twice(moves, start):
         assert list(changes(was, now).values()) == [[number]]
         assert bool(now.keep[group.name][number]) is not bool(was.keep[group.name][number])
         back = toggled(plan, units, layer, unit)
-        assert removed(amend(plan, back)) == removed(was)
+        assert removed(edited(plan, back)) == removed(was)
     says = sum(map(len, units.values()))
     assert says == sum(map(len, changes(plan, now).values()))  # and no edit that changes nothing
 
@@ -129,7 +129,7 @@ def test_named_returns_the_units_that_drop_got(units):
         plan = pv.drop(GROUPS, units)
     except pv.ArgumentError:
         return
-    assert removed(pv.drop(GROUPS, named(plan))) == removed(plan)
+    assert removed(pv.drop(GROUPS, units_to_drop(plan))) == removed(plan)
 
 
 @pytest.mark.parametrize("name", ["residual-net", "lenet-5"])
@@ -137,7 +137,7 @@ def test_named_knows_the_groups_of_a_network(name):
     model = lessons.load(name)
     groups = pv.find_groups(model, torch.zeros(2, 1, 28, 28))
     plan = pv.select(pv.score(model, "l2", groups=groups), sparsity=0.4)
-    assert removed(pv.drop(groups, named(plan))) == removed(plan)
+    assert removed(pv.drop(groups, units_to_drop(plan))) == removed(plan)
 
 
 def test_heads_are_removed_by_hand():
@@ -152,6 +152,6 @@ def test_heads_are_removed_by_hand():
 
     model, x = Net().eval(), torch.randn(3, 5, 8)
     groups = pv.find_groups(model, x)
-    plan = amend(pv.drop(groups, {"attention": [0]}), {"attention": {0: True, 2: False}})
+    plan = edited(pv.drop(groups, {"attention": [0]}), {"attention": {0: True, 2: False}})
     assert removed(plan) == {"attention": [2]}
     assert pv.shrink(model, plan, example_input=x).attention.num_heads == 3

@@ -5,7 +5,7 @@ from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneviz.selection.notation import HOW, MAX_RANGE, read, write
+from pruneviz.selection.notation import HOW, MAX_RANGE, read_units, write_units
 
 NAMES = st.text(st.characters(blacklist_characters=";", blacklist_categories=["Cs"]), max_size=8)
 UNITS = st.dictionaries(st.integers(0, 60), st.booleans(), min_size=1)
@@ -13,7 +13,7 @@ UNITS = st.dictionaries(st.integers(0, 60), st.booleans(), min_size=1)
 
 @given(st.dictionaries(NAMES.filter(lambda n: n == n.strip()), UNITS))
 def test_what_is_written_is_read(units):
-    assert read(write(units)) == units
+    assert read_units(write_units(units)) == units
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_what_is_written_is_read(units):
     ],
 )
 def test_lines_that_can_be_read(text, units):
-    assert read(text) == units
+    assert read_units(text) == units
 
 
 BAD = [
@@ -55,7 +55,7 @@ BAD = [
 @pytest.mark.parametrize(("text", "message"), BAD)
 def test_other_lines_are_refused(text, message):
     with refused(message):
-        read(text)
+        read_units(text)
 
 
 @pytest.mark.parametrize("name", ["a;b", "a "])
@@ -64,4 +64,4 @@ def test_a_name_that_could_not_be_read_is_not_written(name):
         f"layer {name!r} cannot be written by hand: its name has a semicolon, or ends in a space. "
         "Rename it, or pass its units to pv.drop."
     ):
-        write({name: {0: False}})
+        write_units({name: {0: False}})

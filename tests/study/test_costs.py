@@ -9,8 +9,8 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz.lessons import build as lesson
-from pruneviz.model.batches import first
-from pruneviz.study.costs import Ways
+from pruneviz.model.batches import first_n
+from pruneviz.study.costs import ReductionWays
 
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -44,7 +44,7 @@ def test_of_linear_layers_the_bytes_are_those_of_encodings():
 
 
 def test_all_ways_without_sparsity_are_the_model():
-    ways = Ways(mlp(), inputs()).at(0)
+    ways = ReductionWays(mlp(), inputs()).at(0)
     want = ways["dense"](inputs())
     for model in ways.values():
         assert torch.allclose(model(inputs()), want, atol=1e-5)
@@ -53,7 +53,7 @@ def test_all_ways_without_sparsity_are_the_model():
 
 def test_without_a_linear_layer_there_is_no_csr():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
-    assert list(Ways(model, inputs()).at(0.5)) == ["dense", "zeros", "smaller"]
+    assert list(ReductionWays(model, inputs()).at(0.5)) == ["dense", "zeros", "smaller"]
 
 
 def test_where_too_few_units_can_be_removed_as_few_as_possible_are_kept():
@@ -72,8 +72,8 @@ def test_it_leaves_no_trace(name):
 
 def test_the_first_examples():
     x = torch.zeros(5, 2)
-    assert first((x, 3), 2)[0].shape == (2, 2) and first((x, 3), 2)[1] == 3
-    assert first({"a": x, "b": torch.zeros(7)}, 2)["b"].shape == (7,)
+    assert first_n((x, 3), 2)[0].shape == (2, 2) and first_n((x, 3), 2)[1] == 3
+    assert first_n({"a": x, "b": torch.zeros(7)}, 2)["b"].shape == (7,)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,12 @@ from torch import nn
 import pruneviz as pv
 from pruneviz.study.ablation import Ablation
 from pruneviz.study.criterion_card import TRUTH
-from pruneviz.study.criterion_card_intervals import WHOLE, ceiling, correlation, rank_correlations
+from pruneviz.study.criterion_card_intervals import (
+    WHOLE_NETWORK,
+    ceiling,
+    correlation,
+    rank_correlations,
+)
 
 SIZES = torch.tensor([3.0, 1.0, 5.0, 2.0, 8.0, 4.0])
 UNITS = len(SIZES)
@@ -51,7 +56,7 @@ def carded(model, data, **options):
     return pv.criterion_card(model, data, groups=pv.find_groups(model, data[0][0][:2]), **options)
 
 
-def value(card, criterion, group=WHOLE, column="spearman"):
+def value(card, criterion, group=WHOLE_NETWORK, column="spearman"):
     rows = card.correlation.set_index(["criterion", "group"])
     return rows.loc[(criterion, group), column].item()
 
@@ -71,7 +76,7 @@ def test_where_the_truth_is_known(backwards):
         backwards,
         "random",
     ]
-    assert card.correlation["group"].tolist() == [WHOLE] * 5 + ["0"] * 5
+    assert card.correlation["group"].tolist() == [WHOLE_NETWORK] * 5 + ["0"] * 5
     assert card.examples == 30 * UNITS
     assert card.values("ablation").tolist() == card.values(TRUTH, "0").tolist()
     assert card.agreement.loc["l2", backwards] == -1
@@ -178,8 +183,8 @@ def test_the_spread_over_examples_and_over_draws():
     for f in found:
         assert ((f["low"] <= f["spearman"]) & (f["spearman"] <= f["high"])).all()
         # 1.96 ÷ √(n − 1) is what theory says of random scores
-        assert f.loc[("random", WHOLE), "high"] == pytest.approx(1.96 / 39**0.5, abs=0.08)
-        assert abs(f.loc[("random", WHOLE), "spearman"]) < 0.05
+        assert f.loc[("random", WHOLE_NETWORK), "high"] == pytest.approx(1.96 / 39**0.5, abs=0.08)
+        assert abs(f.loc[("random", WHOLE_NETWORK), "spearman"]) < 0.05
 
 
 def test_the_ceiling_is_what_the_right_order_reaches():
@@ -253,7 +258,7 @@ def frame():
         ("idle", 0.1, 0.0, 0.2, True),
     ]
     data = pd.DataFrame(rows, columns=["criterion", "spearman", "low", "high", "notices"])
-    return data.assign(group=WHOLE, units=7)
+    return data.assign(group=WHOLE_NETWORK, units=7)
 
 
 def test_the_plot_of_the_card():
@@ -336,7 +341,7 @@ def card():
 
 def test_the_panel_follows_its_controls(card):
     panel = pv.panel_card(card)
-    assert panel.result["group"] == WHOLE
+    assert panel.result["group"] == WHOLE_NETWORK
     best = panel.result["best"]
     assert panel.result["criterion"] == best
     first = panel._view.value
@@ -364,7 +369,7 @@ def test_the_panel_undoes_and_shows_its_code(card):
     panel = pv.panel_card(card, criterion="l1")
     panel.controls["group"].set_state({"index": 1 if panel.controls["group"].index == 0 else 0})
     group = panel._result["group"]
-    assert group != WHOLE and "measuring" not in panel._view.value
+    assert group != WHOLE_NETWORK and "measuring" not in panel._view.value
     names = {"card": card}
     exec(panel.to_python(), names)
     row = names["rows"].iloc[0]
@@ -374,7 +379,7 @@ def test_the_panel_undoes_and_shows_its_code(card):
     assert "▸ l1" in [t.get_text() for t in names["ax"].get_yticklabels()]
     plt.close("all")
     panel.undo()
-    assert panel.result["group"] == WHOLE
+    assert panel.result["group"] == WHOLE_NETWORK
     panel.close()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pruneviz as pv
-from pruneviz.selection.ranking import Ranks
+from pruneviz.selection.ranking import RemovalOrder
 from pruneviz.study.variants import Variants
 
 ARRAYS = hnp.arrays(
@@ -28,7 +28,7 @@ def test_ranks_choose_what_select_chooses(arrays, sparsity, scope):
     scores = pv.Scores(
         {f"{i}.weight": torch.from_numpy(a) for i, a in enumerate(arrays)}, "magnitude"
     )
-    ranks = Ranks(scores, scope)
+    ranks = RemovalOrder(scores, scope)
     for s in (sparsity, 0.0, sparsity / 2):
         want = pv.select(scores, sparsity=s, scope=scope)
         got = ranks.plan(s)
@@ -36,13 +36,13 @@ def test_ranks_choose_what_select_chooses(arrays, sparsity, scope):
             n: k.tolist() for n, k in want.keep.items()
         }
     want = pv.select(scores, sparsity={"0": sparsity})
-    got = Ranks(scores, "layer").plan({"0.weight": sparsity})
+    got = RemovalOrder(scores, "layer").plan({"0.weight": sparsity})
     assert all(torch.equal(got.keep[n], k) for n, k in want.keep.items())
 
 
 def test_ranks_of_bfloat16():
     scores = pv.Scores({"w": torch.tensor([1.0, 0.5], dtype=torch.bfloat16)}, "magnitude")
-    assert Ranks(scores, "layer").plan(0.5).keep["w"].tolist() == [True, False]
+    assert RemovalOrder(scores, "layer").plan(0.5).keep["w"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "tied", "counting", "masked", "spectral"])

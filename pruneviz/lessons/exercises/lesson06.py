@@ -20,7 +20,7 @@ from pruneviz.lessons.exercises.exercise import NOTHING, Right, exercise
 from pruneviz.selection.criteria.registry import CRITERIA, register
 from pruneviz.selection.score import score
 from pruneviz.study.ablation import ablate
-from pruneviz.study.criterion_card_intervals import column, rho
+from pruneviz.study.criterion_card_intervals import rank_correlation, score_column
 
 TRIAL = "an answer that is being checked"
 NO_NUMBER = "Some of the scores are no finite numbers: a neuron without a number has no place."
@@ -87,7 +87,9 @@ def _in_the_network(answer: Callable[[Tensor, Tensor], Any]) -> str:
     norms = zip([w.norm(dim=1) for w in layers], [w.norm(dim=0) for w in layers[1:]], strict=False)
     scores = torch.cat([answer(incoming, outgoing) for incoming, outgoing in norms])
     l2 = score(model, "l2", groups=groups)
-    reached, limit = (rho(c, column(truth)) for c in (scores.numpy(), column(l2)))
+    reached, limit = (
+        rank_correlation(c, score_column(truth)) for c in (scores.numpy(), score_column(l2))
+    )
     summary = (
         f"In LeNet, over both layers, its rank correlation with the truth is {reached:.2f}; l2 has "
     )
@@ -132,7 +134,9 @@ def invent(answer: Callable[[Tensor, Tensor], Any]) -> str:
     finally:
         CRITERIA.pop(TRIAL, None)
     lamp = score(model, "lamp", groups=groups)
-    reached, limit = (rho(column(s), column(truth)) for s in (scores, lamp))
+    reached, limit = (
+        rank_correlation(score_column(s), score_column(truth)) for s in (scores, lamp)
+    )
     if not all(bool(v.isfinite().all()) for v in scores.values.values()):
         return NO_NUMBER
     if reached != reached:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from pruneviz.model.hooks import beside
+from pruneviz.model.hooks import in_background
 from pruneviz.panels.kit.cells import register, widget_tree
 from pruneviz.panels.kit.history import History, State
 from pruneviz.panels.kit.html import png
@@ -222,7 +222,7 @@ class Panel(WithPointer):
         by_user = moved_by_user()
         # callbacks run in a thread of their own where that is possible: a cell may be training
         other_thread = threading.current_thread() is not threading.main_thread()
-        with self._lock, beside() if by_user and other_thread else nullcontext():
+        with self._lock, in_background() if by_user and other_thread else nullcontext():
             if self._busy:
                 return
             if self._job is not None:

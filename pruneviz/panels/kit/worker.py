@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from pruneviz.model.hooks import beside
+from pruneviz.model.hooks import in_background
 
 Part = TypeVar("Part")
 CONTROL_IDLE = 0.12  # seconds without a move, after which a control is idle and slow work starts
@@ -149,7 +149,7 @@ def run_later(job: Job) -> None:
 def _run() -> None:
     global _running
     while (job := _next_job()) is not None:
-        with beside():
+        with in_background():
             job.finish()
         _running = None
         del job

@@ -11,10 +11,10 @@ from torch import nn
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import held
+from pruneviz.model.tensors import tensors_by_name
 from pruneviz.pruning.repair.units import Twins
-from pruneviz.redundancy.bounds import FAR, bounds
-from pruneviz.redundancy.redundant import nearest
+from pruneviz.redundancy.bounds import WIDE_BOX, bounds
+from pruneviz.redundancy.redundant import nearest_kept
 
 EQUAL_WEIGHTS_ROUNDED = 1 - 1e-6  # least similarity of weights that are equal but for rounding
 
@@ -32,9 +32,9 @@ def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twin
     constant = constant_values(model, plan, example_input)
     found = {}
     with evaluating(model):
-        have = held(model)
+        have = tensors_by_name(model)
         for name, keep in plan.keep.items():
-            twin, scale = nearest(plan.groups[name], have, keep, EQUAL_WEIGHTS_ROUNDED)
+            twin, scale = nearest_kept(plan.groups[name], have, keep, EQUAL_WEIGHTS_ROUNDED)
             values = constant.get(name, np.full(len(keep), np.nan))
             found[name] = Twins(twin, scale, torch.tensor(values))
     return found
@@ -43,7 +43,7 @@ def twins_of(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, Twin
 def constant_values(model: nn.Module, plan: Plan, example_input: Any) -> dict[str, np.ndarray]:
     """Return for each group the values of proved constant units, NaN for others; shape (units,)."""
     try:
-        frame = bounds(model, example_input, low=-FAR, high=FAR, groups=plan.groups)
+        frame = bounds(model, example_input, low=-WIDE_BOX, high=WIDE_BOX, groups=plan.groups)
     except ArgumentError:  # the example has no floating-point tensor: nothing can be proved
         return {}
     constant = frame["kind"].isin(["dead", "constant"])

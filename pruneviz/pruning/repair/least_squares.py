@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.names import single
+from pruneviz.core.names import at_least_float32
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention
@@ -53,7 +53,7 @@ class Fit:
         """Add inputs, (rows, n), and their targets, (rows, outputs)."""
         if not len(x):
             return
-        x = single(x)
+        x = at_least_float32(x)
         z = z.to(x.dtype)
         if self.shift is None:
             self.shift = x.mean(0), z.mean(0)

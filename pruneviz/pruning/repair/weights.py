@@ -14,7 +14,7 @@ from pruneviz.model.batches import listed
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import blocks_of, consumers, is_conv1d, open_attention, shaped
-from pruneviz.model.tensors import Held, held
+from pruneviz.model.tensors import NamedTensor, tensors_by_name
 from pruneviz.pruning.repair.ladder import refit_rows
 from pruneviz.pruning.repair.least_squares import fits
 from pruneviz.pruning.repair.units import check_finite
@@ -34,7 +34,7 @@ def refit_weights(
     in the masked model. Otherwise each layer is re-fitted on the moments of its inputs in the dense
     model.
     """
-    tensors, layers = held(new), consumers(model)
+    tensors, layers = tensors_by_name(new), consumers(model)
     chosen = [n for n in layers
               if tensor_name(n) in keep and len(tensors[tensor_name(n)].holders) == 1]  # fmt: skip
     data = None if batches is None else listed(batches, "fit to")
@@ -83,7 +83,7 @@ def in_forward_order(model: nn.Module, layers: list[str], inputs: Any) -> list[s
     return list(order)
 
 
-def _bias(tensors: Mapping[str, Held], layer: str) -> Tensor | None:
+def _bias(tensors: Mapping[str, NamedTensor], layer: str) -> Tensor | None:
     """Return the bias of a layer; None if it has none, or shares it with another layer."""
     h = tensors.get(tensor_name(layer, "bias"))
     return h.tensor if h is not None and len(h.holders) == 1 else None

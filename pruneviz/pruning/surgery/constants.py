@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruneviz.core.errors import GraphError
-from pruneviz.graph.silence import watcher
+from pruneviz.graph.silence import ends_watcher
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import End
 from pruneviz.model.tensors import holders_of
@@ -46,7 +46,7 @@ def fold_watcher(
             extra = torch.tensordot(c, columns.reshape(*columns.shape[:2], -1).sum(-1), 1)
         folds[w.traced.sources[end.bias][1], end.node.name, end.dim] = extra
 
-    return watcher(w, removed, bad, constant)
+    return ends_watcher(w, removed, bad, constant)
 
 
 def add_folds(w: Walk, new: nn.Module, folds: Folds, removed: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pruneviz.core.errors import GraphError
-from pruneviz.model.attention import SlimAttention, slim
+from pruneviz.model.attention import SlimAttention, use_slim_attention
 from pruneviz.model.tensors import holders_of
 
 
@@ -110,7 +110,7 @@ def resize(module: nn.Module) -> None:
     weight = getattr(module, "weight", None)
     shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
     if isinstance(module, nn.MultiheadAttention):
-        slim(module)
+        use_slim_attention(module)
     elif not shape and isinstance(module, _NormBase) and module.running_mean is not None:
         module.num_features = len(module.running_mean)
     elif not shape:

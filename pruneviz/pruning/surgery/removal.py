@@ -10,7 +10,7 @@ from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import Groups
 from pruneviz.core.names import layer_name, unmasked_name
 from pruneviz.core.plan import Plan
-from pruneviz.graph.grouping import by_use
+from pruneviz.graph.grouping import tensors_in_use_order
 from pruneviz.graph.state import Walk
 from pruneviz.pruning.surgery.cut import Cut
 
@@ -40,7 +40,7 @@ def removed_classes(w: Walk, plan: Plan) -> np.ndarray:
             removed[w.atoms.roots(ids[s.index[drop].ravel()])] = True
             counted[key] = counted.get(key, 0) + s.index[drop].size
     frozen, _, reasons = w.atoms.reasons()
-    for key in by_use(w):
+    for key in tensors_in_use_order(w):
         roots = w.atoms.roots(w.tensors[key])
         stuck = removed[roots] & (frozen[roots] > 0)
         if stuck.any():
@@ -64,7 +64,7 @@ def _other_model(why: str) -> ArgumentError:
 
 def kept_places(w: Walk, removed: np.ndarray) -> tuple[tuple[str, int, int, np.ndarray], ...]:
     """Return what is kept along each dimension that loses places."""
-    keeps = [(*key, ~removed[w.atoms.roots(w.tensors[key])]) for key in by_use(w)]
+    keeps = [(*key, ~removed[w.atoms.roots(w.tensors[key])]) for key in tensors_in_use_order(w)]
     return tuple(k for k in keeps if not k[3].all())
 
 

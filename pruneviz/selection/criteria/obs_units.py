@@ -14,7 +14,7 @@ from pruneviz.core.names import tensor_name, unmasked_name
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.layers import blocks_of, columns_of, consumers, is_conv1d, weight_of
-from pruneviz.model.tensors import Held, held
+from pruneviz.model.tensors import NamedTensor, tensors_by_name
 from pruneviz.selection.criteria.obs import LayerWork, Reader, eliminate
 from pruneviz.selection.criteria.registry import register
 
@@ -40,7 +40,7 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
             "criterion 'obs' needs gradients, but `evidence` has none. Collect them: "
             "pv.collect(model, batches, loss=F.cross_entropy)."
         )
-    groups, known, have = list(groups), consumers(model), held(model)
+    groups, known, have = list(groups), consumers(model), tensors_by_name(model)
     layers = {n: m for n, m in known.items() if n in evidence.inputs and n in evidence.output_grad}
     makes, reads = _places(groups, layers, have)
     readers = {}
@@ -64,7 +64,7 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
 
 
 def _places(
-    groups: list[Group], layers: dict[str, nn.Module], have: dict[str, Held]
+    groups: list[Group], layers: dict[str, nn.Module], have: dict[str, NamedTensor]
 ) -> tuple[dict[str, dict[str, Slice]], dict[str, dict[str, Slice]]]:
     """Return, for each layer, the groups that it produces and those that it reads, as slices."""
     by_tensor: dict[int, list[str]] = {}

@@ -11,7 +11,7 @@ from pruneviz.core.groups import Group
 from pruneviz.core.names import layer_name
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.model.layers import blocks_of, consumers, is_conv1d, weight_of, weight_shapes
-from pruneviz.model.tensors import held
+from pruneviz.model.tensors import tensors_by_name
 from pruneviz.selection.criteria.registry import Criterion
 
 HOW_TO_COLLECT = {
@@ -21,7 +21,7 @@ HOW_TO_COLLECT = {
 }
 
 
-class Facts:
+class Requirements:
     """The part of the evidence that a criterion needs.
 
     Parameters
@@ -54,7 +54,7 @@ class Facts:
         if self._gradients() and not evidence.output_grad:
             raise self.missing("")
         by_tensor: dict[int, list[str]] = {}
-        for name, h in held(model).items():
+        for name, h in tensors_by_name(model).items():
             by_tensor.setdefault(id(h.tensor), []).append(name)
         for names in by_tensor.values():
             known = next((n for n in names if self._known(n)), None)
