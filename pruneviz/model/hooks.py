@@ -68,13 +68,46 @@ def in_background() -> Iterator[None]:
         _here.beside = before
 
 
+_flags_lock = threading.Lock()
+# id of a module that is in eval mode -> its own flag, and the threads that evaluate it
+_flags: dict[int, tuple[bool, list[int]]] = {}
+
+
+@contextmanager
+def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
+    """Set all `training` flags to False; the last thread that leaves restores them.
+
+    Otherwise the thread that leaves first would set them to True while another one still runs the
+    model, and its dropout and batch norms would work as in training.
+    """
+    thread = threading.get_ident()
+    with _flags_lock:
+        found = [m.training for m in modules]
+        for m in modules:
+            _flags.setdefault(id(m), (m.training, []))[1].append(thread)
+            m.training = False
+    try:
+        yield
+    finally:
+        with _flags_lock:
+            for m, before in zip(modules, found, strict=True):
+                own, inside = _flags[id(m)]
+                inside.remove(thread)
+                if not inside:
+                    del _flags[id(m)]
+                    m.training = own
+                elif set(inside) == {thread}:  # nested
+                    m.training = before
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Put the model into eval mode, without gradients; undo everything afterwards, also on error.
 
     Restored are the `training` flag of every module, buffers that the forward rewrote or replaced,
     the weights of embeddings with ``max_norm``, and torch's random state. The flags are set
-    directly: `train()` and `eval()` are not called, since a model may override them.
+    directly: `train()` and `eval()` are not called, since a model may override them. If several
+    threads evaluate one model, it stays in eval mode until the last of them has finished.
 
     Parameters
     ----------
@@ -104,7 +137,6 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
                 f"layer {(name or type(m).__name__)!r} is on the device 'meta': it has shapes, but no "
                 "numbers. Give it some: model.to_empty(device='cpu'), then model.load_state_dict(…)."
             )
-    flags = [(m, m.training) for m in modules]
     # an embedding with max_norm rewrites its own weight in the forward
     embeddings = [m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     rewritten = [m.weight for m in embeddings if m.max_norm is not None]
@@ -112,13 +144,9 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     watched = [*rewritten, *(b for _, own in buffers for b in own.values() if b is not None)]
     before = [t.detach().clone() for t in watched]
     try:
-        with seeded(None, {t.device for t in tensors}), torch.no_grad():
-            for m in modules:
-                m.training = False
+        with seeded(None, {t.device for t in tensors}), torch.no_grad(), _eval_mode(modules):
             yield model
     finally:
-        for m, training in flags:
-            m.training = training
         for m, own in buffers:
             # only if the forward replaced a buffer: another thread may be copying the model
             now = m._buffers

@@ -232,3 +232,38 @@ def test_proofs_in_threads_beside_a_training():
     assert types == {torch.float32}
     assert torch.equal(torch.get_rng_state(), state)
     assert shared() == before
+
+
+def test_a_model_stays_in_eval_mode_until_the_last_thread_has_finished():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    model[0].training = False
+    inside, first_left = threading.Event(), threading.Event()
+    seen = []
+
+    def second():
+        with pv.evaluating(model):
+            inside.set()
+            first_left.wait(10)
+            seen.append([m.training for m in model.modules()])
+            with pv.evaluating(model):
+                pass
+            seen.append([m.training for m in model.modules()])
+
+    thread = threading.Thread(target=second)
+    with pv.evaluating(model):
+        thread.start()
+        assert inside.wait(10)
+    first_left.set()
+    thread.join()
+    assert seen == [[False, False, False]] * 2
+    assert [m.training for m in model.modules()] == [True, False, True]
+
+
+def test_within_one_thread_each_block_restores_what_it_found():
+    model = nn.Dropout(0.5)
+    with pv.evaluating(model):
+        model.training = True  # somebody's forward does
+        with pv.evaluating(model):
+            assert not model.training
+        assert model.training
+    assert model.training
