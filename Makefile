@@ -57,6 +57,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/first_light.py
 	$(BIN)/python benchmarks/groups.py
 	$(BIN)/python benchmarks/curves.py
+	$(ONE) $(BIN)/python benchmarks/session.py
 	$(ONE) $(BIN)/python benchmarks/panels.py
 	$(ONE) $(BIN)/python benchmarks/evidence.py
 	$(ONE) $(BIN)/python benchmarks/redundant.py

@@ -14,7 +14,6 @@ from pruneviz.core.groups import Groups
 from pruneviz.evidence.activations import activations_of_parts
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.model.batches import by_class, examples_of_each_class, fast_batches
 from pruneviz.model.forward import copy_of
@@ -25,7 +24,7 @@ from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import activation_map
 from pruneviz.plots import inactive as plot
 from pruneviz.plots.style import figure
-from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.session import Session
 from pruneviz.redundancy.inactive import KINDS, RARE, find_inactive
 from pruneviz.selection.drop import plan_removing
 from pruneviz.selection.edit import units_to_drop
@@ -138,8 +137,8 @@ class SleepersPanel(Panel):
         self._classes = checks.classes(classes)
         self._collect()
         x = self._shown[0][0] if len(self._shown[0]) == 1 else self.batches[0][0]
-        self._shrinker = Shrinker(self._background_model, x)
-        self._groups = find_groups(self._model, x)
+        session = Session(self._background_model, x)
+        self._shrinker, self._groups = session.shrinker, session.groups
         # A group with `even` must lose the same number of units in each of its parts, so removing
         # only its inactive units may be impossible: such groups are left out.
         inputs = self._evidence[EVERY_CLASS].inputs

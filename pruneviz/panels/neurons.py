@@ -11,7 +11,6 @@ import ipywidgets as widgets
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import check_some_cuttable
-from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import latencies
@@ -32,7 +31,7 @@ from pruneviz.panels.neurons_text import (
 from pruneviz.plots import network
 from pruneviz.plots.groups import layer_rows, row_label
 from pruneviz.plots.style import figure
-from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import CRITERIA
 from pruneviz.selection.edit import changes, edited, toggled
 from pruneviz.selection.notation import read_units, write_units
@@ -153,9 +152,9 @@ class NeuronsPanel(Panel):
         # one copy for the quick answers, and one for the other thread
         self._model, self._whole = (copy_of(checks.unwrapped(model)).eval() for _ in range(2))
         self._x, self._approximate = x, approximate
-        self._groups = find_groups(self._model, x, approximate=approximate)
-        self._shrink = Shrinker(self._whole, x).proved
-        self._macs = measure(self._whole, x).macs
+        session = Session(self._whole, x, approximate=approximate)
+        self._groups, self._macs = session.groups, session.dense.macs
+        self._shrink = session.shrinker.proved
         self.batches = None if batches is None else fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}

@@ -13,7 +13,6 @@ from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
 from pruneviz.model.batches import fast_batches
@@ -24,7 +23,7 @@ from pruneviz.panels.kit.script import batches_line
 from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.panels.redundant_text import UnitWeights, pair_facts
 from pruneviz.plots import redundant_pair as plots
-from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.session import Session
 from pruneviz.redundancy.redundant import find_redundant
 from pruneviz.selection.drop import drop_redundant
 
@@ -131,19 +130,20 @@ class TwinsPanel(Panel):
         pair = checks.count(pair, "pair")
         # a copy, because another thread runs it while the user works with the original
         self._model, self._x = copy_of(model).eval(), x
-        self._groups = find_groups(self._model, x)
+        session = Session(self._model, x)
+        self._groups = session.groups
         names = [g.name for g in self._groups if not g.frozen]
         check_some_cuttable(self._groups)
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else checks.choice(layer, "layer", names, what="layer")
-        self._shrinker = Shrinker(self._model, x)
+        self._shrinker = session.shrinker
         self.batches = fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._evidence_given = evidence is not None
         if evidence is None:
             evidence = collect(self._model, [inputs for inputs, _ in self.batches], progress=False)
         self._evidence = checks.kind(evidence, "evidence", Evidence, "Make it: pv.collect(…).")
-        self._macs = measure(self._model, x).macs
+        self._macs = session.dense.macs
         self._whole = accuracy(self._model, self.batches)
         self._examples = sum(len(labels) for _, labels in self.batches)
         self._unit_weights = UnitWeights(self._model, self._groups, x)

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.plan import Plan
-from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.graph.find_groups import traced_walk
-from pruneviz.graph.grouping import build_groups
-from pruneviz.metrics.cost import measure
-from pruneviz.model.batches import listed
 from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
-from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import criterion as registered
-from pruneviz.selection.score import score
 from pruneviz.selection.select import select
 
 STEPS = 12  # bisections when searching a sparsity: a resolution of 1 ÷ 4096
@@ -44,6 +37,7 @@ def prune(
     round_to: int = 1,
     approximate: bool = False,
     seed: int = 0,
+    session: Session | None = None,
 ) -> nn.Module:
     """Remove the least important units of a model, and return the smaller model.
 
@@ -82,6 +76,9 @@ def prune(
         As for `find_groups`: whether units over which a norm runs may be removed.
     seed : int
         As for `score`.
+    session : Session, optional
+        Made for this model, with what is otherwise passed as `batches`, `evidence` and
+        `approximate`. Several prunings with one session trace and collect once.
 
     Returns
     -------
@@ -117,19 +114,20 @@ def prune(
     checks.choice(repair, "repair", RUNGS)
     ridge = checks.number(ridge, "ridge", low=0)
     if repair != "none":
-        check_repair_data(repair, evidence, batches)
-    model = checks.unwrapped(model)
-    chosen = None if callable(criterion) else registered(criterion, "unit")
-    data = None if batches is None else listed(batches, "learn from")
-    if evidence is None and data is not None and chosen is not None and chosen.evidence:
-        gradients = bool({"grad_sq", "fisher", "model"} & set(chosen.evidence))
-        loss = F.cross_entropy if gradients else None
-        evidence = collect(model, data, loss=loss, seed=seed, progress=False)
-    walk = traced_walk(model, example_input)
-    groups = build_groups(walk, approximate=approximate)
-    check_some_cuttable(groups)
-    scores = score(model, criterion, groups=groups, evidence=evidence, seed=seed)
-    shrinker = Shrinker(model, example_input, walk)
+        given = (evidence, batches) if session is None else session.source
+        check_repair_data(repair, *given)
+    if session is None:
+        session = Session(model, example_input, batches=batches, evidence=evidence,
+                          approximate=approximate, seed=seed)  # fmt: skip
+    elif batches is not None or evidence is not None or approximate:
+        raise ArgumentError(
+            "`batches`, `evidence` and `approximate` belong to the session. Pass them to it: "
+            "pv.Session(model, example_input, batches=batches)."
+        )
+    session.check(model)
+    chosen = criterion if callable(criterion) else registered(criterion, "unit")
+    check_some_cuttable(session.groups)
+    scores = session.scores(chosen, seed=seed)
 
     def plan(share: float) -> Plan:
         return select(scores, sparsity=share, scope=scope, protect=protect, min_keep=min_keep,
@@ -137,22 +135,15 @@ def prune(
 
     if sparsity is None:
         assert macs is not None
-        sparsity = _sparsity_for_macs(shrinker, plan, macs, example_input)
-    chosen_plan = plan(sparsity)
-    new = shrinker.proved(chosen_plan)
-    if repair != "none":
-        shrinker.repair(new, chosen_plan, repair, evidence, data, ridge)
-    return new
+        sparsity = _sparsity_for_macs(session, plan, macs)
+    return session.smaller(plan(sparsity), repair, ridge=ridge)
 
 
-def _sparsity_for_macs(
-    shrinker: Shrinker, plan: Callable[[float], Plan], macs: float, example_input: Any
-) -> float:
+def _sparsity_for_macs(session: Session, plan: Callable[[float], Plan], macs: float) -> float:
     """Find by bisection the smallest sparsity with at most this share of the MACs."""
-    dense = measure(shrinker.model, example_input).macs
 
     def macs_kept(share: float) -> float:
-        return measure(shrinker.quick(plan(share)), example_input).macs / max(1, dense)
+        return session.macs(plan(share)) / max(1, session.dense.macs)
 
     if macs >= 1:
         return 0.0

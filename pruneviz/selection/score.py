@@ -27,7 +27,7 @@ REDUCTIONS = ("mean", "sum", "max", "min", "first")
 
 def score(
     model: nn.Module,
-    criterion: str | Callable[[Tensor], Tensor],
+    criterion: str | Criterion | Callable[[Tensor], Tensor],
     *,
     groups: Groups | None = None,
     evidence: Evidence | None = None,
@@ -40,8 +40,8 @@ def score(
     ----------
     model : nn.Module
         Not changed. A model inside DataParallel or torch.compile is unwrapped.
-    criterion : str or callable
-        A name from `CRITERIA`, or a function from a weight tensor to scores of its shape. With
+    criterion : str, Criterion or callable
+        A name from `CRITERIA` or one of its values, or a function from a weight tensor to scores of its shape. With
         `groups`: a function from a matrix with one row per unit, shape (units, numbers), to scores
         of shape (units,).
     groups : Groups, optional
@@ -85,7 +85,9 @@ def score(
     model = checks.unwrapped(model)
     checks.choice(reduction, "reduction", REDUCTIONS)
     granularity = "weight" if groups is None else "unit"
-    if callable(criterion):
+    if isinstance(criterion, Criterion):
+        chosen = criterion
+    elif callable(criterion):
         name = getattr(criterion, "__name__", type(criterion).__name__)
         chosen = Criterion(name, criterion, ("weight",), "layer", "", "", GRANULARITIES)
     else:

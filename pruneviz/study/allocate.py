@@ -15,12 +15,11 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
-from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.work import effective_macs
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.weights import weight_places
-from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.session import Session
 from pruneviz.selection.select import select, tensors_of_layers
 from pruneviz.storage.packing import ENCODINGS, size_of
 
@@ -208,15 +207,17 @@ def _kept_of_units(
     model: nn.Module, example_input: Any, groups: Groups | None, name: str
 ) -> Callable[[Sparsities], int]:
     """Return a function: what the model keeps (params, bytes or MACs) at sparsities of groups."""
-    groups = groups or find_groups(model, example_input)
+    session = Session(model, example_input, groups=groups)
+    groups = session.groups
     # any scores will do: the cost does not depend on which units of a group are removed
     scores = Scores(
         {g.name: torch.arange(g.size).float() for g in groups if not g.frozen}, "any", groups
     )
-    shrinker = Shrinker(model, example_input)
 
     def kept(sparsities: Sparsities) -> int:
-        new = shrinker.quick(select(scores, sparsity=sparsities)) if sparsities else model
+        if not sparsities:
+            return int(getattr(session.dense, name))
+        new = session.smaller(select(scores, sparsity=sparsities), proved=False)
         return int(getattr(measure(new, example_input), name))
 
     return kept

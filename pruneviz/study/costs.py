@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.graph.find_groups import traced_walk
-from pruneviz.graph.grouping import build_groups
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency_comparison import call_of, ratio, time_in_turn
 from pruneviz.model.batches import examples_in
@@ -21,8 +18,7 @@ from pruneviz.model.forward import arguments
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.weights import named_weights
 from pruneviz.pruning.mask import bake, mask
-from pruneviz.pruning.shrink import Shrinker
-from pruneviz.selection.score import score
+from pruneviz.pruning.session import Session
 from pruneviz.selection.select import select
 from pruneviz.storage.csr import KERNELS, SparseLinear, to_csr
 
@@ -96,11 +92,10 @@ class ReductionWays:
     """One model, traced once, with its weights removed in several ways to many sparsities."""
 
     def __init__(self, model: nn.Module, example_input: Any) -> None:
-        self.model = checks.unwrapped(model)
-        walk = traced_walk(self.model, example_input)
-        self._shrinker = Shrinker(self.model, example_input, walk)
-        self._weights = score(self.model, "magnitude")
-        self._units = score(self.model, "l2", groups=build_groups(walk, approximate=False))
+        self._session = Session(model, example_input)
+        self.model = self._session.model
+        self._weights = self._session.scores("magnitude", "weight")
+        self._units = self._session.scores("l2")
         self._total = _count(self.model)
         self._kept: dict[float, int] = {}  # share of removed units -> number of kept weights
 
@@ -131,7 +126,8 @@ class ReductionWays:
         return self._cut(high)
 
     def _cut(self, share: float) -> nn.Module:
-        return self._shrinker.quick(select(self._units, sparsity=share, scope="layer"))
+        plan = select(self._units, sparsity=share, scope="layer")
+        return self._session.smaller(plan, proved=False)
 
 
 def compare_models(

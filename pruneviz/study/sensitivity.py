@@ -20,7 +20,6 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
 from pruneviz.model.hooks import seeded
 from pruneviz.model.weights import weight_places
-from pruneviz.selection.criteria.requirements import Requirements
 from pruneviz.selection.drop import refusal_text
 from pruneviz.selection.select import tensors_of_layers
 from pruneviz.storage.fingerprint import fingerprint
@@ -145,21 +144,18 @@ def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict
     named = None if layers is None else as_list(layers, "layers")
     parts: dict[str, list[str]] = {}
     if granularity == "weight":
-        known, facts = (
-            list(weight_places(setup.model)),
-            Requirements(setup.criteria[0], setup.evidence, setup.model),
-        )
+        known = list(weight_places(setup.session.model))
+        required = setup.requirements(next(iter(setup.criteria)))
         for tensor in known if named is None else tensors_of_layers(named, known):
-            if facts.has(tensor):
+            if required.has(tensor):
                 parts.setdefault(layer_name(tensor), []).append(tensor)
             elif named is not None:
-                raise facts.missing(f"of {layer_name(tensor)!r}")
+                raise required.missing(f"of {layer_name(tensor)!r}")
         return parts
-    assert setup.groups is not None
     if named is None:
-        return {g.name: [g.name] for g in setup.groups if not g.frozen}
+        return {g.name: [g.name] for g in setup.session.groups if not g.frozen}
     for name in named:
-        found = setup.groups.groups_of(name)
+        found = setup.session.groups.groups_of(name)
         if all(g.frozen for g in found):
             raise GraphError(refusal_text(name, found[0]))
         parts |= {g.name: [g.name] for g in found if not g.frozen}
@@ -184,10 +180,10 @@ class _Rows:
     """Computes rows."""
 
     def __init__(self, job: _Sensitivity) -> None:
-        self.job, self.model = job, job.setup.model
+        self.job, self.model = job, job.setup.session.model
         self.accuracy = job.evaluate if isinstance(job.evaluate, Accuracy) else None
         self.variants = job.setup.variants(share=self.accuracy is not None)
-        self.scores = job.setup.score(job.setup.criteria[0].name, job.seed)
+        self.scores = job.setup.scores(next(iter(job.setup.criteria)), job.seed)
         self.dense: Row = {}
         self.prefix: Prefix | None = None
 
@@ -224,7 +220,7 @@ class _Rows:
             values = {n: self.scores.values[n] for n in names}
             scores = Scores(values, self.scores.criterion, self.scores.groups)
             own = plan = self.variants.plan(scores, row["target_sparsity"])
-            new = self.variants.smaller(plan, row["repair"], proved=self.accuracy is None)
+            new = self.variants.session.smaller(plan, row["repair"], proved=self.accuracy is None)
             cost = self.variants.cost(new)
             new = self._same_outputs(plan, row["repair"], new)
         counts = {c: getattr(cost, c) for c in COSTS}

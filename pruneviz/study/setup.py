@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups, check_some_cuttable
 from pruneviz.core.plan import Scores
-from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.graph.find_groups import find_groups
-from pruneviz.metrics.cost import measure
-from pruneviz.model.batches import listed
 from pruneviz.pruning.repair.ladder import RUNGS, check_repair_data
+from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.criteria.requirements import Requirements
-from pruneviz.selection.score import score
 from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.variants import Variants
+
+_taking = threading.Lock()
+_taken: weakref.WeakSet[Session] = weakref.WeakSet()  # sessions that a thread works with
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,22 +33,15 @@ class Setup:
 
     Parameters
     ----------
-    model : nn.Module
-    example_input : Tensor, tuple or dict
-    criteria : tuple of Criterion
+    session : Session
+    criteria : mapping of str to Criterion
     granularity : mapping of str to str
         Name of a criterion to ``"weight"`` or ``"unit"``.
-    groups, evidence : Groups, Evidence or None
-    batches : list or None
     """
 
-    model: nn.Module
-    example_input: Any
-    criteria: tuple[Criterion, ...]
+    session: Session
+    criteria: Mapping[str, Criterion]
     granularity: Mapping[str, str]
-    groups: Groups | None
-    evidence: Evidence | None
-    batches: list[Any] | None
 
     @classmethod
     def of(
@@ -83,8 +76,6 @@ class Setup:
             )
             chosen[name] = "unit" if only_units else default
             registered(name, chosen[name])
-        found = tuple(CRITERIA[name] for name in chosen)
-        units = "unit" in chosen.values()
         rungs = [checks.choice(r, "repair", RUNGS) for r in repairs]
         for rung in rungs:
             if rung in ("fold", "merge") and "weight" in chosen.values():
@@ -96,42 +87,40 @@ class Setup:
                 )
             if rung != "none":
                 check_repair_data(rung, evidence, batches)
-        measure(model, example_input)  # raises if the example does not fit
-        data = None if batches is None else listed(batches, "learn from")
-        needed = any(c.evidence for c in found) or {"fold", "merge"} & set(rungs)
-        if evidence is None and data is not None and needed:
-            gradients = any({"grad_sq", "fisher", "model"} & set(c.evidence) for c in found)
-            loss = F.cross_entropy if gradients else None
-            evidence = collect(model, data, loss=loss, progress=False)
-        for c in found:
-            Requirements(
-                c, evidence, model
-            )  # raises if it lacks something that the criterion needs
-        if units and groups is None:
-            groups = find_groups(model, example_input)
-        if groups is not None:
-            check_some_cuttable(groups)
-        return cls(model, example_input, found, chosen, groups, evidence, data)
+        session = Session(model, example_input, batches=batches, evidence=evidence, groups=groups)
+        assert session.dense  # does the example fit?
+        criteria = {name: CRITERIA[name] for name in chosen}
+        session.evidence_for(criteria.values(), rungs)  # collected once for all of them
+        setup = cls(session, criteria, chosen)
+        for name in criteria:
+            setup.requirements(name)  # raises if there is not what it needs
+        if "unit" in chosen.values():
+            check_some_cuttable(session.groups)
+        return setup
 
-    def score(self, name: str, seed: int) -> Scores:
+    def requirements(self, name: str) -> Requirements:
+        """Return what a criterion needs from the evidence; or raise."""
+        chosen = self.criteria[name]
+        return Requirements(chosen, self.session.evidence_for([chosen]), self.session.model)
+
+    def scores(self, name: str, seed: int) -> Scores:
         """Score weights, or units, by one of the criteria."""
-        for c in self.criteria:
-            CRITERIA[c.name] = (
-                c  # another process does not have the criteria that a user registered
-            )
-        groups = self.groups if self.granularity[name] == "unit" else None
-        return score(self.model, name, groups=groups, evidence=self.evidence, seed=seed)
+        return self.session.scores(self.criteria[name], self.granularity[name], seed=seed)
 
     def variants(self, *, share: bool) -> Variants:
-        """Return the `Variants` that prune the model."""
-        return Variants(self.model, self.example_input, evidence=self.evidence, batches=self.batches,
-                        share=share)  # fmt: skip
+        """Return what prunes the model, for one thread: the first takes the session itself."""
+        with _taking:
+            session = self.session if self.session not in _taken else self.session.clone()
+            _taken.add(session)
+        return Variants(session, share=share)
 
     def fingerprints(self, evidence: Evidence | None, groups: Groups | None) -> dict[str, str]:
-        """Return fingerprints of the arguments; `evidence` and `groups` as they were passed."""
+        """Return fingerprints of what was passed; `evidence` and `groups` as the caller passed them."""
+        session, criteria = self.session, self.criteria.values()
         return {
-            "model": fingerprint(self.model), "example_input": fingerprint(self.example_input),
-            "code of the criteria": fingerprint([(c.fn, c.unit) for c in self.criteria]),
-            "batches": fingerprint(self.batches), "evidence": fingerprint(evidence),
+            "model": fingerprint(session.model),
+            "example_input": fingerprint(session.example_input),
+            "code of the criteria": fingerprint([(c.fn, c.unit) for c in criteria]),
+            "batches": fingerprint(session.batches), "evidence": fingerprint(evidence),
             "groups": fingerprint(groups),
         }  # fmt: skip

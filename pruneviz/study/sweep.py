@@ -14,7 +14,6 @@ from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
-from pruneviz.core.plan import Scores
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
 from pruneviz.model.hooks import seeded
@@ -147,9 +146,9 @@ def sweep(
     rows = [
         dict(zip(key_columns, (c.name, setup.granularity[c.name], scope or c.scope, r, seed, s),
                  strict=True))
-        for c in setup.criteria for seed in runs for r in rungs for s in targets
+        for c in setup.criteria.values() for seed in runs for r in rungs for s in targets
     ]  # fmt: skip
-    fixed = {c.name for c in setup.criteria if "generator" not in c.needs and tune is None}
+    fixed = {c.name for c in setup.criteria.values() if "generator" not in c.needs and tune is None}
 
     def same(row: Row) -> Row:
         return {**row, "seed": runs[0]} if row["criterion"] in fixed else row
@@ -186,8 +185,6 @@ class _Rows:
     def __init__(self, job: _Sweep) -> None:
         self.job = job
         self.variants = job.setup.variants(share=isinstance(job.evaluate, Accuracy))
-        self.scored: tuple[Any, ...] = ()  # criterion and seed of `scores`
-        self.scores: Scores | None = None
 
     def __call__(self, row: Row) -> Row:
         """Return the result columns of a row."""
@@ -201,14 +198,11 @@ class _Rows:
 
     def _compute(self, row: Row) -> Row:
         tune, variants = self.job.tune, self.variants
-        key = (row["criterion"], row["seed"])
-        if self.scored != key:  # rows come criterion by criterion
-            self.scores, self.scored = self.job.setup.score(*key), key
-        assert self.scores is not None
-        plan = variants.plan(self.scores, row["target_sparsity"], row["scope"])
+        scores = self.job.setup.scores(row["criterion"], row["seed"])
+        plan = variants.plan(scores, row["target_sparsity"], row["scope"])
         units = row["granularity"] == "unit"
         if units:
-            new = variants.smaller(plan, row["repair"])
+            new = variants.session.smaller(plan, row["repair"])
         elif tune is None:
             new = variants.baked(plan, row["repair"])
         else:

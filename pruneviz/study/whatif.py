@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -18,9 +17,6 @@ from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
-from pruneviz.evidence.collect import collect
-from pruneviz.evidence.evidence import Evidence
-from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.accuracy import predicted_classes
 from pruneviz.metrics.accuracy_comparison import Comparison, label_numbers
 from pruneviz.metrics.evaluator import metric
@@ -39,8 +35,8 @@ from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.weights import named_weights
 from pruneviz.pruning.mask import bake, mask
+from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES
-from pruneviz.selection.score import score
 from pruneviz.selection.select import select
 from pruneviz.storage.encodings import encodings
 from pruneviz.storage.packing import CSR
@@ -53,7 +49,6 @@ if TYPE_CHECKING:
 QUICK = 0.05  # longest time in seconds that a slider may wait
 TRACED = 16  # examples of the traced input, on which every smaller model is compared
 LEARN = 500  # examples from which evidence is collected by default
-GRADIENTS = {"grad_sq", "fisher", "model"}
 
 
 class WhatIf:
@@ -100,7 +95,6 @@ class WhatIf:
         loss: Callable[..., Any] | None = None,
         approximate: bool = False,
     ) -> None:
-        self.lock = threading.RLock()  # a slider calls while another thread still works
         model = checks.unwrapped(model)
         self.training = {name: m.training for name, m in model.named_modules()}
         self.model = copy_of(model).eval()
@@ -149,12 +143,20 @@ class WhatIf:
         self.learned = f"the inputs of the first {n:,} examples, not their labels"
         if learn is not None:
             self.learned = f"{n:,} examples{' with their labels' if self.taught else ''}"
-        self.variants = Variants(self.model, self.example_input)
-        self.whole = self.variants.dense
+        self.session = Session(
+            self.model,
+            self.example_input,
+            batches=self.lessons,
+            loss=self.loss if self.taught else None,
+            approximate=approximate,
+        )
+        self.lock = self.session.lock  # a slider calls while another thread still works
+        self.variants = Variants(self.session)
+        self.whole = self.session.dense
         self.refusal = ""
         self.groups: Groups | None = None
         try:
-            self.groups = find_groups(self.model, self.example_input, approximate=approximate)
+            self.groups = self.session.groups
             check_some_cuttable(self.groups)
         except GraphError as e:  # single weights can still be pruned
             self.refusal = str(e)
@@ -168,8 +170,6 @@ class WhatIf:
             self.before = Comparison(self.labels, self._predicted, self._predicted).accuracy_before
         else:
             self.before = metric(evaluate(self.model))
-        self._scores: dict[tuple[str, str], Scores] = {}
-        self._evidence: dict[bool, Evidence] = {}
         self._made: tuple[Any, nn.Module | None] = (None, None)
         self.seconds = 0.0  # time that the last `glance` took
 
@@ -177,9 +177,7 @@ class WhatIf:
     def criteria(self) -> list[tuple[str, str]]:
         """The pairs (granularity, criterion) by which the model can be pruned."""
         known = {
-            n: c
-            for n, c in CRITERIA.items()
-            if self.loss is not None or not GRADIENTS & {*c.evidence}
+            n: c for n, c in CRITERIA.items() if self.loss is not None or not c.needs_gradients
         }
         units = [] if self.refusal else [("unit", n) for n, c in known.items()
                                          if "unit" in c.granularity]  # fmt: skip
@@ -198,19 +196,12 @@ class WhatIf:
 
     def scores(self, granularity: str, criterion: str) -> Scores:
         """Return the scores by a criterion; they are computed once, with the evidence they need."""
-        key = (checks.choice(granularity, "granularity", GRANULARITIES), criterion)
-        with self.lock:
-            if key in self._scores:
-                return self._scores[key]
-            needs = CRITERIA[criterion].evidence
-            evidence = self.evidence(gradients=bool(GRADIENTS & set(needs))) if needs else None
-            groups = self.groups if granularity == "unit" else None
-            self._scores[key] = score(self.model, criterion, groups=groups, evidence=evidence)
-            return self._scores[key]
+        checks.choice(granularity, "granularity", GRANULARITIES)
+        return self.session.scores(criterion, granularity)
 
     def ready(self, granularity: str, criterion: str) -> bool:
         """Whether scores exist already, or need no evidence."""
-        return (granularity, criterion) in self._scores or not CRITERIA[criterion].evidence
+        return not CRITERIA[criterion].evidence or self.session.has_scores(criterion, granularity)
 
     def glance(self, plan: Plan) -> dict[str, Any] | None:
         """Return the costs of the smaller model, unchecked and not repaired; None if that is slow.
@@ -222,7 +213,7 @@ class WhatIf:
             return None
         try:
             start = time.perf_counter()
-            found = self.costs(self.variants.smaller(plan, proved=False), plan)
+            found = self.costs(self.session.smaller(plan, proved=False), plan)
             self.seconds = time.perf_counter() - start
             return found
         except GraphError:  # `pruned` will raise the error with its message
@@ -232,20 +223,12 @@ class WhatIf:
 
     def needs(self, granularity: str, criterion: str, repair: str) -> str:
         """Return what must be collected: ``"gradients"``, ``"moments"`` or ``""``."""
-        needs = set(CRITERIA[criterion].evidence)
-        if GRADIENTS & needs:
+        chosen = CRITERIA[criterion]
+        if chosen.needs_gradients:
             return "gradients"
-        return "moments" if needs or (granularity == "weight" and repair != "none") else ""
-
-    def evidence(self, *, gradients: bool = False) -> Evidence:
-        """Return the evidence for criteria and repairs; it is collected once."""
-        if not gradients and True in self._evidence:
-            return self._evidence[True]  # it has the moments, too
-        if gradients not in self._evidence:
-            loss = self.loss if gradients else None
-            read = self.lessons if gradients else self.learn
-            self._evidence[gradients] = collect(self.model, read, loss=loss, progress=False)
-        return self._evidence[gradients]
+        return (
+            "moments" if chosen.evidence or (granularity == "weight" and repair != "none") else ""
+        )
 
     def plan(
         self,
@@ -279,12 +262,9 @@ class WhatIf:
         if plan.kept == plan.total:
             new = copy_of(self.model)
         elif plan.groups is not None:
-            new = self.variants.shrinker.proved(plan)
-            if repair != "none":
-                source = (None, self.learn) if repair == "lstsq" else (self.evidence(), None)
-                self.variants.shrinker.repair(new, plan, repair, *source)
+            new = self.session.smaller(plan, repair)
         else:
-            evidence = None if repair == "none" else self.evidence()
+            evidence = None if repair == "none" else self.session.evidence()
             new = bake(mask(self.model, plan, repair=repair, evidence=evidence))
         for name, module in new.named_modules():
             module.training = self.training.get(name, new.training)

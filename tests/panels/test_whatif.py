@@ -184,10 +184,10 @@ def test_what_is_collected_with_gradients_serves_repairs_too(monkeypatch):
     what, calls = WhatIf(net(), data()), []
     real = pv.collect
     monkeypatch.setattr(
-        "pruneviz.study.whatif.collect", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
+        "pruneviz.pruning.session.collect", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
     )
     what.scores("unit", "obs")
-    assert what.evidence() is what.evidence(gradients=True)
+    assert what.session.evidence() is what.session.evidence(gradients=True)
     assert len(calls) == 1
 
 
@@ -319,7 +319,7 @@ def test_nothing_is_traced_or_scored_twice(monkeypatch):
     what = WhatIf(net(), data())
     calls = []
     monkeypatch.setattr(
-        "pruneviz.study.whatif.score", lambda *a, **k: calls.append(1) or pv.score(*a, **k)
+        "pruneviz.pruning.session.score", lambda *a, **k: calls.append(1) or pv.score(*a, **k)
     )
     for sparsity in (0.2, 0.5, 0.7):
         plan = what.plan("unit", "l2", sparsity)

@@ -224,7 +224,7 @@ def test_a_bad_call_is_refused_before_anything_runs(bad, message, monkeypatch):
     def scored(*args, **kwargs):
         pytest.fail("a model was scored")
 
-    monkeypatch.setattr("pruneviz.study.setup.score", scored)
+    monkeypatch.setattr("pruneviz.pruning.session.score", scored)
     with refused(message):
         sweep(**bad)
 

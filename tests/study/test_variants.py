@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pruneviz as pv
+from pruneviz.pruning.session import Session
 from pruneviz.selection.ranking import RemovalOrder
 from pruneviz.study.variants import Variants
 
@@ -51,9 +52,9 @@ def test_variants_that_share_hold_what_mask_and_bake_give(name):
     before = snapshot(model)
     if name == "spectral":
         with pytest.raises(pv.ArgumentError, match="carries another parametrization"):
-            Variants(model, inputs(), share=True).baked(plan)
+            Variants(Session(model, inputs()), share=True).baked(plan)
         return
-    new = Variants(model, inputs(), share=True).baked(plan)
+    new = Variants(Session(model, inputs()), share=True).baked(plan)
     assert state(new) == state(pv.bake(pv.mask(model, plan)))
     assert [p.requires_grad for p in new.parameters()] == [p.requires_grad for p in pv.bake(pv.mask(model, plan)).parameters()]  # fmt: skip
     assert_untouched(model, before)
@@ -62,9 +63,9 @@ def test_variants_that_share_hold_what_mask_and_bake_give(name):
 def test_only_what_is_pruned_is_new():
     model = build("mlp")
     plan = pv.select(pv.score(model, "magnitude"), sparsity={"1": 0.5})
-    new = Variants(model, inputs(), share=True).baked(plan)
+    new = Variants(Session(model, inputs()), share=True).baked(plan)
     assert new[1].weight is not model[1].weight
     assert new[1].bias is model[1].bias
     assert new[3].weight is model[3].weight
-    own = Variants(model, inputs()).baked(plan)
+    own = Variants(Session(model, inputs())).baked(plan)
     assert own[3].weight is not model[3].weight

@@ -66,6 +66,11 @@ class Criterion:
         """Return those of its needs that come from evidence."""
         return tuple(n for n in self.needs if n in EVIDENCE)
 
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether its evidence must be collected with a loss."""
+        return not {"grad_sq", "fisher", "model"}.isdisjoint(self.needs)
+
 
 CRITERIA: dict[str, Criterion] = {}
 

@@ -48,10 +48,10 @@ class Requirements:
         if evidence is None:
             raise ArgumentError(
                 f"criterion {chosen.name!r} needs evidence, but none was passed. Collect it: "
-                f"pv.collect(model, batches{', loss=F.cross_entropy' * self._gradients()})."
+                f"pv.collect(model, batches{', loss=F.cross_entropy' * self.chosen.needs_gradients})."
             )
         check_evidence(evidence, weight_shapes(model))
-        if self._gradients() and not evidence.output_grad:
+        if self.chosen.needs_gradients and not evidence.output_grad:
             raise self.missing("")
         by_tensor: dict[int, list[str]] = {}
         for name, h in tensors_by_name(model).items():
@@ -85,12 +85,9 @@ class Requirements:
 
     def missing(self, where: str) -> ArgumentError:
         """Return an error that says what is missing and how to collect it."""
-        how = HOW_TO_COLLECT["grad_sq" if self._gradients() else "input_sq"]
+        how = HOW_TO_COLLECT["grad_sq" if self.chosen.needs_gradients else "input_sq"]
         of = f" for the layers {where}" if where else ""
         return ArgumentError(f"criterion {self.chosen.name!r} needs{of} {how}")
-
-    def _gradients(self) -> bool:
-        return bool({"grad_sq", "fisher", "model"} & set(self.chosen.evidence))
 
     def _known(self, name: str) -> bool:
         assert self.given is not None

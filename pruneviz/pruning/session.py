@@ -1,0 +1,255 @@
+"""How one model is prepared once and pruned many times: traced, collected and scored on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
+from pruneviz.core.groups import Groups
+from pruneviz.core.plan import Plan, Scores
+from pruneviz.evidence.collect import collect
+from pruneviz.evidence.evidence import Evidence
+from pruneviz.graph.find_groups import traced_walk
+from pruneviz.graph.grouping import build_groups
+from pruneviz.graph.state import Walk
+from pruneviz.metrics.cost import Cost, measure
+from pruneviz.model.batches import nothing_to, parts
+from pruneviz.pruning.repair.ladder import RIDGE
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.selection.criteria.registry import Criterion
+from pruneviz.selection.criteria.registry import criterion as registered
+from pruneviz.selection.score import score
+
+Made = TypeVar("Made")
+MAX_SCORES = 8  # scores that are kept: each is as large as the weights
+
+
+class Session:
+    """One model, prepared once: what several prunings have in common is made when it is first needed.
+
+    The trace, the groups, the evidence, the scores and the cost of the whole model are kept. So ten
+    calls of ``prune(model, x, session=session, ...)`` trace the model once and collect once. Several
+    threads may use one session; they wait for each other.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Not changed, and not to be changed while the session is used: then make a new one.
+    example_input : Tensor, tuple or dict
+        Arguments of the forward, as for `find_groups`.
+    batches : iterable, optional
+        As for `collect`; read once. Criteria and repairs learn from them.
+    loss : callable, optional
+        As for `collect`, for criteria that need gradients; then `batches` have targets. Default:
+        cross-entropy with labels drawn from the model's own predictions.
+    evidence : Evidence, optional
+        From `collect`; used in place of what would be collected.
+    groups : Groups, optional
+        From `find_groups`; used in place of what would be found.
+    approximate : bool
+        As for `find_groups`.
+    seed : int
+        As for `collect`.
+
+    Raises
+    ------
+    ArgumentError
+        If `batches` are empty, or `model`, `evidence` or `groups` are of another type.
+
+    Examples
+    --------
+    >>> import torch, pruneviz as pv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> session = pv.Session(model, torch.zeros(1, 8))
+    >>> [pv.prune(model, torch.zeros(1, 8), macs=m, session=session)[0].out_features for m in (0.5, 0.25)]
+    [16, 8]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Any,
+        *,
+        batches: Iterable[Any] | None = None,
+        loss: Callable[..., Any] | None = None,
+        evidence: Evidence | None = None,
+        groups: Groups | None = None,
+        approximate: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.model = checks.unwrapped(model)
+        self.example_input = example_input
+        # pairs, so that a tuple of inputs is not taken for (inputs, target) when it is read again
+        self.batches = None if batches is None else list(parts(batches))
+        if self.batches == []:
+            raise nothing_to("learn from")
+        self.loss, self.approximate, self.seed = loss, approximate, seed
+        self.given: dict[str, Any] = {}  # what the caller made
+        if evidence is not None:
+            self.given["evidence"] = checks.kind(
+                evidence, "evidence", Evidence, "Make it: pv.collect(model, batches)."
+            )
+        if groups is not None:
+            self.given["groups"] = checks.kind(
+                groups, "groups", Groups, "Make them: pv.find_groups(model, example_input)."
+            )
+        self._made: dict[Any, Any] = {}
+        self.lock = threading.RLock()
+        self._versions = self._now()
+
+    @property
+    def walk(self) -> Walk:
+        """The traced graph, and what was found on it."""
+        return self._once("walk", lambda: traced_walk(self.model, self.example_input))
+
+    @property
+    def groups(self) -> Groups:
+        """All groups of the model, also those that cannot be cut."""
+        made = self.given.get("groups")
+        if made is None:
+            made = self._once(
+                "groups", lambda: build_groups(self.walk, approximate=self.approximate)
+            )
+        return made
+
+    @property
+    def shrinker(self) -> Shrinker:
+        """What removes units."""
+        return self._once("shrinker", lambda: Shrinker(self.model, self.example_input, self.walk))
+
+    @property
+    def dense(self) -> Cost:
+        """The cost of the whole model."""
+        return self._once("dense", lambda: measure(self.model, self.example_input))
+
+    @property
+    def source(self) -> tuple[Evidence | None, list[Any] | None]:
+        """What repairs can learn from: evidence that was given, and batches."""
+        return self.given.get("evidence"), self.batches
+
+    def macs(self, plan: Plan) -> int:
+        """Return the MACs of the smaller model; they depend on how many units of each group are kept."""
+        key = ("macs", *((name, int(keep.sum())) for name, keep in plan.keep.items()))
+        quick = partial(self.smaller, plan, proved=False)
+        return self._once(key, lambda: measure(quick(), self.example_input).macs)
+
+    def evidence(self, *, gradients: bool = False) -> Evidence | None:
+        """Return what the layers read, with gradients if asked for; None without any data."""
+        if "evidence" in self.given or self.batches is None:
+            return self.given.get("evidence")
+        if not gradients and ("evidence", True) in self._made:
+            gradients = True  # it has the moments, too
+        data, loss = self.batches, None
+        if gradients and self.loss is None:
+            data, loss = [(x, None) for x, _ in data], F.cross_entropy
+        elif gradients:
+            loss = self.loss
+
+        def make() -> Evidence:
+            return collect(self.model, data, loss=loss, seed=self.seed, progress=False)
+
+        return self._once(("evidence", gradients), make)
+
+    def evidence_for(
+        self, criteria: Iterable[Criterion] = (), repairs: Iterable[str] = ()
+    ) -> Evidence | None:
+        """Return the evidence that criteria and repairs need; if they need none, what was given."""
+        criteria = list(criteria)
+        if any(c.needs_gradients for c in criteria):
+            return self.evidence(gradients=True)
+        # "lstsq" reads the batches itself, layer by layer
+        needed = any(c.evidence for c in criteria) or {"fold", "merge"} & set(repairs)
+        return self.evidence() if needed else self.given.get("evidence")
+
+    def scores(
+        self,
+        criterion: str | Criterion | Callable[[Tensor], Tensor],
+        granularity: str = "unit",
+        *,
+        seed: int = 0,
+    ) -> Scores:
+        """Return the scores of all units, or of all weights; the latest are kept."""
+        chosen = registered(criterion, granularity) if isinstance(criterion, str) else criterion
+        needs = [chosen] if isinstance(chosen, Criterion) else []
+
+        def make() -> Scores:
+            groups = self.groups if granularity == "unit" else None
+            evidence = self.evidence_for(needs)
+            return score(self.model, chosen, groups=groups, evidence=evidence, seed=seed)
+
+        found = self._once(("scores", granularity, chosen, seed), make)
+        with self.lock:
+            kept = [k for k in self._made if k[0] == "scores"]
+            for old in kept[:-MAX_SCORES]:
+                del self._made[old]
+        return found
+
+    def has_scores(self, criterion: str, granularity: str = "unit", *, seed: int = 0) -> bool:
+        """Whether these scores are there already."""
+        return ("scores", granularity, registered(criterion, granularity), seed) in self._made
+
+    def smaller(
+        self, plan: Plan, repair: str = "none", *, ridge: float = RIDGE, proved: bool = True
+    ) -> nn.Module:
+        """Return the model without the units that a plan removes, repaired.
+
+        `proved`: compared with the masked model each time; otherwise see `Shrinker.quick`.
+        """
+        with self.lock:
+            new = self.shrinker.proved(plan) if proved else self.shrinker.quick(plan)
+            if repair != "none":
+                evidence = self.evidence_for(repairs=[repair])
+                self.shrinker.repair(new, plan, repair, evidence, self.batches, ridge)
+            return new
+
+    def check(self, model: nn.Module) -> None:
+        """Raise unless this is the session's model, with the weights that it had at first."""
+        if checks.unwrapped(model) is not self.model:
+            raise ArgumentError(
+                "`session` is of another model. Pass that model, or make a new session: "
+                "pv.Session(model, example_input)."
+            )
+        if self._now() != self._versions:
+            raise ArgumentError(
+                "the weights of `model` have changed since the session was made. Make a new one: "
+                "pv.Session(model, example_input)."
+            )
+
+    def clone(self) -> Session:
+        """Return a session for another thread: it shares the data and makes a trace of its own."""
+        new = object.__new__(Session)
+        new.__setstate__(self.__getstate__())
+        return new
+
+    def _now(self) -> dict[str, tuple[int, int]]:
+        # an embedding with max_norm rewrites its weight in each forward, and `evaluating` restores it
+        moving = {
+            id(m.weight)
+            for m in self.model.modules()
+            if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.max_norm is not None
+        }
+        named = self.model.named_parameters(remove_duplicate=False)
+        return {n: (id(p), p._version) for n, p in named if id(p) not in moving}
+
+    def _once(self, key: Any, make: Callable[[], Made]) -> Made:
+        with self.lock:
+            if key not in self._made:
+                self._made[key] = make()
+            return self._made[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a trace cannot be sent to another process, and a thread needs one of its own
+        kept = {k: v for k, v in self._made.items() if k not in ("walk", "shrinker")}
+        return {**self.__dict__, "_made": kept, "lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = threading.RLock()
+        self._versions = self._now()
