@@ -29,34 +29,38 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def row(name: str, images: list[torch.Tensor]) -> str:
+    """Return the row of one network."""
+    model, x = lessons.load(name), images[0]
+    jobs = [{"macs": macs, **how} for macs in BUDGETS for how in RECIPES]
+    pv.prune(model, x, macs=0.5)  # what torch does once only
+    one = max(seconds(partial(pv.prune, model, x, macs=0.5, batches=images, **how))
+              for how in RECIPES)  # fmt: skip
+    session = pv.Session(model, x, batches=images)
+    nine = sum(seconds(partial(pv.prune, model, x, session=session, **job)) for job in jobs)
+    alone = sum(seconds(partial(pv.prune, model, x, batches=images, **job)) for job in jobs)
+    repairs = 0.0
+    for job in jobs:
+        plan = pv.select(session.scores(job["criterion"]), sparsity=1 - job["macs"])
+        small, rung = session.shrinker.proved(plan), job["repair"]
+        evidence, data = session.evidence_for(repairs=[rung]), session.batches
+        repairs += seconds(partial(session.shrinker.repair, small, plan, rung, evidence, data))
+    ratio = nine / (one + repairs)
+    return f"| {name} | {one:.2f} | {repairs:.2f} | {nine:.2f} | {alone:.2f} | {ratio:.2f} |"
+
+
 def main() -> None:
     """Print one row for each network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=["lenet-300-100", "batchnorm-cnn"])
     images = [x for x, _ in lessons.fashion_mnist().train[:1000].batches(100)]
-    x = images[0]
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print(
         "| s | one | nine repairs | nine with a session | nine without | with ÷ (one + repairs) |"
     )
     print("|---|---|---|---|---|---|")
     for name in parser.parse_args().names:
-        model = lessons.load(name)
-        jobs = [(macs, how) for macs in BUDGETS for how in RECIPES]
-        pv.prune(model, x, macs=0.5)  # what torch does once only
-        one = max(seconds(partial(pv.prune, model, x, macs=0.5, batches=images, **how))
-                  for how in RECIPES)  # fmt: skip
-        session = pv.Session(model, x, batches=images)
-        nine = seconds(lambda: [pv.prune(model, x, macs=m, session=session, **h) for m, h in jobs])
-        alone = seconds(lambda: [pv.prune(model, x, macs=m, batches=images, **h) for m, h in jobs])
-        repairs = 0.0
-        for macs, how in jobs:
-            plan = pv.select(session.scores(how["criterion"]), sparsity=1 - macs)
-            small, rung = session.shrinker.proved(plan), how["repair"]
-            evidence, data = session.evidence_for(repairs=[rung]), session.batches
-            repairs += seconds(partial(session.shrinker.repair, small, plan, rung, evidence, data))
-        print(f"| {name} | {one:.2f} | {repairs:.2f} | {nine:.2f} | {alone:.2f} "
-              f"| {nine / (one + repairs):.2f} |")  # fmt: skip
+        print(row(name, images))
 
 
 if __name__ == "__main__":

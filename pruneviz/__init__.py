@@ -2,12 +2,12 @@
 
     import pruneviz as pv
 
-Readers look at a model and return data; they leave no trace on it. Writers take a model and a plan
-and return a new model. The pipeline:
+Readers look at a model, return data and change nothing. Writers take a model and a plan and return
+a new model. The pipeline:
 
-    find_groups -> collect -> score -> select -> mask | shrink -> measure        `prune` is all of it
+    find_groups -> collect -> score -> select -> mask | shrink -> measure        `prune` does it all
 
-Every public name, room by room in the order of that pipeline:
+Every public name, room by room; a room uses only rooms that stand above it:
 
 """
 

@@ -1,4 +1,4 @@
-# core: what the verbs take and give back
+# core: what the functions take and return
 from .core.errors import (
     ArgumentError as ArgumentError,
     GraphError as GraphError,
@@ -13,7 +13,7 @@ from .core.plan import (
     Scores as Scores,
 )
 
-# model: look into a model without a trace
+# model: look into a model without changing it
 from .model.hooks import (
     evaluating as evaluating,
     hooked as hooked,
@@ -26,7 +26,7 @@ from .model.weights import (
 # graph: which units can only be removed together
 from .graph.find_groups import find_groups as find_groups
 
-# evidence: what the layers see on data
+# evidence: what the layers read
 from .evidence.collect import collect as collect
 from .evidence.evidence import Evidence as Evidence
 from .evidence.activations import activations as activations
@@ -51,7 +51,7 @@ from .redundancy.inactive import find_inactive as find_inactive
 from .redundancy.redundant import find_redundant as find_redundant
 from .redundancy.bounds import bounds as bounds
 
-# selection: what should go
+# selection: what should be removed
 from .selection.criteria.registry import (
     CRITERIA as CRITERIA,
     register as register,
@@ -63,7 +63,7 @@ from .selection.drop import (
     drop_redundant as drop_redundant,
 )
 
-# pruning: remove it, repair what is left, prove the result
+# pruning: remove it, repair what is kept, compare the result
 from .pruning.mask import (
     mask as mask,
     bake as bake,
@@ -76,7 +76,7 @@ from .pruning.rescale import rescale as rescale
 from .pruning.lossless import lossless_plan as lossless_plan
 from .pruning.certificate import certify as certify
 
-# storage: take it home: files, bytes, sparse layers
+# storage: files, bytes, sparse layers
 from .storage.files import (
     load as load,
     save as save,

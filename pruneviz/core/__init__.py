@@ -1,4 +1,4 @@
 """Which words do all rooms share? Errors, names, argument checks, slices, groups, plans.
 
-This room knows torch's tensors and numpy, but no model: nothing here runs, reads or copies one.
+This room checks that an argument is a model, but runs, changes and copies none.
 """

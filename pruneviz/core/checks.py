@@ -1,4 +1,4 @@
-"""Is an argument valid? All checks are here, so that errors are worded alike."""
+"""Is an argument valid? The checks that many files share, so that their errors are worded alike."""
 
 from __future__ import annotations
 

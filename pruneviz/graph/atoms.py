@@ -1,4 +1,4 @@
-"""Which indices must be cut together? An atom is one index of one dimension of one parameter."""
+"""Which indices must be cut together? An atom is one index of one dimension of one tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How is a torch model read and run without a trace? Its layers, tensors, inputs, batches, hooks.
+"""How is a torch model read and run without changing it? Its layers, tensors, inputs, batches, hooks.
 
-This room does not know what pruning is: it searches no groups and makes no scores or plans.
+This room makes no groups, scores or plans; it only holds masks, and checks that given groups and
+plans fit the model.
 """

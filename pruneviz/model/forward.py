@@ -168,8 +168,7 @@ def copied_inputs(values: Any, model: nn.Module) -> Any:
 def quiet() -> Iterator[None]:
     """Run attention as single operators, and suppress torch's logs and warnings.
 
-    In a thread `beside` another one (see `hooks.beside`), logs and warnings are not suppressed:
-    all threads share them.
+    Inside an `in_background` block logs and warnings are not suppressed: all threads share them.
     """
     with no_fast_path(), nullcontext() if is_in_background() else _silence():
         yield

@@ -50,22 +50,22 @@ _here = threading.local()
 
 
 def is_in_background() -> bool:
-    """Whether this thread is inside a `in_background` block."""
-    return getattr(_here, "beside", False)
+    """Whether this thread is inside an `in_background` block."""
+    return getattr(_here, "in_background", False)
 
 
 @contextmanager
 def in_background() -> Iterator[None]:
     """Inside the block, do not touch torch's random state: another thread may be drawing from it.
 
-    The random state is shared by all threads. A reader restores it afterwards, so beside a training
-    it would make the training draw the same numbers twice.
+    All threads share the random state. If a function restored it afterwards while another thread
+    trains, the training would draw the same numbers twice.
     """
-    before, _here.beside = is_in_background(), True
+    before, _here.in_background = is_in_background(), True
     try:
         yield
     finally:
-        _here.beside = before
+        _here.in_background = before
 
 
 _flags_lock = threading.Lock()

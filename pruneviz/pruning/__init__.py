@@ -1,5 +1,5 @@
-"""Carry out a plan: `mask`, `shrink`, `prune`; repair the kept weights and check every removal.
+"""How is a plan carried out? `mask`, `shrink`, repair; every result is compared. `prune` does it all.
 
-These functions take a model and a plan and return a new model. They do not choose a budget and do
-not judge accuracy.
+`Session` prepares a model once; `lossless_plan` and `certify` say what is removed without loss.
+Nothing here measures accuracy or needs labels.
 """

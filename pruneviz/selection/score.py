@@ -1,4 +1,4 @@
-"""How important is each weight, or each unit? `score` asks a criterion."""
+"""How important is each weight, or each unit? `score` applies a criterion."""
 
 from __future__ import annotations
 

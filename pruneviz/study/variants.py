@@ -1,4 +1,4 @@
-"""How one model is pruned many times, for `sweep` and `sensitivity`."""
+"""How one model is pruned many times, for `sweep`, `sensitivity` and the what-if panel."""
 
 from __future__ import annotations
 

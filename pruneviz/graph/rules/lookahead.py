@@ -12,7 +12,7 @@ score  what an operator does with the dimension
 -1     takes it as the rows or columns of a product of activations, such as the tokens of attention
 -2     sums over it in a product of activations
 -3     runs over it: softmax, mean, LayerNorm, the width of attention, the space of a convolution
--4     picks from it or splits it: units would freeze, or be torn apart
+-4     picks from it or splits it: units would be frozen or separated
 =====  ==========================================================================================
 
 The scores of a node's users are added up, and the sum is limited to -9 … 2 before it counts for the
