@@ -41,7 +41,8 @@ def test_every_lesson_is_listed_and_every_target_is_there():
 def test_the_walk_through_the_code_is_true():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
-    files = {str(p.relative_to(ROOT)): p.read_text("utf-8") for p in ROOT.glob("pruneviz/**/*.py")}
+    sources = [*ROOT.glob("pruneviz/**/*.py"), *ROOT.glob("tests/contracts/*.py")]
+    files = {str(p.relative_to(ROOT)): p.read_text("utf-8") for p in sources}
     for quoted in re.findall(r"`([^`\n]+)`", text):
         if re.fullmatch(r"[\w/]+\.py", quoted):  # of its room, or of the repository
             assert (ROOT / quoted).is_file() or any(f.endswith(f"/{quoted}") for f in files), quoted
