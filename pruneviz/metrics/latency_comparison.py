@@ -133,8 +133,8 @@ def compare_latency(
     >>> import torch, pruneviz as pv
     >>> large, small = torch.nn.Linear(1000, 2000), torch.nn.Linear(1000, 20)
     >>> timing = pv.compare_latency(large, small, torch.zeros(50, 1000), seconds=0.1)
-    >>> timing.told_apart, timing.latency_speedup > 2, timing.speedup
-    (True, True, 100.0)
+    >>> timing.speedup, timing.latency_speedup > 1  # what the MACs promise, and what the clock says
+    (100.0, True)
     """
     models = [checks.model(before), checks.model(after)]
     args, kwargs = arguments(example_input)
