@@ -24,7 +24,7 @@ from pruneviz.model.forward import arguments, copied_inputs
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.patches import reads_neighbours
-from pruneviz.model.tensors import NamedTensor, tensors_by_name
+from pruneviz.model.tensors import Held, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.redundancy.bounds import WIDE_BOX, bounds
@@ -157,7 +157,7 @@ def inactive_units(
     return marks
 
 
-def _unread(g: Group, tensors: dict[str, NamedTensor]) -> np.ndarray:
+def _unread(g: Group, tensors: dict[str, Held]) -> np.ndarray:
     """Mark the units for which all weights of all consumers are 0; shape (units,)."""
     unread, has_consumer = np.ones(g.size, bool), False
     for s in g.slices:
@@ -174,7 +174,7 @@ def _unread(g: Group, tensors: dict[str, NamedTensor]) -> np.ndarray:
     return unread if has_consumer else np.zeros(g.size, bool)
 
 
-def _read_with_padding(g: Group, tensors: dict[str, NamedTensor]) -> bool:
+def _read_with_padding(g: Group, tensors: dict[str, Held]) -> bool:
     """Whether a zero-padded convolution reads the group."""
     modules = [
         tensors[unmasked_name(s.tensor)].holders[0][0] for s in g.slices if s.layer in g.consumers

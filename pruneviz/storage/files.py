@@ -22,7 +22,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.names import unmasked_name
 from pruneviz.model.forward import copy_of
-from pruneviz.model.tensors import holders_of
+from pruneviz.model.tensors import tensors_by_name
 from pruneviz.model.weights import Mask, weight_places
 from pruneviz.pruning.shrink import CUTS_ATTRIBUTE
 from pruneviz.pruning.surgery.cut import Cut, cut
@@ -104,8 +104,9 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
             tensors[name] = value.detach().cpu().contiguous().clone()
         else:
             aliases[name] = first_name
-    known = {unmasked_name(name) for name in holders_of(model)}
-    records = [_cut_to_json(c, known) for c in getattr(model, CUTS_ATTRIBUTE, ())]
+    records = [
+        _cut_to_json(c, set(tensors_by_name(model))) for c in getattr(model, CUTS_ATTRIBUTE, ())
+    ]
     data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
     if encoding != "dense":
         names = [n for n in weight_places(model) if n in tensors]

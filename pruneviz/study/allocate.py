@@ -18,8 +18,7 @@ from pruneviz.core.plan import Scores
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.work import effective_macs
-from pruneviz.model.hooks import evaluating
-from pruneviz.model.weights import weight_places
+from pruneviz.model.weights import visible_weights
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.select import select, tensors_of_layers
 from pruneviz.storage.packing import ENCODINGS, size_of
@@ -226,8 +225,7 @@ def _kept_of_weights(
     model: nn.Module, example_input: Any, name: str, encoding: str
 ) -> Callable[[Sparsities], int]:
     """Return a function: what the model keeps, at sparsities of layers."""
-    with evaluating(model):
-        weights = {n: place.tensor for n, place in weight_places(model).items()}
+    weights = visible_weights(model)
     sizes = {n: t.numel() for n, t in weights.items()}
     uses, macs = _uses(model, example_input) if name == "macs" else ({}, 0)
     numbers = sum(p.numel() for p in model.parameters())
