@@ -132,7 +132,7 @@ class TwinsPanel(Panel):
         # a copy, because another thread runs it while the user works with the original
         self._model, self._x = copy_of(model).eval(), x
         self._groups = find_groups(self._model, x)
-        names = [g.name for g in self._groups if not g.frozen]
+        names = [g.name for g in self._groups.cuttable]
         check_some_cuttable(self._groups)
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else checks.choice(layer, "layer", names, what="layer")

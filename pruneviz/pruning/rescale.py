@@ -107,7 +107,7 @@ def rescaled_groups(
         name, value = ("factor", factor) if factor <= 0 else ("share", share)
         raise ArgumentError(f"`{name}` must be greater than 0, but {value:g} was passed.")
     rng = np.random.default_rng(checks.count(seed, "seed"))
-    cut = [g for g in groups if not g.frozen]
+    cut = groups.cuttable
     example = arguments(example_input)
     with evaluating(model):
         check_fit(groups, cut, tensors_by_name(model), "groups")

@@ -114,7 +114,7 @@ def find_redundant(
     frames, compared = [], False
     with evaluating(model):
         have = tensors_by_name(model)
-        cut = [g for g in groups if not g.frozen]
+        cut = groups.cuttable
         check_fit(groups, cut, have, "groups")
         if evidence is not None:
             modules = model.named_modules(remove_duplicate=False)

@@ -95,7 +95,7 @@ def score(
         arguments["generator"] = torch.Generator().manual_seed(checks.count(seed, "seed"))
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-        cut = [g for g in groups if not g.frozen]
+        cut = groups.cuttable
         with evaluating(model):
             have = tensors_by_name(model)
             check_fit(groups, cut, have, "groups")

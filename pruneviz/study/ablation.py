@@ -137,7 +137,7 @@ def losses_without(
 
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-    cut = [g for g in groups if not g.frozen]
+    cut = groups.cuttable
     if not cut:
         raise ArgumentError("no group of `groups` can be cut: there is no unit to ablate.")
     with torch.inference_mode(False), evaluating(model):

@@ -209,9 +209,8 @@ def _kept_of_units(
     """Return a function: what the model keeps (params, bytes or MACs) at sparsities of groups."""
     groups = groups or find_groups(model, example_input)
     # any scores will do: the cost does not depend on which units of a group are removed
-    scores = Scores(
-        {g.name: torch.arange(g.size).float() for g in groups if not g.frozen}, "any", groups
-    )
+    values = {g.name: torch.arange(g.size).float() for g in groups.cuttable}
+    scores = Scores(values, "any", groups)
     shrinker = Shrinker(model, example_input)
 
     def kept(sparsities: Sparsities) -> int:

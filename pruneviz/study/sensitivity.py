@@ -157,7 +157,7 @@ def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict
         return parts
     assert setup.groups is not None
     if named is None:
-        return {g.name: [g.name] for g in setup.groups if not g.frozen}
+        return {g.name: [g.name] for g in setup.groups.cuttable}
     for name in named:
         found = setup.groups.groups_of(name)
         if all(g.frozen for g in found):
