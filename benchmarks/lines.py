@@ -21,8 +21,8 @@ NO_CODE = {
 }
 
 
-def code_lines(text: str) -> int:
-    """Return the number of lines of code in a file of Python."""
+def code_lines(text: str) -> set[int]:
+    """Return the numbers of the lines of code in a file of Python."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NO_CODE:
@@ -33,7 +33,7 @@ def code_lines(text: str) -> int:
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 lines -= set(range(value.lineno, (value.end_lineno or 0) + 1))
-    return len(lines)
+    return lines
 
 
 def files(rev: str | None) -> dict[str, str]:
@@ -56,7 +56,7 @@ def by_room(rev: str | None) -> Counter[str]:
     """Return lines of code by room; what lies at the root of the package is "(root)"."""
     lines: Counter[str] = Counter()
     for path, text in files(rev).items():
-        lines[path.partition("/")[0] if "/" in path else "(root)"] += code_lines(text)
+        lines[path.partition("/")[0] if "/" in path else "(root)"] += len(code_lines(text))
     return lines
 
 

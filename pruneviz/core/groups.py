@@ -137,7 +137,7 @@ class Groups:
 
     def __repr__(self) -> str:
         most = 12
-        cut = [g for g in self if not g.frozen]
+        cut = self.cuttable
         frozen = [g for g in self if g.frozen]
         n = sum(g.size for g in cut)
         width = max((len(g.name) for g in [*cut[:most], *frozen[:most]]), default=0)
@@ -162,6 +162,11 @@ class Groups:
     def names(self) -> tuple[str, ...]:
         """Names of the groups."""
         return tuple(g.name for g in self.groups)
+
+    @property
+    def cuttable(self) -> list[Group]:
+        """The groups that are not frozen."""
+        return [g for g in self if not g.frozen]
 
     def groups_of(self, name: str) -> list[Group]:
         """Return the groups to which the output units of a layer belong.
@@ -301,6 +306,6 @@ def check_some_cuttable(groups: Groups) -> None:
     GraphError
         With the reasons of up to three groups.
     """
-    if all(g.frozen for g in groups):
+    if not groups.cuttable:
         why = "; ".join(f"{g.name!r}: {g.frozen}" for g in list(groups)[:3])
         raise GraphError(f"no unit of the model can be removed: {why or 'it has no units'}.")

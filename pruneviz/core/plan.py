@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from pruneviz.core import plan_json
@@ -154,6 +155,11 @@ class Plan:
             ) from e
         except (zlib.error, binascii.Error, ValueError, OverflowError) as e:
             raise ArgumentError(f"the plan is damaged: {e}. Write it again: plan.to_json().") from e
+
+
+def keep_all(groups: Groups) -> dict[str, Tensor]:
+    """Return what a plan keeps before anything is removed: all units that could be removed."""
+    return {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups.cuttable}
 
 
 def _count_text(n: int, parts: int, groups: Groups | None) -> str:

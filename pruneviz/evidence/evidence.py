@@ -15,6 +15,7 @@ from torch import Tensor
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
+from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
 from pruneviz.evidence.moments import Moments
 
 if TYPE_CHECKING:
@@ -215,8 +216,6 @@ class Evidence:
 
     def save(self, path: str | Path) -> None:
         """Write the evidence to one file in the format of safetensors."""
-        from safetensors.torch import save_file
-
         tensors: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
         for part in ("inputs", "patches"):
@@ -229,7 +228,7 @@ class Evidence:
                 f"{part}/{k}": v.contiguous().clone() for k, v in getattr(self, part).items()
             }
         head = {"version": 1, "examples": self.examples, "counts": counts, "shapes": self.shapes}
-        save_file(tensors, str(path), metadata={"pruneviz": "evidence", "head": json.dumps(head)})
+        write_tensors(path, tensors, {"pruneviz": "evidence", "head": json.dumps(head)})
 
     @classmethod
     def load(cls, path: str | Path) -> Evidence:
@@ -240,15 +239,10 @@ class Evidence:
         ArgumentError
             If the file is not evidence, or is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(str(path), "pt") as file:
-                meta = file.metadata() or {}
-                if meta.get("pruneviz") != "evidence":
-                    raise KeyError("it holds something else")
-                head = json.loads(meta["head"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
+            head, tensors = read_tensors(path, "head")
+            if head is None:
+                raise KeyError("it holds something else")
             parts: dict[str, dict[str, Any]] = {p: {} for p in ("inputs", "patches", *GRADIENTS)}
             for key, count in head["counts"].items():
                 part, _, layer = key.partition("/")
@@ -260,7 +254,7 @@ class Evidence:
             return cls(**parts, examples=head["examples"], shapes=shapes)
         except FileNotFoundError:
             raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+        except DAMAGED as e:
             raise ArgumentError(
                 f"{str(path)!r} could not be read as evidence ({e}). Write it with evidence.save(path)."
             ) from e

@@ -64,11 +64,11 @@ class Gradients:
         self.weights: dict[str, str] = {}  # a layer's name to the name of its weight
         self.unhooked: list[str] = []  # weights that are used outside of every watched layer
         watched = {id(self.modules[n]): n for n in self.watched}
-        for name, place in weight_places(model).items():
-            if all(id(m) in watched and a == "weight" for m, a in place.holders):
-                self.weights |= {watched[id(m)]: name for m, _ in place.holders}
+        for name, held in weight_places(model).items():
+            if all(id(m) in watched and a == "weight" for m, a in held.holders):
+                self.weights |= {watched[id(m)]: name for m, _ in held.holders}
             elif all(
-                id(m) not in {id(c) for c in consumers(model).values()} for m, _ in place.holders
+                id(m) not in {id(c) for c in consumers(model).values()} for m, _ in held.holders
             ):
                 self.unhooked.append(name)
         for name in self.watched:  # GPT-2's Conv1D, which `places` does not list

@@ -136,11 +136,21 @@ def schema_of(node: Node) -> Any:
 
 def operand(node: Node, name: str) -> Any:
     """Return the node that is passed for an argument, or None."""
-    for i, arg in enumerate(schema_of(node).arguments):
-        if arg.name == name:
-            found = node.args[i] if i < len(node.args) else node.kwargs.get(name)
-            return found if isinstance(found, Node) else None
-    return None
+    found = arguments_of(node).get(name)
+    return found if isinstance(found, Node) else None
+
+
+def arguments_of(node: Node) -> dict[str, Any]:
+    """Return all arguments of a node by name; the default, or None, of those that are not passed."""
+    passed = dict(zip((a.name for a in schema_of(node).arguments), node.args, strict=False))
+    return (
+        {
+            a.name: a.default_value if a.has_default_value() else None
+            for a in schema_of(node).arguments
+        }
+        | passed
+        | node.kwargs
+    )
 
 
 POINTWISE = frozenset(

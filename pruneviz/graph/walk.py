@@ -11,14 +11,7 @@ from torch.fx import Node
 from pruneviz.graph.rules import rule_of
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import Traced
-from pruneviz.graph.values import (
-    args_of,
-    flatten,
-    schema_of,
-    shape_of,
-    size,
-    untied,
-)
+from pruneviz.graph.values import args_of, arguments_of, flatten, shape_of, size, untied
 from pruneviz.model.tensors import tensors_of
 
 OUTPUT = "its units are the model's output"
@@ -86,12 +79,4 @@ def bound(w: Walk, node: Node) -> dict[str, Any]:
             return [valued(x) for x in a]
         return a
 
-    named = {}
-    for i, arg in enumerate(schema_of(node).arguments):
-        if i < len(node.args):
-            named[arg.name] = valued(node.args[i])
-        elif arg.name in node.kwargs:
-            named[arg.name] = valued(node.kwargs[arg.name])
-        else:
-            named[arg.name] = arg.default_value if arg.has_default_value() else None
-    return named
+    return {name: valued(a) for name, a in arguments_of(node).items()}

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
 from pruneviz.lessons.data import data_dir
 from pruneviz.lessons.models import NETWORKS, build
 from pruneviz.model.hooks import seeded
@@ -88,9 +87,8 @@ def load_into(model: nn.Module, path: str | Path) -> None:
             f"there is no checkpoint {path}. Train it: python -m pruneviz.lessons.train NAME."
         )
     try:
-        with safe_open(path, "pt") as f:
-            state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118, not a dict
-    except (SafetensorError, OSError) as e:
+        _, state = read_tensors(path)
+    except DAMAGED as e:
         raise ArgumentError(
             f"checkpoint {path} is damaged ({e}). Restore it: git checkout -- {path}."
         ) from e
@@ -109,6 +107,6 @@ def save(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
     """Write a checkpoint, and the notes as a JSON file in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, path)
+    write_tensors(path, state)
     text = json.dumps(notes, indent=2, ensure_ascii=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
@@ -62,22 +63,35 @@ def latencies(
         )
     seconds = checks.number(seconds, "seconds", low=0)
     least = checks.count(least, "least", low=1)
-    args, kwargs = arguments(example_input)
     taken: list[list[float]] = [[] for _ in models]
-    with ExitStack() as stack:
-        for model in models:
-            stack.enter_context(evaluating(model))
-        for model in [*models, *models]:  # warm up: first runs are slow (caches, buffers)
-            run_forward(model, args, kwargs)
+    with calls_of(models, example_input) as calls:
+        for call in calls:  # warm up once more: first runs are slow (caches, buffers)
+            call()
         end = time.perf_counter() + seconds
         while len(taken[0]) < least or time.perf_counter() < end:
-            for model, times in zip(models, taken, strict=True):
+            for call, times in zip(calls, taken, strict=True):
                 _wait()
                 start = time.perf_counter()
-                run_forward(model, args, kwargs)
+                call()
                 _wait()
                 times.append((time.perf_counter() - start) * 1000)
     return [min(times) for times in taken]
+
+
+@contextmanager
+def calls_of(models: Iterable[nn.Module], example_input: Any) -> Iterator[list[Callable[[], Any]]]:
+    """Return the forwards as functions, each on inputs on its model's device; each has run once."""
+    args, kwargs = arguments(example_input)
+
+    def call_of(model: nn.Module) -> Callable[[], Any]:
+        stack.enter_context(evaluating(model))
+        run_forward(model, args, kwargs)
+        device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
+        there = tree_map_only(Tensor, lambda t: t.to(device), (args, kwargs))  # None: not moved
+        return lambda: model(*there[0], **there[1])
+
+    with ExitStack() as stack:
+        yield [call_of(model) for model in models]
 
 
 def _wait() -> None:

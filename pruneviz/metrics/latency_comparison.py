@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.metrics.cost import measure
-from pruneviz.model.batches import count_examples
-from pruneviz.model.forward import arguments, run_forward
-from pruneviz.model.hooks import evaluating
+from pruneviz.metrics.latency import calls_of
+from pruneviz.model.batches import examples_in
 
 BLOCK = 0.0005  # seconds of runs timed at once: far less than a time slice of a busy processor
 LEAST_ROUNDS = 15
@@ -137,12 +134,8 @@ def compare_latency(
     (100.0, True)
     """
     models = [checks.model(before), checks.model(after)]
-    args, kwargs = arguments(example_input)
     macs = [measure(m, example_input).macs for m in models]
-    with ExitStack() as stack:
-        for model in models:
-            stack.enter_context(evaluating(model))
-        calls = [call_of(m, args, kwargs) for m in models]
+    with calls_of(models, example_input) as calls:
         times = time_in_turn(calls, seconds=seconds, threads=threads, seed=seed)
     value, low, high = ratio(times[:, 0], times[:, 1])
     low_quarter, median, high_quarter = np.percentile(times, [25, 50, 75], axis=0).tolist()
@@ -156,7 +149,7 @@ def compare_latency(
         high=high,
         speedup=macs[0] / macs[1] if macs[1] else float("nan"),
         rounds=len(times),
-        examples=count_examples(args, kwargs),
+        examples=examples_in(example_input),
         threads=torch.get_num_threads() if threads is None else threads,
         device=" and ".join(dict.fromkeys(_device(m) for m in models)),
     )
@@ -217,18 +210,6 @@ def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
     found = quantile_test(a / b, p=0.5).confidence_interval(0.95)
     return float(np.median(a / b)), float(found.low), float(found.high)
-
-
-def call_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-    """Return a function that runs the forward on inputs on the model's device; it has run once."""
-    run_forward(model, args, kwargs)
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-
-    def moved(v: Any) -> Any:
-        return v.to(device) if isinstance(v, Tensor) and device is not None else v
-
-    args, kwargs = tree_map(moved, (args, kwargs))
-    return lambda: model(*args, **kwargs)
 
 
 def _device(model: nn.Module) -> str:

@@ -81,7 +81,7 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     model = checks.unwrapped(model)
     examples = 0
     with evaluating(model), parametrize.cached(), no_fast_path():
-        weights = {n: place.tensor for n, place in weight_places(model).items()}
+        weights = {n: h.visible for n, h in weight_places(model).items()}
         counts = {n: Count() for n in (*weights, OTHER)}
         owner = {w.untyped_storage().data_ptr(): n for n, w in weights.items()}
         with _Products(owner, counts):

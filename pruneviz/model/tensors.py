@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,12 @@ from torch.nn.utils import parametrize
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.names import layer_name, unmasked_name
+from pruneviz.core.names import layer_name, tensor_name, unmasked_name
 from pruneviz.core.slices import Slice
 
 
-@dataclass(frozen=True)
-class NamedTensor:
+@dataclass(frozen=True, eq=False)
+class Held:
     """One parameter or buffer, and every (layer, attribute) that holds it: several if it is tied.
 
     `part` is ``""`` if the attribute is the tensor itself. If a parametrization computes the
@@ -25,43 +26,41 @@ class NamedTensor:
     """
 
     tensor: Tensor
-    part: str
-    holders: tuple[tuple[nn.Module, str], ...]
+    part: str = ""
+    holders: tuple[tuple[nn.Module, str], ...] = ()
 
     @property
     def visible(self) -> Tensor:
         """The tensor that the forward uses: masks applied, detached, not copied."""
         module, attribute = self.holders[0]
-        return getattr(module, attribute).detach() if self.part else self.tensor.detach()
+        return getattr(module, attribute).detach()
+
+    def held_by(self, *holder: Any) -> Held:
+        """Return the same with one more (layer, attribute); a layer that is used twice counts once."""
+        known = holder in self.holders
+        return self if known else replace(self, holders=(*self.holders, holder))
 
 
-def tensors_by_name(model: nn.Module) -> dict[str, NamedTensor]:
+def tensors_by_name(model: nn.Module) -> dict[str, Held]:
     """Return every parameter and buffer by its plain name; a tied tensor under each of its names.
 
     >>> list(tensors_by_name(nn.BatchNorm1d(2)))
     ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    tensors: dict[int, Tensor] = {}
-    part: dict[int, str] = {}
-    names: dict[int, list[str]] = {}
-    holders: dict[int, list[tuple[nn.Module, str]]] = {}
+    found: dict[int, Held] = {}
+    ids: dict[str, int] = {}
     for path, module in modules.items():
         for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
                 continue
-            key, full = id(tensor), f"{path}.{attribute}" if path else attribute
-            owner, name, parametrized_part = module, attribute, ""
+            name = tensor_name(path, attribute)
+            holder, part = (module, attribute), ""
             if isinstance(module, parametrize.ParametrizationList):
-                owner, name = modules[layer_name(full)], path.rpartition(".")[2]
-                parametrized_part = attribute
-            tensors[key] = tensor
-            part.setdefault(key, parametrized_part)
-            names.setdefault(key, []).append(unmasked_name(full))
-            if (owner, name) not in holders.setdefault(key, []):  # a module may be used twice
-                holders[key].append((owner, name))
-    found = {k: NamedTensor(t, part[k], tuple(holders[k])) for k, t in tensors.items()}
-    return {name: found[k] for k, tied_names in names.items() for name in tied_names}
+                holder, part = (modules[layer_name(name)], path.rpartition(".")[2]), attribute
+            ids[unmasked_name(name)] = key = id(tensor)
+            found[key] = found.get(key, Held(tensor, part)).held_by(*holder)
+    return {name: found[key] for name, key in ids.items()}
 
 
 def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
@@ -74,9 +73,7 @@ def check_keep(name: str, keep: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_fit(
-    groups: Groups, chosen: Iterable[Group], have: dict[str, NamedTensor], what: str
-) -> None:
+def check_fit(groups: Groups, chosen: Iterable[Group], have: dict[str, Held], what: str) -> None:
     """Raise unless the slices of the chosen groups lie within the tensors that a model has."""
     covered: dict[tuple[str, int], int] = {}  # number of positions that the groups name in total
     for g in groups:
@@ -89,7 +86,7 @@ def check_fit(
                 raise ArgumentError(f"`{what}` is of another model: {problem}.")
 
 
-def _misfit(s: Slice, have: dict[str, NamedTensor], covered: dict[tuple[str, int], int]) -> str:
+def _misfit(s: Slice, have: dict[str, Held], covered: dict[tuple[str, int], int]) -> str:
     name = unmasked_name(s.tensor)
     if name not in have:
         known = ", ".join(list(have)[:6])
@@ -106,9 +103,9 @@ def _misfit(s: Slice, have: dict[str, NamedTensor], covered: dict[tuple[str, int
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers, detached, under each of their names."""
-    params = model.named_parameters(remove_duplicate=False)
-    return {n: t.detach() for n, t in (*params, *model.named_buffers(remove_duplicate=False))}
+    """Return all parameters and buffers under each of their names, as in the state_dict."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def matrix(weight: Tensor, where: Slice) -> Tensor:
@@ -127,17 +124,3 @@ def matrix(weight: Tensor, where: Slice) -> Tensor:
     index = torch.from_numpy(where.index.astype("int64")).to(weight.device)  # a copy, writable
     numbers = lines[index].flatten(1)  # (units, k, ...) -> (units, numbers)
     return numbers.float() if numbers.dtype in (torch.float16, torch.bfloat16) else numbers
-
-
-def holders_of(model: nn.Module) -> dict[str, tuple[Tensor, list[tuple[nn.Module, str]]]]:
-    """Return each parameter and buffer, by each of its names, with all its (module, attribute)."""
-    found: dict[int, tuple[list[str], Tensor, list[tuple[nn.Module, str]]]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for attribute, t in (*module._parameters.items(), *module._buffers.items()):
-            if t is not None:
-                name = f"{prefix}.{attribute}" if prefix else attribute
-                names, _, places = found.setdefault(id(t), ([], t, []))
-                names.append(name)
-                if (module, attribute) not in places:  # a module may be used twice
-                    places.append((module, attribute))
-    return {name: (t, places) for names, t, places in found.values() for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -12,8 +11,9 @@ from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.names import layer_name
+from pruneviz.core.names import layer_name, tensor_name
 from pruneviz.model.hooks import evaluating
+from pruneviz.model.tensors import Held
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,21 +54,7 @@ class Mask(nn.Module):
         return f"keeps {int(self.keep.sum()):,} of {self.keep.numel():,}"
 
 
-@dataclass(frozen=True)
-class Place:
-    """One weight tensor and every (module, attribute) that holds it: several if layers are tied."""
-
-    name: str
-    holders: tuple[tuple[nn.Module, str], ...]
-
-    @property
-    def tensor(self) -> Tensor:
-        """The weight as the forward uses it: masks applied, detached, not copied."""
-        module, attribute = self.holders[0]
-        return getattr(module, attribute).detach()
-
-
-def weight_places(model: nn.Module) -> dict[str, Place]:
+def weight_places(model: nn.Module) -> dict[str, Held]:
     """Return the weight tensors of a model by name, such as ``"fc1.weight"``.
 
     These are the weights of Linear, Bilinear, Conv, Embedding and MultiheadAttention layers; biases
@@ -84,13 +70,13 @@ def weight_places(model: nn.Module) -> dict[str, Place]:
     >>> list(weight_places(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
     ['0.weight']
     """
-    found: dict[int, Place] = {}
+    found: dict[int, tuple[str, Held]] = {}
     for name, module in checks.model(model).named_modules():
         for attribute in _attributes(module):
-            full = f"{name}.{attribute}" if name else attribute
-            key = id(_parameter(module, attribute, name or type(module).__name__))
-            before = found.get(key, Place(full, ()))
-            found[key] = Place(before.name, (*before.holders, (module, attribute)))
+            weight = _parameter(module, attribute, name or type(module).__name__)
+            first = tensor_name(name, attribute), Held(weight)
+            first_name, held = found.get(id(weight), first)
+            found[id(weight)] = first_name, held.held_by(module, attribute)
     if not found:
         n = sum(p.numel() for p in model.parameters())
         what = f"{n:,} parameters, but none of them in" if n else "no parameters: it needs"
@@ -98,7 +84,7 @@ def weight_places(model: nn.Module) -> dict[str, Place]:
             f"`model` ({type(model).__name__}) has {what} a Linear, Conv or Embedding layer. "
             "There is nothing to prune."
         )
-    return {p.name: p for p in found.values()}
+    return dict(found.values())
 
 
 def masked_attributes(module: nn.Module) -> list[str]:
@@ -139,9 +125,13 @@ def named_weights(model: nn.Module) -> dict[str, Tensor]:
     >>> {n: w.shape for n, w in pv.named_weights(torch.nn.Linear(3, 2)).items()}
     {'weight': torch.Size([2, 3])}
     """
-    model = checks.unwrapped(model)
-    with evaluating(model):
-        return {name: place.tensor.clone() for name, place in weight_places(model).items()}
+    return {name: w.clone() for name, w in visible_weights(checks.unwrapped(model)).items()}
+
+
+def visible_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return every weight tensor as the forward uses it: masks applied, not copied."""
+    with evaluating(model):  # reading a weight may run parametrizations
+        return {name: held.visible for name, held in weight_places(model).items()}
 
 
 def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:

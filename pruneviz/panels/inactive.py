@@ -144,8 +144,8 @@ class SleepersPanel(Panel):
         inputs = self._evidence[EVERY_CLASS].inputs
         self._cuttable = {
             g.name: Groups((g,))
-            for g in self._groups
-            if not g.frozen and g.even is None and any(c in inputs for c in g.consumers)
+            for g in self._groups.cuttable
+            if g.even is None and any(c in inputs for c in g.consumers)
         }
         if not self._cuttable:
             raise ArgumentError("`model` has no group that a Linear or Conv layer reads.")

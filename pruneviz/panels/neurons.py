@@ -169,14 +169,18 @@ class NeuronsPanel(Panel):
             raise ArgumentError("`model` has no units to show: none of its layers has weights.")
         check_some_cuttable(self._groups)
         cuttable = [n for n in layers if not all(g.frozen for g, _ in self._makes[n])]
-        layer = (
-            [*cuttable, *layers][0]
-            if layer is None
-            else checks.choice(layer, "layer", layers, what="layer")
-        )
+        first = [*cuttable, *layers][0] if layer is None else layer
+        layer = checks.choice(first, "layer", layers, what="layer")
         unit = checks.count(unit, "unit")
-        last = len(self._makes[layer]) - 1
         super().__init__()
+        self._lay_out(layers, layer, unit, usable, criterion, sparsity)
+
+    def _lay_out(
+        self, layers: list[str], layer: str, unit: int, usable: list[str], criterion: str,
+        sparsity: float,
+    ) -> None:  # fmt: skip
+        """Make the controls and start."""
+        last = len(self._makes[layer]) - 1
         row, self._unit = self.slider("unit", min(unit, last), 0, max(last, 1), 1, digits=0)
         self._field = row.children[0]
         self.button = widgets.Button(description="remove", layout={"width": "90px"})

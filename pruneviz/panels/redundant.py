@@ -132,7 +132,7 @@ class TwinsPanel(Panel):
         self._model, self._x = copy_of(model).eval(), x
         session = Session(self._model, x)
         self._groups = session.groups
-        names = [g.name for g in self._groups if not g.frozen]
+        names = [g.name for g in self._groups.cuttable]
         check_some_cuttable(self._groups)
         names += [ALL] * (len(names) > 1)
         layer = names[0] if layer is None else checks.choice(layer, "layer", names, what="layer")

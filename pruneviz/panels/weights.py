@@ -19,7 +19,7 @@ from pruneviz.plots import svg
 from pruneviz.plots.style import figure
 from pruneviz.plots.weights import folded, plot_layers, plot_weights, pruned_bins
 from pruneviz.pruning.mask import mask
-from pruneviz.selection.ranking import BinnedNumbers
+from pruneviz.selection.ranking import Ranking
 from pruneviz.selection.score import score
 from pruneviz.selection.select import lowest_kept, select
 
@@ -97,7 +97,7 @@ class WeightsPanel(Panel):
             # a copy, because another thread runs it while the user works with the original
             self._model = copy_of(model).eval()
         self._scores = score(model, "magnitude")
-        self._ranked = BinnedNumbers(
+        self._ranked = Ranking(
             {n: _wide(v).numpy().ravel() for n, v in self._scores.values.items()}
         )
         self._drawn: tuple[Any, Any] = (None, None)

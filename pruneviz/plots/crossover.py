@@ -76,9 +76,7 @@ def plot_crossover(
     batch = _chosen_value(data["batch"], batch, "batch", min)
     data = data[data["batch"] == batch].sort_values("sparsity")
     ax = axes(ax, (7.6, 3.8))
-    for way, part in data.groupby("way", sort=False):
-        if way not in COLOURS:
-            continue
+    for way, part in data[data["way"].isin(COLOURS)].groupby("way", sort=False):
         x, colour = part["sparsity"].to_numpy(float), COLOURS[str(way)]
         ax.plot(x, part["latency_speedup"], color=colour, marker=SIGNS[str(way)], label=LABELS[str(way)])  # fmt: skip
         ax.fill_between(x, part["low"], part["high"], color=colour, alpha=0.18, lw=0)
@@ -138,9 +136,7 @@ def svg(data: pd.DataFrame, *, width: int, batch: int, at: float, label: str) ->
         legend.append(f'<g transform="translate({x1 + 24} {y})">{sign}</g>'
                    f'<text x="{x1 + 42}" y="{y + 4}">{escape(text)}</text>')  # fmt: skip
 
-    for way, part in data.groupby("way", sort=False):
-        if way not in COLOURS:
-            continue
+    for way, part in data[data["way"].isin(COLOURS)].groupby("way", sort=False):
         colour, sign = COLOURS[str(way)], MARKERS.index(SIGNS[str(way)])
         xs, ys = px(part["sparsity"]), py(part["latency_speedup"])
         band = [*zip(xs, py(part["high"]), strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
-from pruneviz.core.plan import Plan
+from pruneviz.core.plan import Plan, keep_all
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.batches import listed
 from pruneviz.model.forward import arguments
@@ -140,7 +140,7 @@ def certify(
         elif all(len(u) == 0 for u in unproved.values()):
             # Constant units before a zero-padded convolution differ only at the border. Fold them
             # again: if `after` equals that model, nothing else was changed.
-            keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
+            keep = keep_all(groups)
             for name, units in removed.items():
                 keep[name][list(units)] = False
             folded = _folded(before, Plan(keep, groups), example)

@@ -17,14 +17,14 @@ from torch.nn.modules.conv import _ConvNd
 from pruneviz.core import checks
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
-from pruneviz.core.plan import Plan
+from pruneviz.core.plan import Plan, keep_all
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.forward import arguments, copied_inputs
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.patches import reads_neighbours
-from pruneviz.model.tensors import NamedTensor, tensors_by_name
+from pruneviz.model.tensors import Held, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.redundancy.bounds import WIDE_BOX, bounds
@@ -98,9 +98,7 @@ def lossless_plan(
     if evidence is not None:
         check_evidence(evidence, weight_shapes(model))
     inactive = inactive_units(model, example_input, groups, evidence, low, high)
-    whole = Plan(
-        {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}, groups
-    )
+    whole = Plan(keep_all(groups), groups)
     pairs = find_redundant(model, groups=groups, threshold=EQUAL_WEIGHTS)
     equal = pairs[(pairs["scale"] - 1).abs() <= 1e-9]
     plan = _drop_units(whole, inactive, equal)
@@ -136,20 +134,17 @@ def inactive_units(
     """
     with evaluating(model):
         tensors = tensors_by_name(model)
-        padded = {
-            g.name: _read_with_padding(g, tensors) and not off_border
-            for g in groups
-            if not g.frozen
-        }
-        marks = {g.name: _unread(g, tensors) for g in groups if not g.frozen}
+        cut = groups.cuttable
+        padded = {g.name: _read_with_padding(g, tensors) and not off_border for g in cut}
+        marks = {g.name: _unread(g, tensors) for g in cut}
     if _has_float_input(example_input):
         frame = bounds(model, example_input, low=low, high=high, groups=groups)
         for name in marks:
             part = frame[frame["group"] == name]
             removable = ["dead"] if padded[name] else ["dead", "constant"]
             marks[name] |= part["kind"].isin(removable).to_numpy()  # proved
-    for g in groups if evidence is not None else ():
-        if g.frozen or not any(c in evidence.inputs for c in g.consumers):  # type: ignore[union-attr]
+    for g in cut if evidence is not None else ():
+        if not any(c in evidence.inputs for c in g.consumers):  # type: ignore[union-attr]
             continue
         kind = kinds(evidence.of_units(g)[1])  # type: ignore[union-attr]
         removable = ["dead"] if padded[g.name] else ["dead", "constant"]
@@ -157,7 +152,7 @@ def inactive_units(
     return marks
 
 
-def _unread(g: Group, tensors: dict[str, NamedTensor]) -> np.ndarray:
+def _unread(g: Group, tensors: dict[str, Held]) -> np.ndarray:
     """Mark the units for which all weights of all consumers are 0; shape (units,)."""
     unread, has_consumer = np.ones(g.size, bool), False
     for s in g.slices:
@@ -174,7 +169,7 @@ def _unread(g: Group, tensors: dict[str, NamedTensor]) -> np.ndarray:
     return unread if has_consumer else np.zeros(g.size, bool)
 
 
-def _read_with_padding(g: Group, tensors: dict[str, NamedTensor]) -> bool:
+def _read_with_padding(g: Group, tensors: dict[str, Held]) -> bool:
     """Whether a zero-padded convolution reads the group."""
     modules = [
         tensors[unmasked_name(s.tensor)].holders[0][0] for s in g.slices if s.layer in g.consumers

@@ -19,7 +19,7 @@ from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name
-from pruneviz.model.weights import Mask, masked_attributes, steps, weight_places
+from pruneviz.model.weights import Mask, masked_attributes, steps, visible_weights, weight_places
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.weights import refit_weights
 
@@ -100,8 +100,7 @@ def mask(
             check_evidence(evidence, weight_shapes(model))
     if plan.groups is not None:
         return _silence(model, plan.keep, plan.groups)
-    with evaluating(model):  # reading a weight may run other parametrizations
-        weights = {name: place.tensor for name, place in weight_places(model).items()}
+    weights = visible_weights(model)
     for name, keep in plan.keep.items():
         if name not in weights:
             known = ", ".join(list(weights)[:6])
@@ -110,10 +109,10 @@ def mask(
             )
         check_keep(name, keep, tuple(weights[name].shape))
     new = copy_of(model)
-    for name, place in weight_places(new).items():
+    for name, held in weight_places(new).items():
         if name in plan.keep:
             keep = plan.keep[name].to(weights[name].device)
-            for module, attribute in place.holders:
+            for module, attribute in held.holders:
                 _add_mask(module, attribute, keep)
     if repair != "none":
         refit_weights(model, new, plan.keep, evidence, batches, ridge)

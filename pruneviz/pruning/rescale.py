@@ -16,7 +16,7 @@ from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.model.forward import arguments, copy_of
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import NamedTensor, check_fit, tensors_by_name
+from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 
 SAME_OUTPUT_ROUNDED = 1e-5  # max|Δ output| ÷ max|output|: the new weights are rounded to their type
@@ -107,7 +107,7 @@ def rescaled_groups(
         name, value = ("factor", factor) if factor <= 0 else ("share", share)
         raise ArgumentError(f"`{name}` must be greater than 0, but {value:g} was passed.")
     rng = np.random.default_rng(checks.count(seed, "seed"))
-    cut = [g for g in groups if not g.frozen]
+    cut = groups.cuttable
     example = arguments(example_input)
     with evaluating(model):
         check_fit(groups, cut, tensors_by_name(model), "groups")
@@ -124,9 +124,7 @@ def rescaled_groups(
     return new, rescaled
 
 
-def _scale(
-    group: Group, tensors: Mapping[str, NamedTensor], chosen: np.ndarray, factor: float
-) -> None:
+def _scale(group: Group, tensors: Mapping[str, Held], chosen: np.ndarray, factor: float) -> None:
     """Multiply the producers of the chosen units by a factor, and divide their consumers by it."""
     scaled: set[tuple[int, int, str]] = set()  # a shared tensor must be scaled once
     consumers = set(group.consumers)

@@ -119,7 +119,7 @@ def bounds(
     if groups is None:
         groups = build_groups(w, approximate=False)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-    cut = [g for g in groups if not g.frozen]
+    cut = groups.cuttable
     check_fit(groups, cut, tensors_by_name(model), "groups")
     with quiet(), evaluating(w.traced.model):
         exact, rounded = (_by_root(w, boxed, box, rounded=r) for r in (False, True))

@@ -81,10 +81,9 @@ def find_inactive(
             rows += _rows({"layer": layer}, _column_units(m), rare)
     else:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-        for g in groups:
-            if not g.frozen:
-                layer, m = evidence.of_units(g)
-                rows += _rows({"layer": layer, "group": g.name}, m, rare)
+        for g in groups.cuttable:
+            layer, m = evidence.of_units(g)
+            rows += _rows({"layer": layer, "group": g.name}, m, rare)
     first = ["layer"] if groups is None else ["layer", "group"]
     columns = [*first, "unit", "kind", "active", "mean", "std", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

@@ -18,7 +18,7 @@ from pruneviz.core.slices import ROLES
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.evidence.moments import Moments
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import NamedTensor, check_fit, tensors_by_name
+from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.redundancy.similarity import (
     correlated_pairs,
     limits,
@@ -114,7 +114,7 @@ def find_redundant(
     frames, compared = [], False
     with evaluating(model):
         have = tensors_by_name(model)
-        cut = [g for g in groups if not g.frozen]
+        cut = groups.cuttable
         check_fit(groups, cut, have, "groups")
         if evidence is not None:
             modules = model.named_modules(remove_duplicate=False)
@@ -147,7 +147,7 @@ def find_redundant(
 
 
 def nearest_kept(
-    g: Group, have: dict[str, NamedTensor], keep: Tensor, similarity: float
+    g: Group, have: dict[str, Held], keep: Tensor, similarity: float
 ) -> tuple[Tensor, Tensor]:
     """Return for each unit its twin, the kept unit with the most similar weights, and the scale.
 
@@ -169,7 +169,7 @@ def nearest_kept(
 
 
 def _by_weights(
-    g: Group, have: dict[str, NamedTensor], top: int | None, threshold: float | None
+    g: Group, have: dict[str, Held], top: int | None, threshold: float | None
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield kept, removed, similarity, scale and offset, for each part of a group."""
     rows = weight_rows(g, have)
@@ -189,7 +189,7 @@ def _by_weights(
 
 def _by_activations(
     g: Group,
-    have: dict[str, NamedTensor],
+    have: dict[str, Held],
     evidence: Evidence,
     top: int | None,
     threshold: float | None,
@@ -227,7 +227,7 @@ def _ordered(i: np.ndarray, j: np.ndarray, size: np.ndarray) -> tuple[np.ndarray
 
 
 def _moments_by_part(
-    g: Group, have: dict[str, NamedTensor], evidence: Evidence
+    g: Group, have: dict[str, Held], evidence: Evidence
 ) -> Iterator[tuple[Moments, Tensor, np.ndarray]]:
     """Yield, for each part of a group: moments, the columns of its units in them, the units."""
     for s in g.slices:

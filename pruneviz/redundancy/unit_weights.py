@@ -13,15 +13,13 @@ from torch.nn.modules.conv import _ConvNd
 from pruneviz.core.groups import Group
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.slices import Slice
-from pruneviz.model.tensors import NamedTensor, matrix
+from pruneviz.model.tensors import Held, matrix
 from pruneviz.redundancy.similarity import norms
 
-Found = dict[
-    tuple[str, int], tuple[Slice, NamedTensor]
-]  # (attribute, dimension) -> a layer's tensor
+Found = dict[tuple[str, int], tuple[Slice, Held]]  # (attribute, dimension) -> a layer's tensor
 
 
-def parts_of(g: Group, have: dict[str, NamedTensor], roles: tuple[str, ...]) -> list[np.ndarray]:
+def parts_of(g: Group, have: dict[str, Held], roles: tuple[str, ...]) -> list[np.ndarray]:
     """Return the sets of units that can replace each other: blocks of grouped convolutions."""
     blocks = [np.zeros((g.size, 1), np.int64)]
     for s in g.slices:
@@ -45,7 +43,7 @@ def _depthwise(g: Group, layer: str, module: nn.Module) -> bool:
     return is_depthwise and layer != g.producers[0]
 
 
-def weight_rows(g: Group, have: dict[str, NamedTensor]) -> Tensor:
+def weight_rows(g: Group, have: dict[str, Held]) -> Tensor:
     """Return the numbers that define the units, shape (units, numbers): t × a unit has t × its row.
 
     Producers, whose results are added, are concatenated. A later layer, such as a depthwise

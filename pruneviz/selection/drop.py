@@ -12,7 +12,7 @@ import torch
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import Group, Groups
-from pruneviz.core.plan import Plan
+from pruneviz.core.plan import Plan, keep_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     """
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     checks.kind(units, "units", Mapping, "Name layers and units: pv.drop(groups, {'fc1': [3, 5]}).")
-    keep = {g.name: np.ones(g.size, bool) for g in groups if not g.frozen}
+    keep = keep_all(groups)
     for name, numbers in units.items():
         units_there = groups.units_of(name)
         for i in _numbers(name, numbers, len(units_there)):
@@ -65,11 +65,11 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     for name, kept in keep.items():
         if not kept.any():
             raise ArgumentError(
-                f"all {kept.size} units of group {name!r} are named: at least one must be kept. "
+                f"all {kept.numel()} units of group {name!r} are named: at least one must be kept. "
                 "Leave one out."
             )
-        check_even(groups[name], ~kept)
-    return Plan({name: torch.from_numpy(kept) for name, kept in keep.items()}, groups)
+        check_even(groups[name], ~kept.numpy())
+    return Plan(keep, groups)
 
 
 def place(layer: str, units: list[tuple[Group, int]], i: int) -> tuple[Group, int]:
@@ -149,7 +149,7 @@ def plan_removing(groups: Groups, group: str, units: Iterable[int]) -> Plan:
     >>> plan_removing(pv.Groups((pv.Group("fc", 3, (rows,)),)), "fc", [2, 0, 1]).keep["fc"]
     tensor([False,  True, False])
     """
-    keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
+    keep = keep_all(groups)
     removed = list(units)
     keep[group][removed[:-1] if len(removed) == groups[group].size else removed] = False
     return Plan(keep, groups)
@@ -195,7 +195,7 @@ def drop_redundant(pairs: pd.DataFrame, groups: Groups) -> Plan:
     """
     checks.columns(pairs, dict.fromkeys(("group", "kept", "removed"), PAIRS_FROM), "drop_redundant")
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-    keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups if not g.frozen}
+    keep = keep_all(groups)
     for name, part in pairs.groupby("group", sort=False):
         group = checks.choice(name, "group", keep, what="group")
         keep[group][sorted(removable_units(zip(part["kept"], part["removed"], strict=True)))] = (

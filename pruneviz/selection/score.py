@@ -16,7 +16,7 @@ from pruneviz.core.plan import Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.tensors import NamedTensor, check_fit, matrix, tensors_by_name
+from pruneviz.model.tensors import Held, check_fit, matrix, tensors_by_name
 from pruneviz.model.weights import weight_places
 from pruneviz.selection.criteria.registry import GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
@@ -97,7 +97,7 @@ def score(
         arguments["generator"] = torch.Generator().manual_seed(checks.count(seed, "seed"))
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-        cut = [g for g in groups if not g.frozen]
+        cut = groups.cuttable
         with evaluating(model):
             have = tensors_by_name(model)
             check_fit(groups, cut, have, "groups")
@@ -113,8 +113,8 @@ def score(
     with evaluating(model):
         facts = Requirements(chosen, evidence, model)
         values = {
-            name: _scored(chosen, name, place.tensor, arguments | facts.of(place.tensor, name))
-            for name, place in weight_places(model).items()
+            name: _scored(chosen, name, held.visible, arguments | facts.of(held.visible, name))
+            for name, held in weight_places(model).items()
             if facts.has(name)
         }
     return Scores(values, chosen.name)
@@ -128,7 +128,7 @@ def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, A
 
 
 def _unit_scores(
-    chosen: Criterion, group: Group, have: dict[str, NamedTensor], reduction: str,
+    chosen: Criterion, group: Group, have: dict[str, Held], reduction: str,
     arguments: dict[str, Any], facts: Requirements,
 ) -> Tensor:  # fmt: skip
     """Score the units of a group; shape (units,)."""
@@ -160,7 +160,7 @@ def _unit_scores(
     return total / len(scores) if reduction == "mean" else total
 
 
-def _weights(group: Group, have: dict[str, NamedTensor]) -> list[tuple[Slice, Tensor]]:
+def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
     """Return the slices where a group's units have weights, and the weights that forward uses."""
     found: dict[tuple[object, ...], tuple[Slice, Tensor]] = {}
     for s in group.slices:

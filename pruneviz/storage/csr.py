@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,9 +9,10 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.pruning.mask import bake
+from pruneviz.storage.packing import CSR, compressed, suppress_beta_warning
 
 KERNELS = ("mm", "linear")
-INDICES = {"csr_int64": torch.int64, "csr_int32": torch.int32}  # torch supports no others
+INDICES = {e: CSR[e] for e in ("csr_int64", "csr_int32")}  # torch multiplies with no others
 
 
 def to_csr(model: nn.Module, *, kernel: str = "mm", encoding: str = "csr_int32") -> nn.Module:
@@ -100,16 +98,16 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = layer.weight.shape
         self.kernel = kernel
-        csr = csr_of(layer.weight.detach(), index)
-        self.register_buffer("crow", csr.crow_indices())
-        self.register_buffer("col", csr.col_indices())
-        self.value = nn.Parameter(csr.values(), requires_grad=False)
+        crow, col, value = compressed(layer.weight.detach(), index)
+        self.register_buffer("crow", crow)
+        self.register_buffer("col", col)
+        self.value = nn.Parameter(value, requires_grad=False)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), False)
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b for x of shape (..., in_features)."""
-        _suppress_beta_warning()
+        suppress_beta_warning()
         shape = (self.out_features, self.in_features)
         # Made in each call (3 µs): hooks, state_dict and copies can handle only dense tensors.
         w = torch.sparse_csr_tensor(self.crow, self.col, self.value, shape, check_invariants=False)
@@ -137,15 +135,4 @@ def csr_of(weight: Tensor, index: torch.dtype = torch.int32) -> Tensor:
     >>> csr_of(torch.eye(2)).col_indices()
     tensor([0, 1], dtype=torch.int32)
     """
-    _suppress_beta_warning()
-    csr = weight.to_sparse_csr()
-    parts = csr.crow_indices().to(index), csr.col_indices().to(index), csr.values()
-    return torch.sparse_csr_tensor(*parts, weight.shape, check_invariants=False)
-
-
-@cache
-def _suppress_beta_warning() -> None:
-    """Suppress the warning, given once a process, that CSR tensors are in beta."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        torch.eye(1).to_sparse_csr()
+    return torch.sparse_csr_tensor(*compressed(weight, index), weight.shape, check_invariants=False)

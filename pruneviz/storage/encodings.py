@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
 from pruneviz.model.hooks import evaluating
-from pruneviz.model.weights import Mask, Place, steps, weight_places
+from pruneviz.model.tensors import Held
+from pruneviz.model.weights import Mask, steps, weight_places
 from pruneviz.pruning.mask import bake
 from pruneviz.storage.files import contents
 from pruneviz.storage.packing import DENSE, ENCODINGS, VALUE, relative_bits, size_of, to_relative
@@ -87,7 +88,7 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     model = checks.unwrapped(model)
     with evaluating(model):
         found = weight_places(model)
-        rows = [_row(name, place.tensor, gzip) for name, place in found.items()]
+        rows = [_row(name, held.visible, gzip) for name, held in found.items()]
         rest = list(_other_tensors(model, found.values()))
     n, nonzero = (sum(r[column] for r in rows) for column in ("weights", "nonzero"))
     rows.append(_weight_columns(REST, "", 0, 0) | {e: _dense_bytes(e, rest) for e in ENCODINGS})
@@ -156,10 +157,10 @@ def _weight_columns(tensor: str, shape: Any, weights: int, nonzero: int) -> dict
     return dict(zip(WEIGHT_COLUMNS, (tensor, shape, weights, nonzero, sparsity), strict=True))
 
 
-def _other_tensors(model: nn.Module, weights: Iterable[Place]) -> Iterator[Tensor]:
+def _other_tensors(model: nn.Module, weights: Iterable[Held]) -> Iterator[Tensor]:
     """Yield each tensor that `save` writes and that is not a weight; shared ones once."""
     seen = {id(m.keep) for m in model.modules() if isinstance(m, Mask)}
-    for module, attribute in (h for place in weights for h in place.holders):
+    for module, attribute in (h for held in weights for h in held.holders):
         if parametrize.is_parametrized(module, attribute):
             seen |= {id(t) for t in steps(module, attribute).state_dict(keep_vars=True).values()}
         else:

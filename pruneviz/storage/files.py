@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import zlib
@@ -12,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.names import unmasked_name
+from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
 from pruneviz.model.forward import copy_of
-from pruneviz.model.tensors import holders_of
+from pruneviz.model.tensors import tensors_by_name
 from pruneviz.model.weights import Mask, weight_places
 from pruneviz.pruning.shrink import CUTS_ATTRIBUTE
 from pruneviz.pruning.surgery.cut import Cut, cut
-from pruneviz.storage.packing import CSR, Csr, from_csr, to_csr
+from pruneviz.storage.packing import CSR, compressed, decompressed
 
 KEY = "pruneviz"
 CSR_PARTS = ("crow", "col", "value")
@@ -68,15 +65,7 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
     """
     checks.choice(encoding, "encoding", ("dense", *CSR))
     tensors, metadata = contents(model, encoding)
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        save_file(tensors, part, metadata=metadata)
-        part.replace(path)
-    except (OSError, SafetensorError) as e:
-        raise ArgumentError(f"`path` {str(path)!r} cannot be written: {e}.") from e
-    finally:
-        part.unlink(missing_ok=True)
+    write_tensors(path, tensors, metadata)
 
 
 def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -104,8 +93,9 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
             tensors[name] = value.detach().cpu().contiguous().clone()
         else:
             aliases[name] = first_name
-    known = {unmasked_name(name) for name in holders_of(model)}
-    records = [_cut_to_json(c, known) for c in getattr(model, CUTS_ATTRIBUTE, ())]
+    records = [
+        _cut_to_json(c, set(tensors_by_name(model))) for c in getattr(model, CUTS_ATTRIBUTE, ())
+    ]
     data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
     if encoding != "dense":
         names = [n for n in weight_places(model) if n in tensors]
@@ -150,12 +140,9 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     if not path.is_file():
         raise ArgumentError(f"`path` {str(path)!r} is not a file. Write one: pv.save(model, path).")
     try:
-        with safe_open(path, framework="pt") as f:
-            text = (f.metadata() or {}).get(KEY)
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, not a dict
-        if text is None:
+        data, tensors = read_tensors(path, KEY)
+        if data is None:
             raise ArgumentError(f"{str(path)!r} was not written by pv.save: it holds no cuts.")
-        data = json.loads(text)
         if data["version"] not in (1, 2):
             raise ArgumentError(
                 f"{str(path)!r} was written by a newer pruneviz ({data['by']}): update this one."
@@ -164,14 +151,9 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         for name, shape in data.get("csr", {}).items():
             parts = [tensors.pop(f"{name}.{part}") for part in CSR_PARTS]
             tensors[name] = _from_csr(name, parts, shape)
-    except (
-        SafetensorError,
-        json.JSONDecodeError,
-        KeyError,
-        TypeError,
-        zlib.error,
-        binascii.Error,
-    ) as e:
+    except ArgumentError:
+        raise
+    except DAMAGED as e:
         raise ArgumentError(
             f"{str(path)!r} is damaged ({e}). Write it anew: pv.save(model, path)."
         ) from e
@@ -192,23 +174,17 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _as_csr(name: str, weight: Tensor, encoding: str) -> dict[str, Tensor]:
-    wide = weight.flatten(1).float() if weight.dtype == torch.bfloat16 else weight.flatten(1)
     try:
-        c = to_csr(wide.numpy(), CSR[encoding])
+        parts = compressed(weight.flatten(1), CSR[encoding])
     except ArgumentError as e:
         raise ArgumentError(f"{name!r} cannot be written as {encoding}: {e}") from None
-    arrays = (torch.from_numpy(a) for a in (c.crow, c.col, c.value))
-    parts = {f"{name}.{part}": a for part, a in zip(CSR_PARTS, arrays, strict=True)}
-    return parts | {f"{name}.value": parts[f"{name}.value"].to(weight.dtype)}
+    return {f"{name}.{part}": t for part, t in zip(CSR_PARTS, parts, strict=True)}
 
 
 def _from_csr(name: str, parts: list[Tensor], shape: list[int]) -> Tensor:
     crow, col, value = parts
-    wide = value.float() if value.dtype == torch.bfloat16 else value
     try:
-        c = Csr(crow.numpy(), col.numpy(), wide.numpy())
-        matrix = from_csr(c, math.prod(shape[1:]))
-        return torch.from_numpy(matrix).reshape(shape).to(value.dtype)
+        return decompressed(crow, col, value, math.prod(shape[1:])).reshape(shape)
     except (ValueError, RuntimeError) as e:
         raise ArgumentError(
             f"{name!r} is damaged in the file ({e}). Write it anew: pv.save(model, path)."

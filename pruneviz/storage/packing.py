@@ -2,85 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from functools import cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pruneviz.core.errors import ArgumentError
 
 VALUE = 4  # bytes of one float32
 DENSE = {"dense_fp32": 4, "dense_fp16": 2}
-CSR = {"csr_int64": np.int64, "csr_int32": np.int32, "csr_int16": np.int16}
+CSR = {"csr_int64": torch.int64, "csr_int32": torch.int32, "csr_int16": torch.int16}
 ENCODINGS = (*DENSE, *CSR, "bitmap", "relative")
 
 
-@dataclass(frozen=True, eq=False)
-class Csr:
-    """A matrix as compressed sparse rows: the start, the columns and the values of each row.
-
-    >>> c = to_csr(np.array([[0.0, 5.0], [0.0, 0.0], [7.0, 8.0]]), np.int32)
-    >>> c.crow.tolist(), c.col.tolist(), c.value.tolist()
-    ([0, 1, 1, 3], [1, 0, 1], [5.0, 7.0, 8.0])
-    """
-
-    crow: np.ndarray  # (rows + 1,)
-    col: np.ndarray  # (nonzero,)
-    value: np.ndarray  # (nonzero,)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the three arrays."""
-        return self.crow.nbytes + self.col.nbytes + self.value.nbytes
-
-
-def fits(rows: int, columns: int, nonzero: int, index: type) -> bool:
+def fits(rows: int, columns: int, nonzero: int, index: torch.dtype) -> bool:
     """Whether the indices of such a matrix fit into an integer type.
 
-    >>> fits(300, 784, 23_520, np.int16), fits(300, 784, 40_000, np.int16)
+    >>> fits(300, 784, 23_520, torch.int16), fits(300, 784, 40_000, torch.int16)
     (True, False)
     """
-    return max(nonzero, columns - 1) <= np.iinfo(index).max
+    return max(nonzero, columns - 1) <= torch.iinfo(index).max
 
 
-def to_csr(matrix: np.ndarray, index: type) -> Csr:
-    """Return a matrix as CSR with indices of an integer type.
+def compressed(matrix: Tensor, index: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a matrix as compressed sparse rows (CSR): the starts of rows, the columns, the values.
 
     Raises
     ------
     ArgumentError
         If the indices do not fit.
+
+    >>> compressed(torch.tensor([[0, 5], [0, 0], [7, 8]]), torch.int16)[0]
+    tensor([0, 1, 1, 3], dtype=torch.int16)
     """
-    row, col = np.nonzero(matrix)
+    suppress_beta_warning()
+    csr = matrix.to_sparse_csr()
     rows, columns = matrix.shape
-    if not fits(rows, columns, len(col), index):
+    if not fits(rows, columns, len(csr.values()), index):
+        name = str(index).removeprefix("torch.")
         raise ArgumentError(
-            f"a matrix of shape {matrix.shape} with {len(col):,} nonzero values has indices "
-            f"beyond {np.iinfo(index).max:,}: they do not fit {np.dtype(index).name}. Take a wider type."
+            f"a matrix of shape {(rows, columns)} with {len(csr.values()):,} nonzero values has indices "
+            f"beyond {torch.iinfo(index).max:,}: they do not fit {name}. Take a wider type."
         )
-    crow: np.ndarray = np.zeros(rows + 1, index)
-    crow[1:] = np.bincount(row, minlength=rows).cumsum()
-    return Csr(crow, col.astype(index), matrix[row, col])
+    return csr.crow_indices().to(index), csr.col_indices().to(index), csr.values()
 
 
-def from_csr(c: Csr, columns: int) -> np.ndarray:
-    """Return the matrix, (rows, columns), from its CSR.
+def decompressed(crow: Tensor, col: Tensor, value: Tensor, columns: int) -> Tensor:
+    """Return the matrix, (rows, columns), from its compressed sparse rows.
 
     Raises
     ------
     ValueError
-        If the arrays contradict each other.
+        If the three contradict each other.
 
-    >>> a = np.array([[0.0, 5.0], [0.0, 0.0]])
-    >>> from_csr(to_csr(a, np.int32), 2).tolist()
-    [[0.0, 5.0], [0.0, 0.0]]
+    >>> decompressed(*compressed(torch.eye(2), torch.int16), 2).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
-    counts = np.diff(c.crow)  # (rows,)
-    valid = c.crow[0] == 0 and c.crow[-1] == len(c.col) == len(c.value) and (counts >= 0).all()
-    if not valid or (len(c.col) and not 0 <= c.col.min() <= c.col.max() < columns):
-        raise ValueError("rows, columns and values do not fit one another")
-    matrix = np.zeros((len(counts), columns), c.value.dtype)
-    matrix[np.repeat(np.arange(len(counts)), counts), c.col] = c.value
-    return matrix
+    suppress_beta_warning()
+    parts = crow.long(), col.long(), value
+    try:
+        csr = torch.sparse_csr_tensor(*parts, (len(crow) - 1, columns), check_invariants=True)
+    except RuntimeError as e:
+        raise ValueError("rows, columns and values do not fit one another") from e
+    return csr.to_dense()
+
+
+@cache
+def suppress_beta_warning() -> None:
+    """Suppress the warning, given once a process, that CSR tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        torch.eye(1).to_sparse_csr()
 
 
 def to_relative(flat: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,8 +132,7 @@ def size_of(encoding: str, shape: tuple[int, ...], nonzero: int, padding: int = 
         index = CSR[encoding]
         if not fits(rows, n // rows, nonzero, index):
             return None
-        width = np.dtype(index).itemsize
-        return (rows + 1) * width + nonzero * (width + VALUE)
+        return (rows + 1) * index.itemsize + nonzero * (index.itemsize + VALUE)
     if encoding == "bitmap":
         return -(-n // 8) + nonzero * VALUE
     return -(-(nonzero + padding) * (relative_bits(shape) + 8 * VALUE) // 8)

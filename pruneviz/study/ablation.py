@@ -24,7 +24,7 @@ from pruneviz.evidence.losses import CLASSES, check_class_labels, on_device_of
 from pruneviz.model.batches import fast_batches, nothing_to, parts
 from pruneviz.model.forward import arguments, copy_of, outputs_of, run_forward
 from pruneviz.model.hooks import evaluating, seeded
-from pruneviz.model.tensors import NamedTensor, check_fit, tensors_by_name
+from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.study.prefix import Prefix
 
 CONVOLVED, PLAIN = 100, 500  # examples at once, as for `Accuracy`
@@ -137,7 +137,7 @@ def losses_without(
 
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-    cut = [g for g in groups if not g.frozen]
+    cut = groups.cuttable
     if not cut:
         raise ArgumentError("no group of `groups` can be cut: there is no unit to ablate.")
     with torch.inference_mode(False), evaluating(model):
@@ -171,7 +171,7 @@ def losses_without(
 class _Slices:
     """The slices of a group in a copy of the model, which are set to 0 to silence its units."""
 
-    def __init__(self, group: Group, slices: list[Slice], have: Mapping[str, NamedTensor]) -> None:
+    def __init__(self, group: Group, slices: list[Slice], have: Mapping[str, Held]) -> None:
         tensors = [(s, have[unmasked_name(s.tensor)].tensor) for s in slices]
         self.slices = [(s, t) for s, t in tensors if t.is_floating_point()]
         self.group = group

@@ -17,8 +17,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.work import effective_macs
-from pruneviz.model.hooks import evaluating
-from pruneviz.model.weights import weight_places
+from pruneviz.model.weights import visible_weights
 from pruneviz.pruning.session import Session
 from pruneviz.selection.select import select, tensors_of_layers
 from pruneviz.storage.packing import ENCODINGS, size_of
@@ -210,9 +209,8 @@ def _kept_of_units(
     session = Session(model, example_input, groups=groups)
     groups = session.groups
     # any scores will do: the cost does not depend on which units of a group are removed
-    scores = Scores(
-        {g.name: torch.arange(g.size).float() for g in groups if not g.frozen}, "any", groups
-    )
+    values = {g.name: torch.arange(g.size).float() for g in groups.cuttable}
+    scores = Scores(values, "any", groups)
 
     def kept(sparsities: Sparsities) -> int:
         if not sparsities:
@@ -227,8 +225,7 @@ def _kept_of_weights(
     model: nn.Module, example_input: Any, name: str, encoding: str
 ) -> Callable[[Sparsities], int]:
     """Return a function: what the model keeps, at sparsities of layers."""
-    with evaluating(model):
-        weights = {n: place.tensor for n, place in weight_places(model).items()}
+    weights = visible_weights(model)
     sizes = {n: t.numel() for n, t in weights.items()}
     uses, macs = _uses(model, example_input) if name == "macs" else ({}, 0)
     numbers = sum(p.numel() for p in model.parameters())

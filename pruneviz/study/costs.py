@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +11,9 @@ from torch import nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.cost import measure
-from pruneviz.metrics.latency_comparison import call_of, ratio, time_in_turn
+from pruneviz.metrics.latency import calls_of
+from pruneviz.metrics.latency_comparison import ratio, time_in_turn
 from pruneviz.model.batches import examples_in
-from pruneviz.model.forward import arguments
-from pruneviz.model.hooks import evaluating
 from pruneviz.model.weights import named_weights
 from pruneviz.pruning.mask import bake, mask
 from pruneviz.pruning.session import Session
@@ -173,12 +171,8 @@ def time_models(
     """Return the timed columns of `compare_models`: ``way`` and all that `count_costs` lacks."""
     import pandas as pd
 
-    args, kwargs = arguments(example_input)
     n = torch.get_num_threads() if threads is None else threads
-    with ExitStack() as stack:
-        for model in ways.values():
-            stack.enter_context(evaluating(model))
-        calls = [call_of(m, args, kwargs) for m in ways.values()]
+    with calls_of(ways.values(), example_input) as calls:
         times = time_in_turn(calls, seconds=seconds, threads=n, seed=seed, between=between)
     batch = examples_in(example_input)
     rows = [

@@ -115,17 +115,6 @@ def rank_correlations(columns: np.ndarray) -> np.ndarray:
     >>> rank_correlations(np.array([[1.0, 10, 3], [2, 100, 2], [3, 1000, 1]])).tolist()
     [[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]
     """
-    from scipy.stats import rankdata, spearmanr
+    import pandas as pd
 
-    found = np.full((columns.shape[1],) * 2, np.nan)
-    varied = np.flatnonzero((columns != columns[:1]).any(0))
-    if len(varied) == 1:
-        found[varied, varied] = 1.0
-    elif len(columns) == 2:  # scipy's p-value would divide by zero
-        up = np.sign(np.diff(rankdata(columns[:, varied], axis=0), axis=0))
-        found[np.ix_(varied, varied)] = up.T * up
-    elif len(varied):
-        rho = spearmanr(columns[:, varied]).statistic  # one number if there are two columns
-        square = np.array([[1.0, rho], [rho, 1.0]]) if np.ndim(rho) == 0 else rho
-        found[np.ix_(varied, varied)] = square
-    return found
+    return pd.DataFrame(columns).corr("spearman").to_numpy()

@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
+from pruneviz.model.tensors import tensors_of
 
 MAX_BYTES = 2**30  # most bytes of stored values, for all batches together
 
@@ -44,7 +45,7 @@ class Prefix:
 
     def __init__(self, model: nn.Module, inputs: list[Tensor], *, room: int = MAX_BYTES) -> None:
         self.model, self.room = model, room
-        self.tensors = _tensors(model)
+        self.tensors = tensors_of(model)
         device = next((t.device for t in self.tensors.values()), inputs[0].device)
         self.inputs = [x.to(device) for x in inputs]
         self.steps = _Steps(model)
@@ -59,7 +60,7 @@ class Prefix:
 
         None if its outputs are not equal: then use the variant itself.
         """
-        tensors = _tensors(variant)
+        tensors = tensors_of(variant)
         changed = {n for n in {**tensors, **self.tensors}
                    if not _same(tensors.get(n), self.tensors.get(n))}  # fmt: skip
         place = self.steps.first(changed)
@@ -202,14 +203,6 @@ def _attribute(model: nn.Module, traced: nn.Module, path: str) -> Any:
 
 def _copied(values: dict[Node, Any]) -> dict[Node, Any]:
     return {n: v.clone() if isinstance(v, Tensor) else v for n, v in values.items()}
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers, shared ones by each of their names."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -153,7 +153,7 @@ def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict
                 raise required.missing(f"of {layer_name(tensor)!r}")
         return parts
     if named is None:
-        return {g.name: [g.name] for g in setup.session.groups if not g.frozen}
+        return {g.name: [g.name] for g in setup.session.groups.cuttable}
     for name in named:
         found = setup.session.groups.groups_of(name)
         if all(g.frozen for g in found):

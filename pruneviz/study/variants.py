@@ -77,15 +77,15 @@ class Variants:
     def _shared_copy(self, plan: Plan) -> nn.Module:
         tensors = chain(self.model.parameters(), self.model.buffers())
         new = copy.deepcopy(self.model, {id(t): t for t in tensors})
-        for name, place in weight_places(new).items():
+        for name, held in weight_places(new).items():
             keep = plan.keep.get(name)
             if keep is None or _count_true(keep) == keep.numel():
                 continue
             # 3 times faster than `where`; + 0.0 turns -0.0 into 0.0
-            zeroed = (place.tensor * keep).add_(0.0)
-            module, attribute = place.holders[0]
+            zeroed = (held.visible * keep).add_(0.0)
+            module, attribute = held.holders[0]
             weight = nn.Parameter(zeroed, requires_grad=getattr(module, attribute).requires_grad)
-            for module, attribute in place.holders:
+            for module, attribute in held.holders:
                 module._parameters[attribute] = weight
         return new
 

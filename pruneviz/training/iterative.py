@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +140,54 @@ def prune_iteratively(
     from tqdm.auto import tqdm
 
     model = checks.unwrapped(model)
+    _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
+    epochs, seed = checks.count(epochs, "epochs"), checks.count(seed, "seed")
+    lr = checks.number(lr, "lr", low=0)
+    kept_at_start = kept_by_masks(model) if groups is None else {}
+    targets = targets_of(sparsity, schedule, rounds, kept_at_start)
+    rewound = None if rewind is None else _rewound(model, rewind)
+    arguments = {
+        "model": fingerprint(model), "rewind": None if rewound is None else fingerprint(rewound),
+        "schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed,
+        "criterion": criterion if isinstance(criterion, str) else fingerprint(criterion),
+        "units": groups is not None, "repair": repair,
+    }  # fmt: skip
+    done = None if path is None else read_rounds(Path(path), model, arguments)
+    if done is None:
+        s = Plan(kept_at_start).sparsity
+        first = {"round": 0, "target_sparsity": s, "sparsity": s}
+        first |= _metrics(evaluate, model, "metric_untuned", "metric")
+        done = Rounds(model, (), pd.DataFrame([first]))
+    remaining = range(len(done.plans) + 1, len(targets) + 1)
+    for i in tqdm(remaining, desc="rounds", leave=False, disable=not progress):
+        with _noting(path, len(done.plans), len(targets)):
+            now = done.model
+            known = None if evidence is None else evidence(now)
+            scores = score(now, criterion, groups=groups, evidence=known, seed=seed)
+            kept = done.plan.keep if done.plans else kept_at_start
+            plan = round_plan(scores, targets[i - 1], scope, kept)
+            masked = mask(now if rewound is None else rewound, plan, repair=repair, batches=batches)
+            row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
+            row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
+            new = _tuned(masked, plan, tune, batches, epochs, lr, seed + i, progress)
+            row |= _metrics(evaluate, new, "metric")
+            frame = pd.concat([done.frame, pd.DataFrame([row])], ignore_index=True)
+            done = Rounds(new, (*done.plans, plan), frame)
+            if path is not None:
+                write_rounds(Path(path), done, arguments)
+    return done
+
+
+def _check_arguments(
+    batches: Any, groups: Any, scope: Any, repair: Any, rewind: Any, *functions: Any
+) -> None:
+    """Raise unless the arguments of `prune_iteratively` fit one another."""
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-    for name, fn in (("tune", tune), ("evaluate", evaluate), ("evidence", evidence)):
+    for name, fn in zip(("tune", "evaluate", "evidence"), functions, strict=True):
         if fn is not None and not callable(fn):
             raise ArgumentError(f"`{name}` must be a function of the model, but {fn!r} was passed.")
-    if tune is None and batches is None:
+    if functions[0] is None and batches is None:
         raise ArgumentError("there is nothing to tune with. Pass `batches`, or your own `tune`.")
     checks.choice(repair, "repair", ("none", "lstsq"))
     if repair != "none" and (batches is None or rewind is not None):
@@ -153,65 +195,22 @@ def prune_iteratively(
             "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, "
             "which would undo the repair."
         )
-    data = () if batches is None else batches
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
-    epochs, seed = checks.count(epochs, "epochs"), checks.count(seed, "seed")
-    lr = checks.number(lr, "lr", low=0)
-    kept_at_start = kept_by_masks(model) if groups is None else {}
-    targets = targets_of(sparsity, schedule, rounds, kept_at_start)
-    rewound = None if rewind is None else _rewound(model, rewind)
-    arguments = {
-        "model": fingerprint(model),
-        "rewind": None if rewound is None else fingerprint(rewound),
-        "schedule": targets,
-        "criterion": criterion if isinstance(criterion, str) else fingerprint(criterion),
-        "scope": scope,
-        "epochs": epochs,
-        "lr": lr,
-        "seed": seed,
-        "units": groups is not None,
-        "repair": repair,
-    }
-    done = None if path is None else read_rounds(Path(path), model, arguments)
-    if done is None:
-        s = Plan(kept_at_start).sparsity
-        first = {"round": 0, "target_sparsity": s, "sparsity": s}
-        first |= _metrics(evaluate, model, "metric_untuned", "metric")
-        done = Rounds(model, (), pd.DataFrame([first]))
-    score_model = partial(score, criterion=criterion, groups=groups, seed=seed)
-    remaining = range(len(done.plans) + 1, len(targets) + 1)
+
+
+@contextmanager
+def _noting(path: str | Path | None, done: int, rounds: int) -> Iterator[None]:
+    """Note in an error how many rounds are stored in the file."""
     try:
-        for i in tqdm(remaining, desc="rounds", leave=False, disable=not progress):
-            now = done.model
-            scores = score_model(now, evidence=None if evidence is None else evidence(now))
-            kept = done.plan.keep if done.plans else kept_at_start
-            plan = round_plan(scores, targets[i - 1], scope, kept)
-            masked = mask(
-                now if rewound is None else rewound,
-                plan,
-                repair=repair,
-                batches=None if repair == "none" else batches,
-            )
-            row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
-            row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
-            if tune is not None:
-                new = _check_zeros(tune(masked), plan)
-            else:
-                new = fit(masked, data, epochs=epochs, lr=lr, seed=seed + i, progress=progress)
-            row |= _metrics(evaluate, new, "metric")
-            frame = pd.concat([done.frame, pd.DataFrame([row])], ignore_index=True)
-            done = Rounds(new, (*done.plans, plan), frame)
-            if path is not None:
-                write_rounds(Path(path), done, arguments)
+        yield
     except BaseException as e:
-        if path is not None and done.plans:
+        if path is not None and done:
             e.add_note(
-                f"{len(done.plans)} of {len(targets)} rounds are finished and stored in "
-                f"{str(path)!r}: the same call continues from there."
+                f"{done} of {rounds} rounds are finished and stored in {str(path)!r}: the same call "
+                "continues from there."
             )
         raise
-    return done
 
 
 def _rewound(model: nn.Module, rewind: nn.Module | Mapping[str, Tensor]) -> nn.Module:
@@ -227,8 +226,14 @@ def _rewound(model: nn.Module, rewind: nn.Module | Mapping[str, Tensor]) -> nn.M
     return new
 
 
-def _check_zeros(tuned: nn.Module, plan: Plan) -> nn.Module:
+def _tuned(
+    masked: nn.Module, plan: Plan, tune: Any, batches: Any, epochs: int, lr: float, seed: int,
+    progress: bool,
+) -> nn.Module:  # fmt: skip
     """Return the tuned model; raise if a weight that the plan drops is not zero."""
+    if tune is None:
+        return fit(masked, batches, epochs=epochs, lr=lr, seed=seed, progress=progress)
+    tuned = tune(masked)
     if not isinstance(tuned, nn.Module):
         raise ArgumentError(f"`tune` must return a model, but it returned {tuned!r}.")
     tensors = _visible(tuned)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan
+from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
 from pruneviz.pruning.mask import mask
 
 if TYPE_CHECKING:
@@ -73,14 +72,7 @@ def write_rounds(path: Path, rounds: Rounds, arguments: Mapping[str, Any]) -> No
         }
     )
     state = {k: v.detach().cpu().clone() for k, v in rounds.model.state_dict().items()}
-    part = path.with_name(f"{path.name}.part")
-    try:
-        save_file(state, part, metadata={KEY: text})
-        part.replace(path)
-    except (OSError, SafetensorError) as e:
-        raise ArgumentError(f"`path` {str(path)!r} cannot be written: {e}.") from e
-    finally:
-        part.unlink(missing_ok=True)
+    write_tensors(path, state, {KEY: text})
 
 
 def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds | None:
@@ -93,13 +85,11 @@ def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> R
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as f:
-            data = json.loads((f.metadata() or {})[KEY])
-            state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, not a dict
+        data, state = read_tensors(path, KEY)
         before = data["arguments"]
         plans = tuple(Plan.from_json(text) for text in data["plans"])
         frame = pd.DataFrame(data["frame"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+    except DAMAGED as e:
         raise ArgumentError(
             f"`path` {str(path)!r} holds no rounds, or is damaged ({type(e).__name__}). "
             "Name another file, or delete this one."

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan, Scores
-from pruneviz.model.hooks import evaluating
-from pruneviz.model.weights import Mask, masked_attributes, steps, weight_places
+from pruneviz.model.weights import Mask, masked_attributes, steps, visible_weights, weight_places
 from pruneviz.selection.select import select, tensors_of_layers
 from pruneviz.training.schedules import schedule as sparsities_of
 
@@ -95,13 +94,9 @@ def total_sparsity(target: Target, plan: Plan) -> float:
 
 def kept_by_masks(model: nn.Module) -> dict[str, Tensor]:
     """Return by weight tensor what its masks keep: bool, True = keep."""
-    with evaluating(model):  # reading a weight may run other parametrizations
-        found = {
-            name: torch.ones_like(place.tensor, dtype=torch.bool)
-            for name, place in weight_places(model).items()
-        }
-    for name, place in weight_places(model).items():
-        module, attribute = place.holders[0]
+    found = {n: torch.ones_like(w, dtype=torch.bool) for n, w in visible_weights(model).items()}
+    for name, held in weight_places(model).items():
+        module, attribute = held.holders[0]
         for step in steps(module, attribute) if attribute in masked_attributes(module) else ():
             if isinstance(step, Mask):
                 found[name] &= step.keep

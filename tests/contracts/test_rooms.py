@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import runpy
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -24,6 +25,7 @@ FLOORS = [
         ["cli"],
     ),
 ]
+CODE_LINES = runpy.run_path(str(ROOT / "benchmarks" / "lines.py"))["code_lines"]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 SUBROOMS = {
     # words that other rooms use: the table of criteria, what one of them needs, the rungs
@@ -123,6 +125,20 @@ def test_the_house_can_be_surveyed():
     for folder in folders:
         inside = [p for p in folder.iterdir() if p.name != "__pycache__"]
         assert len(inside) <= (22 if folder == PACKAGE else 20), folder
+
+
+# its parts go to `Session`
+LONG = {"study.whatif.__init__"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_function_is_long(name):
+    text = FILES[name].read_text(encoding="utf-8")
+    code = CODE_LINES(text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and f"{name}.{node.name}" not in LONG:
+            own_lines = code & {*range(node.lineno, (node.end_lineno or 0) + 1)}
+            assert len(own_lines) <= 60, f"{name}.{node.name} has {len(own_lines)} lines of code"
 
 
 def test_each_room_says_what_it_answers():

@@ -976,8 +976,8 @@ def test_a_wrong_column_is_caught(monkeypatch):
 def test_a_forgotten_constant_is_caught(monkeypatch):
 
     monkeypatch.setattr(
-        "pruneviz.pruning.surgery.constants.holders_of",
-        lambda new: {"2.bias": (torch.zeros(2), [])},
+        "pruneviz.pruning.surgery.constants.tensors_of",
+        lambda new: {"2.bias": torch.zeros(2)},
     )
     model = two(nn.Sigmoid())
     plan = pv.drop(pv.find_groups(model, X), {"0": [1]})

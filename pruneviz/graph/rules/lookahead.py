@@ -21,13 +21,11 @@ node's own input: so good uses further on weigh at most 2, and bad uses up to 9.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.fx import Node
 
 from pruneviz.graph.rules.reshaping import permutation, segments
-from pruneviz.graph.values import POINTWISE, args_of, name_of, schema_of, shape_of
+from pruneviz.graph.values import POINTWISE, args_of, arguments_of, name_of, shape_of
 
 PICKING = {"select", "unbind", "split", "chunk", "split_with_sizes", "slice", "index", "gather",
          "index_select", "tensor_split", "narrow"}  # fmt: skip
@@ -52,54 +50,36 @@ def lookahead_score(node: Node, dim: int, depth: int = 12) -> int:
 
 
 def _user_score(user: Node, node: Node, dim: int, depth: int) -> int:
-    name, n, out = name_of(user), len(shape_of(node)), shape_of(user)
-    first = bool(args_of(user)) and args_of(user)[0] is node
+    if name_of(user) in PICKING:
+        return _picked_score(user, node, dim, depth)
+    score = _read_score(user, node, dim)
+    if score is not None:
+        return score
+    new = _passed_on(user, node, dim)
+    return 0 if new is None else lookahead_score(user, new, depth - 1)
 
-    def named(*keys: str) -> dict[str, Any]:
-        schema = schema_of(user).arguments
-        full = {a.name: args_of(user)[i] if i < len(args_of(user)) else user.kwargs.get(
-            a.name, a.default_value if a.has_default_value() else None)
-            for i, a in enumerate(schema)}  # fmt: skip
-        return {k: full.get(k) for k in keys}
 
-    if name in PICKING:
-        d = named("dim")["dim"]
-        if name == "index":
-            picked = [i for i, x in enumerate(args_of(user)[1]) if x is not None]
-            return -4 if dim in picked else 0
-        d = 0 if d is None else d % n
-        if d == dim:
-            return -4
-        if name in ("split", "chunk", "split_with_sizes", "tensor_split"):
-            return max((lookahead_score(u, dim, depth - 1) for u in user.users), default=0)
-        if name == "unbind":
-            return max(
-                (lookahead_score(u, dim - (dim > d), depth - 1) for u in user.users), default=0
-            )
-        return lookahead_score(user, dim - (name == "select" and dim > d), depth - 1)
-    if name in ("permute", "transpose", "t", "movedim", "swapaxes", "numpy_T", "mT", "adjoint"):
-        a = named("dims", "dim0", "dim1", "source", "destination", "axis0", "axis1")
-        order = permutation(name, {k: v for k, v in a.items() if v is not None}, n)
-        return lookahead_score(user, order.index(dim), depth - 1)
-    if name == "squeeze" or name == "unsqueeze":
-        new = _after_squeeze(shape_of(node), out, dim)
-        return lookahead_score(user, new, depth - 1) if new is not None else 0
-    if name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten"):
-        for olds, news in segments(shape_of(node), out):
-            # of dimensions that are joined, follow the outer one: it is repeated in the new one
-            if dim in olds and (len(olds) == 1 or olds[0] == dim) and len(news) == 1:
-                return lookahead_score(user, news[0], depth - 1)
-        return 0
-    if name in ("cat", "repeat_interleave", "roll", "flip", "expand", "stack", "repeat"):
-        shift = (
-            len(out) - n
-            if name in ("expand", "repeat")
-            else int(name == "stack" and named("dim")["dim"] == 0)
-        )
-        return lookahead_score(user, dim + shift, depth - 1)
+def _picked_score(user: Node, node: Node, dim: int, depth: int) -> int:
+    """Score a dimension of a node by an operator that picks from a tensor, or splits it."""
+    name, d = name_of(user), arguments_of(user).get("dim")
+    if name == "index":
+        picked = [i for i, x in enumerate(args_of(user)[1]) if x is not None]
+        return -4 if dim in picked else 0
+    d = 0 if d is None else d % len(shape_of(node))
+    if d == dim:
+        return -4
+    dim -= name in ("select", "unbind") and dim > d
+    if name in ("split", "chunk", "split_with_sizes", "tensor_split", "unbind"):
+        return max((lookahead_score(u, dim, depth - 1) for u in user.users), default=0)
+    return lookahead_score(user, dim, depth - 1)
+
+
+def _read_score(user: Node, node: Node, dim: int) -> int | None:
+    """Score a dimension of a node by an operator that computes with it; None if it is passed on."""
+    name, n = name_of(user), len(shape_of(node))
     if name in ("matmul", "bmm"):
-        contracted = n - 1 if first or n == 1 else n - 2
-        if dim == contracted:
+        first = args_of(user)[:1] == (node,)
+        if dim == (n - 1 if first or n == 1 else n - 2):
             return -2
         return 1 if dim < n - 2 else -1
     if name == "scaled_dot_product_attention":
@@ -107,25 +87,44 @@ def _user_score(user: Node, node: Node, dim: int, depth: int) -> int:
     if name == "einsum":
         return _einsum(user, node, dim)
     if name in RUNS_OVER:
-        d = named("dim", "normalized_shape")
-        if d["normalized_shape"] is not None:
-            over = list(range(n - len(d["normalized_shape"]), n))
-        else:
-            given = d["dim"]
-            given = given if isinstance(given, (list, tuple)) else [given]
-            over = [x % n for x in given if x is not None] or list(range(n))
-        if dim in over:
+        a = arguments_of(user)
+        given = a.get("dim")
+        dims = given if isinstance(given, (list, tuple)) else [given]
+        over = range(-len(a.get("normalized_shape", ())), 0) or dims
+        if dim in ([x % n for x in over if x is not None] or range(n)):
             return -3
-        return lookahead_score(user, dim, depth - 1) if len(out) == n else 0
+        return None if len(shape_of(user)) == n else 0
     if name == "linear":
-        return 1 if dim == n - 1 else lookahead_score(user, dim, depth - 1)
+        return 1 if dim == n - 1 else None
     if name.startswith("conv"):
         return 1 if dim == n - len(shape_of(args_of(user)[1])) + 1 else -3
     if name in ("batch_norm", "group_norm", "instance_norm"):
         return 1 if dim == 1 else 0
-    if len(out) >= n and out[len(out) - n + dim] == shape_of(node)[dim] and _pointwise(user):
-        return lookahead_score(user, len(out) - n + dim, depth - 1)
-    return 0
+    return None
+
+
+def _passed_on(user: Node, node: Node, dim: int) -> int | None:
+    """Return the dimension of the result that a dimension of a node becomes; None if unknown."""
+    name, old, new = name_of(user), shape_of(node), shape_of(user)
+    lead = len(new) - len(old)
+    if name in ("permute", "transpose", "t", "movedim", "swapaxes", "numpy_T", "mT", "adjoint"):
+        return permutation(name, arguments_of(user), len(old)).index(dim)
+    if name in ("squeeze", "unsqueeze"):
+        return _after_squeeze(old, new, dim)
+    if name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten"):
+        for olds, news in segments(old, new):
+            # of dimensions that are joined, follow the outer one: it is repeated in the new one
+            if dim in olds and (len(olds) == 1 or olds[0] == dim) and len(news) == 1:
+                return news[0]
+        return None
+    if name in ("expand", "repeat"):
+        return dim + lead
+    if name == "stack":
+        return dim + (arguments_of(user)["dim"] == 0)
+    if name in ("cat", "repeat_interleave", "roll", "flip", "linear", *RUNS_OVER):
+        return dim
+    same = lead >= 0 and new[lead + dim] == old[dim]
+    return lead + dim if same and _pointwise(user) else None
 
 
 def _after_squeeze(old: tuple[int, ...], new: tuple[int, ...], dim: int) -> int | None:

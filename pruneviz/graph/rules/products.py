@@ -33,9 +33,7 @@ def _linear(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     out = contract(w, node, [(x, "input", letters + "y"), (weight, "weight", "zy")], letters + "z",
                    bias="bias")  # fmt: skip
     w.note_single_unit(operand(node, "weight"))
-    if bias is not None:
-        w.tie(out.dims[-1], bias.dims[0], f"its bias is {bias.why}")
-        w.mark(bias.dims[0], w.made)
+    _tie_bias(w, out.dims[-1], bias)
     return out
 
 
@@ -56,86 +54,101 @@ def _conv(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     The weight is (rows, columns ÷ groups, …). A transposed convolution has it the other way round:
     (columns, rows ÷ groups, …).
     """
-    x, weight, bias = a["input"], a["weight"], a["bias"]
+    x, weight = a["input"], a["weight"]
     transposed = bool(a.get("transposed")) or "transpose" in name_of(node)
-    space_dims = len(weight.shape) - 2
-    channel_dim = len(x.shape) - space_dims - 1
+    channel_dim = len(x.shape) - len(weight.shape) + 1
     w.freeze(x, "a convolution slides over it", range(channel_dim + 1, len(x.shape)))
     blocks, channels, outs = a["groups"], x.shape[channel_dim], shape[channel_dim]
-    inputs = x.dims[channel_dim]
-    rows = weight.dims[1 if transposed else 0]
-    columns = weight.dims[0 if transposed else 1]
-    if blocks > 1 and channels == blocks:  # depthwise: a channel meets only its own rows
-        if transposed and outs != channels:
-            w.freeze(
-                [x, weight], "a transposed depthwise convolution with a multiplier has no rule"
+    inputs, depthwise = x.dims[channel_dim], blocks > 1 and channels == blocks
+    if depthwise:
+        rows = _depthwise_rows(w, x, weight, inputs, outs // channels, transposed)
+    else:
+        rows, columns = weight.dims[1 if transposed else 0], weight.dims[0 if transposed else 1]
+        why = f"it reads {x.why}"
+        if blocks > 1:
+            grouped = _numbered_across_groups(
+                w, node, x, weight, blocks, outs if transposed else channels, transposed
             )
-        # the only column of each row has no atoms; a transposed weight also has its channels here
-        rows = weight.dims[0]
-        if rows is not None:
-            multiplier = outs // channels
-            if inputs is None:
-                w.tie(None, rows, f"it reads {x.why}")
-                if multiplier > 1 and transposed:
-                    rows = None
-            else:
-                repeated = np.repeat(inputs, rows.size // channels)
-                w.tie(repeated, rows, "")
-                if multiplier > 1 and transposed:
-                    rows = None
-            w.mark(rows, w.made)
-    elif blocks > 1:  # grouped
-        # The weight has only one group's columns (rows, if transposed) in that dimension, but the
-        # groups may lose different ones. A plain parameter therefore gets atoms for each group's
-        # own; of a computed weight, all groups share the atoms of that dimension.
-        source = operand(node, "weight")
-        plain = source.op == "placeholder" and len(source.users) == 1
-        if plain and w.traced.sources[source][0] in ("parameter", "buffer"):
-            name = w.traced.sources[source][1]
-            grouped: Ids | None = w.columns(name, 1, blocks, outs if transposed else channels)
-        elif transposed:
-            w.freeze([x, weight], "the weight of a grouped transposed convolution is computed")
-            grouped = np.tile(rows, blocks) if rows is not None else None
-        else:
-            grouped = np.tile(columns, blocks) if columns is not None else None
-        rows, columns = (grouped, columns) if transposed else (rows, grouped)
-        w.tie(inputs, columns, f"it reads {x.why}")
+            rows, columns = (grouped, columns) if transposed else (rows, grouped)
+            w.even += [part.reshape(blocks, -1) for part in (inputs, rows) if part is not None]
+        elif inputs is not None:
+            why = f"it meets {weight.why}"
+        w.tie(inputs, columns, why)
         w.mark(columns, w.read)
         w.mark(rows, w.made)
-        for part in (inputs, rows):
-            if part is not None:
-                w.even.append(part.reshape(blocks, -1))
-    else:  # plain
-        w.tie(inputs, columns, f"it reads {x.why}" if inputs is None else f"it meets {weight.why}")
-        w.mark(columns, w.read)
-        w.mark(rows, w.made)
-    if inputs is not None and not (blocks > 1 and channels == blocks) and not w.dead:
-        padding = a.get("padding")
-        padded = padding not in (None, "valid") and (
-            isinstance(padding, str) or any(p != 0 for p in np.atleast_1d(padding))
-        )
-        # where the kernel overlaps the border, or strides leave gaps, a constant input does not
-        # add the same to each position, so no bias can replace it
-        refuse = "zero-padded" * padded or "transposed" * transposed
-        w.ends.append(
-            End(node, operand(node, "input"), channel_dim, inputs,
-                operand(node, "weight") if weight.static else None, 0 if transposed else 1,
-                _parameter(w, operand(node, "bias")), None, blocks,
-                f"a constant arrives at a {refuse} convolution" if refuse else "")
-        )  # fmt: skip
-    if bias is not None:
-        no_rows = rows is None and blocks > 1
-        why = (
-            "it belongs to a transposed depthwise convolution"
-            if no_rows
-            else f"its bias is {bias.why}"
-        )
-        w.tie(rows, bias.dims[0], why)
-        w.mark(bias.dims[0], w.made)
+    if inputs is not None and not depthwise and not w.dead:
+        _end_at_convolution(w, node, a, channel_dim, inputs, transposed)
+    no_rows = rows is None and blocks > 1
+    _tie_bias(
+        w, rows, a["bias"], "it belongs to a transposed depthwise convolution" if no_rows else ""
+    )
     if blocks == 1:
         w.note_single_unit(operand(node, "weight"), 1 if transposed else 0)
-    dims = [*x.dims[:channel_dim], rows if outs > 1 else None, *[None] * space_dims]
+    space = len(shape) - channel_dim - 1
+    dims = [*x.dims[:channel_dim], rows if outs > 1 else None, *[None] * space]
     return Value(dims, shape, f"the result of {node.target}")
+
+
+def _depthwise_rows(
+    w: Walk, x: Value, weight: Value, inputs: Ids | None, multiplier: int, transposed: bool
+) -> Ids | None:
+    """Tie each channel to its own rows, the only ones that it meets; return the rows."""
+    if transposed and multiplier != 1:
+        w.freeze([x, weight], "a transposed depthwise convolution with a multiplier has no rule")
+    # the only column of each row has no atoms; a transposed weight also has its channels here
+    rows = weight.dims[0]
+    if rows is None:
+        return None
+    repeated = None if inputs is None else np.repeat(inputs, rows.size // inputs.size)
+    w.tie(repeated, rows, f"it reads {x.why}")
+    rows = None if multiplier > 1 and transposed else rows
+    w.mark(rows, w.made)
+    return rows
+
+
+def _numbered_across_groups(
+    w: Walk, node: Node, x: Value, weight: Value, blocks: int, n: int, transposed: bool
+) -> Ids | None:
+    """Return the atoms of a grouped convolution's columns (rows, if transposed), for all groups.
+
+    The weight has only one group's columns (rows) in that dimension, but the groups may lose
+    different ones. A plain parameter therefore gets atoms for each group's own; of a computed
+    weight, all groups share the atoms of that dimension.
+    """
+    source = operand(node, "weight")
+    if source.op == "placeholder" and len(source.users) == 1:
+        kind, name = w.traced.sources[source]
+        if kind in ("parameter", "buffer"):
+            return w.columns(name, 1, blocks, n)
+    if transposed:
+        w.freeze([x, weight], "the weight of a grouped transposed convolution is computed")
+    return None if weight.dims[1] is None else np.tile(weight.dims[1], blocks)
+
+
+def _end_at_convolution(
+    w: Walk, node: Node, a: Args, channel_dim: int, inputs: Ids, transposed: bool
+) -> None:
+    """Note that units end at a convolution, and whether its bias can take up a constant."""
+    padding = a.get("padding")
+    padded = padding not in (None, "valid") and (
+        isinstance(padding, str) or any(p != 0 for p in np.atleast_1d(padding))
+    )
+    # where the kernel overlaps the border, or strides leave gaps, a constant input does not
+    # add the same to each position, so no bias can replace it
+    refuse = "zero-padded" * padded or "transposed" * transposed
+    w.ends.append(
+        End(node, operand(node, "input"), channel_dim, inputs,
+            operand(node, "weight") if a["weight"].static else None, 0 if transposed else 1,
+            _parameter(w, operand(node, "bias")), None, a["groups"],
+            f"a constant arrives at a {refuse} convolution" if refuse else "")
+    )  # fmt: skip
+
+
+def _tie_bias(w: Walk, rows: Ids | None, bias: Value | None, why: str = "") -> None:
+    """Tie a bias to the units that it is added to."""
+    if bias is not None:
+        w.tie(rows, bias.dims[0], why or f"its bias is {bias.why}")
+        w.mark(bias.dims[0], w.made)
 
 
 def contract(
@@ -210,7 +223,7 @@ def contract(
     return Value(dims, shape, f"the result of {node.target}")
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "addmv", "addbmm_none")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "addmv")
 def _matmul(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     names = [n for n, v in a.items() if isinstance(v, Value)]
     added = a["self"] if name_of(node).startswith(("add", "badd")) else None
@@ -237,9 +250,7 @@ def _bilinear(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
         (weight, "weight", "zxy"),
     ]
     out = contract(w, node, factors, letters + "z")
-    if bias is not None:
-        w.tie(out.dims[-1], bias.dims[0], f"its bias is {bias.why}")
-        w.mark(bias.dims[0], w.made)
+    _tie_bias(w, out.dims[-1], bias)
     return out
 
 

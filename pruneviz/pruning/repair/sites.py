@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz.core.groups import Groups
-from pruneviz.core.names import tensor_name
+from pruneviz.core.names import tensor_name, unmasked_name
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import name_of, operand
 from pruneviz.model.layers import blocks_of, columns_of, consumers, is_conv1d
-from pruneviz.model.tensors import holders_of
+from pruneviz.model.tensors import tensors_by_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class Site:
 def sites(w: Walk, model: nn.Module, removed: np.ndarray, groups: Groups) -> list[Site]:
     """Return, in forward order, the layers that lose inputs and whose weights can be changed."""
     known = consumers(model)
-    shared = {n for n, (_, places) in holders_of(model).items() if len(places) > 1}
+    shared = {n for n, h in tensors_by_name(model).items() if len(h.holders) > 1}
     sinks, found = sinks_of(w), {}
-    sinks |= {n: ("", "") for n, (_, sink) in sinks.items() if sink in shared}
+    sinks |= {n: ("", "") for n, (_, sink) in sinks.items() if unmasked_name(sink) in shared}
     keys = {(name, dim): blocks for name, dim, blocks in w.tensors if blocks > 1}
     for layer, module in known.items():
         name = tensor_name(layer)

@@ -15,7 +15,7 @@ from pruneviz.core.names import tensor_name
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.batches import listed
 from pruneviz.model.layers import blocks_of, consumers, is_conv1d
-from pruneviz.model.tensors import holders_of
+from pruneviz.model.tensors import tensors_of
 from pruneviz.pruning.repair import ladder
 from pruneviz.pruning.repair.least_squares import fits
 from pruneviz.pruning.repair.sites import Site
@@ -188,8 +188,7 @@ def _write_layer(
     """Set the weight of a cut layer and its sink; `parts` holds weights and gains, one a block."""
     weight, gain = torch.cat([w for w, _ in parts]), torch.cat([g for _, g in parts])
     check_finite(site.layer, weight, gain)
-    tensors = {n: t for n, (t, _) in holders_of(new).items()}
-    before = {n: t for n, (t, _) in holders_of(model).items()}
+    tensors, before = tensors_of(new), tensors_of(model)
     transposed = is_conv1d(consumers(model)[site.layer])
     with torch.no_grad():
         target = tensors[tensor_name(site.layer)]

@@ -14,7 +14,7 @@ from pruneviz.model.batches import listed
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import blocks_of, consumers, is_conv1d, open_attention, shaped
-from pruneviz.model.tensors import NamedTensor, tensors_by_name
+from pruneviz.model.tensors import Held, tensors_by_name
 from pruneviz.pruning.repair.ladder import refit_rows
 from pruneviz.pruning.repair.least_squares import fits
 from pruneviz.pruning.repair.units import check_finite
@@ -83,7 +83,7 @@ def in_forward_order(model: nn.Module, layers: list[str], inputs: Any) -> list[s
     return list(order)
 
 
-def _bias(tensors: Mapping[str, NamedTensor], layer: str) -> Tensor | None:
+def _bias(tensors: Mapping[str, Held], layer: str) -> Tensor | None:
     """Return the bias of a layer; None if it has none, or shares it with another layer."""
     h = tensors.get(tensor_name(layer, "bias"))
     return h.tensor if h is not None and len(h.holders) == 1 else None

@@ -14,7 +14,7 @@ from pruneviz.core.errors import GraphError
 from pruneviz.graph.silence import ends_watcher
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import End
-from pruneviz.model.tensors import holders_of
+from pruneviz.model.tensors import tensors_of
 
 # (name of a bias, name of an operator, dimension it sums over) -> what is added, float64,
 # (outputs,)
@@ -61,7 +61,7 @@ def add_folds(w: Walk, new: nn.Module, folds: Folds, removed: np.ndarray) -> Non
     for (name, node, _), extra in folds.items():
         at = extra_by_bias.setdefault(name, {})
         at[node] = at[node] + extra if node in at else extra
-    holders = holders_of(new) if extra_by_bias else {}
+    tensors = tensors_of(new) if extra_by_bias else {}
     for name, at in extra_by_bias.items():
         extras = list(at.values())
         ids = w.tensors.get((name, 0, 1))
@@ -72,5 +72,4 @@ def add_folds(w: Walk, new: nn.Module, folds: Folds, removed: np.ndarray) -> Non
                 f"{name!r} is used in several places that receive different constants: one bias "
                 "cannot absorb them all. Leave the units that feed it out of the plan."
             )
-        tensor = holders[name][0]
-        tensor.data += first.to(tensor)
+        tensors[name].data += first.to(tensors[name])

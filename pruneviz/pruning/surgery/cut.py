@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pruneviz.core.errors import GraphError
 from pruneviz.model.attention import SlimAttention, use_slim_attention
-from pruneviz.model.tensors import holders_of
+from pruneviz.model.tensors import tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,28 +41,25 @@ def cut(model: nn.Module, what: Cut) -> None:
     GraphError
         If a tensor is missing or has another size than the cut expects.
     """
-    holders = holders_of(model)
-    touched: dict[int, list[tuple[nn.Module, str]]] = {}  # by id of the old tensor: its holders
-    new: dict[int, Tensor] = {}
+    tensors = tensors_of(model)
+    new: dict[int, Tensor] = {}  # by id of the old tensor
     # Columns of grouped convolutions first: their blocks are counted in the uncut rows.
     for name, dim, blocks, keep in sorted(what.keep, key=lambda k: -k[2]):
-        if name not in holders:
+        if name not in tensors:
             raise GraphError(
                 f"there is no tensor {name!r} in this model: the plan is of another model."
             )
-        old, places = holders[name]
-        touched[id(old)] = places
-        new[id(old)] = only_kept(new.get(id(old), old.detach()), name, dim, blocks, keep)
-    for key, places in touched.items():
-        module, attribute = places[0]
-        parameter = module._parameters.get(attribute)
-        tensor = new[key]
-        if parameter is not None:
-            tensor = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
-        for module, attribute in places:  # all holders of a tied tensor share the new one
-            store = module._parameters if attribute in module._parameters else module._buffers
-            store[attribute] = tensor  # type: ignore[assignment]
-    cut_modules = {id(m) for places in touched.values() for m, _ in places}
+        old = tensors[name]
+        tensor = only_kept(new.get(id(old), old).detach(), name, dim, blocks, keep)
+        is_parameter = isinstance(old, nn.Parameter)
+        new[id(old)] = nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor
+    cut_modules = set()
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for attribute, t in store.items():
+                if id(t) in new:  # all holders of a tied tensor share the new one
+                    store[attribute] = new[id(t)]  # type: ignore[assignment]
+                    cut_modules.add(id(module))
     for module in model.modules():
         inner = [m for m in module.children() if m is getattr(module, "parametrizations", None)]
         inner = [part for m in inner for part in m.children()]

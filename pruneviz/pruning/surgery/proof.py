@@ -130,11 +130,11 @@ def _reference(
     w: Walk, example: Any, removed: Any, roles: Any, watch: Any, in_float64: bool
 ) -> Reference:
     tensors = tensors_of(w.traced.model)
-    silent_tensors = silenced(w, tensors, removed, roles)
     inputs: list[Any] = []
     masked: list[list[Tensor]] = []
     effect = 0.0
     with quiet(), evaluating(w.traced.model), at_precision(in_float64):
+        silent_tensors = silenced(w, tensors, removed, roles)
         for args, kwargs in variations(example):
             args, kwargs = promoted_all((args, kwargs)) if in_float64 else (args, kwargs)
             flat = pytree.tree_leaves((args, kwargs))

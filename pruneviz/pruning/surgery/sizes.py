@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import layer_of
-from pruneviz.graph.values import Value, args_of, flatten, name_of, schema_of
+from pruneviz.graph.values import Value, args_of, arguments_of, flatten, name_of
 from pruneviz.pruning.surgery.cut import sizes_of
 
 # operators that take a shape -> its position among their arguments
@@ -64,7 +64,7 @@ def resized_arguments(w: Walk, node: Node, removed: np.ndarray) -> tuple[Any, ..
         ]
     elif name in ("split", "split_with_sizes", "slice", "narrow"):
         x = w.values[args[0]]
-        d = _dim(node, 1 if name in ("slice", "narrow") else 2) % len(x.shape)
+        d = arguments_of(node)["dim"] % len(x.shape)
         ids = x.dims[d]
         if ids is None:
             return tuple(args)
@@ -98,16 +98,9 @@ def resized_arguments(w: Walk, node: Node, removed: np.ndarray) -> tuple[Any, ..
     return tuple(args)
 
 
-def _dim(node: Node, place: int) -> int:
-    """Return the `dim` argument of an operator, passed by position or by name."""
-    given: Any = args_of(node)[place] if len(args_of(node)) > place else node.kwargs.get("dim", 0)
-    return int(given)
-
-
 def _conv(w: Walk, node: Node, removed: np.ndarray, args: list[Any]) -> tuple[Any, ...]:
     """Return the arguments of a convolution; a depthwise one gets as many groups as channels."""
-    names = [a.name for a in schema_of(node).arguments]
-    i = names.index("groups")
+    i = list(arguments_of(node)).index("groups")
     x, weight = w.values[args_of(node)[0]], w.values[args_of(node)[1]]
     d = len(x.shape) - len(weight.shape) + 1
     if len(args) > i and args[i] > 1 and args[i] == x.shape[d]:

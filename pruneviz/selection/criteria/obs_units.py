@@ -14,7 +14,7 @@ from pruneviz.core.names import tensor_name, unmasked_name
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.layers import blocks_of, columns_of, consumers, is_conv1d, weight_of
-from pruneviz.model.tensors import NamedTensor, tensors_by_name
+from pruneviz.model.tensors import Held, tensors_by_name
 from pruneviz.selection.criteria.obs import LayerWork, Reader, eliminate
 from pruneviz.selection.criteria.registry import register
 
@@ -64,7 +64,7 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
 
 
 def _places(
-    groups: list[Group], layers: dict[str, nn.Module], have: dict[str, NamedTensor]
+    groups: list[Group], layers: dict[str, nn.Module], have: dict[str, Held]
 ) -> tuple[dict[str, dict[str, Slice]], dict[str, dict[str, Slice]]]:
     """Return, for each layer, the groups that it produces and those that it reads, as slices."""
     by_tensor: dict[int, list[str]] = {}

@@ -20,7 +20,7 @@ import pruneviz as pv
 from pruneviz.panels.kit import worker as background
 from pruneviz.panels.kit.history import History
 from pruneviz.panels.kit.panel import Panel
-from pruneviz.selection.ranking import BinnedNumbers
+from pruneviz.selection.ranking import Ranking
 
 
 class Slow(Panel):
@@ -457,7 +457,7 @@ numbers = st.lists(
 @given(numbers, st.floats(0, 0.999))
 def test_a_cut_is_where_a_sort_puts_it(lists, sparsity):
     arrays = {str(i): np.array(v, np.float32) for i, v in enumerate(lists)}
-    ranked = BinnedNumbers(arrays)
+    ranked = Ranking(arrays)
     values = np.sort(np.concatenate(list(arrays.values())))
     k = min(round(sparsity * values.size), values.size - 1)
     threshold, gone = ranked.cut(sparsity)
