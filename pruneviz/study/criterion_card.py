@@ -21,7 +21,7 @@ from pruneviz.model.batches import parts
 from pruneviz.model.forward import one_example
 from pruneviz.model.hooks import seeded
 from pruneviz.pruning.rescale import rescaled_groups
-from pruneviz.selection.criteria.registry import CRITERIA, EVIDENCE
+from pruneviz.selection.criteria.registry import CRITERIA
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.score import score
 from pruneviz.study.ablation import Loss, losses_without
@@ -42,7 +42,6 @@ RANDOM, TRUTH = "random", "ablation"
 FACTOR = 10.0  # by which units are rescaled in the rescaling test
 NOTICED = 0.99  # with a rank correlation below this, a rescaling has changed the ranking
 COLUMNS = ("criterion", "spearman", "low", "high")
-GRADIENTS = ("grad_sq", "fisher", "model")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -225,7 +224,7 @@ def criterion_card(
         data = list(parts(batches))
         source = data if learn is None else list(learn)
     truth = losses_without(model, data, groups=groups, loss=loss, progress=progress)
-    needs = {n for c in names for n in registered(c, "unit").needs}
+    compared = [registered(c, "unit") for c in names]
 
     def scores_of(
         of: nn.Module, known: Evidence | None, seed: int, chosen: list[str]
@@ -236,14 +235,17 @@ def criterion_card(
         }
 
     def evidence_of(of: nn.Module) -> Evidence | None:
-        if not needs & set(EVIDENCE):
+        if not any(c.evidence for c in compared):
             return None
-        return collect(of, source, loss=loss if needs & set(GRADIENTS) else None,
-                       comoment="model" in needs, progress=progress)  # fmt: skip
+        gradients = any(c.needs_gradients for c in compared)
+        whole = any("model" in c.needs for c in compared)
+        return collect(
+            of, source, loss=loss if gradients else None, comoment=whole, progress=progress
+        )
 
     known = evidence_of(model) if evidence is None else evidence
     scores = scores_of(model, known, repeats[0], names)
-    random = [c for c in names if "generator" in registered(c, "unit").needs]
+    random = [c.name for c in compared if "generator" in c.needs]
     draws = [scores_of(model, known, seed, random) for seed in repeats]
     rows = correlation(truth, scores, draws, repeats)
     args, kwargs = one_example(data[0][0])
