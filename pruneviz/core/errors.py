@@ -27,3 +27,14 @@ class GraphError(ValueError):
     """
 
     __module__ = "pruneviz"
+
+
+def first_line(e: BaseException) -> str:
+    """Return the first line of an error's text; "" if it has none."""
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), "")
+
+
+def sentence_of(e: BaseException) -> str:
+    """Return the first line of an error's text, or else its type, with a full stop."""
+    text = first_line(e) or type(e).__name__
+    return text if text.endswith((".", "!")) else f"{text}."

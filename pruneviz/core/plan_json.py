@@ -22,14 +22,14 @@ def pack_bits(keep: Tensor) -> dict[str, Any]:
     tensor([[ True, False]])
     """
     bits = np.packbits(keep.cpu().numpy().reshape(-1))
-    return {"shape": list(keep.shape), "bits": _deflated(bits)}
+    return {"shape": list(keep.shape), "bits": deflated(bits)}
 
 
 def unpack_bits(entry: Mapping[str, Any]) -> Tensor:
     """Return the tensor that :func:`pack_bits` packed; raise a ValueError or similar if damaged."""
     shape = tuple(int(s) for s in entry["shape"])
     n = int(np.prod(shape, dtype=np.int64))
-    bits = np.frombuffer(_inflated(entry["bits"]), dtype=np.uint8)
+    bits = np.frombuffer(inflated(entry["bits"]), dtype=np.uint8)
     if len(bits) != (n + 7) // 8:
         raise ValueError(f"{len(bits)} bytes of bits for shape {shape}")
     return torch.from_numpy(np.unpackbits(bits, count=n).astype(bool).reshape(shape))
@@ -79,17 +79,19 @@ def _slice(e: dict[str, Any], size: int) -> Slice:
 
 def _pack(array: np.ndarray) -> str:
     # store differences: those of 0, 1, 2, … are all 1 and compress very well
-    return _deflated(np.diff(array.reshape(-1).astype("<i4"), prepend=np.int32(0)).astype("<i4"))
+    return deflated(np.diff(array.reshape(-1).astype("<i4"), prepend=np.int32(0)).astype("<i4"))
 
 
 def _unpack(text: str, size: int) -> np.ndarray:
-    flat = np.cumsum(np.frombuffer(_inflated(text), dtype="<i4"), dtype=np.int64)
+    flat = np.cumsum(np.frombuffer(inflated(text), dtype="<i4"), dtype=np.int64)
     return flat.reshape(size, -1) if flat.size else flat.reshape(size, 0)  # (units, k)
 
 
-def _deflated(array: np.ndarray) -> str:
+def deflated(array: np.ndarray) -> str:
+    """Return the bytes of an array as text: deflated, in base64."""
     return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
 
 
-def _inflated(text: str) -> bytes:
+def inflated(text: str) -> bytes:
+    """Return the bytes that :func:`deflated` packed."""
     return zlib.decompress(base64.b64decode(text, validate=True))

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pruneviz.core.errors import ArgumentError
-from pruneviz.model.forward import shape_text
+from pruneviz.core.errors import ArgumentError, first_line
+from pruneviz.model.forward import shape_text, some_examples
 
 CLASSES = ("cross_entropy", "CrossEntropyLoss")
 
@@ -55,7 +55,7 @@ class Losses:
         except Exception as e:
             raise ArgumentError(
                 f"`loss` could not be computed from outputs {shape_text(outputs)} and targets "
-                f"{shape_text(labels)}: {type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:200]}"
+                f"{shape_text(labels)}: {type(e).__name__}: {first_line(e)[:200]}"
             ) from e
         if not torch.isfinite(losses).all():
             raise ArgumentError(
@@ -124,11 +124,7 @@ def first_of(outputs: Any) -> Tensor:
 
 def _one(values: Any, i: int, n: int) -> Any:
     """Return one example of a batch."""
-
-    def cut(v: Any) -> Any:
-        return v[i : i + 1] if isinstance(v, Tensor) and v.ndim and v.shape[0] == n else v
-
-    return pytree.tree_map(cut, values)
+    return some_examples(values, n, slice(i, i + 1))
 
 
 def check_class_labels(labels: Any, classes: int, ignored: int) -> None:

@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruneviz.core import checks
-from pruneviz.core.errors import GraphError
+from pruneviz.core.errors import GraphError, sentence_of
 from pruneviz.core.names import layer_name
 from pruneviz.model.forward import (
     arguments,
@@ -140,7 +140,7 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
             check_runs(model, example_input)  # raises if the model itself fails on the example
             raise GraphError(
                 f"`model` ({type(model).__name__}) cannot be traced by torch.export: "
-                f"{_first_line(e)} Move what it does to values of tensors (if x.sum() > 0, "
+                f"{sentence_of(e)} Move what it does to values of tensors (if x.sum() > 0, "
                 ".item(), numpy) out of forward."
             ) from e
     graph = exported.graph_module.graph
@@ -273,9 +273,3 @@ def _live(nodes: list[Node]) -> set[Node]:
             needed.add(node)
             needed.update(node.all_input_nodes)
     return needed
-
-
-def _first_line(e: Exception) -> str:
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    text = lines[0] if lines else type(e).__name__
-    return text if text.endswith((".", "!")) else f"{text}."

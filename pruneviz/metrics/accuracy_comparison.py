@@ -149,19 +149,11 @@ class Comparison:
         for c in np.unique(self.labels):
             in_class = self.labels == c
             n = int(in_class.sum())
-            right_before, right_after = (
-                self.said_before[in_class] == c,
-                self.said_after[in_class] == c,
-            )
-            worse, better = (
-                int((right_before & ~right_after).sum()),
-                int((right_after & ~right_before).sum()),
-            )
+            before, after = (said[in_class] == c for said in (self.said_before, self.said_after))
+            worse, better = int((before & ~after).sum()), int((after & ~before).sum())
             low, high = paired_interval(better, worse, n, self.level)
             name = int(c) if self.names is None else self.names[c]
-            rows.append(
-                (name, n, right_before.mean(), right_after.mean(), (worse - better) / n, low, high)
-            )
+            rows.append((name, n, before.mean(), after.mean(), (worse - better) / n, low, high))
         columns = ["class", "examples", "before", "after", "lost", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
 

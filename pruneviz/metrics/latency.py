@@ -8,12 +8,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.forward import arguments, run_forward
+from pruneviz.model.forward import arguments, moved, run_forward
 from pruneviz.model.hooks import evaluating
 
 
@@ -86,8 +85,7 @@ def calls_of(models: Iterable[nn.Module], example_input: Any) -> Iterator[list[C
     def call_of(model: nn.Module) -> Callable[[], Any]:
         stack.enter_context(evaluating(model))
         run_forward(model, args, kwargs)
-        device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-        there = tree_map_only(Tensor, lambda t: t.to(device), (args, kwargs))  # None: not moved
+        there = moved((args, kwargs), model)
         return lambda: model(*there[0], **there[1])
 
     with ExitStack() as stack:

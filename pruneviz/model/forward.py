@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError
+from pruneviz.core.errors import ArgumentError, first_line
 from pruneviz.model.hooks import evaluating, is_in_background, no_fast_path, switch_for_all_threads
 
 
@@ -52,30 +51,30 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
     if first.ndim == 0 or first.shape[0] == 0:
         raise _wrong(f"the first tensor has shape {tuple(first.shape)}, and so holds no example")
-    n = first.shape[0]
+    return some_examples((args, kwargs), first.shape[0], slice(1))
 
-    def cut(v: Any) -> Any:
-        return v[:1] if isinstance(v, Tensor) and v.ndim and v.shape[0] == n else v
 
-    return tree_map(cut, (args, kwargs))
+def some_examples(values: Any, n: int, which: slice) -> Any:
+    """Return some of n examples: in nested values, of all tensors that have n rows."""
+    return tree_map_only(Tensor, lambda v: v[which] if v.shape[:1] == (n,) else v, values)
+
+
+def moved(values: Any, model: nn.Module) -> Any:
+    """Return nested values with all tensors on the model's device."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
+    return tree_map_only(Tensor, lambda v: v.to(device), values)  # None: not moved
 
 
 def run_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the model; if its forward raises, raise an error with the shapes of the arguments."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-
-    def move(v: Any) -> Any:
-        return v.to(device) if isinstance(v, Tensor) and device is not None else v
-
     try:
-        args, kwargs = tree_map(move, (args, kwargs))
+        args, kwargs = moved((args, kwargs), model)
         return model(*args, **kwargs)
     except Exception as e:
         given = [*map(shape_text, args), *(f"{k}={shape_text(v)}" for k, v in kwargs.items())]
-        text = str(e).strip().splitlines() or [""]
         raise ArgumentError(
             f"`model` ({type(model).__name__}) could not run on one example of `example_input`, "
-            f"{', '.join(given)}: {type(e).__name__}: {text[0][:200]} "
+            f"{', '.join(given)}: {type(e).__name__}: {first_line(e)[:200]} "
             "(the first dimension must be that of the examples)."
         ) from e
 
@@ -156,12 +155,7 @@ def outputs_of(output: Any) -> list[Tensor]:
 
 def copied_inputs(values: Any, model: nn.Module) -> Any:
     """Copy all tensors in `values` to the model's device, as ordinary tensors in any mode."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-
-    def copied(v: Any) -> Any:
-        return v.detach().clone().to(device) if isinstance(v, Tensor) else v
-
-    return pytree.tree_map(copied, values)
+    return moved(tree_map_only(Tensor, lambda v: v.detach().clone(), values), model)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.errors import ArgumentError, GraphError, sentence_of
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.collect import collect
@@ -299,7 +299,7 @@ class Shrinker:
                 proof = ref.compare(compared)
         except Exception as e:
             raise GraphError(
-                f"the shrunken graph of `model` does not run: {_first_line(e)} Leave units of "
+                f"the shrunken graph of `model` does not run: {sentence_of(e)} Leave units of "
                 f"these layers out of the plan: {_layer_names(w, removed)}."
             ) from e
         if not proof.holds:
@@ -350,12 +350,7 @@ def _forward_failed(e: Exception) -> GraphError:
     own = [f for f in frames if not f.filename.startswith(libraries)]
     where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`" if own else "a layer of torch"
     return GraphError(
-        f"the forward of the smaller model fails at {where} ({_first_line(e)}) The code there uses "
+        f"the forward of the smaller model fails at {where} ({sentence_of(e)}) The code there uses "
         "an old size: compute it from a shape (x.flatten(1), x.shape[1]), or take the graph with "
         "the new sizes: shrink(..., as_program=True)."
     )
-
-
-def _first_line(e: Exception) -> str:
-    lines = str(e).strip().splitlines()
-    return f"{(lines[0] if lines else type(e).__name__).rstrip('.')}."

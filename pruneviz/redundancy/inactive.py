@@ -75,15 +75,15 @@ def find_inactive(
     hint = "Collect it: pv.collect(model, batches)."
     checks.kind(evidence, "evidence", Evidence, hint)
     rare = checks.sparsity(rare, "rare")
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     if groups is None:
         for layer, m in evidence.inputs.items():
-            rows += _rows({"layer": layer}, _column_units(m), rare)
+            rows += _rows((layer,), _column_units(m), rare)
     else:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
         for g in groups.cuttable:
             layer, m = evidence.of_units(g)
-            rows += _rows({"layer": layer, "group": g.name}, m, rare)
+            rows += _rows((layer, g.name), m, rare)
     first = ["layer"] if groups is None else ["layer", "group"]
     columns = [*first, "unit", "kind", "active", "mean", "std", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -105,24 +105,15 @@ def kinds(m: Moments, rare: float = RARE) -> np.ndarray:
     )
 
 
-def _rows(head: dict[str, Any], m: Moments, rare: float) -> list[dict[str, Any]]:
+def _rows(head: tuple[str, ...], m: Moments, rare: float) -> list[tuple[Any, ...]]:
     kind = kinds(m, rare)
-    active, mean = _active(m), m.mean.mean(1)
+    mean = m.mean.mean(1)
     std = (m.square.mean(1) - mean**2).clamp(min=0).sqrt()  # over all positions of a unit
     std[(m.high.amax(1) == m.low.amin(1))] = 0
-    return [
-        {
-            **head,
-            "unit": int(u),
-            "kind": str(kind[u]),
-            "active": float(active[u]),
-            "mean": float(mean[u]),
-            "std": float(std[u]),
-            "low": float(m.low[u].min()),
-            "high": float(m.high[u].max()),
-        }
-        for u in np.flatnonzero(kind != "")
-    ]
+    columns = (_active(m), mean, std, m.low.amin(1), m.high.amax(1))
+    at = np.flatnonzero(kind != "")
+    values = [at.tolist(), kind[at].tolist(), *(c[at].tolist() for c in columns)]
+    return [(*head, *row) for row in zip(*values, strict=True)]
 
 
 def _active(m: Moments) -> torch.Tensor:

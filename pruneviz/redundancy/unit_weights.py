@@ -23,10 +23,8 @@ def parts_of(g: Group, have: dict[str, Held], roles: tuple[str, ...]) -> list[np
     """Return the sets of units that can replace each other: blocks of grouped convolutions."""
     blocks = [np.zeros((g.size, 1), np.int64)]
     for s in g.slices:
-        module, weight = (
-            have[unmasked_name(s.tensor)].holders[0][0],
-            have[unmasked_name(s.tensor)].tensor,
-        )
+        held = have[unmasked_name(s.tensor)]
+        module, weight = held.holders[0][0], held.tensor
         if not isinstance(module, _ConvNd) or weight.ndim < 2 or _depthwise(g, s.layer, module):
             continue
         reads = s.dim == (0 if module.transposed else 1)

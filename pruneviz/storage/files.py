@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.names import unmasked_name
+from pruneviz.core.plan_json import deflated, inflated
 from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
 from pruneviz.model.forward import copy_of
 from pruneviz.model.tensors import tensors_by_name
@@ -195,7 +194,7 @@ def _cut_to_json(what: Cut, known: set[str]) -> dict[str, Any]:
     """Return a cut as JSON values; of tensors in `known` only."""
     keep = [
         {"tensor": unmasked_name(name), "dim": dim, "blocks": blocks, "size": k.size,
-         "bits": base64.b64encode(zlib.compress(np.packbits(k).tobytes(), 9)).decode()}
+         "bits": deflated(np.packbits(k))}
         for name, dim, blocks, k in what.keep
         if unmasked_name(name) in known  # without masks that were baked since the cut
     ]  # fmt: skip
@@ -209,8 +208,8 @@ def _cut_from_json(data: dict[str, Any]) -> Cut:
     """Return a cut from its JSON values."""
     keep = []
     for k in data["keep"]:
-        raw = zlib.decompress(base64.b64decode(k["bits"], validate=True))
-        bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=k["size"]).astype(bool)
+        packed = np.frombuffer(inflated(k["bits"]), np.uint8)
+        bits = np.unpackbits(packed, count=k["size"]).astype(bool)
         keep.append((str(k["tensor"]), int(k["dim"]), int(k["blocks"]), bits))
     attributes = [(layer, name, tuple(v) if kind == "tuple" else v)
                   for layer, name, v, kind in data["attributes"]]  # fmt: skip

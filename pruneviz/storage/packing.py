@@ -101,17 +101,6 @@ def to_relative(flat: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return gaps, values
 
 
-def from_relative(gaps: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """Return the flat array of `size` numbers from its gaps and values.
-
-    >>> from_relative(np.array([1, 0]), np.array([5.0, 6.0]), 4).tolist()
-    [0.0, 5.0, 6.0, 0.0]
-    """
-    flat = np.zeros(size, values.dtype)
-    flat[np.cumsum(gaps + 1) - 1] = values
-    return flat
-
-
 def relative_bits(shape: tuple[int, ...]) -> int:
     """Bits of a gap: 5 in a fully connected layer, 8 in a convolution, as in Han et al. 2015."""
     return 5 if len(shape) <= 2 else 8

@@ -16,7 +16,6 @@ from pruneviz.storage.packing import (
     ENCODINGS,
     compressed,
     decompressed,
-    from_relative,
     relative_bits,
     size_of,
     to_relative,
@@ -43,6 +42,12 @@ def test_int64_csr_takes_what_torchs_tensors_take(a):
     t = torch.from_numpy(a).to_sparse_csr()
     parts = (t.crow_indices(), t.col_indices(), t.values())
     assert size_of("csr_int64", a.shape, t._nnz()) == sum(p.nbytes for p in parts)
+
+
+def from_relative(gaps, values, size):
+    flat = np.zeros(size, values.dtype)
+    flat[np.cumsum(gaps + 1) - 1] = values
+    return flat
 
 
 @given(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from torch import Tensor, nn
+
 from pruneviz.core import checks
 
 NOTHING = "Not answered yet. Fill in the cell above, run it, then run this one."
@@ -53,6 +55,22 @@ def exercise(name: str, *, hints: tuple[str, ...], solution: str) -> Callable[[A
         return check
 
     return add
+
+
+PARTS = ("weight", "bias", "next_weight")
+
+
+def wrong_shapes(got: Any, small: nn.Module) -> str:
+    """Say what is wrong with the (weight, bias, next_weight) of one neuron less, but for numbers."""
+    if got is None or got is ...:
+        return NOTHING
+    if not isinstance(got, (tuple, list)) or len(got) != 3:
+        return f"It must return three tensors: ({', '.join(PARTS)})."
+    for name, a, b in zip(PARTS, got, small.parameters(), strict=False):
+        if not isinstance(a, Tensor) or a.shape != b.shape:
+            shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
+            return f"Without one of 6 neurons {name} has the shape {tuple(b.shape)}, not {shape}."
+    return ""
 
 
 def check(name: str, answer: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz.graph.find_groups import find_groups
-from pruneviz.lessons.exercises.exercise import NOTHING, exercise
+from pruneviz.lessons.exercises.exercise import NOTHING, PARTS, exercise, wrong_shapes
 from pruneviz.pruning.shrink import shrink
 from pruneviz.selection.drop import drop
 
@@ -38,19 +38,10 @@ def by_hand(answer: Callable[[Tensor, Tensor, Tensor, int], Any]) -> str:
     weight, bias, next_weight = (t.detach() for t in list(model.parameters())[:3])
     for neuron in (2, 0, 5):
         got = answer(weight.clone(), bias.clone(), next_weight.clone(), neuron)
-        if got is None or got is ...:
-            return NOTHING
-        if not isinstance(got, (tuple, list)) or len(got) != 3:
-            return "It must return three tensors: (weight, bias, next_weight)."
         small = shrink(model, drop(groups, {"0": [neuron]}), example_input=x)
-        for name, a, b in zip(
-            ("weight", "bias", "next_weight"), got, small.parameters(), strict=False
-        ):
-            if not isinstance(a, Tensor) or a.shape != b.shape:
-                shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
-                return (
-                    f"Without one of 6 neurons {name} has the shape {tuple(b.shape)}, not {shape}."
-                )
+        if message := wrong_shapes(got, small):
+            return message
+        for name, a, b in zip(PARTS, got, small.parameters(), strict=False):
             if not torch.equal(a, b):
                 return f"{name} has the right shape, but it has lost another neuron than {neuron}."
     return ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz.graph.find_groups import find_groups
-from pruneviz.lessons.exercises.exercise import NOTHING, exercise
+from pruneviz.lessons.exercises.exercise import NOTHING, PARTS, exercise, wrong_shapes
 from pruneviz.pruning.shrink import shrink
 from pruneviz.selection.drop import drop
 
@@ -43,20 +43,11 @@ def merged(answer: Callable[[Tensor, Tensor, Tensor, int, int], Any]) -> str:
     groups = find_groups(model, x)
     for kept, removed in ((4, 1), (1, 4)):
         got = answer(weight.clone(), bias.clone(), next_weight.clone(), kept, removed)
-        if got is None or got is ...:
-            return NOTHING
-        if not isinstance(got, (tuple, list)) or len(got) != 3:
-            return "It must return three tensors: (weight, bias, next_weight)."
         plan = drop(groups, {"0": [removed]})
         small = shrink(model, plan, example_input=x, repair="merge")
-        for name, a, b in zip(
-            ("weight", "bias", "next_weight"), got, small.parameters(), strict=False
-        ):
-            if not isinstance(a, Tensor) or a.shape != b.shape:
-                shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
-                return (
-                    f"Without one of 6 neurons {name} has the shape {tuple(b.shape)}, not {shape}."
-                )
+        if message := wrong_shapes(got, small):
+            return message
+        for name, a, b in zip(PARTS, got, small.parameters(), strict=False):
             if not torch.allclose(a, b, atol=1e-5):
                 if name != "next_weight":
                     return f"{name} has the right shape, but not the numbers of those that stay."
