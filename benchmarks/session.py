@@ -42,7 +42,7 @@ def row(name: str, images: list[torch.Tensor]) -> str:
     repairs = 0.0
     for job in jobs:
         plan = pv.select(session.scores(job["criterion"]), sparsity=1 - job["macs"])
-        small, rung = session.shrinker.proved(plan), job["repair"]
+        small, rung = session.shrinker.compared(plan), job["repair"]
         evidence, data = session.evidence_for(repairs=[rung]), session.batches
         repairs += seconds(partial(session.shrinker.repair, small, plan, rung, evidence, data))
     ratio = nine / (one + repairs)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import helpers
@@ -9,6 +10,7 @@ import torch
 from hypothesis import settings
 
 matplotlib.use("Agg")
+os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are for people
 # the same examples in every run: a failure must be there again when one looks for it
 settings.register_profile("pruneviz", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("pruneviz")

@@ -285,7 +285,7 @@ class SleepersPanel(Panel):
         return dict(zip(ACCURACIES, keys, strict=True))
 
     def _smaller(self, plan: Any, repair: str, seen: int) -> nn.Module:
-        small = self._shrinker.proved(plan)
+        small = self._shrinker.compared(plan)
         if repair == "fold":
             self._shrinker.repair(small, plan, "fold", self._evidence[seen], None)
         return small

@@ -154,7 +154,7 @@ class NeuronsPanel(Panel):
         self._x, self._approximate = x, approximate
         session = Session(self._whole, x, approximate=approximate)
         self._groups, self._macs = session.groups, session.dense.macs
-        self._shrink = session.shrinker.proved
+        self._shrink = session.shrinker.compared
         self.batches = None if batches is None else fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)
         self._kinds = {n: type(m).__name__ for n, m in model.named_modules()}

@@ -189,11 +189,11 @@ class TwinsPanel(Panel):
             return None
 
         def work(token: CancelToken) -> dict[str, Any]:
-            proved = self._shrinker.proved(choice.plan)
+            compared = self._shrinker.compared(choice.plan)
             for name, rung in RUNGS.items():
                 # a cancelled earlier try may have measured some rungs already
                 if name not in choice.accuracies:
-                    small = copy_of(proved)
+                    small = copy_of(compared)
                     if rung != "none":
                         self._shrinker.repair(small, choice.plan, rung, self._evidence, None)
                     choice.accuracies[name] = accuracy(small, token.through(self.batches))

@@ -137,7 +137,7 @@ class Session:
     def macs(self, plan: Plan) -> int:
         """Return the MACs of the smaller model; they depend on how many units of each group are kept."""
         key = ("macs", *((name, int(keep.sum())) for name, keep in plan.keep.items()))
-        quick = partial(self.smaller, plan, proved=False)
+        quick = partial(self.smaller, plan, compare=False)
         return self._once(key, lambda: measure(quick(), self.example_input).macs)
 
     def evidence(self, *, gradients: bool = False) -> Evidence | None:
@@ -196,14 +196,14 @@ class Session:
         return ("scores", granularity, registered(criterion, granularity), seed) in self._made
 
     def smaller(
-        self, plan: Plan, repair: str = "none", *, ridge: float = RIDGE, proved: bool = True
+        self, plan: Plan, repair: str = "none", *, ridge: float = RIDGE, compare: bool = True
     ) -> nn.Module:
         """Return the model without the units that a plan removes, repaired.
 
-        `proved`: compared with the masked model each time; otherwise see `Shrinker.quick`.
+        `compare`: it is compared with the masked model each time; otherwise see `Shrinker.quick`.
         """
         with self.lock:
-            new = self.shrinker.proved(plan) if proved else self.shrinker.quick(plan)
+            new = self.shrinker.compared(plan) if compare else self.shrinker.quick(plan)
             if repair != "none":
                 evidence = self.evidence_for(repairs=[repair])
                 self.shrinker.repair(new, plan, repair, evidence, self.batches, ridge)

@@ -127,7 +127,7 @@ def shrink(
     if repair != "none":
         check_repair_data(repair, evidence, batches)
     shrinker = Shrinker(model, example_input)
-    new = shrinker.proved(plan, as_program=as_program)
+    new = shrinker.compared(plan, as_program=as_program)
     if repair != "none":
         shrinker.repair(new, plan, repair, evidence, batches, ridge)
     return new
@@ -151,7 +151,7 @@ class Shrinker:
         self._roles = roles_of(self.walk)
         with torch.inference_mode(False):
             self._example = copied_inputs(arguments(example_input), self.walk.traced.model)
-        # for each set of groups that lose units: the number of the sizes that `proved` found
+        # for each set of groups that lose units: the number of the sizes that `compared` found
         self._sizes: dict[frozenset[str], int] = {frozenset(): 0}
 
     def quick(self, plan: Plan) -> nn.Module:
@@ -159,14 +159,14 @@ class Shrinker:
 
         For sliders and searches, which cut the same groups many times. That a cut model runs does
         not show that it is right: attention with a stale number of heads runs, too. The comparison
-        in `proved` finds which size attributes must be set. They are the same for other numbers of
+        in `compared` finds which size attributes must be set. They are the same for other numbers of
         units of the same groups.
         """
         w = self.walk
         removed = self._removed(plan)
         cut = _cut_groups(plan)
         if cut not in self._sizes:
-            return self.proved(plan)
+            return self.compared(plan)
         number = self._sizes[cut]
         with torch.inference_mode(False), torch.no_grad():
             folds: Folds = {}
@@ -193,7 +193,7 @@ class Shrinker:
                 return new
         raise _forward_failed(error) from error
 
-    def proved(self, plan: Plan, *, as_program: bool = False) -> nn.Module:
+    def compared(self, plan: Plan, *, as_program: bool = False) -> nn.Module:
         """Return the smaller model if it equals the masked one; else raise."""
         w = self.walk
         removed = self._removed(plan)

@@ -215,7 +215,7 @@ def _kept_of_units(
     def kept(sparsities: Sparsities) -> int:
         if not sparsities:
             return int(getattr(session.dense, name))
-        new = session.smaller(select(scores, sparsity=sparsities), proved=False)
+        new = session.smaller(select(scores, sparsity=sparsities), compare=False)
         return int(getattr(measure(new, example_input), name))
 
     return kept

@@ -125,7 +125,7 @@ class ReductionWays:
 
     def _cut(self, share: float) -> nn.Module:
         plan = select(self._units, sparsity=share, scope="layer")
-        return self._session.smaller(plan, proved=False)
+        return self._session.smaller(plan, compare=False)
 
 
 def compare_models(

@@ -220,7 +220,7 @@ class _Rows:
             values = {n: self.scores.values[n] for n in names}
             scores = Scores(values, self.scores.criterion, self.scores.groups)
             own = plan = self.variants.plan(scores, row["target_sparsity"])
-            new = self.variants.session.smaller(plan, row["repair"], proved=self.accuracy is None)
+            new = self.variants.session.smaller(plan, row["repair"], compare=self.accuracy is None)
             cost = self.variants.cost(new)
             new = self._same_outputs(plan, row["repair"], new)
         counts = {c: getattr(cost, c) for c in COSTS}

@@ -213,7 +213,7 @@ class WhatIf:
             return None
         try:
             start = time.perf_counter()
-            found = self.costs(self.session.smaller(plan, proved=False), plan)
+            found = self.costs(self.session.smaller(plan, compare=False), plan)
             self.seconds = time.perf_counter() - start
             return found
         except GraphError:  # `pruned` will raise the error with its message

@@ -134,7 +134,7 @@ def test_beside_another_thread_random_numbers_logs_and_warnings_are_left_alone(m
     monkeypatch.setattr(logging, "disable", never)
     before = shared()
     with in_background():
-        small = shrinker.proved(plan)
+        small = shrinker.compared(plan)
         shrinker.repair(small, plan, "lstsq", None, [X])
         pv.accuracy(small, [(X, torch.arange(12) % 3)])
     assert shared() == before
@@ -210,7 +210,7 @@ def test_proofs_in_threads_beside_a_training():
         try:
             with in_background():
                 for _ in range(10):
-                    shrinker.proved(plan)
+                    shrinker.compared(plan)
         except Exception as e:
             errors.append(e)
 

@@ -367,7 +367,7 @@ def judge(case: Case, *, approximate: bool = True, programs: bool = False) -> Ve
         singles += free[:: -(-len(free) // MANY)]
     one = attempt(v, "shrink", lambda: Shrinker(model, inputs)) if singles else None
     for name in dict.fromkeys(singles) if one is not None else ():
-        bench.cut(name, third(groups, [name]), one.proved)
+        bench.cut(name, third(groups, [name]), one.compared)
     expect(case, groups, v, done, approximate=approximate)
     v.groups = len({*done, *(n.removesuffix(PROGRAM) for n in v.cut)} - {"all"})
     v.seconds = time.perf_counter() - began
