@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any
@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import at_least_float32
+from pruneviz.core.progress import progress_bar
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradients import Gradients
 from pruneviz.evidence.streams import Patches, Stream, input_rows
@@ -124,7 +125,9 @@ def collect(
         stack.enter_context(open_attention(model))
         if gradients is None:
             stack.enter_context(hooked(model, names, watch))
-        for inputs, targets in _bar(parts(batches), most, progress):
+        for inputs, targets in progress_bar(
+            islice(parts(batches), most), shown=progress, text="collect", unit="batch"
+        ):
             args, kwargs = arguments(inputs)
             n = count_examples(args, kwargs)
             examples += n
@@ -191,11 +194,3 @@ class Watch:
                 )
         shapes = {n: tuple(weight_of(m).shape) for n, m in self.modules.items()}
         return Evidence(inputs, patches, examples=examples, shapes=shapes)
-
-
-def _bar(batches: Iterator[Any], most: int | None, progress: bool) -> Iterable[Any]:
-    from tqdm.auto import tqdm
-
-    return tqdm(
-        islice(batches, most), desc="collect", leave=False, disable=not progress, unit="batch"
-    )

@@ -19,6 +19,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Scores
+from pruneviz.core.progress import progress_bar
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.losses import CLASSES, check_class_labels, on_device_of
 from pruneviz.model.batches import fast_batches, nothing_to, parts
@@ -133,8 +134,6 @@ def losses_without(
     progress: bool = True,
 ) -> Ablation:
     """Return the loss of each example, with all units and without each; arguments as for `ablate`."""
-    from tqdm.auto import tqdm
-
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     cut = groups.cuttable
@@ -147,9 +146,7 @@ def losses_without(
         dense, weights = runner.losses(None)
         without = {}
         units = sum(g.size for g in cut)
-        with tqdm(
-            total=units, desc="ablate", leave=False, disable=not progress, unit="unit"
-        ) as bar:
+        with progress_bar(total=units, shown=progress, text="ablate", unit="unit") as bar:
             for g in cut:
                 slices = runner.slices_of(g)
                 rows = np.empty((g.size, len(dense)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.progress import progress_bar
 from pruneviz.metrics.latency_comparison import ratio, time_in_turn
 from pruneviz.storage.csr import csr_of
 
@@ -79,7 +80,6 @@ def crossover(
     [[64, 'csr_mm', 10.0], [64, 'smaller', 10.2]]
     """
     import pandas as pd
-    from tqdm.auto import tqdm
 
     grid = [
         (w, b, s)
@@ -89,7 +89,7 @@ def crossover(
     ]
     n = torch.get_num_threads() if threads is None else checks.count(threads, "threads", low=1)
     rows: list[tuple[Any, ...]] = []
-    for width, batch, sparsity in tqdm(grid, desc="crossover", leave=False, disable=not progress):
+    for width, batch, sparsity in progress_bar(grid, shown=progress, text="crossover"):
         calls, macs = calls_of(width, batch, sparsity, checks.count(seed, "seed"))
         with torch.no_grad():
             times = time_in_turn(list(calls.values()), seconds=seconds, threads=n, seed=seed)

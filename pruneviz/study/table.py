@@ -16,6 +16,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.progress import progress_bar
 
 Row = dict[str, Any]
 MARK = "# pruneviz "
@@ -140,7 +141,6 @@ def all_rows(
         If a row fails; the message names the row. Rows computed before it are in the CSV.
     """
     import joblib
-    from tqdm.auto import tqdm
 
     jobs = None if n_jobs is None else checks.count(n_jobs, "n_jobs", low=-1)
     if jobs == 0:
@@ -160,10 +160,10 @@ def all_rows(
     shared = _Shared(job)
     if _in_other_processes(jobs):
         shared.pack()  # in this process, which can raise the error to the caller
-    with tqdm(
-        total=len(asked_rows), initial=sum(len(equal[k]) for k in results),
-        desc=table.verb, disable=not progress, leave=False, unit="row",
-    ) as bar:  # fmt: skip
+    initial = sum(len(equal[k]) for k in results)
+    with progress_bar(
+        total=len(asked_rows), initial=initial, shown=progress, text=table.verb, unit="row"
+    ) as bar:
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
         try:
             for key, answer in parallel(joblib.delayed(_compute)(shared, k, r) for k, r in todo):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.progress import progress_bar
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import seeded
 
@@ -137,7 +138,5 @@ def _number_of_batches(batches: Iterable[Any]) -> int:
 def _with_progress(
     batches: Iterable[Any], epoch: int, epochs: int, progress: bool
 ) -> Iterable[Any]:
-    from tqdm.auto import tqdm
-
     text = f"epoch {epoch + 1} of {epochs}"
-    return tqdm(batches, desc=text, leave=False, disable=not progress, unit="batch")
+    return progress_bar(batches, shown=progress, text=text, unit="batch")

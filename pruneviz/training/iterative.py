@@ -14,6 +14,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Plan
+from pruneviz.core.progress import progress_bar
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import metric
 from pruneviz.model.hooks import evaluating
@@ -137,7 +138,6 @@ def prune_iteratively(
     [0.0, 0.5, 0.75]
     """
     import pandas as pd
-    from tqdm.auto import tqdm
 
     model = checks.unwrapped(model)
     _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
@@ -159,7 +159,7 @@ def prune_iteratively(
         first |= _metrics(evaluate, model, "metric_untuned", "metric")
         done = Rounds(model, (), pd.DataFrame([first]))
     remaining = range(len(done.plans) + 1, len(targets) + 1)
-    for i in tqdm(remaining, desc="rounds", leave=False, disable=not progress):
+    for i in progress_bar(remaining, shown=progress, text="rounds"):
         with _noting(path, len(done.plans), len(targets)):
             now = done.model
             known = None if evidence is None else evidence(now)

@@ -241,7 +241,8 @@ def test_an_example_input_that_does_not_fit_is_refused():
         )
 
 
-def test_progress_is_shown_only_where_asked(capsys):
+def test_progress_is_shown_only_where_asked(capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE")  # as our tests set it
     sweep()
     assert capsys.readouterr().err == ""
     sweep(progress=True)

@@ -297,7 +297,8 @@ def test_a_metric_that_is_no_number_is_refused_and_rounds_are_kept(tmp_path):
     assert len(run(model, evaluate=lambda m: 0.7, path=path).frame) == 4
 
 
-def test_progress_is_shown_only_where_asked(capsys):
+def test_progress_is_shown_only_where_asked(capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE")  # as our tests set it
     run()
     assert capsys.readouterr().err == ""
     run(progress=True)
