@@ -155,7 +155,8 @@ def test_the_data_is_not_changed(small_model):
     assert [(bits(x), bits(y)) for x, y in data] == before
 
 
-def test_progress_is_shown_only_where_asked(small_model, capsys):
+def test_progress_is_shown_only_where_asked(small_model, capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE")  # as our tests set it
     fit(small_model, batches())
     assert capsys.readouterr().err == ""
     pv.fit(small_model, batches(), epochs=2)
