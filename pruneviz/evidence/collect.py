@@ -17,8 +17,7 @@ from pruneviz.core.names import at_least_float32
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradients import Gradients
 from pruneviz.evidence.streams import Patches, Stream, input_rows
-from pruneviz.model.batches import count_examples, nothing_to, parts
-from pruneviz.model.forward import arguments, run_forward
+from pruneviz.model.batches import Batch, read
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention, weight_of
 from pruneviz.model.patches import reads_neighbours
@@ -47,7 +46,8 @@ def collect(
     batches : iterable
         Batches: a DataLoader, a list or a generator; or one tensor. A batch is inputs, or a pair of
         inputs and targets. Inputs are a tensor, a tuple of arguments, or a mapping of keyword
-        arguments, such as the encodings of `transformers`. The first dimension is the examples.
+        arguments, such as the encodings of `transformers`. The first dimension is the examples. A
+        tuple of two is always such a pair: two inputs without targets are ``((a, b), None)``.
     loss : callable, optional
         ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients of single
         examples. Without targets, only those for drawn labels.
@@ -124,16 +124,12 @@ def collect(
         stack.enter_context(open_attention(model))
         if gradients is None:
             stack.enter_context(hooked(model, names, watch))
-        for inputs, targets in _bar(parts(batches), most, progress):
-            args, kwargs = arguments(inputs)
-            n = count_examples(args, kwargs)
-            examples += n
+        for batch in _bar(read(batches, "collect"), most, progress):
+            examples += batch.examples
             if gradients is None:
-                run_forward(model, args, kwargs)
-            elif n:
-                gradients.add(args, kwargs, targets, n, watch)
-        if not examples:
-            raise nothing_to("collect")
+                batch.run(model)
+            else:
+                gradients.add(batch, watch)
         evidence = watch.evidence(examples)
         return evidence if gradients is None else gradients.join(evidence)
 
@@ -193,7 +189,7 @@ class Watch:
         return Evidence(inputs, patches, examples=examples, shapes=shapes)
 
 
-def _bar(batches: Iterator[Any], most: int | None, progress: bool) -> Iterable[Any]:
+def _bar(batches: Iterator[Batch], most: int | None, progress: bool) -> Iterable[Batch]:
     from tqdm.auto import tqdm
 
     return tqdm(

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from pruneviz.core import checks
 from pruneviz.metrics.cost import measure
-from pruneviz.model.batches import count_examples
+from pruneviz.model.batches import examples_in
 from pruneviz.model.forward import arguments, run_forward
 from pruneviz.model.hooks import evaluating
 
@@ -156,7 +156,7 @@ def compare_latency(
         high=high,
         speedup=macs[0] / macs[1] if macs[1] else float("nan"),
         rounds=len(times),
-        examples=count_examples(args, kwargs),
+        examples=examples_in((args, kwargs)),
         threads=torch.get_num_threads() if threads is None else threads,
         device=" and ".join(dict.fromkeys(_device(m) for m in models)),
     )

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pruneviz.core import checks
@@ -21,7 +20,9 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.model.hooks import evaluating, is_in_background, no_fast_path, switch_for_all_threads
 
 
-def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(
+    example_input: Any, name: str = "`example_input`"
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return (positional, keyword) arguments for the model's forward, or raise.
 
     >>> import torch
@@ -35,49 +36,40 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     elif isinstance(example_input, Mapping):
         args, kwargs = (), dict(example_input)
     else:
-        raise _wrong(f"a {type(example_input).__name__} was passed")
+        raise wrong_input(f"{checks.described(example_input)} was passed", name)
     if not any(isinstance(v, Tensor) for v in tree_leaves((args, kwargs))):
-        raise _wrong(f"a {type(example_input).__name__} without a tensor was passed")
+        raise wrong_input(f"{checks.described(example_input)} without a tensor was passed", name)
     return args, kwargs
 
 
-def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments cut to the first example; the first dimension must be the examples.
-
-    >>> import torch
-    >>> one_example(torch.zeros(2, 3))[0][0].shape
-    torch.Size([1, 3])
-    """
-    args, kwargs = arguments(example_input)
-    first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
-    if first.ndim == 0 or first.shape[0] == 0:
-        raise _wrong(f"the first tensor has shape {tuple(first.shape)}, and so holds no example")
-    n = first.shape[0]
-
-    def cut(v: Any) -> Any:
-        return v[:1] if isinstance(v, Tensor) and v.ndim and v.shape[0] == n else v
-
-    return tree_map(cut, (args, kwargs))
-
-
-def run_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_forward(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    place: str = "one example of `example_input`",
+) -> Any:
     """Run the model; if its forward raises, raise an error with the shapes of the arguments."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-
-    def move(v: Any) -> Any:
-        return v.to(device) if isinstance(v, Tensor) and device is not None else v
-
     try:
-        args, kwargs = tree_map(move, (args, kwargs))
+        args, kwargs = moved((args, kwargs), device_of(model))
         return model(*args, **kwargs)
     except Exception as e:
         given = [*map(shape_text, args), *(f"{k}={shape_text(v)}" for k, v in kwargs.items())]
         text = str(e).strip().splitlines() or [""]
         raise ArgumentError(
-            f"`model` ({type(model).__name__}) could not run on one example of `example_input`, "
+            f"`model` ({type(model).__name__}) could not run on {place}, "
             f"{', '.join(given)}: {type(e).__name__}: {text[0][:200]} "
             "(the first dimension must be that of the examples)."
         ) from e
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Return the device of a model; None if it has no tensors."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+
+def moved(values: Any, device: torch.device | None) -> Any:
+    """Return values with their tensors on a device; None: where they are."""
+    return tree_map(lambda v: v.to(device) if isinstance(v, Tensor) and device else v, values)
 
 
 def shape_text(v: Any) -> str:
@@ -87,9 +79,10 @@ def shape_text(v: Any) -> str:
     return type(v).__name__
 
 
-def _wrong(got: str) -> ArgumentError:
+def wrong_input(got: str, name: str = "`example_input`") -> ArgumentError:
+    """Return the error that says what inputs must be."""
     return ArgumentError(
-        "`example_input` must be a tensor, a tuple of arguments or a dict of keyword arguments, "
+        f"{name} must be a tensor, a tuple of arguments or a dict of keyword arguments, "
         f"its first dimension the examples, but {got}."
     )
 
@@ -156,12 +149,8 @@ def outputs_of(output: Any) -> list[Tensor]:
 
 def copied_inputs(values: Any, model: nn.Module) -> Any:
     """Copy all tensors in `values` to the model's device, as ordinary tensors in any mode."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-
-    def copied(v: Any) -> Any:
-        return v.detach().clone().to(device) if isinstance(v, Tensor) else v
-
-    return pytree.tree_map(copied, values)
+    copies = tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values)
+    return moved(copies, device_of(model))
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.batches import parts
-from pruneviz.model.forward import one_example
+from pruneviz.model.batches import one_example, read
 from pruneviz.model.hooks import seeded
 from pruneviz.pruning.rescale import rescaled_groups
 from pruneviz.selection.criteria.registry import CRITERIA, EVIDENCE
@@ -222,8 +221,8 @@ def criterion_card(
             "passed. Leave it out, or pass range(50)."
         )
     with seeded(None):  # a shuffling DataLoader draws from the caller's random state
-        data = list(parts(batches))
-        source = data if learn is None else list(learn)
+        data = list(read(batches, "measure the loss on", targets=True))
+        source = data if learn is None else list(read(learn, "learn from", name="learn"))
     truth = losses_without(model, data, groups=groups, loss=loss, progress=progress)
     needs = {n for c in names for n in registered(c, "unit").needs}
 
@@ -246,7 +245,7 @@ def criterion_card(
     random = [c for c in names if "generator" in registered(c, "unit").needs]
     draws = [scores_of(model, known, seed, random) for seed in repeats]
     rows = correlation(truth, scores, draws, repeats)
-    args, kwargs = one_example(data[0][0])
+    args, kwargs = one_example(data[0].inputs)
     new, rescaled = rescaled_groups(model, kwargs or args, groups, factor, 0.5, repeats[0])
     after = scores_of(new, evidence_of(new), repeats[0], names) if rescaled else {}
     changed = [
