@@ -18,8 +18,7 @@ from pruneviz.core.progress import progress_bar
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradients import Gradients
 from pruneviz.evidence.streams import Patches, Stream, input_rows
-from pruneviz.model.batches import count_examples, nothing_to, parts
-from pruneviz.model.forward import arguments, run_forward
+from pruneviz.model.batches import read
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention, weight_of
 from pruneviz.model.patches import reads_neighbours
@@ -48,7 +47,8 @@ def collect(
     batches : iterable
         Batches: a DataLoader, a list or a generator; or one tensor. A batch is inputs, or a pair of
         inputs and targets. Inputs are a tensor, a tuple of arguments, or a mapping of keyword
-        arguments, such as the encodings of `transformers`. The first dimension is the examples.
+        arguments, such as the encodings of `transformers`. The first dimension is the examples. A
+        tuple of two is always such a pair: two inputs without targets are ``((a, b), None)``.
     loss : callable, optional
         ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients of single
         examples. Without targets, only those for drawn labels.
@@ -125,18 +125,14 @@ def collect(
         stack.enter_context(open_attention(model))
         if gradients is None:
             stack.enter_context(hooked(model, names, watch))
-        for inputs, targets in progress_bar(
-            islice(parts(batches), most), shown=progress, text="collect", unit="batch"
+        for batch in progress_bar(
+            islice(read(batches, "collect"), most), shown=progress, text="collect", unit="batch"
         ):
-            args, kwargs = arguments(inputs)
-            n = count_examples(args, kwargs)
-            examples += n
+            examples += batch.examples
             if gradients is None:
-                run_forward(model, args, kwargs)
-            elif n:
-                gradients.add(args, kwargs, targets, n, watch)
-        if not examples:
-            raise nothing_to("collect")
+                batch.run(model)
+            else:
+                gradients.add(batch, watch)
         evidence = watch.evidence(examples)
         return evidence if gradients is None else gradients.join(evidence)
 

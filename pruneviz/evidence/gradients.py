@@ -22,6 +22,7 @@ from pruneviz.evidence.gradient_squares import (
     table_squares,
 )
 from pruneviz.evidence.losses import Losses, first_of
+from pruneviz.model.batches import Batch
 from pruneviz.model.forward import run_forward
 from pruneviz.model.hooks import hooked
 from pruneviz.model.layers import consumers, is_conv1d
@@ -84,14 +85,16 @@ class Gradients:
         self.drawn: dict[str, Tensor] = {}
         self.outer: dict[str, Tensor] = {}
 
-    def add(self, args: Any, kwargs: Any, targets: Any, n: int, watch: Callable[..., None]) -> None:
-        """Run one batch of n examples forward, then backward for the given and for drawn labels."""
-        if self.labelled not in (None, targets is not None):
+    def add(self, batch: Batch, watch: Callable[..., None]) -> None:
+        """Run one batch forward, then backward for the given and for drawn labels."""
+        if self.labelled not in (None, batch.targets is not None):
             raise ArgumentError(
-                "some batches have targets and others have none. Pass targets with all, or with none."
+                f"{batch.place} has {'no ' * self.labelled}targets, unlike the batches before it. Pass "
+                "targets with all, or with none."
             )
-        self.labelled = targets is not None
-        args, kwargs, targets = pytree.tree_map(_usable, (args, kwargs, targets))
+        self.labelled = batch.targets is not None
+        n = batch.examples
+        args, kwargs, targets = pytree.tree_map(_usable, (*batch.arguments, batch.targets))
         calls: list[Call] = []
         versions: list[int] = []
 
@@ -107,7 +110,7 @@ class Gradients:
         leaves = {name: self._leaf(name) for name in self.unhooked}
         with torch.enable_grad(), hooked(self.model, self.watched, note):
             call = _Replaced(self.model, leaves) if leaves else self.model
-            outputs = run_forward(call, args, kwargs)
+            outputs = run_forward(call, args, kwargs, batch.place)
             for (name, x, _), version in zip(calls, versions, strict=True):
                 if x._version != version:
                     raise ArgumentError(

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pruneviz.core.errors import ArgumentError, first_line
-from pruneviz.model.forward import shape_text, some_examples
+from pruneviz.model.batches import cut_examples
+from pruneviz.model.forward import moved, shape_text
 
 CLASSES = ("cross_entropy", "CrossEntropyLoss")
 
@@ -42,13 +43,13 @@ class Losses:
         """Return the loss of each example, whatever reduction the loss uses; shape (n,)."""
         if self.name in CLASSES and isinstance(outputs, Tensor) and outputs.ndim == 2:
             check_class_labels(labels, outputs.shape[1], getattr(self.loss, "ignore_index", -100))
-        labels = pytree.tree_map(lambda v: on_device_of(v, outputs), labels)
+        labels = on_device_of(labels, outputs)
         try:
             if self.loss is F.cross_entropy and isinstance(outputs, Tensor) and outputs.ndim == 2:
                 losses = F.cross_entropy(outputs, labels, reduction="none")
             else:
                 losses = torch.stack([
-                    self._scalar(self.loss(_one(outputs, i, n), _one(labels, i, n)))
+                    self._scalar(self.loss(*cut_examples((outputs, labels), slice(i, i + 1), n)))
                     for i in range(n)])  # fmt: skip
         except ArgumentError:
             raise
@@ -122,11 +123,6 @@ def first_of(outputs: Any) -> Tensor:
     return found[0]
 
 
-def _one(values: Any, i: int, n: int) -> Any:
-    """Return one example of a batch."""
-    return some_examples(values, n, slice(i, i + 1))
-
-
 def check_class_labels(labels: Any, classes: int, ignored: int) -> None:
     """Raise if a label is not a class. On a GPU the loss itself would abort the process."""
     if isinstance(labels, Tensor) and labels.numel() and not labels.is_floating_point():
@@ -138,6 +134,6 @@ def check_class_labels(labels: Any, classes: int, ignored: int) -> None:
             )
 
 
-def on_device_of(v: Any, outputs: Any) -> Any:
-    """Return a tensor on the device of the outputs."""
-    return v.to(first_of(outputs).device) if isinstance(v, Tensor) else v
+def on_device_of(values: Any, outputs: Any) -> Any:
+    """Return values with their tensors on the device of the outputs."""
+    return moved(values, first_of(outputs).device)

@@ -17,12 +17,12 @@ from torch.utils import _pytree as pytree
 from pruneviz.core import checks
 from pruneviz.core.errors import GraphError, sentence_of
 from pruneviz.core.names import layer_name
+from pruneviz.model.batches import one_example
 from pruneviz.model.forward import (
     arguments,
     check_runs,
     copied_inputs,
     copy_of,
-    one_example,
     outputs_of,
     quiet,
 )

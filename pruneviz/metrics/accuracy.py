@@ -7,12 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
-from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.batches import device_of, pairs
-from pruneviz.model.forward import arguments
+from pruneviz.model.batches import Batch, read
 from pruneviz.model.hooks import evaluating
 
 
@@ -37,7 +34,7 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
     tensor([2, 0])
     """
     with evaluating(model):
-        return predicted_classes(model, x)
+        return predicted_classes(model, Batch(x))
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
@@ -48,7 +45,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     model : nn.Module
         Returns logits of shape (n, classes). Not changed.
     batches : iterable of (inputs, labels)
-        Labels: int64, shape (n,).
+        As for `collect`, with targets: classes, whole numbers of shape (n,).
 
     Returns
     -------
@@ -68,18 +65,10 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     0.75
     """
     right, total = count_correct(model, batches)
-    if not total:
-        raise ArgumentError(NO_EXAMPLE)
     return right / total
 
 
-NO_EXAMPLE = (
-    "`batches` is empty: there is no example to judge by. "
-    "Pass an iterable of (inputs, labels); a generator runs only once."
-)
-
-
-def count_correct(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[int, int]:
+def count_correct(model: nn.Module, batches: Iterable[Any]) -> tuple[int, int]:
     """Return the number of examples that the model classifies correctly, and of all examples.
 
     >>> count_correct(torch.nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
@@ -87,30 +76,16 @@ def count_correct(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tu
     """
     right = total = 0
     with evaluating(model):
-        for x, labels in pairs(batches):
-            predicted = predicted_classes(model, x)
-            if not isinstance(labels, Tensor) or labels.shape != predicted.shape:
-                got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-                raise ArgumentError(
-                    f"`labels` must be one class per example, shape {tuple(predicted.shape)}, "
-                    f"but {got} was passed. {checks.labels_advice(labels, tuple(predicted.shape))}"
-                )
-            right += int((predicted == labels.cpu()).sum())
-            total += len(labels)
+        for batch in read(batches, "judge by", targets=True):
+            predicted = predicted_classes(model, batch)
+            right += int((predicted == batch.classes(predicted.shape)).sum())
+            total += len(predicted)
     return right, total
 
 
-def predicted_classes(model: nn.Module, x: Any) -> Tensor:
+def predicted_classes(model: nn.Module, batch: Batch) -> Tensor:
     """Return the class of the largest logit of each example."""
-    if hasattr(x, "to"):
-        logits = model(x.to(device_of(model, x)))
-    else:  # several inputs: a tuple of arguments, or a dict of keyword arguments
-        args, kwargs = arguments(x)
-        device = device_of(model, next(v for v in tree_leaves(x) if isinstance(v, Tensor)))
-        args, kwargs = tree_map(
-            lambda v: v.to(device) if isinstance(v, Tensor) else v, (args, kwargs)
-        )
-        logits = model(*args, **kwargs)
+    logits = batch.run(model)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ArgumentError(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.accuracy import predicted_classes
 from pruneviz.metrics.intervals import accuracy_interval, checked_level, paired_interval
+from pruneviz.model.batches import read
 from pruneviz.model.hooks import evaluating
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Comparison:
 def compare_accuracy(
     before: nn.Module,
     after: nn.Module,
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[Any],
     *,
     level: float = 0.95,
     names: Sequence[str] | None = None,
@@ -240,21 +241,12 @@ def compare_accuracy(
     """
     before, after = checks.unwrapped(before), checks.unwrapped(after)
     level = checked_level(level)
-    all_labels, predicted_before, predicted_after = [], [], []
+    found: list[tuple[np.ndarray, ...]] = []
     with evaluating(before), evaluating(after):
-        for batch in batches:
-            x, labels = _pair(batch)
-            predicted_before.append(predicted_classes(before, x).numpy())
-            predicted_after.append(predicted_classes(after, x).numpy())
-            all_labels.append(label_numbers(labels, predicted_before[-1].shape))
-    if not sum(map(len, all_labels)):
-        raise ArgumentError(
-            "`batches` is empty: there is no example to compare by. Pass an iterable of (inputs, "
-            "labels); a generator runs only once."
-        )
-    labels, said, said_after = (
-        np.concatenate(parts) for parts in (all_labels, predicted_before, predicted_after)
-    )
+        for batch in read(batches, "compare by", targets=True):
+            said = [predicted_classes(m, batch) for m in (before, after)]
+            found.append((batch.classes(said[0].shape).numpy(), *(s.numpy() for s in said)))
+    labels, said_before, said_after = map(np.concatenate, zip(*found, strict=True))
     named = None if names is None else tuple(map(str, names))
     if named is not None and not 0 <= labels.min() <= labels.max() < len(named):
         odd = labels.min() if labels.min() < 0 else labels.max()
@@ -262,28 +254,4 @@ def compare_accuracy(
             f"`names` must have a name for each class, but it has {len(named)}, and {odd} is among "
             "the labels."
         )
-    return Comparison(labels, said, said_after, level, named)
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ArgumentError(f"a batch must be a pair (inputs, labels), but {got} was passed.")
-    return batch[0], batch[1]
-
-
-def label_numbers(labels: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return labels as an array; raise unless they are one whole number per example."""
-    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
-    if not whole or tuple(labels.shape) != shape:
-        kind = (
-            f"{labels.dtype} of shape {tuple(labels.shape)}"
-            if isinstance(labels, Tensor)
-            else type(labels).__name__
-        )
-        raise ArgumentError(
-            f"`labels` must be one class per example, whole numbers of shape {shape}, but {kind} was "
-            f"passed. {checks.labels_advice(labels, shape)}"
-        )
-    array: np.ndarray = labels.cpu().long().numpy()
-    return array
+    return Comparison(labels, said_before, said_after, level, named)

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz.core import checks
 from pruneviz.metrics.latency import latencies
-from pruneviz.model.forward import one_example, run_forward
+from pruneviz.model.batches import one_example
+from pruneviz.model.forward import run_forward
 from pruneviz.model.hooks import evaluating, no_fast_path
 from pruneviz.model.weights import Mask, masked_attributes, steps
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.metrics.accuracy import NO_EXAMPLE, count_correct
+from pruneviz.metrics.accuracy import count_correct
 from pruneviz.metrics.intervals import accuracy_interval
-from pruneviz.model.batches import fast_batches, runs_channels_last
-
-# examples per forward: fit the cache in a convolutional network; large enough for a matrix product
-CONVOLVED, PLAIN = 100, 500
-
-Batches = list[tuple[Any, Tensor]]
+from pruneviz.model.batches import Batch, read, runs_channels_last, split_batches
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,23 +58,18 @@ class Accuracy:
     {'metric': 0.75, 'low': 0.3, 'high': 0.95, 'examples': 4}
     """
 
-    batches: Iterable[tuple[Any, Tensor]]
+    batches: Iterable[Any]
     examples: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.batches, Iterable) or isinstance(self.batches, (str, Tensor)):
-            raise ArgumentError(
-                "`batches` must be an iterable of (inputs, labels), such as a list or a DataLoader, but "
-                f"{checks.described(self.batches)} was passed."
-            )
-        listed = [_pair(b) for b in self.batches]
+        given = list(read(self.batches, "judge by", targets=True))
+        for batch in given:
+            batch.classes()  # raises if they are not whole numbers
         if self.examples is not None:
             n = checks.count(self.examples, "examples", low=1)
-            listed = _drawn(listed, n, checks.count(self.seed, "seed"))
-        object.__setattr__(self, "batches", listed)
-        if not self.total:
-            raise ArgumentError(NO_EXAMPLE)
+            given = _drawn(given, n, checks.count(self.seed, "seed"))
+        object.__setattr__(self, "batches", given)
 
     def __getstate__(self) -> dict[str, Any]:
         # the cached layouts are not stored: they are computed again when needed
@@ -102,17 +91,13 @@ class Accuracy:
         low, high = accuracy_interval(right, self.total)
         return {"metric": right / self.total, "low": low, "high": high, "examples": self.total}
 
-    def right(self, model: nn.Module, batches: Batches | None = None) -> int:
+    def right(self, model: nn.Module, batches: list[Batch] | None = None) -> int:
         """Count the examples that a model classifies correctly."""
         return count_correct(model, self.laid_out(model) if batches is None else batches)[0]
 
-    def laid_out(self, model: nn.Module) -> Batches:
+    def laid_out(self, model: nn.Module) -> list[Batch]:
         """Return the batches in the layout that this model runs fastest."""
-        convolves = any(isinstance(m, _ConvNd) for m in model.modules())
-        first = self._images[0][0] if convolves and self._images else None
-        use_images = (
-            isinstance(first, Tensor) and first.ndim == 4 and runs_channels_last(model, first)
-        )
+        use_images = runs_channels_last(model, next(iter(self.batches)).inputs)
         return self._images if use_images else self._rows
 
     @cached_property
@@ -121,13 +106,13 @@ class Accuracy:
         return sum(len(labels) for _, labels in self.batches)
 
     @cached_property
-    def _images(self) -> Batches:
-        return fast_batches(self.batches, CONVOLVED)
+    def _images(self) -> list[Batch]:
+        return split_batches(self.batches, True)
 
     @cached_property
-    def _rows(self) -> Batches:
+    def _rows(self) -> list[Batch]:
         # without convolutions the given memory layout is as good as any: only split the batches
-        return [part for batch in self.batches for part in _split(*batch)]
+        return split_batches(self.batches, False)
 
 
 def columns_of(evaluate: Any) -> dict[str, type]:
@@ -178,38 +163,17 @@ def metric(value: Any) -> float:
     return number
 
 
-def _pair(batch: Any) -> tuple[Any, Tensor]:
-    got = f"{checks.described(batch)} was"
-    if isinstance(batch, (tuple, list)):
-        if len(batch) == 2 and isinstance(batch[1], Tensor):
-            return batch[0], batch[1]
-        got = f"{len(batch)} part{'s were' if len(batch) != 1 else ' was'}"
-        if len(batch) == 2:
-            got = f"labels of class {type(batch[1]).__name__} were"
-    raise ArgumentError(
-        f"a batch must be a pair (inputs, labels), labels a tensor of classes, but {got} passed."
-    )
-
-
-def _split(x: Any, labels: Tensor) -> Iterator[tuple[Any, Tensor]]:
-    if isinstance(x, Tensor) and x.ndim and labels.ndim and len(x) == len(labels):
-        yield from zip(x.split(PLAIN), labels.split(PLAIN), strict=True)
-    else:  # `counted` raises if they are wrong
-        yield x, labels
-
-
-def _drawn(batches: Batches, n: int, seed: int) -> Batches:
+def _drawn(batches: list[Batch], n: int, seed: int) -> list[Batch]:
     """Return n random examples, in their original order."""
     if not all(isinstance(x, Tensor) and len(x) == len(y) for x, y in batches):
         raise ArgumentError(
             "`examples` draws from batches of tensors, (inputs, labels) of one length, but these "
             "batches are different. Leave it out to judge on all examples."
         )
-    total = sum(len(y) for _, y in batches)
-    if n > total:
-        raise ArgumentError(
-            f"`examples` must be at most {total:,}, the number of examples, but {n:,} was passed."
-        )
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].sort().values
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return [(x[chosen], y[chosen])]
+    if n > len(y):
+        raise ArgumentError(
+            f"`examples` must be at most {len(y):,}, the number of examples, but {n:,} was passed."
+        )
+    chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:n].sort().values
+    return [batches[0].with_(x[chosen], y[chosen])]

@@ -12,7 +12,7 @@ from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.forward import arguments, moved, run_forward
+from pruneviz.model.forward import arguments, device_of, moved, run_forward
 from pruneviz.model.hooks import evaluating
 
 
@@ -85,7 +85,7 @@ def calls_of(models: Iterable[nn.Module], example_input: Any) -> Iterator[list[C
     def call_of(model: nn.Module) -> Callable[[], Any]:
         stack.enter_context(evaluating(model))
         run_forward(model, args, kwargs)
-        there = moved((args, kwargs), model)
+        there = moved((args, kwargs), device_of(model))
         return lambda: model(*there[0], **there[1])
 
     with ExitStack() as stack:

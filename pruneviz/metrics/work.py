@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz.core import checks
 from pruneviz.metrics.cost import FORMULAS
-from pruneviz.model.batches import count_examples, nothing_to, parts
-from pruneviz.model.forward import arguments, run_forward
+from pruneviz.model.batches import read
 from pruneviz.model.hooks import evaluating, no_fast_path
 from pruneviz.model.weights import weight_places
 
@@ -85,12 +84,9 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
         counts = {n: Count() for n in (*weights, OTHER)}
         owner = {w.untyped_storage().data_ptr(): n for n, w in weights.items()}
         with _Products(owner, counts):
-            for inputs, _ in parts(batches):
-                args, kwargs = arguments(inputs)
-                examples += count_examples(args, kwargs)
-                run_forward(model, args, kwargs)
-    if not examples:
-        raise nothing_to("count")
+            for batch in read(batches, "count"):
+                examples += batch.examples
+                batch.run(model)
     n, total_nonzero = 0, 0
     rows = []
     for name, w in weights.items():

@@ -1,22 +1,176 @@
-"""How are batches of examples read, counted, and cut to a few examples? In any form."""
+"""How are batches of examples read? One grammar, for every argument `batches` and `learn`.
+
+=====================================  ===========================================================
+batches                                a DataLoader, list, tuple, generator or other iterable of
+                                       batches; or one tensor, which is split; or one mapping, which
+                                       is one batch
+batch                                  inputs, ``(inputs,)``, or a pair ``(inputs, targets)``; also
+                                       as lists, as a DataLoader makes them. A tuple of two is
+                                       always such a pair, so two inputs are ``((a, b), targets)``
+                                       or ``((a, b), None)``
+inputs                                 a tensor; a tuple or list of arguments of the forward; a
+                                       mapping of its keyword arguments, such as a dict or a
+                                       BatchEncoding of `transformers`
+targets                                anything that the loss takes; None: there are none. A key
+                                       "labels" of a mapping is an argument of the forward, not a
+                                       target
+labels                                 targets that are classes: a tensor of whole numbers, one an
+                                       example
+example                                an index of the first dimension of the first tensor of the
+                                       inputs; a batch of no examples is left out
+=====================================  ===========================================================
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.model.forward import arguments
+from pruneviz.model.forward import arguments, run_forward, shape_text, wrong_input
 from pruneviz.model.hooks import evaluating
 
-PART = 100
+PART = 100  # examples of a batch that is cut from a tensor
+# examples at once: fit the cache in a convolutional network; large enough for a matrix product
+CONVOLVED, PLAIN = 100, 500
+
+
+class _Pair(NamedTuple):
+    inputs: Any
+    targets: Any = None
+
+
+class Batch(_Pair):
+    """One batch as every verb reads it: inputs are a tensor, a tuple or a dict.
+
+    It is the pair (inputs, targets), so that it is read again as the same batch.
+    """
+
+    place = "`x`"  # for errors: where the batch comes from
+
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments for the model's forward."""
+        return arguments(self.inputs, self.place)
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return examples_in(self.inputs)
+
+    def run(self, model: nn.Module) -> Any:
+        """Return the model's outputs; an error names the batch."""
+        return run_forward(model, *self.arguments, self.place)
+
+    def with_(self, inputs: Any, targets: Any = None) -> Batch:
+        """Return a part of this batch, or the batch in another form."""
+        return _batch(inputs, targets, self.place)
+
+    def classes(self, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Return the labels, int64, on the CPU; raise unless they are classes of this shape."""
+        labels = self.targets
+        is_tensor = isinstance(labels, Tensor)
+        whole = (
+            is_tensor and labels.ndim and not (labels.is_floating_point() or labels.is_complex())
+        )
+        if not whole or shape not in (None, labels.shape):
+            shape = (self.examples,) if shape is None else tuple(shape)
+            got = shape_text(labels) if is_tensor else checks.described(labels)
+            raise ArgumentError(
+                f"the labels of {self.place} must be one class per example, whole numbers of shape "
+                f"{shape}, but {got} was passed. {checks.labels_advice(labels, shape)}"
+            )
+        classes: Tensor = labels.cpu().long()
+        return classes
+
+
+def _batch(inputs: Any, targets: Any, place: str) -> Batch:
+    batch = Batch(inputs, targets)
+    batch.place = place
+    return batch
+
+
+def read(
+    batches: Iterable[Any], purpose: str, *, targets: bool = False, name: str = "batches"
+) -> Iterator[Batch]:
+    """Yield each batch that holds an example; raise if there is none.
+
+    Parameters
+    ----------
+    batches : iterable
+        See the grammar above.
+    purpose : str
+        Ends the sentence "there is nothing to …".
+    targets : bool
+        Whether each batch must have targets.
+    name : str
+        Name of the argument.
+
+    Examples
+    --------
+    >>> [(b.examples, b.targets) for b in read(torch.zeros(150, 2), "count")]
+    [(100, None), (50, None)]
+    >>> [b.inputs for b in read([([3, torch.ones(1)], None)], "count")]
+    [(3, tensor([1.]))]
+    """
+    if isinstance(batches, Tensor):
+        batches = batches.split(PART) if batches.ndim else [batches]
+    elif isinstance(batches, Mapping):
+        batches = [batches]
+    by_number = hasattr(batches, "__getitem__") and not isinstance(batches, Dataset)  # of examples
+    if isinstance(batches, (str, bytes, type)) or not (hasattr(batches, "__iter__") or by_number):
+        raise ArgumentError(
+            f"`{name}` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
+            f"{checks.described(batches)} was passed."
+        )
+    found = False
+    for number, batch in enumerate(batches, 1):
+        if not isinstance(batch, Batch):
+            batch = _checked(batch, f"batch {number} of `{name}`")
+        if targets and batch.targets is None:
+            raise ArgumentError(
+                f"{batch.place} must be a pair (inputs, targets), but has no targets. Pass a "
+                "DataLoader of pairs, or [(inputs, targets)]."
+            )
+        if batch.examples:
+            found = True
+            yield batch
+    if not found:
+        raise ArgumentError(
+            f"`{name}` is empty: there is nothing to {purpose}. Pass an iterable of batches; a "
+            "generator runs only once."
+        )
+
+
+def _checked(batch: Any, place: str) -> Batch:
+    parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+    if len(parts) not in (1, 2):
+        raise ArgumentError(
+            f"{place} must be inputs, or a pair (inputs, targets), but has {len(parts)} parts. "
+            "Put several inputs into one tuple: ((a, b), targets)."
+        )
+    examples_in(parts[0], f"the inputs of {place}")  # raises if there is no tensor
+    return _batch(_plain(parts[0]), parts[1] if len(parts) == 2 else None, place)
+
+
+def _plain(inputs: Any) -> Any:
+    """Return a mapping as a dict, and a list as a tuple."""
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    return tuple(inputs) if isinstance(inputs, list) else inputs
+
+
+def listed(batches: Iterable[Any], purpose: str) -> list[Batch]:
+    """Return all batches without their targets, to be read several times; raise if there are none."""
+    return [b.with_(b.inputs) for b in read(batches, purpose)]
 
 
 def first_examples(inputs: Sequence[Any], most: int) -> list[Any]:
@@ -66,47 +220,33 @@ def images_of(inputs: Sequence[Any], which: np.ndarray) -> np.ndarray | None:
     return np.stack(found) if len({image.shape for image in found}) == 1 else None
 
 
-Labelled = Iterable[tuple[Any, Tensor]]
-
-
-def by_class(batches: Labelled) -> dict[int, list[tuple[Tensor, Tensor]]]:
+def by_class(batches: Iterable[Any]) -> dict[int, list[Batch]]:
     """Return the batches separated by class; raise if there are none.
 
     >>> x, y = torch.arange(4.0), torch.tensor([1, 0, 1, 1])
     >>> {c: [x.tolist() for x, _ in parts] for c, parts in by_class([(x, y)]).items()}
     {0: [[1.0]], 1: [[0.0, 2.0, 3.0]]}
     """
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for x, labels in batches:
-        is_pair = isinstance(x, Tensor) and isinstance(labels, Tensor) and labels.ndim == 1
-        if not is_pair or not x.ndim or len(x) != len(labels):
+    found: dict[int, list[Batch]] = {}
+    for batch in read(batches, "look at", targets=True):
+        x, labels = batch.inputs, batch.classes((batch.examples,))
+        if not isinstance(x, Tensor):
             raise ArgumentError(
-                "a batch must be a pair of tensors, inputs and labels, with one class per example. "
-                f"{_wrong_pair(x, labels)}"
+                f"the inputs of {batch.place} must be one tensor here, but {checks.described(x)} was "
+                "passed."
             )
-        if len(labels) and int(labels.min()) < 0:
+        if int(labels.min()) < 0:
             raise ArgumentError(
-                f"a label is {int(labels.min())}, but classes are counted from 0. Leave out examples "
-                "that have no class: x[labels >= 0], labels[labels >= 0]."
+                f"a label of {batch.place} is {int(labels.min())}, but classes are counted from 0. "
+                "Leave out examples that have no class: x[labels >= 0], labels[labels >= 0]."
             )
         for c in labels.unique().tolist():
-            found.setdefault(c, []).append((x[labels == c], labels[labels == c]))
-    if not found:
-        raise ArgumentError(
-            "`batches` is empty: there is nothing to look at. "
-            "Pass an iterable of (inputs, labels); a generator runs only once."
-        )
+            found.setdefault(c, []).append(batch.with_(x[labels == c], labels[labels == c]))
     return {c: found[c] for c in sorted(found)}
 
 
-def _wrong_pair(x: Any, labels: Any) -> str:
-    if not isinstance(x, Tensor) or not x.ndim:
-        return "These inputs are not a tensor whose first dimension is the examples."
-    return checks.labels_advice(labels, (len(x),))
-
-
 def examples_of_each_class(
-    classes: dict[int, list[tuple[Tensor, Tensor]]], most: int
+    classes: dict[int, list[Batch]], most: int
 ) -> tuple[list[Tensor], list[int]]:
     """Return about `most` examples and their labels, as many from each class, class after class.
 
@@ -129,68 +269,17 @@ def examples_of_each_class(
     return [torch.cat(parts)] if len({x.shape[1:] for x in parts}) == 1 else parts, labels
 
 
-def parts(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield (inputs, targets or None) of each batch.
-
-    >>> import torch
-    >>> [(x.shape, y) for x, y in parts(torch.zeros(150, 2))]
-    [(torch.Size([100, 2]), None), (torch.Size([50, 2]), None)]
-    """
-    if isinstance(batches, Tensor):
-        batches = batches.split(PART) if batches.ndim else [batches]
-    elif isinstance(batches, Mapping):
-        batches = [batches]
-    if not isinstance(batches, Iterable) or isinstance(batches, str):
-        raise ArgumentError(
-            "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
-            f"{checks.described(batches)} was passed."
-        )
-    for batch in batches:
-        if isinstance(batch, (tuple, list)):
-            if len(batch) not in (1, 2):
-                raise ArgumentError(
-                    f"a batch must be inputs, or a pair (inputs, targets), but has {len(batch)} parts. "
-                    "Put several inputs into one tuple: ((a, b), targets)."
-                )
-            yield batch[0], (batch[1] if len(batch) == 2 else None)
-        else:
-            yield batch, None
-
-
-def listed(batches: Iterable[Any], purpose: str) -> list[Any]:
-    """Return the inputs of all batches, to be read several times; raise if there are none.
-
-    `purpose` ends the sentence "there is nothing to …".
-    """
-    data = [inputs for inputs, _ in parts(batches)]
-    if not data:
-        raise nothing_to(purpose)
-    return data
-
-
-def nothing_to(purpose: str, name: str = "batches") -> ArgumentError:
-    """Return the error that says that there is no batch."""
-    return ArgumentError(
-        f"`{name}` is empty: there is nothing to {purpose}. Pass an iterable of batches; a generator "
-        "runs only once."
-    )
-
-
-def count_examples(args: Any, kwargs: Any) -> int:
-    """Return the first dimension of the first tensor among the arguments of a forward."""
-    first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
-    if first.ndim == 0:
-        raise ArgumentError("a batch must have a first dimension, which is the examples.")
-    return first.shape[0]
-
-
-def examples_in(example_input: Any) -> int:
-    """Return the number of examples of an example input.
+def examples_in(example_input: Any, name: str = "`example_input`", *, low: int = 0) -> int:
+    """Return the number of examples of an example input, or raise if there are fewer than `low`.
 
     >>> examples_in((torch.zeros(5, 2), 3))
     5
     """
-    return count_examples(*arguments(example_input))
+    first = next(v for v in tree_leaves(arguments(example_input, name)) if isinstance(v, Tensor))
+    if not first.ndim or len(first) < low:
+        got = f"the first tensor has shape {tuple(first.shape)}, and so holds no example"
+        raise wrong_input(got, name)
+    return len(first)
 
 
 def first_n(example_input: Any, n: int) -> Any:
@@ -199,39 +288,30 @@ def first_n(example_input: Any, n: int) -> Any:
     >>> first_n(torch.zeros(5, 2), 3).shape
     torch.Size([3, 2])
     """
-    total = examples_in(example_input)
+    return cut_examples(_plain(example_input), slice(n), examples_in(example_input))
+
+
+def cut_examples(values: Any, part: slice, total: int) -> Any:
+    """Return a part of each tensor whose first dimension is the examples, `total` of them."""
     return tree_map(
-        lambda v: v[:n] if isinstance(v, Tensor) and v.ndim and len(v) == total else v,
-        example_input,
+        lambda v: v[part] if isinstance(v, Tensor) and v.ndim and len(v) == total else v, values
     )
 
 
-def pairs(batches: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-    """Yield the inputs and labels of each batch; raise if a batch is not such a pair.
+def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments cut to the first example; the first dimension must be the examples.
 
-    >>> [labels.tolist() for _, labels in pairs([(torch.zeros(2, 3), torch.tensor([0, 1]))])]
-    [[0, 1]]
+    >>> one_example(torch.zeros(2, 3))[0][0].shape
+    torch.Size([1, 3])
     """
-    advice = "Pass an iterable of pairs (inputs, labels): a DataLoader, or [(x, labels)]"
-    single = isinstance(batches, (Tensor, Dataset)) and not isinstance(batches, IterableDataset)
-    if single or (not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__")):
-        raise ArgumentError(
-            f"`batches` must be batches of examples, but {checks.described(batches)} was passed. {advice}."
-        )
-    for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            many = f" of {len(batch)}" * isinstance(batch, (tuple, list))
-            raise ArgumentError(
-                "a batch must be a pair (inputs, labels), but "
-                f"{checks.described(batch)}{many} was passed. {advice}."
-            )
-        yield batch[0], batch[1]
+    examples_in(example_input, low=1)
+    return arguments(first_n(example_input, 1))
 
 
 def fast_batches(
-    batches: Iterable[tuple[Any, Tensor]], size: int = 100, *, model: nn.Module | None = None
-) -> list[tuple[Any, Tensor]]:
-    """Return batches as a list, in the sizes and the memory layout that a CPU runs fastest.
+    batches: Iterable[Any], *, model: nn.Module | None = None, purpose: str = "judge by"
+) -> list[Batch]:
+    """Return batches with targets, in the sizes and the memory layout that a CPU runs fastest.
 
     The examples are the same. A small convolutional network needs half the time for images in
     channels_last layout, a hundred at once, which fit into the cache. With `model`, the layout is
@@ -241,22 +321,26 @@ def fast_batches(
     >>> [(x.shape[0], x.stride()) for x, _ in parts]
     [(100, (48, 1, 12, 3)), (50, (48, 1, 12, 3))]
     """
-    parts: list[tuple[Any, Tensor]] = []
-    use_layout: bool | None = True if model is None else None
-    for x, labels in pairs(batches):
-        tensors = isinstance(x, Tensor) and isinstance(labels, Tensor)
-        if tensors and x.ndim and labels.ndim and len(x) == len(labels):
-            if use_layout is None and model is not None and x.ndim == 4:
-                use_layout = runs_channels_last(model, x)
-            laid_out = _laid_out(x) if use_layout else x
-            parts += zip(laid_out.split(size), labels.split(size), strict=True)
-        else:  # other inputs are passed on: `accuracy` raises if they are wrong
-            parts.append((x, labels))
-    return parts
+    given = list(read(batches, purpose, targets=True))
+    return split_batches(given, model is None or runs_channels_last(model, given[0].inputs))
 
 
-def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Whether a model runs on images in channels_last layout.
+def split_batches(batches: Iterable[Batch], images: bool) -> list[Batch]:
+    """Return batches of tensors in smaller ones; `images`: of a hundred, in channels_last layout."""
+    size, found = CONVOLVED if images else PLAIN, []
+    for batch in batches:
+        x, y = batch
+        tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
+        if tensors and y.ndim and len(x) == len(y):
+            split = (_laid_out(x) if images else x).split(size), y.split(size)
+            found += [batch.with_(*part) for part in zip(*split, strict=True)]
+        else:  # other inputs are passed on
+            found.append(batch)
+    return found
+
+
+def runs_channels_last(model: nn.Module, x: Any) -> bool:
+    """Whether a model convolves, and runs on images in channels_last layout.
 
     A model that calls ``view`` on the result of a convolution does not.
 
@@ -264,18 +348,15 @@ def runs_channels_last(model: nn.Module, x: Tensor) -> bool:
     >>> runs_channels_last(model, torch.zeros(1, 2, 3, 3))
     True
     """
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        return False
     try:
         with evaluating(model):
-            model(_laid_out(x[:2]).to(device_of(model, x)))
+            run_forward(model, (_laid_out(x[:2]),), {})
     except Exception:
         return False
-    return True
+    return any(isinstance(m, _ConvNd) for m in model.modules())
 
 
 def _laid_out(x: Tensor) -> Tensor:
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
-
-
-def device_of(model: nn.Module, x: Tensor) -> torch.device:
-    """Return the device of a model; that of `x` if the model has no tensors."""
-    return next((t.device for t in (*model.parameters(), *model.buffers())), x.device)

@@ -20,7 +20,9 @@ from pruneviz.core.errors import ArgumentError, first_line
 from pruneviz.model.hooks import evaluating, is_in_background, no_fast_path, switch_for_all_threads
 
 
-def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(
+    example_input: Any, name: str = "`example_input`"
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return (positional, keyword) arguments for the model's forward, or raise.
 
     >>> import torch
@@ -34,49 +36,39 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     elif isinstance(example_input, Mapping):
         args, kwargs = (), dict(example_input)
     else:
-        raise _wrong(f"a {type(example_input).__name__} was passed")
+        raise wrong_input(f"{checks.described(example_input)} was passed", name)
     if not any(isinstance(v, Tensor) for v in tree_leaves((args, kwargs))):
-        raise _wrong(f"a {type(example_input).__name__} without a tensor was passed")
+        raise wrong_input(f"{checks.described(example_input)} without a tensor was passed", name)
     return args, kwargs
 
 
-def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments cut to the first example; the first dimension must be the examples.
-
-    >>> import torch
-    >>> one_example(torch.zeros(2, 3))[0][0].shape
-    torch.Size([1, 3])
-    """
-    args, kwargs = arguments(example_input)
-    first = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
-    if first.ndim == 0 or first.shape[0] == 0:
-        raise _wrong(f"the first tensor has shape {tuple(first.shape)}, and so holds no example")
-    return some_examples((args, kwargs), first.shape[0], slice(1))
-
-
-def some_examples(values: Any, n: int, which: slice) -> Any:
-    """Return some of n examples: in nested values, of all tensors that have n rows."""
-    return tree_map_only(Tensor, lambda v: v[which] if v.shape[:1] == (n,) else v, values)
-
-
-def moved(values: Any, model: nn.Module) -> Any:
-    """Return nested values with all tensors on the model's device."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
-    return tree_map_only(Tensor, lambda v: v.to(device), values)  # None: not moved
-
-
-def run_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_forward(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    place: str = "one example of `example_input`",
+) -> Any:
     """Run the model; if its forward raises, raise an error with the shapes of the arguments."""
     try:
-        args, kwargs = moved((args, kwargs), model)
+        args, kwargs = moved((args, kwargs), device_of(model))
         return model(*args, **kwargs)
     except Exception as e:
         given = [*map(shape_text, args), *(f"{k}={shape_text(v)}" for k, v in kwargs.items())]
         raise ArgumentError(
-            f"`model` ({type(model).__name__}) could not run on one example of `example_input`, "
+            f"`model` ({type(model).__name__}) could not run on {place}, "
             f"{', '.join(given)}: {type(e).__name__}: {first_line(e)[:200]} "
             "(the first dimension must be that of the examples)."
         ) from e
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Return the device of a model; None if it has no tensors."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+
+def moved(values: Any, device: torch.device | None) -> Any:
+    """Return values with their tensors on a device; None: where they are."""
+    return tree_map_only(Tensor, lambda v: v.to(device), values)  # None: not moved
 
 
 def shape_text(v: Any) -> str:
@@ -86,9 +78,10 @@ def shape_text(v: Any) -> str:
     return type(v).__name__
 
 
-def _wrong(got: str) -> ArgumentError:
+def wrong_input(got: str, name: str = "`example_input`") -> ArgumentError:
+    """Return the error that says what inputs must be."""
     return ArgumentError(
-        "`example_input` must be a tensor, a tuple of arguments or a dict of keyword arguments, "
+        f"{name} must be a tensor, a tuple of arguments or a dict of keyword arguments, "
         f"its first dimension the examples, but {got}."
     )
 
@@ -155,7 +148,7 @@ def outputs_of(output: Any) -> list[Tensor]:
 
 def copied_inputs(values: Any, model: nn.Module) -> Any:
     """Copy all tensors in `values` to the model's device, as ordinary tensors in any mode."""
-    return moved(tree_map_only(Tensor, lambda v: v.detach().clone(), values), model)
+    return moved(tree_map_only(Tensor, lambda v: v.detach().clone(), values), device_of(model))
 
 
 @contextmanager

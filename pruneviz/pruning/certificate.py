@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pruneviz.core import checks
@@ -15,7 +14,7 @@ from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.plan import Plan, keep_all
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.batches import listed
-from pruneviz.model.forward import arguments
+from pruneviz.model.hooks import evaluating
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units
 from pruneviz.pruning.shrink import CUTS_ATTRIBUTE, Shrinker
@@ -107,11 +106,14 @@ def certify(
     ('exact', {'0': (1,)}, True)
     """
     before, after = checks.unwrapped(before), checks.unwrapped(after)
-    data = [arguments(inputs) for inputs in listed(batches, "compare on")]
+    read_batches = listed(batches, "compare on")
+    with evaluating(before):
+        for batch in read_batches:
+            batch.run(before)  # raises, and names the batch, if it does not fit
+    data = [b.arguments for b in read_batches]
     error, scale, in_float64 = difference_of(before, after, data, varied=False)
     limit = SAME_OUTPUT if in_float64 else SAME_OUTPUT_FLOAT32
-    examples = sum(next(t for t in torch.utils._pytree.tree_leaves(d) if isinstance(t, Tensor)).shape[0]
-                   for d in data)  # fmt: skip
+    examples = sum(b.examples for b in read_batches)
     args, kwargs = data[0]
     example = kwargs if kwargs and not args else args
     try:

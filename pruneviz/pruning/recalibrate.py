@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruneviz.core import checks
-from pruneviz.model.batches import nothing_to, parts
-from pruneviz.model.forward import arguments, copy_of, run_forward
+from pruneviz.model.batches import read
+from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 
 
@@ -61,17 +61,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     with evaluating(new):
         for m in norms:
             m.training, m.momentum = True, 1.0  # after a forward it stores that batch's statistics
-        seen = False
-        for inputs, _ in parts(batches):
-            run_forward(new, *arguments(inputs))
-            seen = True
+        for batch in read(batches, "measure"):
+            batch.run(new)
             for m in norms:
                 total = sums[m]
                 total[0] += 1
                 total[1] = total[1] + m.running_mean.double()  # type: ignore[union-attr]
                 total[2] = total[2] + m.running_var.double()  # type: ignore[union-attr]
-    if not seen:
-        raise nothing_to("measure")
     with torch.no_grad():
         for m, momentum in zip(norms, before, strict=True):
             m.momentum = momentum

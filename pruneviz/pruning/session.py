@@ -20,7 +20,7 @@ from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
 from pruneviz.graph.state import Walk
 from pruneviz.metrics.cost import Cost, measure
-from pruneviz.model.batches import nothing_to, parts
+from pruneviz.model.batches import Batch, listed, read
 from pruneviz.pruning.repair.ladder import RIDGE
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import Criterion
@@ -86,10 +86,7 @@ class Session:
     ) -> None:
         self.model = checks.unwrapped(model)
         self.example_input = example_input
-        # pairs, so that a tuple of inputs is not taken for (inputs, target) when it is read again
-        self.batches = None if batches is None else list(parts(batches))
-        if self.batches == []:
-            raise nothing_to("learn from")
+        self.batches = None if batches is None else list(read(batches, "learn from"))
         self.loss, self.approximate, self.seed = loss, approximate, seed
         self.given: dict[str, Any] = {}  # what the caller made
         if evidence is not None:
@@ -130,7 +127,7 @@ class Session:
         return self._once("dense", lambda: measure(self.model, self.example_input))
 
     @property
-    def source(self) -> tuple[Evidence | None, list[Any] | None]:
+    def source(self) -> tuple[Evidence | None, list[Batch] | None]:
         """What repairs can learn from: evidence that was given, and batches."""
         return self.given.get("evidence"), self.batches
 
@@ -146,11 +143,9 @@ class Session:
             return self.given.get("evidence")
         if not gradients and ("evidence", True) in self._made:
             gradients = True  # it has the moments, too
-        data, loss = self.batches, None
-        if gradients and self.loss is None:
-            data, loss = [(x, None) for x, _ in data], F.cross_entropy
-        elif gradients:
-            loss = self.loss
+        drawn = gradients and self.loss is None  # labels from the model's own predictions
+        data = listed(self.batches, "learn from") if drawn else self.batches
+        loss = None if not gradients else F.cross_entropy if drawn else self.loss
 
         def make() -> Evidence:
             return collect(self.model, data, loss=loss, seed=self.seed, progress=False)

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-from torch.utils import _pytree as pytree
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
@@ -22,13 +20,12 @@ from pruneviz.core.plan import Scores
 from pruneviz.core.progress import progress_bar
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.losses import CLASSES, check_class_labels, on_device_of
-from pruneviz.model.batches import fast_batches, nothing_to, parts
-from pruneviz.model.forward import arguments, copy_of, outputs_of, run_forward
+from pruneviz.model.batches import Batch, fast_batches
+from pruneviz.model.forward import copy_of, outputs_of
 from pruneviz.model.hooks import evaluating, seeded
 from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.study.prefix import Prefix
 
-CONVOLVED, PLAIN = 100, 500  # examples at once, as for `Accuracy`
 SAME_SILENCE = 1e-5  # max|Δ| ÷ max|output| between silencing in the consumers and in the producers
 
 Loss = Callable[[Any, Any], Tensor]
@@ -141,7 +138,7 @@ def losses_without(
         raise ArgumentError("no group of `groups` can be cut: there is no unit to ablate.")
     with torch.inference_mode(False), evaluating(model):
         check_fit(groups, cut, tensors_by_name(model), "groups")
-        data = _list_batches(model, batches)
+        data = fast_batches(batches, model=model, purpose="measure the loss on")
         runner = _Runner(model, data, loss)
         dense, weights = runner.losses(None)
         without = {}
@@ -193,7 +190,7 @@ class _Slices:
 class _Runner:
     """Runs a copy of the model, with units silenced, and computes losses."""
 
-    def __init__(self, model: nn.Module, data: list[tuple[Any, Any]], loss: Loss) -> None:
+    def __init__(self, model: nn.Module, data: list[Batch], loss: Loss) -> None:
         self.new, self.data, self.loss = copy_of(model), data, loss
         self.tensors = tensors_by_name(self.new)
         self.prefix: Prefix | None = None
@@ -219,7 +216,7 @@ class _Runner:
         found = []
         for slices in (a, b):
             with slices.silenced(units), evaluating(self.new), seeded(0):
-                found.append(outputs_of(run_forward(self.new, *arguments(self.data[0][0]))))
+                found.append(outputs_of(self.data[0].run(self.new)))
         for p, q in zip(*found, strict=True):
             if float((p - q).abs().max()) > SAME_SILENCE * float(p.abs().max()):
                 return False
@@ -239,34 +236,16 @@ class _Runner:
         module = self.new if after is None else after
         values, sizes = [], []
         with evaluating(module), seeded(0):
-            for x, targets in self.data:
-                outputs = module(x) if after is not None else run_forward(module, *arguments(x))
-                each = _losses_of(self.loss, outputs, targets)
+            for batch in self.data:
+                each = _losses_of(self.loss, batch.run(module), batch.targets)
                 values.append(each.double().cpu().numpy())
-                n = len(pytree.tree_leaves(x)[0])
-                sizes.append(np.full(len(each), n / len(each)))
+                sizes.append(np.full(len(each), batch.examples / len(each)))
         return np.concatenate(values), np.concatenate(sizes)
-
-
-def _list_batches(model: nn.Module, batches: Iterable[Any]) -> list[tuple[Any, Any]]:
-    given = [(x, y) for x, y in parts(batches)]
-    if not given:
-        raise nothing_to("measure the loss on")
-    if any(y is None for _, y in given):
-        raise ArgumentError(
-            "`batches` must be pairs (inputs, targets): without targets there is no loss."
-        )
-    conv = any(isinstance(m, _ConvNd) for m in model.modules())
-    return [
-        (x, y)
-        for x, y in fast_batches(given, CONVOLVED if conv else PLAIN, model=model)
-        if len(pytree.tree_leaves(x)[0])
-    ]
 
 
 def _losses_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
     """Return the loss of each example, or of the batch if the loss function returns one number."""
-    targets = pytree.tree_map(lambda t: on_device_of(t, outputs), targets)
+    targets = on_device_of(targets, outputs)
     flat = isinstance(outputs, Tensor) and outputs.ndim == 2
     if flat and getattr(loss, "__name__", type(loss).__name__) in CLASSES:
         check_class_labels(targets, outputs.shape[1], getattr(loss, "ignore_index", -100))

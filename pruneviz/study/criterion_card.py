@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,10 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.batches import parts
-from pruneviz.model.forward import one_example
+from pruneviz.model.batches import one_example, read
 from pruneviz.model.hooks import seeded
 from pruneviz.pruning.rescale import rescaled_groups
-from pruneviz.selection.criteria.registry import CRITERIA
+from pruneviz.selection.criteria.registry import CRITERIA, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.score import score
 from pruneviz.study.ablation import Loss, losses_without
@@ -221,8 +221,8 @@ def criterion_card(
             "passed. Leave it out, or pass range(50)."
         )
     with seeded(None):  # a shuffling DataLoader draws from the caller's random state
-        data = list(parts(batches))
-        source = data if learn is None else list(learn)
+        data = list(read(batches, "measure the loss on", targets=True))
+        source = data if learn is None else list(read(learn, "learn from", name="learn"))
     truth = losses_without(model, data, groups=groups, loss=loss, progress=progress)
     compared = [registered(c, "unit") for c in names]
 
@@ -234,21 +234,13 @@ def criterion_card(
             for c in chosen
         }
 
-    def evidence_of(of: nn.Module) -> Evidence | None:
-        if not any(c.evidence for c in compared):
-            return None
-        gradients = any(c.needs_gradients for c in compared)
-        whole = any("model" in c.needs for c in compared)
-        return collect(
-            of, source, loss=loss if gradients else None, comoment=whole, progress=progress
-        )
-
+    evidence_of = partial(_evidence_of, compared, source, loss, progress)
     known = evidence_of(model) if evidence is None else evidence
     scores = scores_of(model, known, repeats[0], names)
     random = [c.name for c in compared if "generator" in c.needs]
     draws = [scores_of(model, known, seed, random) for seed in repeats]
     rows = correlation(truth, scores, draws, repeats)
-    args, kwargs = one_example(data[0][0])
+    args, kwargs = one_example(data[0].inputs)
     new, rescaled = rescaled_groups(model, kwargs or args, groups, factor, 0.5, repeats[0])
     after = scores_of(new, evidence_of(new), repeats[0], names) if rescaled else {}
     changed = [
@@ -261,6 +253,17 @@ def criterion_card(
     agreement = rank_correlations(np.column_stack([score_column(s) for s in scores.values()]))
     frame = pd.DataFrame(agreement, index=list(scores), columns=list(scores))
     return Card(rows, frame, rescaling, scores, truth.examples, ceiling(truth, repeats))
+
+
+def _evidence_of(
+    criteria: list[Criterion], source: Any, loss: Callable[..., Any], progress: bool, of: nn.Module
+) -> Evidence | None:
+    """Collect what the criteria need from a model; None if they need nothing."""
+    if not any(c.evidence for c in criteria):
+        return None
+    gradients = any(c.needs_gradients for c in criteria)
+    whole = any("model" in c.needs for c in criteria)
+    return collect(of, source, loss=loss if gradients else None, comoment=whole, progress=progress)
 
 
 def _names(criteria: Iterable[str] | None) -> list[str]:

@@ -18,17 +18,16 @@ from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.metrics.accuracy import predicted_classes
-from pruneviz.metrics.accuracy_comparison import Comparison, label_numbers
+from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.evaluator import metric
 from pruneviz.metrics.latency_comparison import Timing, compare_latency
 from pruneviz.model.batches import (
     PART,
-    examples_in,
+    Batch,
     fast_batches,
     first_examples,
     first_n,
-    nothing_to,
-    parts,
+    read,
     same_shape,
 )
 from pruneviz.model.forward import copy_of
@@ -99,34 +98,22 @@ class WhatIf:
         self.training = {name: m.training for name, m in model.named_modules()}
         self.model = copy_of(model).eval()
         self._timed_copy: nn.Module | None = None  # no other thread runs it
-        read = list(parts(batches))
-        given = [(x, y) for x, y in read if not _is_empty(x)]
-        self.dropped = len(read) - len(given)  # number of batches without examples
-        if not given:
-            raise nothing_to("judge by")
-        if evaluate is None and any(y is None for _, y in given):
-            raise ArgumentError(
-                "`batches` must be pairs (inputs, labels) here, but a batch without labels was passed. "
-                "Pass `evaluate`, a function from a model to a number, to judge by something else."
-            )
-        self.given = given
-        self.batches = fast_batches(given, model=self.model) if evaluate is None else given
+        needs_labels = evaluate is None
+        self.given = given = list(read(batches, "judge by", targets=needs_labels))
+        # whether the first batches were left out, because they have no examples
+        self.dropped = given[0].place != "batch 1 of `batches`"
+        self.batches = fast_batches(given, model=self.model) if needs_labels else given
         self.evaluate, self.approximate = evaluate, approximate
         inputs = [x for x, _ in given]
         self._timed_input = inputs[0] if example_input is None else example_input
         self.example_input = _first_examples(inputs[0]) if example_input is None else example_input
-        pairs = (
-            [(x, None) for x in first_examples(inputs, LEARN)]
-            if learn is None
-            else list(parts(learn))
-        )
-        if not pairs:
-            raise nothing_to("learn from", "learn")
-        # pairs, so that a tuple of inputs is not taken for one
-        self.learn = [(x, None) for x, _ in pairs]
-        self.taught = all(y is not None for _, y in pairs)  # whether it has targets
+        source = [(x, None) for x in first_examples(inputs, LEARN)] if learn is None else learn
         # what `collect` reads for gradients
-        self.lessons: list[Any] = pairs if self.taught else self.learn
+        self.lessons = list(read(source, "learn from", name="learn"))
+        self.learn = [b.with_(b.inputs) for b in self.lessons]
+        self.taught = all(y is not None for _, y in self.lessons)  # whether it has targets
+        if not self.taught:
+            self.lessons = self.learn
         if loss is not None and not self.taught:
             raise ArgumentError(
                 "`loss` needs targets, but `learn` has none. Pass learn=batches of (inputs, targets)."
@@ -139,7 +126,7 @@ class WhatIf:
             if same_shape(inputs)
             else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
         )
-        n = sum(examples_in(x) for x, _ in self.learn)
+        n = sum(b.examples for b in self.learn)
         self.learned = f"the inputs of the first {n:,} examples, not their labels"
         if learn is not None:
             self.learned = f"{n:,} examples{' with their labels' if self.taught else ''}"
@@ -164,7 +151,7 @@ class WhatIf:
         if evaluate is None:
             predicted = self._predict_dense()
             labels = [
-                label_numbers(y, p.shape) for (_, y), p in zip(self.batches, predicted, strict=True)
+                b.classes(p.shape).numpy() for b, p in zip(self.batches, predicted, strict=True)
             ]
             self._predicted, self.labels = np.concatenate(predicted), np.concatenate(labels)
             self.before = Comparison(self.labels, self._predicted, self._predicted).accuracy_before
@@ -318,9 +305,9 @@ class WhatIf:
                 self._timed_copy = copy_of(self.model)
         return compare_latency(self._timed_copy, new, x, seconds=seconds)
 
-    def _predict(self, model: nn.Module, batches: Iterable[Any]) -> np.ndarray:
+    def _predict(self, model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:
         with evaluating(model):
-            return np.concatenate([predicted_classes(model, x).numpy() for x, _ in batches])
+            return np.concatenate([predicted_classes(model, b).numpy() for b in batches])
 
     def _predict_dense(self) -> list[np.ndarray]:
         """Return the classes that the dense model predicts, one array a batch."""
@@ -337,10 +324,6 @@ class WhatIf:
             return list(protect)
         producers = {n for g in scores.groups for n in g.producers}
         return [n for n in protect if n in producers]
-
-
-def _is_empty(inputs: Any) -> bool:
-    return isinstance(inputs, Tensor) and inputs.ndim > 0 and not len(inputs)
 
 
 def _first_examples(inputs: Any) -> Any:

@@ -13,18 +13,19 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.progress import progress_bar
-from pruneviz.model.forward import copy_of
+from pruneviz.model.batches import Batch, read
+from pruneviz.model.forward import copy_of, moved
 from pruneviz.model.hooks import seeded
 
 
 def fit(
     model: nn.Module,
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[Any],
     *,
     epochs: int = 1,
     lr: float = 1e-3,
     seed: int = 0,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     progress: bool = True,
 ) -> nn.Module:
@@ -39,7 +40,7 @@ def fit(
     model : nn.Module
         Not changed.
     batches : iterable of (inputs, targets)
-        Read once an epoch. If it shuffles by torch's global generator, `seed` decides the order,
+        As for `collect`, with targets. Read once an epoch. If it shuffles by torch's global generator, `seed` decides the order,
         and the caller's random state is not changed.
     epochs : int
     lr : float
@@ -84,20 +85,19 @@ def fit(
         raise ArgumentError(
             "`model` has no parameter to train. Set requires_grad to True on some of them."
         )
-    device = params[0].device
     opt = optimizer(params, lr=lr)
     flags = [(m, m.training) for m in new.modules()]
     steps = _number_of_batches(batches)
     with seeded(seed, {p.device for p in params}), torch.enable_grad():
         new.train()
         for epoch in range(epochs):
-            examples = 0
-            for step, (x, y) in enumerate(_with_progress(batches, epoch, epochs, progress)):
+            read_once = read(batches, f"train on in epoch {epoch + 1}", targets=True)
+            for step, batch in enumerate(_with_progress(read_once, steps, epoch, epochs, progress)):
                 part = min(step / steps, 1) if steps else 0
                 done = (epoch + part) / epochs  # 0 at the start, 1 at the end
                 for group in opt.param_groups:
                     group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
-                value = loss(new(x.to(device)), y.to(device))
+                value = loss(batch.run(new), moved(batch.targets, params[0].device))
                 if value.ndim:
                     raise ArgumentError(
                         f"`loss` must return a scalar, but its shape is {tuple(value.shape)}. "
@@ -105,26 +105,16 @@ def fit(
                     )
                 if not torch.isfinite(value):
                     raise ArgumentError(
-                        f"the loss became {value.item()} in epoch {epoch + 1}, batch {step + 1}. "
+                        f"the loss became {value.item()} in epoch {epoch + 1}, {batch.place}. "
                         "Try a smaller `lr`, and look for NaN in the data."
                     )
                 opt.zero_grad()
                 value.backward()
                 opt.step()
-                examples += len(y)
-            if not examples:
-                raise ArgumentError(_EMPTY if epoch == 0 else _USED_UP)
         opt.zero_grad()
     for m, training in flags:
         m.training = training
     return new
-
-
-_EMPTY = "`batches` is empty: there is nothing to train on. Pass an iterable of (inputs, targets)."
-_USED_UP = (
-    "`batches` was used up in the first epoch: a generator runs only once. "
-    "Pass a list, a DataLoader or Split.batches()."
-)
 
 
 def _number_of_batches(batches: Iterable[Any]) -> int:
@@ -136,7 +126,7 @@ def _number_of_batches(batches: Iterable[Any]) -> int:
 
 
 def _with_progress(
-    batches: Iterable[Any], epoch: int, epochs: int, progress: bool
-) -> Iterable[Any]:
+    batches: Iterable[Batch], steps: int, epoch: int, epochs: int, progress: bool
+) -> Iterable[Batch]:
     text = f"epoch {epoch + 1} of {epochs}"
-    return progress_bar(batches, shown=progress, text=text, unit="batch")
+    return progress_bar(batches, shown=progress, text=text, total=steps or None, unit="batch")

@@ -150,13 +150,23 @@ def test_what_can_be_read_once_is_taken_from_the_panel(name, tmp_path, monkeypat
     panel.close()
 
 
-PAIRS = "Pass an iterable of pairs (inputs, labels): a DataLoader, or [(x, labels)]."
+NO_TARGETS = (
+    "batch 1 of `batches` must be a pair (inputs, targets), but has no targets. Pass a DataLoader of "
+    "pairs, or [(inputs, targets)]."
+)
+PARTS = (
+    "batch 1 of `batches` must be inputs, or a pair (inputs, targets), but has 3 parts. Put several "
+    "inputs into one tuple: ((a, b), targets)."
+)
+ITERABLE = (
+    "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, but"
+)
 BAD = [
-    ((X, Y), f"a batch must be a pair (inputs, labels), but a Tensor was passed. {PAIRS}"),
-    ([X], f"a batch must be a pair (inputs, labels), but a Tensor was passed. {PAIRS}"),
-    ([(X, Y, Y)], f"a batch must be a pair (inputs, labels), but a tuple of 3 was passed. {PAIRS}"),
-    (TensorDataset(X, Y), f"`batches` must be batches of examples, but a TensorDataset was passed. {PAIRS}"),
-    (7, f"`batches` must be batches of examples, but an int was passed. {PAIRS}"),
+    ((X, Y), NO_TARGETS),
+    ([X], NO_TARGETS),
+    ([(X, Y, Y)], PARTS),
+    (TensorDataset(X, Y), f"{ITERABLE} a TensorDataset was passed."),
+    (7, f"{ITERABLE} an int was passed."),
 ]  # fmt: skip
 
 
@@ -190,7 +200,7 @@ def test_labels_that_do_not_fit_are_told_what_to_do(labels, advice):
 
 
 def test_a_label_below_zero_is_no_class():
-    with begins("a label is -1, but classes are counted from 0."):
+    with begins("a label of batch 1 of `batches` is -1, but classes are counted from 0."):
         pv.panel_inactive(colour(), [(X, Y - 1)])
 
 

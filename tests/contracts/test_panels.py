@@ -156,7 +156,7 @@ BAD_STRIPS = [
     ({"sparsity": 50}, "`sparsity` must be a number in [0, 0.99], but 50 was passed."),
     ({"criterion": "lam"}, "criterion 'lam' is unknown. Did you mean 'lamp'? Known: fisher, lamp, magnitude, random, taylor, wanda."),
     ({"scope": "local"}, "`scope` 'local' is unknown. Did you mean 'global'? Known: global, layer."),
-    ({"batches": []}, "`batches` is empty: there is no example to judge by. Pass an iterable of (inputs, labels); a generator runs only once."),
+    ({"batches": []}, "`batches` is empty: there is nothing to judge by. Pass an iterable of batches; a generator runs only once."),
 ]  # fmt: skip
 
 
@@ -530,7 +530,7 @@ class Fragile(nn.Sequential):
 
 def test_an_error_of_the_model_is_shown():
     panel = pv.panel_weights(Fragile(nn.Flatten(), nn.Linear(36, 3)), batches=batches())
-    with pytest.raises(RuntimeError, match="a weight is gone"):
+    with pytest.raises(pv.ArgumentError, match="RuntimeError: a weight is gone"):
         panel.controls["sparsity"].value = 0.5
     assert 'role="alert"' in alert(panel)
     panel.undo()

@@ -966,8 +966,8 @@ WRONG = {
     ),
     "three parts": (
         lambda: collect(mlp(), [(X, X, Y)]),
-        "a batch must be inputs, or a pair (inputs, targets), but has 3 parts. Put several inputs into "
-        "one tuple: ((a, b), targets).",
+        "batch 1 of `batches` must be inputs, or a pair (inputs, targets), but has 3 parts. Put several "
+        "inputs into one tuple: ((a, b), targets).",
     ),
     "a number": (
         lambda: collect(mlp(), 3),
@@ -981,7 +981,9 @@ WRONG = {
     ),
     "no first dimension": (
         lambda: collect(mlp(), [torch.tensor(1.0)]),
-        "a batch must have a first dimension, which is the examples.",
+        "the inputs of batch 1 of `batches` must be a tensor, a tuple of arguments or a dict of keyword "
+        "arguments, its first dimension the examples, but the first tensor has shape (), and so holds "
+        "no example.",
     ),
     "nan in the data": (
         lambda: collect(mlp(), [X, X * torch.nan]),
@@ -1059,7 +1061,8 @@ WRONG = {
     ),
     "targets with some": (
         lambda: collect(mlp(), [(X, Y), X], loss=F.cross_entropy),
-        "some batches have targets and others have none. Pass targets with all, or with none.",
+        "batch 2 of `batches` has no targets, unlike the batches before it. Pass targets with all, or "
+        "with none.",
     ),
 }
 

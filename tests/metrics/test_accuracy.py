@@ -50,8 +50,8 @@ def test_empty_batches_among_others_do_not_count():
 
 
 EMPTY = (
-    "`batches` is empty: there is no example to judge by. "
-    "Pass an iterable of (inputs, labels); a generator runs only once."
+    "`batches` is empty: there is nothing to judge by. "
+    "Pass an iterable of batches; a generator runs only once."
 )
 
 

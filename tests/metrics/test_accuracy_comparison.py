@@ -183,7 +183,7 @@ def test_no_trace(name):
 def test_no_trace_when_the_forward_raises():
     model = build("raising")
     before = snapshot(model)
-    with pytest.raises(RuntimeError, match="boom"):
+    with pytest.raises(pv.ArgumentError, match="RuntimeError: boom"):
         pv.compare_accuracy(build("mlp"), model, batches())
     assert_untouched(model, before)
 
@@ -197,20 +197,25 @@ X = torch.eye(3)
         (
             [],
             {},
-            "`batches` is empty: there is no example to compare by. Pass an iterable of (inputs, "
-            "labels); a generator runs only once.",
+            "`batches` is empty: there is nothing to compare by. Pass an iterable of batches; a "
+            "generator runs only once.",
         ),
-        ([X], {}, "a batch must be a pair (inputs, labels), but Tensor was passed."),
+        (
+            [X],
+            {},
+            "batch 1 of `batches` must be a pair (inputs, targets), but has no targets. Pass a DataLoader of pairs, or [(inputs, targets)].",
+        ),
         (
             [(X, torch.eye(3))],
             {},
-            "`labels` must be one class per example, whole numbers of shape (3,), but torch.float32 of "
-            "shape (3, 3) was passed. One-hot labels: labels.argmax(1).",
+            "the labels of batch 1 of `batches` must be one class per example, whole numbers of shape "
+            "(3,), but float32[3, 3] was passed. One-hot labels: labels.argmax(1).",
         ),
         (
             [(X, [0, 1, 2])],
             {},
-            "`labels` must be one class per example, whole numbers of shape (3,), but list was passed. "
+            "the labels of batch 1 of `batches` must be one class per example, whole numbers of shape "
+            "(3,), but a list was passed. "
             "Convert them to a tensor: torch.as_tensor(labels).",
         ),
         (

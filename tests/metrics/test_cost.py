@@ -312,7 +312,7 @@ MUST = (
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (3, f"{MUST} a int was passed."),
+        (3, f"{MUST} an int was passed."),
         (None, f"{MUST} a NoneType was passed."),
         ((), f"{MUST} a tuple without a tensor was passed."),
         ((1, "x"), f"{MUST} a tuple without a tensor was passed."),

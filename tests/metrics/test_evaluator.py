@@ -69,12 +69,10 @@ def test_it_travels_without_its_layouts():
 
 def test_inputs_may_be_anything_a_model_takes():
     class Two(nn.Linear):
-        def forward(self, pair):
-            return pair["a"]
+        def forward(self, a):
+            return a
 
-    class Pair(dict):
-        device = "cpu"
-
+    class Pair(dict):  # as a BatchEncoding: it has `to`, and holds keyword arguments
         def to(self, device):
             return self
 
@@ -82,19 +80,19 @@ def test_inputs_may_be_anything_a_model_takes():
     assert judge(Two(1, 1)) == 2 / 3
 
 
-EMPTY = "`batches` is empty: there is no example to judge by. Pass an iterable of (inputs, labels); a generator runs only once."  # fmt: skip
+EMPTY = "`batches` is empty: there is nothing to judge by. Pass an iterable of batches; a generator runs only once."  # fmt: skip
 BAD = [
     (lambda: pv.Accuracy([]), EMPTY),
     (lambda: pv.Accuracy([(inputs(0), labels(0))]), EMPTY),
-    (lambda: pv.Accuracy([inputs()]), "a batch must be a pair (inputs, labels), labels a tensor of classes, but a Tensor was passed."),
-    (lambda: pv.Accuracy([(inputs(),)]), "a batch must be a pair (inputs, labels), labels a tensor of classes, but 1 part was passed."),
-    (lambda: pv.Accuracy([(inputs(), [1, 2])]), "a batch must be a pair (inputs, labels), labels a tensor of classes, but labels of class list were passed."),
-    (lambda: pv.Accuracy(3), "`batches` must be an iterable of (inputs, labels), such as a list or a DataLoader, but an int was passed."),
+    (lambda: pv.Accuracy([inputs()]), "batch 1 of `batches` must be a pair (inputs, targets), but has no targets. Pass a DataLoader of pairs, or [(inputs, targets)]."),
+    (lambda: pv.Accuracy([(inputs(),)]), "batch 1 of `batches` must be a pair (inputs, targets), but has no targets. Pass a DataLoader of pairs, or [(inputs, targets)]."),
+    (lambda: pv.Accuracy([(inputs(), [1, 2])]), "the labels of batch 1 of `batches` must be one class per example, whole numbers of shape (5,), but a list was passed. Convert them to a tensor: torch.as_tensor(labels)."),
+    (lambda: pv.Accuracy(3), "`batches` must be an iterable of batches, such as a list of tensors or a DataLoader, but an int was passed."),
     (lambda: pv.Accuracy(batches(), examples=11), "`examples` must be at most 10, the number of examples, but 11 was passed."),
     (lambda: pv.Accuracy(batches(), examples=0), "`examples` must be a whole number ≥ 1, but 0 was passed."),
     (lambda: pv.Accuracy(batches(), examples=2, seed=-1), "`seed` must be a whole number ≥ 0, but -1 was passed."),
     (lambda: pv.Accuracy([({"a": inputs()}, labels())], examples=2), "`examples` draws from batches of tensors, (inputs, labels) of one length, but these batches are different. Leave it out to judge on all examples."),
-    (lambda: pv.Accuracy([(inputs(), torch.eye(5))])(mlp()), "`labels` must be one class per example, shape (5,), but (5, 5) was passed. One-hot labels: labels.argmax(1)."),
+    (lambda: pv.Accuracy([(inputs(), torch.eye(5))])(mlp()), "the labels of batch 1 of `batches` must be one class per example, whole numbers of shape (5,), but float32[5, 5] was passed. One-hot labels: labels.argmax(1)."),
     (lambda: pv.Accuracy(batches())(nn.Flatten(0)), "`model` must return logits of shape (examples, classes), but it returned (180,). Wrap it in a module that returns its logits."),
     (lambda: columns_of("accuracy"), "`evaluate` must be a function of a model, or pv.Accuracy(batches), but a str was passed."),
 ]  # fmt: skip

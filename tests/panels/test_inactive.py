@@ -284,7 +284,7 @@ BAD = [
     ({"order": "size"}, "`order` 'size' is unknown"),
     ({"repair": "lstsq"}, "`repair` 'lstsq' is unknown"),
     ({"batches": []}, "`batches` is empty"),
-    ({"batches": [({"x": X}, Y)]}, "a batch must be a pair of tensors"),
+    ({"batches": [({"x": X}, Y)]}, "the inputs of batch 1 of `batches` must be one tensor"),
     ({"model": nn.Linear(4, 3)}, "no group that a Linear or Conv layer reads"),
 ]
 

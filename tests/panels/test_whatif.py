@@ -281,7 +281,10 @@ def test_inputs_in_a_dict():
 
 WRONG = [
     (lambda: pv.panel_whatif(net(), []), "`batches` is empty: there is nothing to judge by"),
-    (lambda: pv.panel_whatif(net(), [b for b, _ in data()]), "`batches` must be pairs"),
+    (
+        lambda: pv.panel_whatif(net(), [b for b, _ in data()]),
+        "batch 1 of `batches` must be a pair (inputs, targets)",
+    ),
     (lambda: pv.panel_whatif(net(), data(), criterion="l3"), "criterion 'l3' is unknown"),
     (lambda: pv.panel_whatif(net(), data(), sparsity=50), "`sparsity` must be"),
     (lambda: pv.panel_whatif(net(), data(), repair="glue"), "`repair` 'glue' is unknown"),

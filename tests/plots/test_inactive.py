@@ -199,8 +199,15 @@ def test_examples_by_class():
     assert torch.cat([part for part, _ in each[2]]).tolist() == [0, 2, 3, 5]
     assert [x.tolist() for x in examples_of_each_class(each, 4)[0]] == [[1, 4, 0, 2]]
     assert examples_of_each_class(each, 4)[1] == [0, 0, 2, 2]
-    for bad in (({"x": x}, y), (x, y[:2]), (x, torch.zeros(6, 2))):
-        with pytest.raises(pv.ArgumentError, match="a batch must be a pair of tensors"):
+    for bad, what in (
+        (({"x": x}, y), "the inputs of batch 1 of `batches` must be one tensor here"),
+        ((x, y[:2]), "the labels of batch 1 of `batches` must be one class per example"),
+        (
+            (x, torch.zeros(6, 2)),
+            "the labels of batch 1 of `batches` must be one class per example",
+        ),
+    ):
+        with pytest.raises(pv.ArgumentError, match=f"^{what}"):
             by_class([bad])
 
 

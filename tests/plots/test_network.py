@@ -131,6 +131,6 @@ def test_ready_batches_are_the_same_examples(n):
     assert max(len(p) for p, _ in parts) <= 100
     assert fast_batches([({"x": x}, y)]) == [({"x": x}, y)]
     with refused(
-        "`labels` must be one class per example, shape (3,), but (2,) was passed. There must be as many labels as examples in every batch."
+        "the labels of batch 1 of `batches` must be one class per example, whole numbers of shape (3,), but int64[2] was passed. There must be as many labels as examples in every batch."
     ):
-        pv.accuracy(nn.Flatten(), fast_batches([(torch.zeros(3, 2, 1, 1), torch.zeros(2))]))
+        pv.accuracy(nn.Flatten(), fast_batches([(torch.zeros(3, 2, 1, 1), torch.zeros(2).long())]))

@@ -163,7 +163,12 @@ NAN = torch.full_like(X, torch.nan)
             "`batches` is empty: there is nothing to measure the loss on. Pass an iterable of batches; "
             "a generator runs only once.",
         ),
-        ([X], {}, "`batches` must be pairs (inputs, targets): without targets there is no loss."),
+        (
+            [X],
+            {},
+            "batch 1 of `batches` must be a pair (inputs, targets), but has no targets. Pass a "
+            "DataLoader of pairs, or [(inputs, targets)].",
+        ),
         (
             [(X, Y + 2)],
             {},

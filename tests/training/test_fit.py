@@ -171,11 +171,11 @@ def nothing_to_train():
     return mlp().requires_grad_(False)
 
 
-EMPTY = "`batches` is empty: there is nothing to train on. Pass an iterable of (inputs, targets)."
-USED_UP = (
-    "`batches` was used up in the first epoch: a generator runs only once. "
-    "Pass a list, a DataLoader or Split.batches()."
+EMPTY = (
+    "`batches` is empty: there is nothing to train on in epoch 1. Pass an iterable of batches; a "
+    "generator runs only once."
 )
+USED_UP = EMPTY.replace("epoch 1", "epoch 2")
 NO_PARAMETER = (
     "`model` has no parameter to train. Set requires_grad to True on some of them."
 )  # fmt: skip
@@ -184,7 +184,7 @@ BAD_CALLS = [
     (mlp, lambda: [(inputs(0), labels(0))], {"loss": lambda a, b: a.sum()}, EMPTY),
     (mlp, lambda: iter([]), {"epochs": 2}, EMPTY),
     (mlp, lambda: iter(batches()), {"epochs": 2}, USED_UP),
-    (mlp, nan_data, {}, "the loss became nan in epoch 1, batch 2. Try a smaller `lr`, and look for NaN in the data."),
+    (mlp, nan_data, {}, "the loss became nan in epoch 1, batch 2 of `batches`. Try a smaller `lr`, and look for NaN in the data."),
     (mlp, batches, {"loss": lambda a, b: a.sum() * math.inf, "epochs": 2}, "the loss became"),
     (nothing_to_train, batches, {}, NO_PARAMETER),
     (nn.Flatten, batches, {}, NO_PARAMETER),
@@ -203,7 +203,7 @@ def test_a_bad_call_is_refused(make, data, options, message):
     before = snapshot(model) if isinstance(model, nn.Module) else None
     if message == "the loss became":  # plus or minus infinity, as the weights will have it
         expect = pytest.raises(
-            pv.ArgumentError, match=r"^the loss became -?inf in epoch 1, batch 1"
+            pv.ArgumentError, match=r"^the loss became -?inf in epoch 1, batch 1 of `batches`"
         )
     else:
         expect = refused(message)

@@ -12,25 +12,21 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import at_least_float32
-from pruneviz.model.forward import arguments, run_forward
+from pruneviz.model.batches import Batch
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention
 from pruneviz.model.patches import patches
 from pruneviz.pruning.repair import ladder
 
 
-def fits(model: nn.Module, new: nn.Module, layer: str, batches: Iterable[Any]) -> list[Fit]:
-    """Return one fit for each group of a layer: its inputs in the new model, outputs in the old.
-
-    `batches` are inputs without targets; both models run on them.
-    """
+def fits(model: nn.Module, new: nn.Module, layer: str, batches: Iterable[Batch]) -> list[Fit]:
+    """Return one fit for each group of a layer: its inputs in the new model, outputs in the old."""
     dense, pruned = consumers(model)[layer], consumers(new)[layer]
     found = [Fit() for _ in range(getattr(dense, "groups", 1))]
     calls = 0
-    for inputs in batches:
-        args, kwargs = arguments(inputs)
-        targets = layer_rows(model, layer, dense, args, kwargs, target=True, calls=calls)
-        inputs_now = layer_rows(new, layer, pruned, args, kwargs, target=False, calls=calls)
+    for batch in batches:
+        targets = layer_rows(model, layer, dense, batch, target=True, calls=calls)
+        inputs_now = layer_rows(new, layer, pruned, batch, target=False, calls=calls)
         calls = len(targets)  # from the second batch on a forward stops after the layer's last call
         for z, x in zip(targets, inputs_now, strict=True):  # z: (groups, rows, outputs), x: (.., n)
             for b, fit in enumerate(found):
@@ -126,8 +122,7 @@ def layer_rows(
     model: nn.Module,
     layer: str,
     module: nn.Module,
-    args: Any,
-    kwargs: Any,
+    batch: Batch,
     *,
     target: bool,
     calls: int = 0,
@@ -160,7 +155,7 @@ def layer_rows(
         open_attention(model),
         hooked(model, [layer], record),
     ):
-        run_forward(model, args, kwargs)
+        batch.run(model)
     return found
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import tensor_name
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.batches import listed
+from pruneviz.model.batches import Batch, listed
 from pruneviz.model.layers import blocks_of, consumers, is_conv1d
 from pruneviz.model.tensors import tensors_of
 from pruneviz.pruning.repair import ladder
@@ -163,7 +163,7 @@ def merge_without_data(
 
 
 def _refit_in_order(
-    model: nn.Module, new: nn.Module, sites: list[Site], batches: list[Any], ridge: float
+    model: nn.Module, new: nn.Module, sites: list[Site], batches: list[Batch], ridge: float
 ) -> None:
     dense, cut = consumers(model), consumers(new)
     if any(site.layer not in cut for site in sites):

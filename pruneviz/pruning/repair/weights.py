@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from pruneviz.core.names import tensor_name
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.batches import listed
-from pruneviz.model.forward import arguments, run_forward
+from pruneviz.model.batches import Batch, listed
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import blocks_of, consumers, is_conv1d, open_attention, shaped
 from pruneviz.model.tensors import Held, tensors_by_name
@@ -71,7 +70,7 @@ def refit_weights(
                 bias += gain.to(bias)
 
 
-def in_forward_order(model: nn.Module, layers: list[str], inputs: Any) -> list[str]:
+def in_forward_order(model: nn.Module, layers: list[str], batch: Batch) -> list[str]:
     """Sort layers by their first call in a forward; layers without a call are left out."""
     order: dict[str, None] = {}
 
@@ -79,7 +78,7 @@ def in_forward_order(model: nn.Module, layers: list[str], inputs: Any) -> list[s
         order.setdefault(name)
 
     with evaluating(model), open_attention(model), hooked(model, layers, record):
-        run_forward(model, *arguments(inputs))
+        batch.run(model)
     return list(order)
 
 
