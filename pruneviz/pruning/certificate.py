@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Plan, keep_all
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.batches import listed
 from pruneviz.model.hooks import evaluating
 from pruneviz.pruning.equivalence import difference_of
-from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units
+from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units, merged_outputs_agree
 from pruneviz.pruning.shrink import CUTS_ATTRIBUTE, Shrinker
 from pruneviz.pruning.surgery.removal import units_of_cut
 from pruneviz.redundancy.bounds import WIDE_BOX
@@ -126,36 +128,84 @@ def certify(
     box = (-WIDE_BOX if low is None else low, WIDE_BOX if high is None else high)
     kind = "observed" if same else "approximate"
     if removed and groups is not None:
-        # proofs use the weights alone (evidence=None): bounds over the box, then redundant pairs
-        inactive = inactive_units(before, example, groups, None, *box, off_border=True)
-        unproved = {
-            g: np.array([u for u in units if not inactive[g][u]]) for g, units in removed.items()
-        }
-        if same and all(len(u) == 0 for u in unproved.values()):
+        cut = _Cut(before, after, groups, removed, example)
+        inactive = cut.inactive(*box)
+        if same and (cut.is_plain(inactive) or cut.is_merged(inactive)):
             kind = "exact"
-        elif same:
-            pairs = find_redundant(before, groups=groups, threshold=EQUAL_WEIGHTS)
-            paired = set(zip(pairs["group"], pairs["removed"], strict=True))
-            paired |= set(zip(pairs["group"], pairs["kept"], strict=True))
-            redundant = all((g, u) in paired for g, units in unproved.items() for u in units)
-            kind = "exact" if redundant else "observed"
-        elif all(len(u) == 0 for u in unproved.values()):
+        elif not same and all(inactive.values()):
             # Constant units before a zero-padded convolution differ only at the border. Fold them
             # again: if `after` equals that model, nothing else was changed.
-            keep = keep_all(groups)
-            for name, units in removed.items():
-                keep[name][list(units)] = False
-            folded = _folded(before, Plan(keep, groups), example)
+            folded = cut.merged()
             if difference_of(folded, after, data, varied=False)[0] <= SAME_OUTPUT_FLOAT32 * scale:
                 kind = "exact-off-border"
-    elif same and not removed and type(after) is type(before):
-        kind = "exact" if error == 0 and not getattr(after, CUTS_ATTRIBUTE, ()) else kind
+    elif same and not removed and type(after) is type(before) and _same_tensors(before, after):
+        kind = "exact"
     return Certificate(removed, kind, error, scale, examples)
 
 
-def _folded(before: nn.Module, plan: Plan, example: Any) -> nn.Module:
-    """Return the model without the dropped units, with proved constants folded into the biases."""
-    shrinker = Shrinker(before, example)
-    small = shrinker.quick(plan)
-    shrinker.repair(small, plan, "merge", None, None)
-    return small
+class _Cut:
+    """The units that were removed, and whether `after` is what their removal gives.
+
+    What was compared on data is no proof for other inputs: also a unit that is silent on the data
+    makes no difference there. So ``"exact"`` is said only of a model whose tensors are those of the
+    removal, done again, of units that are proved to add nothing.
+    """
+
+    def __init__(
+        self,
+        before: nn.Module,
+        after: nn.Module,
+        groups: Groups,
+        removed: Mapping[str, tuple[int, ...]],
+        example: Any,
+    ) -> None:
+        self.before, self.after, self.example = before, after, example
+        self.groups, self.removed = groups, removed
+        keep = keep_all(groups)
+        for name, units in removed.items():
+            keep[name][list(units)] = False
+        self.plan = Plan(keep, groups)
+        self.shrinker = Shrinker(before, example)
+
+    def inactive(self, low: Any, high: Any) -> dict[tuple[str, int], bool]:
+        """Whether each removed unit is proved dead, constant or unread in the box, by weights alone."""
+        marks = inactive_units(
+            self.before, self.example, self.groups, None, low, high, off_border=True
+        )
+        return {(g, u): bool(marks[g][u]) for g, units in self.removed.items() for u in units}
+
+    def is_plain(self, inactive: Mapping[tuple[str, int], bool]) -> bool:
+        """Whether all units are inactive, and only they were removed."""
+        return all(inactive.values()) and _same_tensors(self.shrinker.quick(self.plan), self.after)
+
+    def is_merged(self, inactive: Mapping[tuple[str, int], bool]) -> bool:
+        """Whether each other unit repeats a kept one, which has taken over its columns."""
+        pairs = find_redundant(self.before, groups=self.groups, threshold=EQUAL_WEIGHTS)
+        rows = pairs[["group", "kept", "removed"]].itertuples(index=False, name=None)
+        alike: dict[tuple[str, int], set[int]] = {(g, u): set() for g, u in inactive}
+        for g, a, b in rows:
+            for u, other in ((a, b), (b, a)):
+                if (g, u) in alike and (g, other) not in inactive:  # the other one is kept
+                    alike[g, u].add(other)
+        repeats = all(proved or alike[unit] for unit, proved in inactive.items())
+        return (
+            repeats
+            and merged_outputs_agree(self.before, self.example, self.plan)
+            and _same_tensors(self.merged(), self.after)
+        )
+
+    def merged(self) -> nn.Module:
+        """Return the removal done again: constants folded, and each column given to its twin."""
+        small = self.shrinker.quick(self.plan)
+        self.shrinker.repair(small, self.plan, "merge", None, None)
+        return small
+
+
+def _same_tensors(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two models have the same parameters and buffers, up to rounding."""
+    one, other = (dict([*m.named_parameters(), *m.named_buffers()]) for m in (a, b))
+    return one.keys() == other.keys() and all(
+        t.shape == other[n].shape
+        and torch.allclose(t.double(), other[n].double(), rtol=1e-5, atol=1e-7)
+        for n, t in one.items()
+    )

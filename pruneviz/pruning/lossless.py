@@ -107,7 +107,9 @@ def lossless_plan(
         # weights gives a multiple of the activation only after some (ReLU, not GELU), so this is
         # tested by a run.
         with_multiples = _drop_units(whole, inactive, pairs)
-        plan = with_multiples if _same_outputs(model, example_input, with_multiples) else plan
+        plan = (
+            with_multiples if merged_outputs_agree(model, example_input, with_multiples) else plan
+        )
     if evidence is not None and any(
         m.full for m in (*evidence.inputs.values(), *evidence.patches.values())
     ):
@@ -206,7 +208,7 @@ def _restore_units(g: Group, keep: Tensor) -> None:
         keep[dropped[most:]] = True
 
 
-def _same_outputs(model: nn.Module, example_input: Any, plan: Plan) -> bool:
+def merged_outputs_agree(model: nn.Module, example_input: Any, plan: Plan) -> bool:
     """Whether the model without these units gives the same outputs on variations of the example."""
     shrinker = Shrinker(model, example_input)
     small = shrinker.quick(plan)

@@ -1,5 +1,6 @@
 """Lossless plans, inactive units, certificates: all planted units are found, and no others."""
 
+import copy
 import re
 
 import pytest
@@ -205,6 +206,50 @@ def test_observed_is_not_proved():
     assert pv.certify(model, small, [x]).kind == "observed"
     assert pv.certify(model, small, [x], low=0, high=1).kind == "exact"
     assert pv.certify(model, small, [x, 3 + x]).kind == "approximate"
+
+
+def pair_that_sleeps():
+    """Units 1 and 2 are the same; on inputs below 1 they never fire, on others they do."""
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    with torch.no_grad():
+        model[0].weight[1:3], model[0].bias[1:3] = torch.tensor([1.0, 1.0]), -2.0
+        model[0].weight[0], model[0].weight[3] = torch.tensor([1.0, 0.2]), torch.tensor([0.1, 1.0])
+        model[0].bias[[0, 3]] = 0.3
+    return model, torch.rand(30, 2).double()
+
+
+@pytest.mark.parametrize(
+    ("units", "repair", "kind"),
+    [
+        ([1], "merge", "exact"),  # unit 2 has taken over
+        ([1], "none", "observed"),  # it has not, and the data do not show it
+        ([1, 2], "none", "observed"),  # neither is kept
+        ([1, 2], "merge", "observed"),
+    ],
+)
+def test_exact_is_said_only_of_what_holds_for_every_input(units, repair, kind):
+    model, x = pair_that_sleeps()
+    plan = pv.drop(pv.find_groups(model, x), {"0": units})
+    small = pv.shrink(model, plan, example_input=x, repair=repair)
+    certificate = pv.certify(model, small, [x])
+    assert certificate.kind == kind
+    other = 2 + x  # where the pair fires
+    agree = torch.allclose(small(other), model(other), atol=1e-9)
+    assert agree if kind == "exact" else not agree
+
+
+def test_a_weight_that_the_data_do_not_reach_is_not_overlooked():
+    model, x = pair_that_sleeps()
+    small = pv.shrink(model, pv.lossless_plan(model, x), example_input=x, repair="merge")
+    assert pv.certify(model, small, [x]).kind == "exact"
+    with torch.no_grad():
+        small[2].weight[0, 1] += 1.0  # of a unit that never fires on these inputs
+    assert pv.certify(model, small, [x]).kind == "observed"
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[2].weight[0, 1] += 1.0
+    assert pv.certify(model, other, [x]).kind == "observed"
+    assert pv.certify(model, copy.deepcopy(model), [x]).kind == "exact"
 
 
 def test_certify_refuses():
