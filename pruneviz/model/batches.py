@@ -275,7 +275,9 @@ def examples_in(example_input: Any, name: str = "`example_input`", *, low: int =
     >>> examples_in((torch.zeros(5, 2), 3))
     5
     """
-    first = next(v for v in tree_leaves(arguments(example_input, name)) if isinstance(v, Tensor))
+    first = example_input
+    if not isinstance(first, Tensor):
+        first = next(v for v in tree_leaves(arguments(first, name)) if isinstance(v, Tensor))
     if not first.ndim or len(first) < low:
         got = f"the first tensor has shape {tuple(first.shape)}, and so holds no example"
         raise wrong_input(got, name)

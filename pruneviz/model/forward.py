@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -50,8 +51,9 @@ def run_forward(
 ) -> Any:
     """Run the model; if its forward raises, raise an error with the shapes of the arguments."""
     try:
-        args, kwargs = moved((args, kwargs), device_of(model))
-        return model(*args, **kwargs)
+        device = device_of(model)
+        kwargs = moved(kwargs, device) if kwargs else kwargs
+        return model(*(moved(v, device) for v in args), **kwargs)
     except Exception as e:
         given = [*map(shape_text, args), *(f"{k}={shape_text(v)}" for k, v in kwargs.items())]
         raise ArgumentError(
@@ -63,12 +65,14 @@ def run_forward(
 
 def device_of(model: nn.Module) -> torch.device | None:
     """Return the device of a model; None if it has no tensors."""
-    return next((t.device for t in (*model.parameters(), *model.buffers())), None)
+    return next((t.device for t in chain(model.parameters(), model.buffers())), None)
 
 
 def moved(values: Any, device: torch.device | None) -> Any:
     """Return values with their tensors on a device; None: where they are."""
-    return tree_map_only(Tensor, lambda v: v.to(device), values)  # None: not moved
+    if device is None or isinstance(values, Tensor):  # the usual case: no tree to walk through
+        return values if device is None else values.to(device)
+    return tree_map_only(Tensor, lambda v: v.to(device), values)
 
 
 def shape_text(v: Any) -> str:
