@@ -56,9 +56,7 @@ def roles_of(w: Walk) -> dict[tuple[str, int, int], str]:
 def every_other(w: Walk, groups: Groups) -> np.ndarray:
     """Mark, by root, every second unit of each group that can be cut."""
     gone = np.zeros(w.atoms.size, bool)
-    for group in groups:
-        if group.frozen:
-            continue
+    for group in groups.cuttable:
         part = group.even if group.even is not None else np.zeros(group.size, np.int64)
         order = np.argsort(part, kind="stable")
         starts = np.searchsorted(part[order], part[order])
