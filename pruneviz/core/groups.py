@@ -53,6 +53,12 @@ class Group:
     even: np.ndarray | None = field(default=None)
 
     @property
+    def even_parts(self) -> list[np.ndarray]:
+        """The units of each part from which as many must be removed; a single part if `even` is None."""
+        labels = np.zeros(self.size, int) if self.even is None else self.even
+        return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    @property
     def producers(self) -> tuple[str, ...]:
         """Names of the layers that produce the units."""
         return tuple(dict.fromkeys(s.layer for s in self.slices if s.role == "out"))

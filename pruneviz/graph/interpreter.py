@@ -44,27 +44,8 @@ def run_graph(
     watch : callable
         Called before each node runs, with the node and a function that returns any node's value.
     """
-    env: dict[Node, Any] = {}
-    remaining_inputs = iter(inputs)
-    nodes = [n for n in w.traced.nodes if n in w.traced.live]
-    last_user = {n: node for node in nodes for n in node.all_input_nodes}
-    for node in nodes:
-        if node.op == "placeholder":
-            kind, name = w.traced.sources[node]
-            if kind == "input":
-                value = next(remaining_inputs)
-            else:
-                value = w.traced.constants[name] if kind == "constant" else tensors[name]
-            value = promoted(value) if double else value
-            env[node] = (
-                value.clone() if isinstance(value, Tensor) and kind != "parameter" else value
-            )
-            continue
-        if node.op == "output":
-            return [env[n] for n in outputs(node) if isinstance(env.get(n), Tensor)]
-        if node.op == "get_attr":
-            env[node] = getattr(w.traced.root, str(node.target))
-            continue
+
+    def run(node: Node, env: dict[Node, Any]) -> Any:
         if watch is not None:
             watch(node, env.__getitem__)
         args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
@@ -78,10 +59,44 @@ def run_graph(
         else:
             value = call(node)(*args, **kwargs)
         # the result is promoted, too: zeros(3) has no argument for its type
-        env[node] = tree_map(promoted, value) if double else value
-        for n in node.all_input_nodes:
-            if last_user[n] is node:
-                del env[n]
+        return tree_map(promoted, value) if double else value
+
+    return interpret(w, tensors, inputs, run, promoted if double else lambda value: value)
+
+
+def interpret(
+    w: Walk,
+    tensors: Mapping[str, Tensor],
+    inputs: Iterable[Any],
+    run: Callable[[Node, dict[Node, Any]], Any],
+    converted: Callable[[Any], Any],
+) -> list[Tensor]:
+    """Go through the graph and return its outputs: `run` gives the result of each operator.
+
+    It is called with a node, and with the values so far that later nodes read, each of them
+    `converted` if it comes from outside of the graph.
+    """
+    env: dict[Node, Any] = {}
+    remaining_inputs = iter(inputs)
+    nodes = [n for n in w.traced.nodes if n in w.traced.live]
+    last_user = {n: node for node in nodes for n in node.all_input_nodes}
+    for node in nodes:
+        if node.op == "placeholder":
+            kind, name = w.traced.sources[node]
+            known = w.traced.constants if kind == "constant" else tensors
+            value = converted(next(remaining_inputs) if kind == "input" else known[name])
+            # a copy, because a forward may write into its buffers
+            copied = isinstance(value, Tensor) and kind != "parameter"
+            env[node] = value.clone() if copied else value
+        elif node.op == "output":
+            return [env[n] for n in outputs(node) if isinstance(env.get(n), Tensor)]
+        elif node.op == "get_attr":
+            env[node] = getattr(w.traced.root, str(node.target))
+        else:
+            env[node] = run(node, env)
+            for n in node.all_input_nodes:
+                if last_user[n] is node:
+                    del env[n]
     return []
 
 

@@ -56,13 +56,8 @@ def roles_of(w: Walk) -> dict[tuple[str, int, int], str]:
 def every_other(w: Walk, groups: Groups) -> np.ndarray:
     """Mark, by root, every second unit of each group that can be cut."""
     gone = np.zeros(w.atoms.size, bool)
-    for group in groups:
-        if group.frozen:
-            continue
-        part = group.even if group.even is not None else np.zeros(group.size, np.int64)
-        order = np.argsort(part, kind="stable")
-        starts = np.searchsorted(part[order], part[order])
-        chosen = order[(np.arange(group.size) - starts) % 2 == 0]
+    for group in groups.cuttable:
+        chosen = np.concatenate([part[::2] for part in group.even_parts])
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index[chosen]]
         gone[w.atoms.roots(ids.ravel())] = True

@@ -153,6 +153,14 @@ def arguments_of(node: Node) -> dict[str, Any]:
     )
 
 
+def draws_random_numbers(node: Node) -> bool:
+    """Whether an operator draws random numbers; a dropout in eval mode draws none."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = arguments_of(node)
+    return not (given.get("train", given.get("training")) is False or given.get("dropout_p") == 0)
+
+
 POINTWISE = frozenset(
     """
     where prelu_ masked_fill dropout_ __and__ __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__

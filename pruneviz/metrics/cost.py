@@ -124,12 +124,8 @@ def _sdpa(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
     return 2 * prod(batch) * queries * k[-2] * (width + v[-1])  # q kᵀ, and weights times v
 
 
-def _matvec(a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-    return 2 * prod(a)
-
-
-def _addmv(bias: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-    return 2 * prod(a)
+def _matvec(*shapes: Any, **kwargs: Any) -> int:
+    return 2 * prod(shapes[-2])  # the matrix; before it, in addmv, what is added
 
 
 def _lstm(x: Any, w_input: Any, w_hidden: Any, *args: Any, **kwargs: Any) -> int:
@@ -159,7 +155,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten.mv: _matvec,
     aten.dot: _matvec,
     aten.vdot: _matvec,
-    aten.addmv: _addmv,
+    aten.addmv: _matvec,
     aten.mkldnn_rnn_layer: _lstm,
     aten._trilinear: _bilinear,
 }

@@ -24,7 +24,7 @@ from pruneviz.model.forward import arguments, copied_inputs
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.patches import reads_neighbours
-from pruneviz.model.tensors import Held, tensors_by_name
+from pruneviz.model.tensors import Held, matrix, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.redundancy.bounds import WIDE_BOX, bounds
@@ -160,14 +160,9 @@ def _unread(g: Group, tensors: dict[str, Held]) -> np.ndarray:
     for s in g.slices:
         if s.role != "in" or s.layer not in g.consumers:
             continue
-        weight = tensors[unmasked_name(s.tensor)].visible
-        if s.blocks > 1:
-            split = weight.unflatten(0, (s.blocks, -1)).movedim(s.dim + 1, 1).flatten(0, 1)
-        else:
-            split = weight.movedim(s.dim, 0)  # (n, …)
-        used: np.ndarray = (split.flatten(1) != 0).any(1).cpu().numpy()
+        used = matrix(tensors[unmasked_name(s.tensor)].visible, s) != 0  # (units, numbers)
         has_consumer = True
-        unread &= ~used[s.index].any(1)
+        unread &= ~used.any(1).cpu().numpy()
     return unread if has_consumer else np.zeros(g.size, bool)
 
 
@@ -200,10 +195,8 @@ def _drop_units(plan: Plan, inactive: dict[str, np.ndarray], pairs: Any) -> Plan
 
 def _restore_units(g: Group, keep: Tensor) -> None:
     """Keep more units, in place: at least one a part, and as many in each part of an even group."""
-    labels = np.zeros(g.size, int) if g.even is None else g.even
-    parts = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    most = min(min(int((~keep[p]).sum()), len(p) - 1) for p in parts)
-    for p in parts:
+    most = min(min(int((~keep[p]).sum()), len(p) - 1) for p in g.even_parts)
+    for p in g.even_parts:
         dropped = p[(~keep[p]).numpy()]
         keep[dropped[most:]] = True
 

@@ -18,10 +18,10 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
-from pruneviz.graph.interpreter import call, promoted, promoted_types
+from pruneviz.graph.interpreter import call, interpret, promoted, promoted_types
 from pruneviz.graph.silence import value_range
 from pruneviz.graph.state import Walk
-from pruneviz.graph.values import args_of, name_of, schema_of, sizes
+from pruneviz.graph.values import args_of, draws_random_numbers, name_of, schema_of, sizes
 from pruneviz.model.forward import arguments, quiet
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import check_fit, tensors_by_name, tensors_of
@@ -196,26 +196,11 @@ def _ids(w: Walk, name: str, dim: int, blocks: int) -> np.ndarray:
 def _by_root(w: Walk, boxed: int, box: Interval, *, rounded: bool) -> tuple[np.ndarray, np.ndarray]:
     """Propagate intervals through the graph; return the bounds of each root where it ends."""
     low, high = np.full(w.atoms.size, math.inf), np.full(w.atoms.size, -math.inf)
-    tensors = tensors_of(w.traced.model)
-    input_numbers = iter(range(len(w.traced.inputs)))
+    inputs: list[Any] = list(w.traced.inputs)
+    inputs[boxed] = Interval(*(t.to(inputs[boxed].device) for t in (box.lo, box.hi)))
     shared = _shared(w)
-    env: dict[Node, Any] = {}
-    nodes = [n for n in w.traced.nodes if n in w.traced.live and n.op != "output"]
-    last_user = {n: node for node in nodes for n in node.all_input_nodes}
-    for node in nodes:
-        if node.op == "placeholder":
-            kind, name = w.traced.sources[node]
-            i = next(input_numbers) if kind == "input" else -1
-            value: Any = w.traced.inputs[i] if kind == "input" else tensors.get(name)
-            value = w.traced.constants[name] if kind == "constant" else value
-            if i == boxed:
-                value = Interval(box.lo.to(value.device), box.hi.to(value.device))
-            # a copy, because a forward may write into its buffers
-            env[node] = value.clone() if isinstance(value, Tensor) else value
-            continue
-        if node.op == "get_attr":
-            env[node] = getattr(w.traced.root, str(node.target))
-            continue
+
+    def run(node: Node, env: dict[Node, Any]) -> Any:
         for end in (e for e in w.ends if e.node is node):
             for operand, dim in ((end.value, end.dim), (end.other, end.weight_dim)):
                 if operand is not None:
@@ -223,10 +208,9 @@ def _by_root(w: Walk, boxed: int, box: Interval, *, rounded: bool) -> tuple[np.n
                     lo, hi = (v.lo, v.hi) if isinstance(v, Interval) else (v, v)
                     np.minimum.at(low, roots, value_range(lo, dim, np.arange(roots.size))[0])
                     np.maximum.at(high, roots, value_range(hi, dim, np.arange(roots.size))[1])
-        env[node] = _result(node, env, shared, rounded)
-        for n in node.all_input_nodes:
-            if last_user[n] is node:
-                del env[n]
+        return _result(node, env, shared, rounded)
+
+    interpret(w, tensors_of(w.traced.model), inputs, run, lambda value: value)
     return low, high
 
 
@@ -241,7 +225,8 @@ def _result(node: Node, env: dict[Node, Any], shared: dict[Node, int], rounded: 
     a = {arg.name: arg.default_value for arg in schema if arg.has_default_value()}
     a |= dict(zip(names, args, strict=False)) | kwargs
     known = not has_interval((args, kwargs))
-    if known and not _random(node, a):  # as the forward does, in the forward's own type
+    random = draws_random_numbers(node) or "empty" in name_of(node)
+    if known and not random:  # as the forward does, in the forward's own type
         return op(*args, **kwargs)
     written = {arg.name for arg in schema if arg.alias_info and arg.alias_info.is_write}
 
@@ -262,13 +247,6 @@ def _result(node: Node, env: dict[Node, Any], shared: dict[Node, int], rounded: 
         for n in [n for n in env if n in shared and shared[n] == shared.get(x)]:
             env[n] = _checked(None, n.meta["val"], None)  # overwritten in part: nothing is known
     return value
-
-
-def _random(node: Node, a: dict[str, Any]) -> bool:
-    """Whether an operator gives different numbers at each run."""
-    off = a.get("train") is False or a.get("training") is False or a.get("dropout_p") == 0
-    drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    return (drawn and not off) or "empty" in name_of(node)
 
 
 def _checked(value: Any, val: Any, f: torch.finfo | None) -> Any:

@@ -119,7 +119,7 @@ def check_even(group: Group, removed: np.ndarray, counted: str = "named") -> Non
     """Raise unless the removed units, shape (units,), are as many in each part of the group."""
     if group.even is None:
         return
-    parts = [np.flatnonzero(group.even == label) for label in np.unique(group.even)]
+    parts = group.even_parts
     counts = [int(removed[part].sum()) for part in parts]
     if len(set(counts)) > 1 or counts[0] == min(map(len, parts)):
         raise GraphError(

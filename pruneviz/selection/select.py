@@ -166,8 +166,7 @@ def _allowed(
     `below`: the choice is all units below a threshold, so no other unit may be removed. Then the
     part with the fewest chosen units gives the count for each part; otherwise the mean does.
     """
-    labels = np.zeros(group.size, int) if group.even is None else group.even
-    parts = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    parts = group.even_parts
     chosen = [int(drop[p].sum()) for p in parts]
     most = min(chosen) if below else sum(chosen) // len(parts)
     most = min(most, *(p.size - 1 for p in parts))  # one is kept in each part

@@ -100,9 +100,8 @@ def _initialised_again(model: nn.Module) -> nn.Module:
 def _shuffled(name: str, keep: Tensor, plan: Plan) -> Tensor:
     """Return a mask with as many True in random places, in each part of an even group."""
     flat = keep.flatten().clone()
-    even = None if plan.groups is None else plan.groups[name].even
-    part = torch.zeros(flat.numel()) if even is None else torch.from_numpy(even)
-    for label in part.unique():
-        places = torch.where(part == label)[0]
+    whole = [torch.arange(flat.numel())]
+    parts = whole if plan.groups is None else map(torch.from_numpy, plan.groups[name].even_parts)
+    for places in parts:
         flat[places] = flat[places[torch.randperm(len(places))]]
     return flat.view(keep.shape)

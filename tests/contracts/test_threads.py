@@ -13,10 +13,11 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz.graph.silence import roles_of
+from pruneviz.graph.values import draws_random_numbers
 from pruneviz.model.forward import quiet
 from pruneviz.model.hooks import in_background, no_fast_path
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.pruning.surgery.proof import at_precision, draws_random_numbers, reference
+from pruneviz.pruning.surgery.proof import at_precision, reference
 from pruneviz.pruning.surgery.removal import removed_classes
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1))

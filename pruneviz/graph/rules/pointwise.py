@@ -111,17 +111,8 @@ def _prelu(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     return meet(w, [x, slope], shape)
 
 
-@rule(
-    "zeros",
-    "ones",
-    "full",
-    "empty",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "new_empty",
-    "scalar_tensor",
-)
+@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty",
+      "scalar_tensor")  # fmt: skip
 def _fill(w: Walk, node: Node, a: Args, shape: Shape) -> Value:
     dims = [w.atoms.new(n, uniform=True) if n > 1 else None for n in shape]
     return Value(dims, shape, "a constant tensor of the forward")

@@ -106,15 +106,11 @@ class Fit:
                 "layer there is none. Pass other batches."
             )
         x, z = self.x / self.count, self.z / self.count
-        xx, zx = self.xx / self.count, self.zx / self.count
-        if fit_bias:
-            xx, zx = xx - x.unsqueeze(1) * x, zx - z.unsqueeze(1) * x
+        xx = self.xx / self.count - x.unsqueeze(1) * x
+        zx = self.zx / self.count - z.unsqueeze(1) * x
         x, z = x + self.shift[0], z + self.shift[1]
-        if not fit_bias:  # undo the shift
-            dx, dz = self.shift[0].double(), self.shift[1].double()
-            sx, sz = self.x / self.count, self.z / self.count
-            xx = xx + dx.unsqueeze(1) * sx + sx.unsqueeze(1) * dx + dx.unsqueeze(1) * dx
-            zx = zx + dz.unsqueeze(1) * sx + sz.unsqueeze(1) * dx + dz.unsqueeze(1) * dx
+        if not fit_bias:
+            xx, zx = xx + x.unsqueeze(1) * x, zx + z.unsqueeze(1) * x
         return xx.cpu(), zx.cpu(), x.cpu(), z.cpu()
 
 

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pruneviz.core.errors import GraphError
 from pruneviz.graph.interpreter import promoted, promoted_types, run_graph, silenced
 from pruneviz.graph.state import Walk
+from pruneviz.graph.values import draws_random_numbers
 from pruneviz.model.forward import copy_of, outputs_of, quiet
 from pruneviz.model.hooks import evaluating, seeded
 from pruneviz.model.tensors import tensors_of
@@ -271,13 +271,3 @@ def at_precision(in_float64: bool) -> Iterator[None]:
 def same_draws(w: Walk) -> AbstractContextManager[None]:
     """Return a context in which a model with random operators draws the same numbers each time."""
     return seeded(0) if any(draws_random_numbers(n) for n in w.traced.live) else nullcontext()
-
-
-def draws_random_numbers(node: Node) -> bool:
-    """Whether an operator draws random numbers; a dropout in eval mode draws none."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    named = node.target._schema.arguments  # type: ignore[union-attr]
-    given = {a.name: a.default_value for a in named if a.has_default_value()}
-    given |= {a.name: v for a, v in zip(named, node.args, strict=False)} | node.kwargs
-    return not (given.get("train", given.get("training")) is False or given.get("dropout_p") == 0)
