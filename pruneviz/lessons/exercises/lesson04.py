@@ -13,7 +13,7 @@ from pruneviz.evidence.activations import activations
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.lessons.checkpoints import load
 from pruneviz.lessons.data import fashion_mnist
-from pruneviz.lessons.exercises.exercise import NOTHING, exercise
+from pruneviz.lessons.exercises.exercise import exercise
 
 
 @exercise(
@@ -66,8 +66,6 @@ def folding(answer: Callable[[Tensor, Tensor, int, float], Any]) -> str:
     inputs = torch.randn(5, 4, generator=generator)
     for neuron, value in ((1, 0.0), (3, 2.0), (0, -1.5)):
         got = answer(weight.clone(), bias.clone(), neuron, value)
-        if got is None or got is ...:
-            return NOTHING
         shapes = [tuple(t.shape) for t in got if isinstance(t, Tensor)]
         if shapes != [(2, 3), (2,)]:
             return "It must return two tensors: the weight with one column less, and the bias."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz.graph.find_groups import find_groups
-from pruneviz.lessons.exercises.exercise import NOTHING, PARTS, exercise, wrong_shapes
+from pruneviz.lessons.exercises.exercise import PARTS, exercise, wrong_shapes
 from pruneviz.pruning.shrink import shrink
 from pruneviz.selection.drop import drop
 
@@ -101,8 +101,6 @@ def take_over(answer: Callable[[Tensor, Tensor, int, int, float, float], Any]) -
     next_weight, bias = torch.randn(2, 4, generator=generator), torch.randn(2, generator=generator)
     for kept, removed, scale, offset in ((0, 2, 0.5, 0.0), (3, 1, 2.0, -1.5), (1, 0, 0.0, 3.0)):
         got = answer(next_weight.clone(), bias.clone(), kept, removed, scale, offset)
-        if got is None or got is ...:
-            return NOTHING
         shapes = [tuple(t.shape) for t in got if isinstance(t, Tensor)]
         if shapes != [(2, 3), (2,)]:
             return "It must return two tensors: next_weight without a column, and next_bias."
