@@ -107,29 +107,7 @@ class WhatIf:
         inputs = [x for x, _ in given]
         self._timed_input = inputs[0] if example_input is None else example_input
         self.example_input = _first_examples(inputs[0]) if example_input is None else example_input
-        source = [(x, None) for x in first_examples(inputs, LEARN)] if learn is None else learn
-        # what `collect` reads for gradients
-        self.lessons = list(read(source, "learn from", name="learn"))
-        self.learn = [b.with_(b.inputs) for b in self.lessons]
-        self.taught = all(y is not None for _, y in self.lessons)  # whether it has targets
-        if not self.taught:
-            self.lessons = self.learn
-        if loss is not None and not self.taught:
-            raise ArgumentError(
-                "`loss` needs targets, but `learn` has none. Pass learn=batches of (inputs, targets)."
-            )
-        self.loss = F.cross_entropy if loss is None and evaluate is None else loss
-        tensors = isinstance(inputs[0], Tensor) and inputs[0].ndim
-        self.how_to_trace = f"batches[0][0][:{TRACED}]" if tensors else "batches[0][0]"
-        self.how_to_learn = (
-            f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
-            if same_shape(inputs)
-            else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
-        )
-        n = sum(b.examples for b in self.learn)
-        self.learned = f"the inputs of the first {n:,} examples, not their labels"
-        if learn is not None:
-            self.learned = f"{n:,} examples{' with their labels' if self.taught else ''}"
+        self._read_learn(learn, loss)
         self.session = Session(
             self.model,
             self.example_input,
@@ -147,8 +125,41 @@ class WhatIf:
             check_some_cuttable(self.groups)
         except GraphError as e:  # single weights can still be pruned
             self.refusal = str(e)
+        self._judge_dense()
+        self._made: tuple[Any, nn.Module | None] = (None, None)
+        self.seconds = 0.0  # time that the last `glance` took
+
+    def _read_learn(self, learn: Iterable[Any] | None, loss: Callable[..., Any] | None) -> None:
+        """Read what criteria and repairs learn from, and say in words and code what it is."""
+        inputs = [x for x, _ in self.given]
+        source = [(x, None) for x in first_examples(inputs, LEARN)] if learn is None else learn
+        # what `collect` reads for gradients
+        self.lessons = list(read(source, "learn from", name="learn"))
+        self.learn = [b.with_(b.inputs) for b in self.lessons]
+        self.taught = all(y is not None for _, y in self.lessons)  # whether it has targets
+        if not self.taught:
+            self.lessons = self.learn
+        if loss is not None and not self.taught:
+            raise ArgumentError(
+                "`loss` needs targets, but `learn` has none. Pass learn=batches of (inputs, targets)."
+            )
+        self.loss = F.cross_entropy if loss is None and self.evaluate is None else loss
+        tensors = isinstance(inputs[0], Tensor) and inputs[0].ndim
+        self.how_to_trace = f"batches[0][0][:{TRACED}]" if tensors else "batches[0][0]"
+        self.how_to_learn = (
+            f"torch.cat([x for x, _ in batches])[:{LEARN}].split({PART})"
+            if same_shape(inputs)
+            else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
+        )
+        n = sum(b.examples for b in self.learn)
+        self.learned = f"the inputs of the first {n:,} examples, not their labels"
+        if learn is not None:
+            self.learned = f"{n:,} examples{' with their labels' if self.taught else ''}"
+
+    def _judge_dense(self) -> None:
+        """Measure the dense model, with its predicted classes if it has any."""
         self.labels, self._predicted = (np.zeros(0, int), np.zeros(0, int))
-        if evaluate is None:
+        if self.evaluate is None:
             predicted = self._predict_dense()
             labels = [
                 b.classes(p.shape).numpy() for b, p in zip(self.batches, predicted, strict=True)
@@ -156,9 +167,7 @@ class WhatIf:
             self._predicted, self.labels = np.concatenate(predicted), np.concatenate(labels)
             self.before = Comparison(self.labels, self._predicted, self._predicted).accuracy_before
         else:
-            self.before = metric(evaluate(self.model))
-        self._made: tuple[Any, nn.Module | None] = (None, None)
-        self.seconds = 0.0  # time that the last `glance` took
+            self.before = metric(self.evaluate(self.model))
 
     @cached_property
     def criteria(self) -> list[tuple[str, str]]:
