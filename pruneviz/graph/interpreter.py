@@ -25,7 +25,7 @@ def run_graph(
     tensors: Mapping[str, Tensor],
     inputs: Iterable[Any],
     *,
-    gone: np.ndarray | None = None,
+    removed: np.ndarray | None = None,
     double: bool = False,
     watch: Callable[[Node, Callable[[Node], Any]], None] | None = None,
 ) -> list[Tensor]:
@@ -37,7 +37,7 @@ def run_graph(
         Parameters and buffers by name.
     inputs : iterable
         One value for each placeholder of the user's input.
-    gone : ndarray of bool, by root
+    removed : ndarray of bool, by root
         The silenced units. A norm over units runs over the other units only.
     double : bool
         Whether to compute in float64, also where the model itself casts to a smaller type.
@@ -51,7 +51,7 @@ def run_graph(
         args, kwargs = map_arg((args_of(node), node.kwargs), env.__getitem__)
         if double:
             args, kwargs = promoted_types((args, kwargs))
-        kept_places = gone_dims(w, node, gone)
+        kept_places = kept_places_of(w, node, removed)
         if node.target is operator.getitem:
             value = args[0][args[1]]
         elif kept_places:
@@ -110,12 +110,12 @@ def call(node: Node) -> Callable[..., Any]:
     return node.target  # type: ignore[return-value]
 
 
-def gone_dims(w: Walk, node: Node, gone: np.ndarray | None) -> dict[int, np.ndarray]:
+def kept_places_of(w: Walk, node: Node, removed: np.ndarray | None) -> dict[int, np.ndarray]:
     """Return, for a norm over units, each dimension that loses units and its kept places."""
-    if gone is None or node not in w.norms:
+    if removed is None or node not in w.norms:
         return {}
     x = w.values[args_of(node)[0]]
-    lost = {d: gone[w.atoms.roots(x.dims[d])] for d in w.norms[node]}
+    lost = {d: removed[w.atoms.roots(x.dims[d])] for d in w.norms[node]}
     return {d: np.flatnonzero(~g) for d, g in lost.items() if g.any()}
 
 
@@ -146,12 +146,12 @@ def on_survivors(node: Node, args: Any, kwargs: Any, kept_places: dict[int, np.n
 
 
 def silenced(
-    w: Walk, tensors: Mapping[str, Tensor], gone: np.ndarray, roles: Mapping[Any, str]
+    w: Walk, tensors: Mapping[str, Tensor], removed: np.ndarray, roles: Mapping[Any, str]
 ) -> dict[str, Tensor]:
     """Return the tensors, with 0 in the producers of the removed units."""
     new = dict(tensors)
     for key, ids in w.tensors.items():
-        lost = gone[w.atoms.roots(ids)]
+        lost = removed[w.atoms.roots(ids)]
         if roles.get(key) == "out" and lost.any():
             name, dim, blocks = key
             new[name] = zeroed(new[name], dim, torch.from_numpy(lost), blocks)

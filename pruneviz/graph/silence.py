@@ -26,8 +26,8 @@ def freeze_unfoldable(w: Walk) -> None:
     folded into a bias.
     """
     groups = build_groups(w, approximate=True)
-    gone = every_other(w, groups)
-    if not gone.any():
+    removed = every_second(w, groups)
+    if not removed.any():
         return
     reason_of: dict[int, str] = {}
 
@@ -37,8 +37,10 @@ def freeze_unfoldable(w: Walk) -> None:
     def constant(end: End, at: np.ndarray, c: Tensor, env: Callable[[Node], Any]) -> None:
         w.constants = True
 
-    silent = silenced(w, tensors_of(w.traced.model), gone, roles_of(w))
-    run_graph(w, silent, w.traced.inputs, gone=gone, watch=ends_watcher(w, gone, bad, constant))
+    silent = silenced(w, tensors_of(w.traced.model), removed, roles_of(w))
+    run_graph(
+        w, silent, w.traced.inputs, removed=removed, watch=ends_watcher(w, removed, bad, constant)
+    )
     for group in groups if reason_of else ():
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index.ravel()]
@@ -53,20 +55,20 @@ def roles_of(w: Walk) -> dict[tuple[str, int, int], str]:
     return {key: role(w, key, makers) for key in tensors_in_use_order(w)}
 
 
-def every_other(w: Walk, groups: Groups) -> np.ndarray:
+def every_second(w: Walk, groups: Groups) -> np.ndarray:
     """Mark, by root, every second unit of each group that can be cut."""
-    gone = np.zeros(w.atoms.size, bool)
+    removed = np.zeros(w.atoms.size, bool)
     for group in groups.cuttable:
         chosen = np.concatenate([part[::2] for part in group.even_parts])
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index[chosen]]
-        gone[w.atoms.roots(ids.ravel())] = True
-    return gone
+        removed[w.atoms.roots(ids.ravel())] = True
+    return removed
 
 
 def ends_watcher(
     w: Walk,
-    gone: np.ndarray,
+    removed: np.ndarray,
     bad: Callable[[End, np.ndarray, str], None],
     constant: Callable[[End, np.ndarray, Tensor, Callable[[Node], Any]], None] | None = None,
 ) -> Callable[[Node, Callable[[Node], Any]], None]:
@@ -82,7 +84,7 @@ def ends_watcher(
 
     def watch(node: Node, env: Callable[[Node], Any]) -> None:
         for end in ends.get(node, ()):
-            lost = np.flatnonzero(gone[w.atoms.roots(end.ids)])
+            lost = np.flatnonzero(removed[w.atoms.roots(end.ids)])
             if not lost.size:
                 continue
             low, high = value_range(env(end.value), end.dim, lost)

@@ -219,14 +219,16 @@ def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
     if isinstance(weight, nn.Parameter):
         return weight
     if hasattr(module, f"{attribute}_u"):
-        cure = "Remove it first: torch.nn.utils.remove_spectral_norm(layer)"
+        advice = "Remove it first: torch.nn.utils.remove_spectral_norm(layer)"
     elif hasattr(module, f"{attribute}_orig"):
-        cure = f"Make that mask permanent first: torch.nn.utils.prune.remove(layer, {attribute!r})"
+        advice = (
+            f"Make that mask permanent first: torch.nn.utils.prune.remove(layer, {attribute!r})"
+        )
     else:
-        cure = "Use torch.nn.utils.parametrizations, or remove what computes it"
+        advice = "Use torch.nn.utils.parametrizations, or remove what computes it"
     raise ArgumentError(
         f"the {attribute} of layer {layer!r} is not a parameter: a hook computes it at each "
-        f"forward. {cure}."
+        f"forward. {advice}."
     )
 
 

@@ -158,7 +158,7 @@ class WhatIfPanel(Panel):
         if scope is not None:
             checks.choice(scope, "scope", ("layer", "global"))
         self._what, self._arguments_given, self._from_panel = what, given, from_panel
-        self.batches, self.learn = what.given, what.lessons
+        self.batches, self.learn = what.given, what.gradient_batches
         names = {f"{g} {c}": f"{g}s by {c}" for g, c in what.criteria}
         if criterion is None:
             criterion = "unit l2" if "unit l2" in names else "weight magnitude"
@@ -181,7 +181,7 @@ class WhatIfPanel(Panel):
                      ("over all layers", "global")],
             value=scope or OWN, description="compared",
         )  # fmt: skip
-        mend = widgets.Dropdown(
+        repair_menu = widgets.Dropdown(
             options=[(LADDER[r], r) for r in RUNGS], value=repair, description="repair"
         )
         protect = widgets.SelectMultiple(
@@ -190,12 +190,12 @@ class WhatIfPanel(Panel):
             description="protect",
         )
         self.start(
-            {"how": self.row(by, within), "more": self.row(mend, protect), "sparsity": row},
+            {"how": self.row(by, within), "more": self.row(repair_menu, protect), "sparsity": row},
             {
                 "criterion": by,
                 "scope": within,
                 "sparsity": slider,
-                "repair": mend,
+                "repair": repair_menu,
                 "protect": protect,
             },
             hint=hint(what, learn_given="learn" in given),

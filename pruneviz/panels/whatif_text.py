@@ -148,9 +148,9 @@ def hint(what: WhatIf, *, learn_given: bool) -> str:
     text = (
         "Dashed: before; thin line: 95 % interval. Click a layer's bar to protect it. "
         'The smaller model to take home is in this panel\'s .result["model"]. '
-        f"Criteria and repairs learn from {what.learned}."
+        f"Criteria and repairs learn from {what.learn_text}."
     )
-    if not what.taught and what.loss is not None:
+    if not what.has_targets and what.loss is not None:
         text += " Without labels, taylor and fisher rank alike."
     if not learn_given:
         text += (

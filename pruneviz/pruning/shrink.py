@@ -177,7 +177,7 @@ class Shrinker:
                         w,
                         tensors,
                         w.traced.inputs,
-                        gone=removed,
+                        removed=removed,
                         watch=fold_watcher(w, removed, folds),
                     )
             norms = bare_norm_sizes(w, self.model, removed)

@@ -205,19 +205,19 @@ def drop_redundant(pairs: pd.DataFrame, groups: Groups) -> Plan:
     return Plan(keep, groups)
 
 
-def removable_units(pairs: Iterable[tuple[int, int]], gone: Iterable[int] = ()) -> set[int]:
+def removable_units(pairs: Iterable[tuple[int, int]], already: Iterable[int] = ()) -> set[int]:
     """Return the units of pairs (kept, removed) to remove, so that each has a kept substitute.
 
-    `gone`: units that are removed already.
+    `already`: units that are removed already.
 
-    >>> sorted(removable_units([(0, 1), (1, 2), (3, 0)])), removable_units([(0, 1)], gone=[0])
+    >>> sorted(removable_units([(0, 1), (1, 2), (3, 0)])), removable_units([(0, 1)], already=[0])
     ([1], set())
     """
-    already_removed = set(gone)
+    before = set(already)
     found: set[int] = set()
     needed: set[int] = set()
     for kept, removed in pairs:
-        if not {kept, removed} & (already_removed | found) and removed not in needed:
+        if not {kept, removed} & (before | found) and removed not in needed:
             found.add(int(removed))
             needed.add(kept)
     return found

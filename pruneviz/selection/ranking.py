@@ -115,8 +115,8 @@ class RemovalOrder(Ranking):
             removed = {n: min(k, self._most[n]) for n, k in counts.items()}
         keep = {}
         for n, v in scores.values.items():
-            gone = lowest(self.arrays[n], removed[n], self.in_order[n][removed[n] - 1 :][:1])
-            keep[n] = torch.from_numpy(~gone).view(v.shape).to(v.device)
+            dropped = lowest(self.arrays[n], removed[n], self.in_order[n][removed[n] - 1 :][:1])
+            keep[n] = torch.from_numpy(~dropped).view(v.shape).to(v.device)
         return Plan(keep)
 
 

@@ -101,21 +101,22 @@ def score(
         with evaluating(model):
             have = tensors_by_name(model)
             check_fit(groups, cut, have, "groups")
-            facts = Requirements(chosen, evidence, model)
+            required = Requirements(chosen, evidence, model)
             values: dict[str, Tensor]
             if "model" in chosen.needs:
                 values = cast(dict[str, Tensor], chosen.fn(model, cut, evidence))
             else:
                 values = {
-                    g.name: _unit_scores(chosen, g, have, reduction, arguments, facts) for g in cut
+                    g.name: _unit_scores(chosen, g, have, reduction, arguments, required)
+                    for g in cut
                 }
         return Scores(values, chosen.name, groups)
     with evaluating(model):
-        facts = Requirements(chosen, evidence, model)
+        required = Requirements(chosen, evidence, model)
         values = {
-            name: _scored(chosen, name, held.visible, arguments | facts.of(held.visible, name))
+            name: _scored(chosen, name, held.visible, arguments | required.of(held.visible, name))
             for name, held in weight_places(model).items()
-            if facts.has(name)
+            if required.has(name)
         }
     return Scores(values, chosen.name)
 
@@ -129,7 +130,7 @@ def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, A
 
 def _unit_scores(
     chosen: Criterion, group: Group, have: dict[str, Held], reduction: str,
-    arguments: dict[str, Any], facts: Requirements,
+    arguments: dict[str, Any], required: Requirements,
 ) -> Tensor:  # fmt: skip
     """Score the units of a group; shape (units,)."""
     shape = (group.size,)
@@ -139,11 +140,11 @@ def _unit_scores(
     weights = _weights(group, have)
     if "weight" not in chosen.needs:
         device = weights[0][1].device
-        values = fn(torch.empty(shape, device=device), **arguments, **facts.of_units(group))
+        values = fn(torch.empty(shape, device=device), **arguments, **required.of_units(group))
         return _checked(chosen, values, shape, expected, where)
-    weights = [w for w in weights if facts.has(unmasked_name(w[0].tensor))]
+    weights = [w for w in weights if required.has(unmasked_name(w[0].tensor))]
     if not weights:
-        raise facts.missing(f"of group {group.name!r}")
+        raise required.missing(f"of group {group.name!r}")
     if reduction == "first":
         own = {(s.layer, s.dim) for s in group.slices if s.role == "out"}
         weights = [w for w in weights if (w[0].layer, w[0].dim) in own][:1] or weights[:1]
@@ -151,7 +152,7 @@ def _unit_scores(
     for place, weight in weights:
         name = unmasked_name(place.tensor)
         _check_finite(name, weight)
-        from_evidence = {k: matrix(t, place) for k, t in facts.of(weight, name).items()}
+        from_evidence = {k: matrix(t, place) for k, t in required.of(weight, name).items()}
         values = fn(matrix(weight, place), **arguments, **from_evidence)
         scores.append(_checked(chosen, values, shape, expected, where).to(weights[0][1].device))
     if reduction in ("max", "min"):

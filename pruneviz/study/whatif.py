@@ -111,8 +111,8 @@ class WhatIf:
         self.session = Session(
             self.model,
             self.example_input,
-            batches=self.lessons,
-            loss=self.loss if self.taught else None,
+            batches=self.gradient_batches,
+            loss=self.loss if self.has_targets else None,
             approximate=approximate,
         )
         self.lock = self.session.lock  # a slider calls while another thread still works
@@ -134,12 +134,14 @@ class WhatIf:
         inputs = [x for x, _ in self.given]
         source = [(x, None) for x in first_examples(inputs, LEARN)] if learn is None else learn
         # what `collect` reads for gradients
-        self.lessons = list(read(source, "learn from", name="learn"))
-        self.learn = [b.with_(b.inputs) for b in self.lessons]
-        self.taught = all(y is not None for _, y in self.lessons)  # whether it has targets
-        if not self.taught:
-            self.lessons = self.learn
-        if loss is not None and not self.taught:
+        self.gradient_batches = list(read(source, "learn from", name="learn"))
+        self.learn = [b.with_(b.inputs) for b in self.gradient_batches]
+        self.has_targets = all(
+            y is not None for _, y in self.gradient_batches
+        )  # whether it has targets
+        if not self.has_targets:
+            self.gradient_batches = self.learn
+        if loss is not None and not self.has_targets:
             raise ArgumentError(
                 "`loss` needs targets, but `learn` has none. Pass learn=batches of (inputs, targets)."
             )
@@ -152,9 +154,9 @@ class WhatIf:
             else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
         )
         n = sum(b.examples for b in self.learn)
-        self.learned = f"the inputs of the first {n:,} examples, not their labels"
+        self.learn_text = f"the inputs of the first {n:,} examples, not their labels"
         if learn is not None:
-            self.learned = f"{n:,} examples{' with their labels' if self.taught else ''}"
+            self.learn_text = f"{n:,} examples{' with their labels' if self.has_targets else ''}"
 
     def _judge_dense(self) -> None:
         """Measure the dense model, with its predicted classes if it has any."""

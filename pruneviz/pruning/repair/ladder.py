@@ -227,5 +227,7 @@ def refit_rows(
             # co-moment of the kept columns with the removed part of the output
             right = inside[:, ~kept] @ w[row, ~kept]  # (kept,)
             new[row, k] += solve_ridge(inside[:, k], right.unsqueeze(1), ridge)[:, 0]
-    gain = (w - new) @ mean if fit_bias else torch.zeros(len(w), dtype=torch.float64)  # (outputs,)
-    return new, gain
+    bias_change = (
+        (w - new) @ mean if fit_bias else torch.zeros(len(w), dtype=torch.float64)
+    )  # (outputs,)
+    return new, bias_change

@@ -77,8 +77,8 @@ class Fit:
         # Solved for the change of the weights. So without a ridge, where the matrix is singular,
         # the solution nearest to the old weights is taken.
         weight = old + ladder.solve_ridge(xx, (zx - old @ xx).T, ridge).T
-        gain = z - weight @ x if fit_bias else torch.zeros(len(old), dtype=torch.float64)
-        return weight, gain
+        bias_change = z - weight @ x if fit_bias else torch.zeros(len(old), dtype=torch.float64)
+        return weight, bias_change
 
     def solve_rows(
         self, old: Tensor, keep: Tensor, ridge: float, fit_bias: bool
@@ -92,8 +92,8 @@ class Fit:
                 k = kept.nonzero()[:, 0]
                 step = ladder.solve_ridge(xx[k][:, k], right[row, k].unsqueeze(1), ridge)
                 weight[row, k] += step[:, 0]  # (kept,)
-        gain = z - weight @ x if fit_bias else torch.zeros(len(weight), dtype=torch.float64)
-        return weight, gain
+        bias_change = z - weight @ x if fit_bias else torch.zeros(len(weight), dtype=torch.float64)
+        return weight, bias_change
 
     def moments(self, fit_bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """C_xx, (n, n), C_zx, (outputs, n), and the means of x and z.

@@ -186,8 +186,8 @@ def _write_layer(
     model: nn.Module, new: nn.Module, site: Site, parts: list[tuple[Tensor, Tensor]]
 ) -> None:
     """Set the weight of a cut layer and its sink; `parts` holds weights and gains, one a block."""
-    weight, gain = torch.cat([w for w, _ in parts]), torch.cat([g for _, g in parts])
-    check_finite(site.layer, weight, gain)
+    weight, bias_change = torch.cat([w for w, _ in parts]), torch.cat([g for _, g in parts])
+    check_finite(site.layer, weight, bias_change)
     tensors, before = tensors_of(new), tensors_of(model)
     transposed = is_conv1d(consumers(model)[site.layer])
     with torch.no_grad():
@@ -197,12 +197,12 @@ def _write_layer(
         if kind:
             rows = site.rows.flatten().to(before[sink].device)
             sign = 1 if kind == "bias" else -1  # a batch norm subtracts its running mean
-            tensors[sink].copy_(before[sink][rows] + sign * gain.to(before[sink]))
+            tensors[sink].copy_(before[sink][rows] + sign * bias_change.to(before[sink]))
 
 
-def check_finite(layer: str, weight: Tensor, gain: Tensor) -> None:
+def check_finite(layer: str, weight: Tensor, bias_change: Tensor) -> None:
     """Raise if a repair gave NaN or infinity."""
-    if not (torch.isfinite(weight).all() and torch.isfinite(gain).all()):
+    if not (torch.isfinite(weight).all() and torch.isfinite(bias_change).all()):
         raise ArgumentError(
             f"the repair of layer {layer!r} gave NaN or infinity. Collect from more examples, or use a "
             "larger `ridge`."

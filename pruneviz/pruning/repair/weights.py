@@ -62,12 +62,12 @@ def refit_weights(
             ]
         else:
             continue
-        weight, gain = torch.cat([w for w, _ in pairs]), torch.cat([g for _, g in pairs])
-        check_finite(layer, weight, gain)
+        weight, bias_change = torch.cat([w for w, _ in pairs]), torch.cat([g for _, g in pairs])
+        check_finite(layer, weight, bias_change)
         with torch.no_grad():
             tensors[tensor_name(layer)].tensor.copy_(shaped(module, weight))
             if bias is not None:
-                bias += gain.to(bias)
+                bias += bias_change.to(bias)
 
 
 def in_forward_order(model: nn.Module, layers: list[str], batch: Batch) -> list[str]:

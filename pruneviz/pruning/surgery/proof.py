@@ -143,7 +143,7 @@ def _reference(
                     w,
                     silent_tensors,
                     flat,
-                    gone=removed,
+                    removed=removed,
                     double=in_float64,
                     watch=None if inputs else watch,
                 )

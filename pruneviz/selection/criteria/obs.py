@@ -58,7 +58,7 @@ class LayerWork:
     rows: Tensor | None = field(default=None)
 
 
-class Surgeon:
+class Elimination:
     """A group whose units are removed one after the other, and the readers that compensate."""
 
     def __init__(self, readers: Iterable[Reader]) -> None:
@@ -184,7 +184,7 @@ def eliminate(
     tensor([0.6667, 0.3333, 1.0000], dtype=torch.float64)
     """
     layers = list(layers)
-    groups = {g: Surgeon(r) for g, r in readers.items()}
+    groups = {g: Elimination(r) for g, r in readers.items()}
     total = sum(s.units for s in groups.values())
     scores = {g: torch.ones(s.units, dtype=torch.float64) for g, s in groups.items()}
     place = 0
@@ -208,7 +208,7 @@ def eliminate(
                 groups[layer.reads].drop_outputs(layer.name, layer.rows[chosen].flatten())
 
 
-def _saved_macs(g: str, groups: Mapping[str, Surgeon], layers: Iterable[LayerWork]) -> float:
+def _saved_macs(g: str, groups: Mapping[str, Elimination], layers: Iterable[LayerWork]) -> float:
     """Return the MACs that the removal of one more unit saves; 1 if no layer is known."""
     n, kept = groups[g].units, groups[g].kept
     saved, known = 0.0, False

@@ -15,7 +15,7 @@ from zoo.case import net, stir
 import pruneviz as pv
 from pruneviz.selection.criteria import obs
 from pruneviz.selection.criteria import obs_units as elimination
-from pruneviz.selection.criteria.obs import LayerWork, Reader, Surgeon, eliminate
+from pruneviz.selection.criteria.obs import Elimination, LayerWork, Reader, eliminate
 
 # -- brute force ---------------------------------------------------------------------------------
 
@@ -105,16 +105,16 @@ def order(scores: dict[str, Tensor]) -> list[tuple[str, int]]:
 def test_the_costs_are_those_of_brute_force_step_by_step(units, k, outputs, full, seed):
     torch.manual_seed(seed)
     rs = [reader(units, k, outputs, full=full), reader(units, 1, 2)]
-    surgeon, gone = Surgeon(rs), set()
+    elimination, gone = Elimination(rs), set()
     for _ in range(units - 1):
         left = sorted(set(range(units)) - gone)
         want = [sum(loss(r, gone | {u}) - loss(r, gone) for r in rs) for u in left]
-        np.testing.assert_allclose(surgeon.cost[left], want, rtol=1e-7, atol=1e-10)
-        assert torch.isinf(surgeon.cost[sorted(gone)]).all()
+        np.testing.assert_allclose(elimination.cost[left], want, rtol=1e-7, atol=1e-10)
+        assert torch.isinf(elimination.cost[sorted(gone)]).all()
         u = left[int(np.argmin(want))]
-        surgeon.remove(torch.tensor([u]))
+        elimination.remove(torch.tensor([u]))
         gone.add(u)
-    assert surgeon.kept == 1
+    assert elimination.kept == 1
 
 
 @settings(max_examples=25)
@@ -154,14 +154,14 @@ def test_several_groups_are_removed_in_the_order_of_brute_force(seed):
 def test_removed_outputs_are_ignored():
     torch.manual_seed(0)
     r = reader(4, 2, 5, layer="fc2")
-    surgeon = Surgeon([r])
-    surgeon.remove(torch.tensor([1]))
-    surgeon.drop_outputs("fc2", torch.tensor([0, 3]))
-    surgeon.drop_outputs("another", torch.tensor([1]))
+    elimination = Elimination([r])
+    elimination.remove(torch.tensor([1]))
+    elimination.drop_outputs("fc2", torch.tensor([0, 3]))
+    elimination.drop_outputs("another", torch.tensor([1]))
     want = [loss(r, {1, u}, {0, 3}) - loss(r, {1}, {0, 3}) for u in (0, 2, 3)]
-    np.testing.assert_allclose(surgeon.cost[[0, 2, 3]], want, rtol=1e-8)
-    surgeon.drop_outputs("fc2", torch.tensor([1, 2, 4]))  # no output is left
-    np.testing.assert_allclose(surgeon.cost[[0, 2, 3]], np.zeros(3), atol=1e-12)
+    np.testing.assert_allclose(elimination.cost[[0, 2, 3]], want, rtol=1e-8)
+    elimination.drop_outputs("fc2", torch.tensor([1, 2, 4]))  # no output is left
+    np.testing.assert_allclose(elimination.cost[[0, 2, 3]], np.zeros(3), atol=1e-12)
 
 
 # -- by hand -------------------------------------------------------------------------------------
@@ -174,9 +174,9 @@ def independent(weight: list[float], variance: list[float]) -> Reader:
 
 
 def test_units_that_have_nothing_in_common_cost_weight_times_variance():
-    surgeon = Surgeon([independent([2.0, 1.0, 3.0], [1.0, 9.0, 2.0])])
+    elimination = Elimination([independent([2.0, 1.0, 3.0], [1.0, 9.0, 2.0])])
     damped = np.array([1.0, 9.0, 2.0]) + obs.DAMPING * 4.0
-    np.testing.assert_allclose(surgeon.cost, np.array([4.0, 1.0, 9.0]) * damped)
+    np.testing.assert_allclose(elimination.cost, np.array([4.0, 1.0, 9.0]) * damped)
     scores = eliminate({"a": [independent([2.0, 1.0, 3.0], [1.0, 9.0, 2.0])]})
     assert scores["a"].tolist() == [1 / 3, 2 / 3, 1.0]
 
@@ -193,7 +193,7 @@ def test_units_that_have_nothing_in_common_cost_weight_times_variance():
     ],
 )
 def test_what_a_unit_saves(layer, left, saves):
-    groups = {g: Surgeon([reader(n, 1, 2)]) for g, n in {"a": 6, "b": 10}.items() if g in left}
+    groups = {g: Elimination([reader(n, 1, 2)]) for g, n in {"a": 6, "b": 10}.items() if g in left}
     for g, n in left.items():
         groups[g].remove(torch.arange(groups[g].units - n))
     assert obs._saved_macs("a", groups, [layer]) == pytest.approx(saves)
@@ -234,7 +234,7 @@ def test_without_damping_the_scale_of_a_unit_does_not_matter(monkeypatch):
     scaled = Reader(
         r.weight / size, r.covariance * size * size[:, None], r.curvature, r.index, r.layer
     )
-    one, other = Surgeon([r]), Surgeon([scaled])
+    one, other = Elimination([r]), Elimination([scaled])
     torch.testing.assert_close(one.cost, other.cost)
     assert order(eliminate({"a": [r]})) == order(eliminate({"a": [scaled]}))
 
