@@ -88,7 +88,7 @@ class Setup:
             if rung != "none":
                 check_repair_data(rung, evidence, batches)
         session = Session(model, example_input, batches=batches, evidence=evidence, groups=groups)
-        assert session.dense  # does the example fit?
+        _ = session.dense  # raises if the example does not fit
         criteria = {name: CRITERIA[name] for name in chosen}
         session.evidence_for(criteria.values(), rungs)  # collected once for all of them
         setup = cls(session, criteria, chosen)

@@ -252,6 +252,35 @@ def test_a_weight_that_the_data_do_not_reach_is_not_overlooked():
     assert pv.certify(model, copy.deepcopy(model), [x]).kind == "exact"
 
 
+def test_what_cannot_be_cut_again_is_only_observed(monkeypatch):
+    model, x = pair_that_sleeps()
+    small = pv.shrink(model, pv.lossless_plan(model, x), example_input=x, repair="merge")
+
+    def refuse(*_):
+        raise pv.GraphError("refused")
+
+    monkeypatch.setattr("pruneviz.pruning.shrink.Shrinker.quick", refuse)
+    assert pv.certify(model, small, [x]).kind == "observed"
+
+
+def test_numbers_of_every_type_are_compared():
+    class Types(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("flags", torch.tensor([True, False]))
+            self.register_buffer("waves", torch.tensor([1 + 2j]))
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.fc(x)
+
+    model, x = Types(), torch.randn(4, 3)
+    other = copy.deepcopy(model)
+    assert pv.certify(model, other, [x]).kind == "exact"
+    other.waves.add_(1j)
+    assert pv.certify(model, other, [x]).kind == "observed"
+
+
 def test_certify_refuses():
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     with pytest.raises(pv.ArgumentError, match="`batches` is empty"):
