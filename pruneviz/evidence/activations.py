@@ -15,11 +15,12 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.slices import Slice
 from pruneviz.model.forward import arguments, run_forward
-from pruneviz.model.hooks import evaluating, hooked
+from pruneviz.model.hooks import evaluating, hooked, plain_torch
 from pruneviz.model.layers import consumers, open_attention
 from pruneviz.model.patches import batched
 
 
+@plain_torch()
 def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tensor:
     """Return each unit's activation on each example, at the input of the first layer that reads it.
 

@@ -17,15 +17,17 @@ from pruneviz.core.names import at_least_float32
 from pruneviz.core.progress import progress_bar
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradients import Gradients
+from pruneviz.evidence.losses import ignored_label
 from pruneviz.evidence.streams import Patches, Stream, input_rows
 from pruneviz.model.batches import read
-from pruneviz.model.hooks import evaluating, hooked
+from pruneviz.model.hooks import evaluating, hooked, plain_torch
 from pruneviz.model.layers import consumers, open_attention, weight_of
 from pruneviz.model.patches import reads_neighbours
 
 WIDE = 4096  # columns: beyond, a co-moment takes more than 128 MiB
 
 
+@plain_torch()
 def collect(
     model: nn.Module,
     batches: Iterable[Any],
@@ -51,7 +53,8 @@ def collect(
         tuple of two is always such a pair: two inputs without targets are ``((a, b), None)``.
     loss : callable, optional
         ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients of single
-        examples. Without targets, only those for drawn labels.
+        examples. Without targets, only those for drawn labels. Examples of a label that the loss
+        ignores (-100 for `cross_entropy`) are left out.
     layers : iterable of str, optional
         Names of Linear and Conv layers; default: all of them.
     comoment : bool or "all"
@@ -118,6 +121,7 @@ def collect(
     most = None if max_batches is None else checks.count(max_batches, "max_batches", low=1)
     watch = Watch({n: known[n] for n in names}, comoment)
     gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
+    ignored = None if loss is None else ignored_label(loss)
     examples = 0
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -126,7 +130,10 @@ def collect(
         if gradients is None:
             stack.enter_context(hooked(model, names, watch))
         for batch in progress_bar(
-            islice(read(batches, "collect"), most), shown=progress, text="collect", unit="batch"
+            islice(read(batches, "collect", ignore_index=ignored), most),
+            shown=progress,
+            text="collect",
+            unit="batch",
         ):
             examples += batch.examples
             if gradients is None:

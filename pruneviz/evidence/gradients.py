@@ -127,7 +127,7 @@ class Gradients:
             if targets is not None:
                 sides.append((targets, self.given, False))
             for labels, squares, fisher in sides:
-                losses = self.losses.of_each(outputs, labels, n)
+                losses = self.losses.of_each(outputs, batch, labels)
                 fast, slow = self._sorted(calls, losses, n)
                 self._backward(losses.sum(), fast, {}, n, squares, fisher)
                 for one in losses if slow or leaves else ():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pruneviz.core.errors import ArgumentError, first_line
-from pruneviz.model.batches import cut_examples
+from pruneviz.model.batches import Batch, check_labels, cut_examples
 from pruneviz.model.forward import moved, shape_text
 
 CLASSES = ("cross_entropy", "CrossEntropyLoss")
@@ -35,32 +35,24 @@ class Losses:
         seed: int,
     ) -> None:
         self.loss, self.draw = loss, draw
-        inner = loss.func if isinstance(loss, partial) else loss
-        self.name = getattr(inner, "__name__", type(inner).__name__)
+        self.name = _name(loss)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def of_each(self, outputs: Any, labels: Any, n: int) -> Tensor:
+    def of_each(self, outputs: Any, batch: Batch, labels: Any) -> Tensor:
         """Return the loss of each example, whatever reduction the loss uses; shape (n,)."""
-        if self.name in CLASSES and isinstance(outputs, Tensor) and outputs.ndim == 2:
-            check_class_labels(labels, outputs.shape[1], getattr(self.loss, "ignore_index", -100))
-        labels = on_device_of(labels, outputs)
-        try:
-            if self.loss is F.cross_entropy and isinstance(outputs, Tensor) and outputs.ndim == 2:
-                losses = F.cross_entropy(outputs, labels, reduction="none")
-            else:
-                losses = torch.stack([
-                    self._scalar(self.loss(*cut_examples((outputs, labels), slice(i, i + 1), n)))
-                    for i in range(n)])  # fmt: skip
-        except ArgumentError:
-            raise
-        except Exception as e:
-            raise ArgumentError(
-                f"`loss` could not be computed from outputs {shape_text(outputs)} and targets "
-                f"{shape_text(labels)}: {type(e).__name__}: {first_line(e)[:200]}"
-            ) from e
+        n = batch.examples
+        if self.loss is F.cross_entropy and isinstance(outputs, Tensor) and outputs.ndim == 2:
+            losses = loss_of(self.loss, outputs, batch.with_(batch.inputs, labels), each=True)
+        else:
+            labels = on_device_of(labels, outputs)
+            parts = [cut_examples((outputs, labels), slice(i, i + 1), n) for i in range(n)]
+            losses = torch.stack([
+                self._scalar(loss_of(self.loss, out, batch.with_(batch.inputs, target)))
+                for out, target in parts])  # fmt: skip
         if not torch.isfinite(losses).all():
             raise ArgumentError(
-                "`loss` gave NaN or infinity for an example. Look at the data, the labels, and the weights."
+                f"`loss` gave NaN or infinity for an example of {batch.place}. Look at the data, the "
+                "labels, and the weights."
             )
         if not losses.requires_grad:
             raise ArgumentError(
@@ -123,17 +115,52 @@ def first_of(outputs: Any) -> Tensor:
     return found[0]
 
 
-def check_class_labels(labels: Any, classes: int, ignored: int) -> None:
-    """Raise if a label is not a class. On a GPU the loss itself would abort the process."""
-    if isinstance(labels, Tensor) and labels.numel() and not labels.is_floating_point():
-        wrong = labels[(labels != ignored) & ((labels < 0) | (labels >= classes))]
-        if len(wrong):
-            raise ArgumentError(
-                f"targets must be classes from 0 to {classes - 1}, as many as the model has outputs, but "
-                f"{int(wrong[0])} is among them."
-            )
+def loss_of(
+    loss: Callable[[Any, Any], Any], outputs: Any, batch: Batch, *, each: bool = False
+) -> Any:
+    """Return what a loss returns for the targets of a batch; an error names the batch.
+
+    `each`: cross-entropy is returned for each example, (n,).
+    """
+    targets = batch.targets
+    dims = outputs.ndim if isinstance(outputs, Tensor) else 0
+    labels = isinstance(targets, Tensor) and not targets.is_floating_point()
+    if _is_of_classes(loss) and dims > 1 and labels:
+        check_labels(targets, batch.place, outputs.shape[1], ignored_label(loss))
+    reduced = {"reduction": "none"} if each and loss is F.cross_entropy and dims == 2 else {}
+    try:
+        return loss(outputs, on_device_of(targets, outputs), **reduced)
+    except ArgumentError:
+        raise
+    except Exception as e:
+        raise ArgumentError(
+            f"`loss` could not be computed for {batch.place}, from outputs {shape_text(outputs)} and "
+            f"targets {shape_text(targets)}: {type(e).__name__}: {first_line(e)[:200]}"
+        ) from e
+
+
+def ignored_label(loss: Callable[..., Any]) -> int | None:
+    """Return the label that a loss leaves out; None if it leaves out none.
+
+    >>> ignored_label(F.cross_entropy), ignored_label(F.mse_loss)
+    (-100, None)
+    """
+    if not _is_of_classes(loss):
+        return None
+    keywords = loss.keywords if isinstance(loss, partial) else {}
+    return int(keywords.get("ignore_index", getattr(loss, "ignore_index", -100)))
+
+
+def _is_of_classes(loss: Callable[..., Any]) -> bool:
+    return _name(loss) in CLASSES
+
+
+def _name(loss: Callable[..., Any]) -> str:
+    inner = loss.func if isinstance(loss, partial) else loss
+    return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 def on_device_of(values: Any, outputs: Any) -> Any:
     """Return values with their tensors on the device of the outputs."""
-    return moved(values, first_of(outputs).device)
+    first = next((t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)), None)
+    return values if first is None else moved(values, first.device)

@@ -14,9 +14,10 @@ from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
 from pruneviz.model.forward import check_runs, quiet
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 
 
+@plain_torch()
 def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = False) -> Groups:
     """Find which units of a model can only be cut together, and which cannot be cut at all.
 

@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruneviz.core import checks
-from pruneviz.core.errors import GraphError, sentence_of
+from pruneviz.core.errors import ArgumentError, GraphError, sentence_of
 from pruneviz.core.names import layer_name
 from pruneviz.model.batches import one_example
 from pruneviz.model.forward import (
@@ -23,10 +23,10 @@ from pruneviz.model.forward import (
     check_runs,
     copied_inputs,
     copy_of,
-    outputs_of,
     quiet,
 )
 from pruneviz.model.hooks import evaluating, seeded
+from pruneviz.model.outputs import outputs_of
 
 # export keeps its state in global variables, and a panel may trace in a thread of its own
 _exporting = threading.RLock()
@@ -42,7 +42,8 @@ class Flat(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """Run the model."""
-        return outputs_of(self.model(*args, **kwargs))
+        output = self.model(*args, **kwargs)
+        return list(outputs_of(output, traced=True).tensors.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +137,8 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
             # Redirect stderr: where export fails, it prints the whole graph there
             with _exporting, seeded(0), redirect_stderr(io.StringIO()):
                 exported = _exported(copy_of(model_copy), args, kwargs, program)
+        except ArgumentError as e:  # of `Flat`: an output cannot be compared
+            raise GraphError(str(e)) from e
         except Exception as e:
             check_runs(model, example_input)  # raises if the model itself fails on the example
             raise GraphError(

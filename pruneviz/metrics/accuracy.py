@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.model.batches import Batch, read
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 
 
+@plain_torch()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Return the class that the model predicts for each example.
 
@@ -34,10 +35,13 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
     tensor([2, 0])
     """
     with evaluating(model):
-        return predicted_classes(model, Batch(x))
+        return predicted_classes(model, Batch(x))[0]
 
 
-def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
+@plain_torch()
+def accuracy(
+    model: nn.Module, batches: Iterable[tuple[Any, Tensor]], *, ignore_index: int | None = None
+) -> float:
     """Return the share of examples that the model classifies correctly.
 
     Parameters
@@ -46,6 +50,8 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
         Returns logits of shape (n, classes). Not changed.
     batches : iterable of (inputs, labels)
         As for `collect`, with targets: classes, whole numbers of shape (n,).
+    ignore_index : int, optional
+        Leave out examples of this label, such as -100.
 
     Returns
     -------
@@ -55,7 +61,8 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     Raises
     ------
     ArgumentError
-        If there is no example, or the labels have another shape.
+        If there is no example, the labels have another shape or are no classes of the model, or the
+        model returns NaN.
 
     Examples
     --------
@@ -64,11 +71,13 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     >>> pv.accuracy(torch.nn.Identity(), [(x, torch.tensor([0, 1, 2, 0]))])
     0.75
     """
-    right, total = count_correct(model, batches)
+    right, total = count_correct(model, batches, ignore_index)
     return right / total
 
 
-def count_correct(model: nn.Module, batches: Iterable[Any]) -> tuple[int, int]:
+def count_correct(
+    model: nn.Module, batches: Iterable[Any], ignore_index: int | None = None
+) -> tuple[int, int]:
     """Return the number of examples that the model classifies correctly, and of all examples.
 
     >>> count_correct(torch.nn.Identity(), [(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
@@ -76,15 +85,15 @@ def count_correct(model: nn.Module, batches: Iterable[Any]) -> tuple[int, int]:
     """
     right = total = 0
     with evaluating(model):
-        for batch in read(batches, "judge by", targets=True):
-            predicted = predicted_classes(model, batch)
-            right += int((predicted == batch.classes(predicted.shape)).sum())
+        for batch in read(batches, "judge by", targets=True, ignore_index=ignore_index):
+            predicted, classes = predicted_classes(model, batch)
+            right += int((predicted == batch.classes(predicted.shape, classes)).sum())
             total += len(predicted)
     return right, total
 
 
-def predicted_classes(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the class of the largest logit of each example."""
+def predicted_classes(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    """Return the class of the largest logit of each example, and the number of classes."""
     logits = batch.run(model)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -98,4 +107,10 @@ def predicted_classes(model: nn.Module, batch: Batch) -> Tensor:
             "one class only. Wrap it in a module that returns torch.cat([-z, z], 1), whose second "
             "class is z > 0. A regression has no accuracy: leave it out."
         )
-    return torch.argmax(logits, 1).cpu()
+    largest, predicted = logits.max(1)  # NaN, if there is one
+    if not bool(torch.isfinite(largest).all()):
+        raise ArgumentError(
+            f"`model` returns NaN or infinity for {batch.place}, which is no prediction. Look at the "
+            "data and at the weights."
+        )
+    return predicted.cpu(), logits.shape[1]

@@ -14,7 +14,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.accuracy import predicted_classes
 from pruneviz.metrics.intervals import accuracy_interval, checked_level, paired_interval
 from pruneviz.model.batches import read
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,6 +185,7 @@ class Comparison:
         return f"The difference is more than noise: {chance} {often} comparisons."
 
 
+@plain_torch()
 def compare_accuracy(
     before: nn.Module,
     after: nn.Module,
@@ -192,6 +193,7 @@ def compare_accuracy(
     *,
     level: float = 0.95,
     names: Sequence[str] | None = None,
+    ignore_index: int | None = None,
 ) -> Comparison:
     """Compare the accuracy of two models on the same examples, example by example.
 
@@ -205,6 +207,8 @@ def compare_accuracy(
         Confidence level of the intervals, a fraction in (0, 1).
     names : sequence of str, optional
         Name of each class; default: its number.
+    ignore_index : int, optional
+        Leave out examples of this label, such as -100.
 
     Returns
     -------
@@ -217,8 +221,8 @@ def compare_accuracy(
     Raises
     ------
     ArgumentError
-        If there is no example, the labels have another shape or are not whole numbers, a label has
-        no name, or `level` is not a fraction.
+        If there is no example, the labels have another shape or are no classes of the models, a label
+        has no name, a model returns NaN, or `level` is not a fraction.
 
     References
     ----------
@@ -243,15 +247,15 @@ def compare_accuracy(
     level = checked_level(level)
     found: list[tuple[np.ndarray, ...]] = []
     with evaluating(before), evaluating(after):
-        for batch in read(batches, "compare by", targets=True):
-            said = [predicted_classes(m, batch) for m in (before, after)]
-            found.append((batch.classes(said[0].shape).numpy(), *(s.numpy() for s in said)))
-    labels, said_before, said_after = map(np.concatenate, zip(*found, strict=True))
+        for batch in read(batches, "compare by", targets=True, ignore_index=ignore_index):
+            said, counts = zip(*(predicted_classes(m, batch) for m in (before, after)), strict=True)
+            labels = batch.classes(said[0].shape, min(counts))
+            found.append((labels.numpy(), *(s.numpy() for s in said)))
+    truth, said_before, said_after = map(np.concatenate, zip(*found, strict=True))
     named = None if names is None else tuple(map(str, names))
-    if named is not None and not 0 <= labels.min() <= labels.max() < len(named):
-        odd = labels.min() if labels.min() < 0 else labels.max()
+    if named is not None and truth.max() >= len(named):
         raise ArgumentError(
-            f"`names` must have a name for each class, but it has {len(named)}, and {odd} is among "
+            f"`names` must have a name for each class, but it has {len(named)}, and {truth.max()} is among "
             "the labels."
         )
-    return Comparison(labels, said_before, said_after, level, named)
+    return Comparison(truth, said_before, said_after, level, named)

@@ -17,13 +17,14 @@ from pruneviz.core import checks
 from pruneviz.metrics.latency import latencies
 from pruneviz.model.batches import one_example
 from pruneviz.model.forward import run_forward
-from pruneviz.model.hooks import evaluating, no_fast_path
+from pruneviz.model.hooks import evaluating, no_fast_path, plain_torch
 from pruneviz.model.weights import Mask, masked_attributes, steps
 
 aten = torch.ops.aten
 COMPRESSED = (torch.sparse_csr, torch.sparse_csc)
 
 
+@plain_torch()
 def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> Cost:
     """Count the numbers that a model stores, and its multiply-accumulates for one example.
 

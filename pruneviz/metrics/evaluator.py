@@ -15,7 +15,8 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.accuracy import count_correct
 from pruneviz.metrics.intervals import accuracy_interval
-from pruneviz.model.batches import Batch, read, runs_channels_last, split_batches
+from pruneviz.model.batches import Batch, read_all, runs_channels_last, split_batches
+from pruneviz.model.hooks import plain_torch
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,6 +37,8 @@ class Accuracy:
         Needs batches of tensors.
     seed : int
         For drawing. The caller's random state is not changed.
+    ignore_index : int, optional
+        Leave out examples of this label, such as -100.
 
     Raises
     ------
@@ -61,9 +64,11 @@ class Accuracy:
     batches: Iterable[Any]
     examples: int | None = None
     seed: int = 0
+    ignore_index: int | None = None
 
+    @plain_torch()
     def __post_init__(self) -> None:
-        given = list(read(self.batches, "judge by", targets=True))
+        given = read_all(self.batches, "judge by", targets=True, ignore_index=self.ignore_index)
         for batch in given:
             batch.classes()  # raises if they are not whole numbers
         if self.examples is not None:
@@ -73,7 +78,9 @@ class Accuracy:
 
     def __getstate__(self) -> dict[str, Any]:
         # the cached layouts are not stored: they are computed again when needed
-        return {name: getattr(self, name) for name in ("batches", "examples", "seed")}
+        return {
+            name: getattr(self, name) for name in ("batches", "examples", "seed", "ignore_index")
+        }
 
     def __repr__(self) -> str:
         return f"Accuracy on {self.total:,} examples"
@@ -91,6 +98,7 @@ class Accuracy:
         low, high = accuracy_interval(right, self.total)
         return {"metric": right / self.total, "low": low, "high": high, "examples": self.total}
 
+    @plain_torch()
     def right(self, model: nn.Module, batches: list[Batch] | None = None) -> int:
         """Count the examples that a model classifies correctly."""
         return count_correct(model, self.laid_out(model) if batches is None else batches)[0]

@@ -15,6 +15,7 @@ from pruneviz.core import checks
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import calls_of
 from pruneviz.model.batches import examples_in
+from pruneviz.model.hooks import plain_torch
 
 BLOCK = 0.0005  # seconds of runs timed at once: far less than a time slice of a busy processor
 LEAST_ROUNDS = 15
@@ -89,6 +90,7 @@ class Timing:
         )
 
 
+@plain_torch()
 def compare_latency(
     before: nn.Module,
     after: nn.Module,

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.cost import FORMULAS
 from pruneviz.model.batches import read
-from pruneviz.model.hooks import evaluating, no_fast_path
+from pruneviz.model.hooks import evaluating, no_fast_path, plain_torch
 from pruneviz.model.weights import weight_places
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ ADDED = frozenset({aten.addmm, aten.addmv, aten.baddbmm})  # their first operand
 OTHER, WHOLE = "other", "whole"
 
 
+@plain_torch()
 def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     """Count the multiply-accumulates of each weight tensor for one example, with and without zeros.
 
@@ -86,7 +89,12 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
         with _Products(owner, counts):
             for batch in read(batches, "count"):
                 examples += batch.examples
-                batch.run(model)
+                outputs = tree_leaves(batch.run(model))
+                if any(isinstance(t, Tensor) and bool(torch.isnan(t).any()) for t in outputs):
+                    raise ArgumentError(
+                        f"`model` returns NaN for {batch.place}, so it cannot be said which numbers "
+                        "are zero. Look at the data and at the weights."
+                    )
     n, total_nonzero = 0, 0
     rows = []
     for name, w in weights.items():

@@ -14,8 +14,9 @@ inputs                                 a tensor; a tuple or list of arguments of
 targets                                anything that the loss takes; None: there are none. A key
                                        "labels" of a mapping is an argument of the forward, not a
                                        target
-labels                                 targets that are classes: a tensor of whole numbers, one an
-                                       example
+labels                                 targets that are classes: a tensor of whole numbers from 0,
+                                       one an example. With ``ignore_index`` examples of that label
+                                       are left out, wherever they are counted
 example                                an index of the first dimension of the first tensor of the
                                        inputs; a batch of no examples is left out
 =====================================  ===========================================================
@@ -23,6 +24,7 @@ example                                an index of the first dimension of the fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +38,7 @@ from torch.utils.data import Dataset
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.model.forward import arguments, run_forward, shape_text, wrong_input
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, seeded
 
 PART = 100  # examples of a batch that is cut from a tensor
 # examples at once: fit the cache in a convolutional network; large enough for a matrix product
@@ -74,8 +76,11 @@ class Batch(_Pair):
         """Return a part of this batch, or the batch in another form."""
         return _batch(inputs, targets, self.place)
 
-    def classes(self, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Return the labels, int64, on the CPU; raise unless they are classes of this shape."""
+    def classes(self, shape: tuple[int, ...] | None = None, count: int | None = None) -> Tensor:
+        """Return the labels, int64, on the CPU; raise unless they are classes of this shape.
+
+        `count`: the number of classes that the model knows.
+        """
         labels = self.targets
         is_tensor = isinstance(labels, Tensor)
         whole = (
@@ -89,7 +94,37 @@ class Batch(_Pair):
                 f"{shape}, but {got} was passed. {checks.labels_advice(labels, shape)}"
             )
         classes: Tensor = labels.cpu().long()
+        check_labels(classes, self.place, count)
         return classes
+
+    def without(self, label: int) -> Batch:
+        """Return the batch without the examples of a label."""
+        labels = self.targets
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or len(labels) != self.examples:
+            return self
+        kept = labels != label
+        if bool(kept.all()):
+            return self
+        return self.with_(*cut_examples((self.inputs, labels), kept, len(labels)))
+
+
+def check_labels(
+    labels: Tensor, place: str, count: int | None = None, ignored: int | None = None
+) -> None:
+    """Raise if a label is below 0, or not below the number of classes, `count`; but for `ignored`.
+
+    On a GPU the loss itself would abort the process.
+    """
+    wrong = labels[((labels < 0) | (labels >= (math.inf if count is None else count)))]
+    wrong = wrong if ignored is None else wrong[wrong != ignored]
+    if len(wrong):
+        label = int(wrong[0])
+        known = "are counted from 0" if count is None else f"of the model go from 0 to {count - 1}"
+        raise ArgumentError(
+            f"a label of {place} is {label}, but classes {known}. "
+            + ("Pass the data that the model was made for." if label >= 0 else
+               "Leave out examples that have no class: x[labels >= 0], labels[labels >= 0].")
+        )  # fmt: skip
 
 
 def _batch(inputs: Any, targets: Any, place: str) -> Batch:
@@ -99,7 +134,12 @@ def _batch(inputs: Any, targets: Any, place: str) -> Batch:
 
 
 def read(
-    batches: Iterable[Any], purpose: str, *, targets: bool = False, name: str = "batches"
+    batches: Iterable[Any],
+    purpose: str,
+    *,
+    targets: bool = False,
+    name: str = "batches",
+    ignore_index: int | None = None,
 ) -> Iterator[Batch]:
     """Yield each batch that holds an example; raise if there is none.
 
@@ -113,6 +153,8 @@ def read(
         Whether each batch must have targets.
     name : str
         Name of the argument.
+    ignore_index : int, optional
+        Leave out examples of this label.
 
     Examples
     --------
@@ -131,7 +173,7 @@ def read(
             f"`{name}` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
             f"{checks.described(batches)} was passed."
         )
-    found = False
+    found = ignored = False
     for number, batch in enumerate(batches, 1):
         if not isinstance(batch, Batch):
             batch = _checked(batch, f"batch {number} of `{name}`")
@@ -140,9 +182,18 @@ def read(
                 f"{batch.place} must be a pair (inputs, targets), but has no targets. Pass a "
                 "DataLoader of pairs, or [(inputs, targets)]."
             )
+        if ignore_index is not None:
+            some = batch.examples > 0
+            batch = batch.without(ignore_index)
+            ignored |= some and not batch.examples
         if batch.examples:
             found = True
             yield batch
+    if not found and ignored:
+        raise ArgumentError(
+            f"all labels of `{name}` are {ignore_index}, which is ignored: there is nothing to "
+            f"{purpose}. Pass examples with other labels."
+        )
     if not found:
         raise ArgumentError(
             f"`{name}` is empty: there is nothing to {purpose}. Pass an iterable of batches; a "
@@ -158,6 +209,11 @@ def _checked(batch: Any, place: str) -> Batch:
             "Put several inputs into one tuple: ((a, b), targets)."
         )
     examples_in(parts[0], f"the inputs of {place}")  # raises if there is no tensor
+    if any(isinstance(v, Tensor) and v.is_meta for v in tree_leaves([_plain(p) for p in parts])):
+        raise ArgumentError(
+            f"{place} holds a tensor on the device 'meta': it has a shape, but no numbers. Make it "
+            "on another device, such as torch.zeros(2, 3, device='cpu')."
+        )
     return _batch(_plain(parts[0]), parts[1] if len(parts) == 2 else None, place)
 
 
@@ -168,9 +224,18 @@ def _plain(inputs: Any) -> Any:
     return tuple(inputs) if isinstance(inputs, list) else inputs
 
 
+def read_all(batches: Iterable[Any], purpose: str, **options: Any) -> list[Batch]:
+    """Return all batches, to be read several times; `options` as for `read`.
+
+    A DataLoader draws the order of the examples; the caller's random numbers go on as if it had not.
+    """
+    with seeded(None):
+        return list(read(batches, purpose, **options))
+
+
 def listed(batches: Iterable[Any], purpose: str) -> list[Batch]:
     """Return all batches without their targets, to be read several times; raise if there are none."""
-    return [b.with_(b.inputs) for b in read(batches, purpose)]
+    return [b.with_(b.inputs) for b in read_all(batches, purpose)]
 
 
 def first_examples(inputs: Sequence[Any], most: int) -> list[Any]:
@@ -228,17 +293,12 @@ def by_class(batches: Iterable[Any]) -> dict[int, list[Batch]]:
     {0: [[1.0]], 1: [[0.0, 2.0, 3.0]]}
     """
     found: dict[int, list[Batch]] = {}
-    for batch in read(batches, "look at", targets=True):
+    for batch in read_all(batches, "look at", targets=True):
         x, labels = batch.inputs, batch.classes((batch.examples,))
         if not isinstance(x, Tensor):
             raise ArgumentError(
                 f"the inputs of {batch.place} must be one tensor here, but {checks.described(x)} was "
                 "passed."
-            )
-        if int(labels.min()) < 0:
-            raise ArgumentError(
-                f"a label of {batch.place} is {int(labels.min())}, but classes are counted from 0. "
-                "Leave out examples that have no class: x[labels >= 0], labels[labels >= 0]."
             )
         for c in labels.unique().tolist():
             found.setdefault(c, []).append(batch.with_(x[labels == c], labels[labels == c]))
@@ -293,7 +353,7 @@ def first_n(example_input: Any, n: int) -> Any:
     return cut_examples(_plain(example_input), slice(n), examples_in(example_input))
 
 
-def cut_examples(values: Any, part: slice, total: int) -> Any:
+def cut_examples(values: Any, part: slice | Tensor, total: int) -> Any:
     """Return a part of each tensor whose first dimension is the examples, `total` of them."""
     return tree_map(
         lambda v: v[part] if isinstance(v, Tensor) and v.ndim and len(v) == total else v, values
@@ -311,7 +371,11 @@ def one_example(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def fast_batches(
-    batches: Iterable[Any], *, model: nn.Module | None = None, purpose: str = "judge by"
+    batches: Iterable[Any],
+    *,
+    model: nn.Module | None = None,
+    purpose: str = "judge by",
+    ignore_index: int | None = None,
 ) -> list[Batch]:
     """Return batches with targets, in the sizes and the memory layout that a CPU runs fastest.
 
@@ -323,7 +387,7 @@ def fast_batches(
     >>> [(x.shape[0], x.stride()) for x, _ in parts]
     [(100, (48, 1, 12, 3)), (50, (48, 1, 12, 3))]
     """
-    given = list(read(batches, purpose, targets=True))
+    given = read_all(batches, purpose, targets=True, ignore_index=ignore_index)
     return split_batches(given, model is None or runs_channels_last(model, given[0].inputs))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -59,8 +59,23 @@ def run_forward(
         raise ArgumentError(
             f"`model` ({type(model).__name__}) could not run on {place}, "
             f"{', '.join(given)}: {type(e).__name__}: {first_line(e)[:200]} "
-            "(the first dimension must be that of the examples)."
+            f"({_advice(model, [*args, *kwargs.values()], str(e))})."
         ) from e
+
+
+def _advice(model: nn.Module, inputs: list[Any], error: str) -> str:
+    """Return what to change, if the inputs look as if they were prepared for another model."""
+    floats = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    tensors = [t for t in inputs if isinstance(t, Tensor)]
+    dtype = str(floats[0]) if floats else "torch.float32"
+    others = [t for t in tensors if t.dtype not in floats and t.dtype != torch.bool]
+    if others and re.search(r"type|Byte|Char|Long|Int|Double|Half", error):
+        return f"its weights are {dtype}: pass x.to({dtype}), scaled as in training"
+    if "channels" in error and any(t.ndim > 2 and t.shape[-1] <= 4 < t.shape[1] for t in tensors):
+        return "channels come before height and width: pass x.movedim(-1, 1)"
+    if "is not compatible with input tensor's size" in error:
+        return "its forward calls view: pass x.contiguous(), or let it call reshape"
+    return "the first dimension must be that of the examples"
 
 
 def device_of(model: nn.Module) -> torch.device | None:
@@ -129,25 +144,6 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
-
-
-def outputs_of(output: Any) -> list[Tensor]:
-    """Return all tensors of a model's output, in a fixed order, from any containers.
-
-    >>> outputs_of({"a": torch.zeros(2), "b": [torch.ones(1), None]})
-    [tensor([0., 0.]), tensor([1.])]
-    """
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        parts = list(output.values())
-    elif isinstance(output, (tuple, list)):
-        parts = list(output)
-    elif dataclasses.is_dataclass(output) or hasattr(output, "__dict__"):
-        parts = list(vars(output).values())
-    else:
-        parts = []
-    return [t for part in parts for t in outputs_of(part)]
 
 
 def copied_inputs(values: Any, model: nn.Module) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn.parameter import is_lazy
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # devices that have it
 
 
 @contextmanager
@@ -66,6 +69,44 @@ def in_background() -> Iterator[None]:
         yield
     finally:
         _here.in_background = before
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Switch off what a caller may have set around a call: inference mode, autocast, a default device.
+
+    Under inference mode nothing that is computed can be trained later, under autocast products are
+    rounded to half precision, and with a default device new tensors are made there. Also a decorator.
+
+    Examples
+    --------
+    >>> a = torch.eye(2) / 3
+    >>> with torch.autocast("cpu"), plain_torch():
+    ...     (a @ a).dtype
+    torch.float32
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+            before, _here.other_device = getattr(_here, "other_device", False), True
+            stack.callback(setattr, _here, "other_device", before)
+        yield
+
+
+def device_of_forward(model: nn.Module) -> AbstractContextManager[Any]:
+    """Return the context in which a model's forward makes new tensors.
+
+    Nothing changes, unless a default device was set: then it is the device of the model, because
+    `plain_torch` has switched off the caller's.
+    """
+    if not getattr(_here, "other_device", False):
+        return nullcontext()
+    return next((t.device for t in chain(model.parameters(), model.buffers())), nullcontext())
 
 
 _flags_lock = threading.Lock()
@@ -144,7 +185,12 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     watched = [*rewritten, *(b for _, own in buffers for b in own.values() if b is not None)]
     before = [t.detach().clone() for t in watched]
     try:
-        with seeded(None, {t.device for t in tensors}), torch.no_grad(), _eval_mode(modules):
+        with (
+            seeded(None, {t.device for t in tensors}),
+            torch.no_grad(),
+            device_of_forward(model),
+            _eval_mode(modules),
+        ):
             yield model
     finally:
         for m, own in buffers:
@@ -166,6 +212,8 @@ def hooked(
     fn: Callable[[str, tuple[Any, ...], Any], Tensor | None],
 ) -> Iterator[nn.Module]:
     """Call ``fn(name, inputs, output)`` after each run of one of the layers; unhook afterwards.
+
+    Only runs of this thread count: another one may run the same model at the same time.
 
     Parameters
     ----------
@@ -196,8 +244,12 @@ def hooked(
     else:
         names = [checks.choice(n, "layer", modules, what="layer") for n in layers]
 
+    thread = threading.get_ident()
+
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
-        return lambda module, inputs, output: fn(name, inputs, output)
+        return lambda module, inputs, output: (
+            fn(name, inputs, output) if threading.get_ident() == thread else None
+        )
 
     handles = []
     try:

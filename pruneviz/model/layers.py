@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -80,19 +81,29 @@ def columns_of(index: np.ndarray, taps: int) -> Tensor:
     return (places.unsqueeze(-1) * taps + torch.arange(taps)).flatten(1)
 
 
+_open_lock = threading.Lock()
+_open: dict[nn.Module, int] = {}  # attention layers that are opened now, and how many times
+
+
 @contextmanager
 def open_attention(model: nn.Module) -> Iterator[None]:
     """Let torch's attention layers call their output projection as a layer, so that hooks see it.
 
     torch passes the projection's tensors to one function, so no hook of the projection runs.
-    `SlimAttention` computes the same layer by layer. Undone afterwards.
+    `SlimAttention` computes the same layer by layer. The last thread that leaves undoes it.
     """
-    attention_layers = [m for m in model.modules() if type(m) is nn.MultiheadAttention]
-    with no_fast_path():
-        try:
-            for m in attention_layers:
-                m.__class__ = SlimAttention
+    with _open_lock:
+        found = [m for m in model.modules() if type(m) is nn.MultiheadAttention or m in _open]
+        for m in found:
+            m.__class__ = SlimAttention
+            _open[m] = _open.get(m, 0) + 1
+    try:
+        with no_fast_path():
             yield
-        finally:
-            for m in attention_layers:
-                m.__class__ = nn.MultiheadAttention
+    finally:
+        with _open_lock:
+            for m in found:
+                _open[m] -= 1
+                if not _open[m]:
+                    del _open[m]
+                    m.__class__ = nn.MultiheadAttention

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import layer_name, tensor_name
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def steps(module: nn.Module, attribute: str) -> parametrize.ParametrizationList:
     return cast(parametrize.ParametrizationList, parametrization)
 
 
+@plain_torch()
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of every weight tensor as the forward uses it: masks applied.
 
@@ -134,6 +135,7 @@ def visible_weights(model: nn.Module) -> dict[str, Tensor]:
         return {name: held.visible for name, held in weight_places(model).items()}
 
 
+@plain_torch()
 def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:
     """Count the weights of each layer in bins that are the same for all layers.
 

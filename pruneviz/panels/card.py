@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.html import static_image
 from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.card import plot_card, plot_ranks
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@plain_torch()
 def panel_card(card: Card, *, group: str = WHOLE_NETWORK, criterion: str | None = None) -> Panel:
     """Show the card of criteria for the whole network or one layer, and the units behind one bar.
 

@@ -10,6 +10,7 @@ from pruneviz.core import checks
 from pruneviz.metrics.latency_comparison import differs
 from pruneviz.model.batches import examples_in, first_n
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import costs as bars
@@ -32,6 +33,7 @@ CLOCK = ("ms", "latency_speedup", "low", "high")
 LINES = "<style>.pv-costs .widget-html-content p { white-space: pre-line }</style>"
 
 
+@plain_torch()
 def panel_costs(
     model: nn.Module,
     x: Any,

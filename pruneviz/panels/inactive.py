@@ -17,6 +17,7 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.model.batches import by_class, examples_of_each_class, fast_batches
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.inactive_text import ALL_EXAMPLES, code, sentence
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
@@ -45,6 +46,7 @@ REPAIRS = {
 ACCURACIES = ("accuracy_before", "accuracy", "accuracy_seen_before", "accuracy_seen")
 
 
+@plain_torch()
 def panel_inactive(
     model: nn.Module,
     batches: Iterable[tuple[Any, Tensor]],

@@ -16,6 +16,7 @@ from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import latencies
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.origin import user_move
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
@@ -50,6 +51,7 @@ AVAILABLE = {"weight", "generator"}  # what a criterion can use here, without da
 MEASURED = ("accuracy", "macs", "speedup", "latency_ms", "latency_speedup")
 
 
+@plain_torch()
 def panel_neurons(
     model: nn.Module,
     x: Any,

@@ -17,6 +17,7 @@ from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.inactive_text import LISTED
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
@@ -39,6 +40,7 @@ BY = {"what they do": "activations", "their weights": "weights"}
 ALL = "all layers"
 
 
+@plain_torch()
 def panel_redundant(
     model: nn.Module,
     x: Any,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.html import static_image
 from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.schedule import SOURCE, plot_schedule
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@plain_torch()
 def panel_schedule(runs: pd.DataFrame, *, name: str = "metric") -> Panel:
     """Show recorded runs of iterative pruning, by schedule and final sparsity.
 

@@ -9,6 +9,7 @@ from pruneviz.core import checks
 from pruneviz.metrics.accuracy import accuracy, predict
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
 from pruneviz.plots import svg
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@plain_torch()
 def panel_strip(
     model: nn.Module,
     x: Tensor,

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots import tradeoff as plot
 from pruneviz.plots.style import figure
@@ -29,6 +30,7 @@ COSTS = {
 ALL = "all curves"
 
 
+@plain_torch()
 def panel_tradeoff(
     data: pd.DataFrame,
     *,

@@ -11,6 +11,7 @@ from pruneviz.core.names import layer_name
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.model.weights import bins_of
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
@@ -32,6 +33,7 @@ ALL = "all layers"
 BOX = {"width": "auto", "margin": "2px 2px 2px 16px"}
 
 
+@plain_torch()
 def panel_weights(
     model: nn.Module,
     *,

@@ -11,6 +11,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.model.batches import images_of
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import read_only_once
 from pruneviz.panels.kit.worker import CancelToken
@@ -47,6 +48,7 @@ FLIPS = 8  # flipped examples that are shown
 SECONDS = 0.3  # for measuring the time
 
 
+@plain_torch()
 def panel_whatif(
     model: nn.Module,
     batches: Iterable[Any],

@@ -16,7 +16,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Plan, keep_all
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.batches import listed
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units, merged_outputs_agree
 from pruneviz.pruning.shrink import CUTS_ATTRIBUTE, Shrinker
@@ -67,6 +67,7 @@ class Certificate:
         )
 
 
+@plain_torch()
 def certify(
     before: nn.Module,
     after: nn.Module,
@@ -138,7 +139,7 @@ def certify(
             folded = cut.merged()
             if difference_of(folded, after, data, varied=False)[0] <= SAME_OUTPUT_FLOAT32 * scale:
                 kind = "exact-off-border"
-    elif same and not removed and type(after) is type(before) and _same_tensors(before, after):
+    elif same and not removed and _same_models(before, after):
         kind = "exact"
     return Certificate(removed, kind, error, scale, examples)
 
@@ -183,7 +184,7 @@ class _Cut:
 
     def is_plain(self, inactive: Mapping[tuple[str, int], bool]) -> bool:
         """Whether all units are inactive, and only they were removed."""
-        return all(inactive.values()) and _same_tensors(self.shrinker.quick(self.plan), self.after)
+        return all(inactive.values()) and _same_models(self.shrinker.quick(self.plan), self.after)
 
     def is_merged(self, inactive: Mapping[tuple[str, int], bool]) -> bool:
         """Whether each other unit repeats a kept one, which has taken over its columns."""
@@ -198,7 +199,7 @@ class _Cut:
         return (
             repeats
             and merged_outputs_agree(self.before, self.example, self.plan)
-            and _same_tensors(self.merged(), self.after)
+            and _same_models(self.merged(), self.after)
         )
 
     def merged(self) -> nn.Module:
@@ -208,13 +209,40 @@ class _Cut:
         return small
 
 
-def _same_tensors(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two models have the same parameters and buffers, up to rounding."""
+def _same_models(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two models have the same layers and settings, and the same tensors up to rounding."""
     one, other = (dict([*m.named_parameters(), *m.named_buffers()]) for m in (a, b))
-    return one.keys() == other.keys() and all(
-        t.shape == other[n].shape and t.dtype == other[n].dtype and _close(t, other[n].to(t.device))
-        for n, t in one.items()
+    layers = dict(a.named_modules()), dict(b.named_modules())
+    return (
+        layers[0].keys() == layers[1].keys()
+        and all(_same_settings(m, layers[1][n]) for n, m in layers[0].items())
+        and one.keys() == other.keys()
+        and all(
+            t.shape == other[n].shape
+            and t.dtype == other[n].dtype
+            and _close(t, other[n].to(t.device))
+            for n, t in one.items()
+        )
     )
+
+
+def _same_settings(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two layers are of one class, with equal attributes beside tensors and hooks."""
+    one, other = (
+        {k: v for k, v in vars(m).items() if k[0] != "_" and k != "training"} for m in (a, b)
+    )
+    return (
+        type(a) is type(b)
+        and one.keys() == other.keys()
+        and all(v is other[k] or _equal(v, other[k]) for k, v in one.items())
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return type(a) is type(b) and bool(a == b)
+    except (TypeError, ValueError, RuntimeError):  # it has no single answer, like an array
+        return False
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

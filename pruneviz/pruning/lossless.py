@@ -21,7 +21,7 @@ from pruneviz.core.plan import Plan, keep_all
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.graph.find_groups import find_groups
 from pruneviz.model.forward import arguments, copied_inputs
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.patches import reads_neighbours
 from pruneviz.model.tensors import Held, matrix, tensors_by_name
@@ -35,6 +35,7 @@ from pruneviz.selection.drop import removable_units
 EQUAL_WEIGHTS = 1 - 1e-9  # least similarity at which two units count as equal
 
 
+@plain_torch()
 def lossless_plan(
     model: nn.Module,
     example_input: Any,

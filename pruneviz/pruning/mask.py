@@ -16,7 +16,7 @@ from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.model.forward import copy_of
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name
 from pruneviz.model.weights import Mask, masked_attributes, steps, visible_weights, weight_places
@@ -24,7 +24,7 @@ from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.weights import refit_weights
 
 
-@torch.inference_mode(False)  # a model made inside inference_mode could never be trained
+@plain_torch()
 def mask(
     model: nn.Module,
     plan: Plan,
@@ -119,7 +119,7 @@ def mask(
     return new
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def bake(model: nn.Module) -> nn.Module:
     """Return a copy of the model without masks: plain weights that contain the zeros as values.
 

@@ -12,6 +12,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.evidence import Evidence
+from pruneviz.model.hooks import plain_torch
 from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
 from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import criterion as registered
@@ -20,6 +21,7 @@ from pruneviz.selection.select import select
 STEPS = 12  # bisections when searching a sparsity: a resolution of 1 ÷ 4096
 
 
+@plain_torch()
 def prune(
     model: nn.Module,
     example_input: Any,

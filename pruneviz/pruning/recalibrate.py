@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.model.batches import read
 from pruneviz.model.forward import copy_of
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     """Return a copy whose batch norms have the mean and variance of their present inputs.
 
@@ -72,6 +73,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         for m, momentum in zip(norms, before, strict=True):
             m.momentum = momentum
             n, mean, var = sums[m]
+            if not (torch.isfinite(mean).all() and torch.isfinite(var).all()):
+                name = next(name for name, module in new.named_modules() if module is m)
+                raise ArgumentError(
+                    f"layer {name!r} read NaN or infinity. Look at the data and at the weights before it."
+                )
             m.running_mean.copy_(mean / n)  # type: ignore[union-attr]
             m.running_var.copy_(var / n)  # type: ignore[union-attr]
     return new

@@ -15,14 +15,14 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.model.forward import arguments, copy_of
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 
 SAME_OUTPUT_ROUNDED = 1e-5  # max|Δ output| ÷ max|output|: the new weights are rounded to their type
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def rescale(
     model: nn.Module,
     example_input: Any,

@@ -20,7 +20,8 @@ from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
 from pruneviz.graph.state import Walk
 from pruneviz.metrics.cost import Cost, measure
-from pruneviz.model.batches import Batch, listed, read
+from pruneviz.model.batches import Batch, listed, read_all
+from pruneviz.model.hooks import plain_torch
 from pruneviz.pruning.repair.ladder import RIDGE
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import Criterion
@@ -86,7 +87,7 @@ class Session:
     ) -> None:
         self.model = checks.unwrapped(model)
         self.example_input = example_input
-        self.batches = None if batches is None else list(read(batches, "learn from"))
+        self.batches = None if batches is None else read_all(batches, "learn from")
         self.loss, self.approximate, self.seed = loss, approximate, seed
         self.given: dict[str, Any] = {}  # what the caller made
         if evidence is not None:
@@ -197,7 +198,7 @@ class Session:
 
         `compare`: it is compared with the masked model each time; otherwise see `Shrinker.quick`.
         """
-        with self.lock:
+        with self.lock, plain_torch():
             new = self.shrinker.compared(plan) if compare else self.shrinker.quick(plan)
             if repair != "none":
                 evidence = self.evidence_for(repairs=[repair])
@@ -234,7 +235,7 @@ class Session:
         return {n: (id(p), p._version) for n, p in named if id(p) not in moving}
 
     def _once(self, key: Any, make: Callable[[], Made]) -> Made:
-        with self.lock:
+        with self.lock, plain_torch():
             if key not in self._made:
                 self._made[key] = make()
             return self._made[key]

@@ -28,7 +28,7 @@ from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
 from pruneviz.model.forward import arguments, copied_inputs, copy_of, quiet
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name, tensors_of
 from pruneviz.pruning.repair.data_free import twins_of
@@ -45,6 +45,7 @@ HOW_TO_MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity
 CUTS_ATTRIBUTE = "_pruneviz_cuts"  # attribute of a shrunken model that holds its cuts, for `save`
 
 
+@plain_torch()
 def shrink(
     model: nn.Module,
     plan: Plan,

@@ -23,7 +23,7 @@ from pruneviz.graph.silence import value_range
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import args_of, draws_random_numbers, name_of, schema_of, sizes
 from pruneviz.model.forward import arguments, quiet
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import check_fit, tensors_by_name, tensors_of
 from pruneviz.redundancy.interval_rules import RULES, Call
 from pruneviz.redundancy.intervals import Interval, has_interval
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CONSTANT = 1e-6  # a unit is constant if it varies by at most this share of its largest value
 
 
+@plain_torch()
 def bounds(
     model: nn.Module,
     example_input: Any,

@@ -11,6 +11,7 @@ from pruneviz.core import checks
 from pruneviz.core.groups import Groups
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.moments import Moments
+from pruneviz.model.hooks import plain_torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ CONSTANT = 1e-6  # a unit is constant if it varies by at most this share of its 
 KINDS = ("dead", "constant", "rare")
 
 
+@plain_torch()
 def find_inactive(
     evidence: Evidence, *, groups: Groups | None = None, rare: float = RARE
 ) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from pruneviz.core.names import unmasked_name
 from pruneviz.core.slices import ROLES
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.evidence.moments import Moments
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.redundancy.similarity import (
     correlated_pairs,
@@ -36,6 +36,7 @@ COLUMNS = ["group", "layer", "kept", "removed", "similarity", "scale", "offset"]
 EQUAL_SIZE = 1 - 1e-6  # two sizes with a larger quotient are equal up to rounding
 
 
+@plain_torch()
 def find_redundant(
     model: nn.Module,
     *,

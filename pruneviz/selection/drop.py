@@ -13,11 +13,13 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.plan import Plan, keep_all
+from pruneviz.model.hooks import plain_torch
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@plain_torch()
 def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     """Make a plan by hand: name layers and units; everything coupled to them is removed with them.
 
@@ -158,6 +160,7 @@ def plan_removing(groups: Groups, group: str, units: Iterable[int]) -> Plan:
 PAIRS_FROM = "pv.find_redundant(model, groups=groups, threshold=0.8)"
 
 
+@plain_torch()
 def drop_redundant(pairs: pd.DataFrame, groups: Groups) -> Plan:
     """Return the plan that removes the smaller unit of each redundant pair, if the other is kept.
 

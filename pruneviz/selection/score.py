@@ -15,7 +15,7 @@ from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held, check_fit, matrix, tensors_by_name
 from pruneviz.model.weights import weight_places
 from pruneviz.selection.criteria.registry import GRANULARITIES, Criterion
@@ -25,6 +25,7 @@ from pruneviz.selection.criteria.requirements import Requirements
 REDUCTIONS = ("mean", "sum", "max", "min", "first")
 
 
+@plain_torch()
 def score(
     model: nn.Module,
     criterion: str | Criterion | Callable[[Tensor], Tensor],

@@ -13,11 +13,13 @@ from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
+from pruneviz.model.hooks import plain_torch
 from pruneviz.selection.criteria.registry import CRITERIA, SCOPES
 from pruneviz.selection.drop import refusal_text
 from pruneviz.selection.ranking import lowest
 
 
+@plain_torch()
 def select(
     scores: Scores,
     *,

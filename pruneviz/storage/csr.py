@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.model.hooks import plain_torch
 from pruneviz.pruning.mask import bake
 from pruneviz.storage.packing import CSR, compressed, suppress_beta_warning
 
@@ -15,6 +16,7 @@ KERNELS = ("mm", "linear")
 INDICES = {e: CSR[e] for e in ("csr_int64", "csr_int32")}  # torch multiplies with no others
 
 
+@plain_torch()
 def to_csr(model: nn.Module, *, kernel: str = "mm", encoding: str = "csr_int32") -> nn.Module:
     """Return a copy of a model whose linear layers store and multiply only the nonzero weights.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held
 from pruneviz.model.weights import Mask, steps, weight_places
 from pruneviz.pruning.mask import bake
@@ -30,6 +30,7 @@ REST, WHOLE = "rest", "whole"
 LEVEL = 6  # the default of `gzip FILE`
 
 
+@plain_torch()
 def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     """Count the exact bytes of a model in each encoding, for each tensor and for the whole model.
 

@@ -18,6 +18,7 @@ from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan_json import deflated, inflated
 from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
 from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import plain_torch
 from pruneviz.model.tensors import tensors_by_name
 from pruneviz.model.weights import Mask, weight_places
 from pruneviz.pruning.shrink import CUTS_ATTRIBUTE
@@ -28,6 +29,7 @@ KEY = "pruneviz"
 CSR_PARTS = ("crow", "col", "value")
 
 
+@plain_torch()
 def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None:
     """Write a model to one file: its tensors, and what `shrink` removed from it.
 
@@ -104,6 +106,7 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
     return tensors, {KEY: json.dumps(data)}
 
 
+@plain_torch()
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     """Build the original model, cut it as the saved one was cut, and load the saved tensors.
 

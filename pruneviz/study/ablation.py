@@ -19,10 +19,11 @@ from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Scores
 from pruneviz.core.progress import progress_bar
 from pruneviz.core.slices import Slice
-from pruneviz.evidence.losses import CLASSES, check_class_labels, on_device_of
+from pruneviz.evidence.losses import ignored_label, loss_of
 from pruneviz.model.batches import Batch, fast_batches
-from pruneviz.model.forward import copy_of, outputs_of
-from pruneviz.model.hooks import evaluating, seeded
+from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import evaluating, plain_torch, seeded
+from pruneviz.model.outputs import outputs_of
 from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.study.prefix import Prefix
 
@@ -60,6 +61,7 @@ class Ablation:
         return {g: (losses - self.dense) @ w / w.sum() for g, losses in self.without.items()}
 
 
+@plain_torch()
 def ablate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -138,7 +140,9 @@ def losses_without(
         raise ArgumentError("no group of `groups` can be cut: there is no unit to ablate.")
     with torch.inference_mode(False), evaluating(model):
         check_fit(groups, cut, tensors_by_name(model), "groups")
-        data = fast_batches(batches, model=model, purpose="measure the loss on")
+        data = fast_batches(
+            batches, model=model, purpose="measure the loss on", ignore_index=ignored_label(loss)
+        )
         runner = _Runner(model, data, loss)
         dense, weights = runner.losses(None)
         without = {}
@@ -216,7 +220,7 @@ class _Runner:
         found = []
         for slices in (a, b):
             with slices.silenced(units), evaluating(self.new), seeded(0):
-                found.append(outputs_of(self.data[0].run(self.new)))
+                found.append(outputs_of(self.data[0].run(self.new)).tensors.values())
         for p, q in zip(*found, strict=True):
             if float((p - q).abs().max()) > SAME_SILENCE * float(p.abs().max()):
                 return False
@@ -237,22 +241,15 @@ class _Runner:
         values, sizes = [], []
         with evaluating(module), seeded(0):
             for batch in self.data:
-                each = _losses_of(self.loss, batch.run(module), batch.targets)
+                value = loss_of(self.loss, batch.run(module), batch, each=True)
+                each = _checked(value, batch.examples)
                 values.append(each.double().cpu().numpy())
                 sizes.append(np.full(len(each), batch.examples / len(each)))
         return np.concatenate(values), np.concatenate(sizes)
 
 
-def _losses_of(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+def _checked(value: Any, n: int) -> Tensor:
     """Return the loss of each example, or of the batch if the loss function returns one number."""
-    targets = on_device_of(targets, outputs)
-    flat = isinstance(outputs, Tensor) and outputs.ndim == 2
-    if flat and getattr(loss, "__name__", type(loss).__name__) in CLASSES:
-        check_class_labels(targets, outputs.shape[1], getattr(loss, "ignore_index", -100))
-    if loss is F.cross_entropy and flat:
-        return F.cross_entropy(outputs, targets, reduction="none")
-    value = loss(outputs, targets)
-    n = len(outputs_of(outputs)[0])
     if not isinstance(value, Tensor) or value.shape not in ((), (1,), (n,)):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(

@@ -17,6 +17,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.work import effective_macs
+from pruneviz.model.hooks import plain_torch
 from pruneviz.model.weights import visible_weights
 from pruneviz.pruning.session import Session
 from pruneviz.selection.select import select, tensors_of_layers
@@ -30,6 +31,7 @@ Sparsities = Mapping[str, float]
 STEPS = 16  # bisections inside one segment of a hull: a resolution of 1 ÷ 65,536 of it
 
 
+@plain_torch()
 def allocate(
     model: nn.Module,
     frame: pd.DataFrame,

@@ -14,6 +14,7 @@ from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import calls_of
 from pruneviz.metrics.latency_comparison import ratio, time_in_turn
 from pruneviz.model.batches import examples_in
+from pruneviz.model.hooks import plain_torch
 from pruneviz.model.weights import named_weights
 from pruneviz.pruning.mask import bake, mask
 from pruneviz.pruning.session import Session
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 STEPS = 10  # bisections when searching a number of weights: a resolution of 1 ÷ 1024
 
 
+@plain_torch()
 def compare_costs(
     model: nn.Module,
     example_input: Any,

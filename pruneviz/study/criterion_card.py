@@ -18,8 +18,9 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.batches import one_example, read
-from pruneviz.model.hooks import seeded
+from pruneviz.evidence.losses import ignored_label
+from pruneviz.model.batches import one_example, read_all
+from pruneviz.model.hooks import plain_torch
 from pruneviz.pruning.rescale import rescaled_groups
 from pruneviz.selection.criteria.registry import CRITERIA, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
@@ -118,6 +119,7 @@ class Card:
         return "\n".join(lines)
 
 
+@plain_torch()
 def criterion_card(
     model: nn.Module,
     batches: Iterable[Any],
@@ -220,9 +222,9 @@ def criterion_card(
             f"`seeds` must hold at least two seeds, for an interval, but {len(repeats)} was "
             "passed. Leave it out, or pass range(50)."
         )
-    with seeded(None):  # a shuffling DataLoader draws from the caller's random state
-        data = list(read(batches, "measure the loss on", targets=True))
-        source = data if learn is None else list(read(learn, "learn from", name="learn"))
+    purpose = "measure the loss on"
+    data = read_all(batches, purpose, targets=True, ignore_index=ignored_label(loss))
+    source = data if learn is None else read_all(learn, "learn from", name="learn")
     truth = losses_without(model, data, groups=groups, loss=loss, progress=progress)
     compared = [registered(c, "unit") for c in names]
 

@@ -15,6 +15,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.progress import progress_bar
 from pruneviz.metrics.latency_comparison import ratio, time_in_turn
+from pruneviz.model.hooks import plain_torch
 from pruneviz.storage.csr import csr_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 WAYS = ("dense", "zeros", "csr_linear", "csr_mm", "smaller")
 
 
+@plain_torch()
 def crossover(
     *,
     sparsities: Iterable[float] = SPARSITIES,

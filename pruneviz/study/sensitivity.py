@@ -18,7 +18,7 @@ from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
-from pruneviz.model.hooks import seeded
+from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.model.weights import weight_places
 from pruneviz.selection.drop import refusal_text
 from pruneviz.selection.select import tensors_of_layers
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@plain_torch()
 def sensitivity(
     model: nn.Module,
     example_input: Any,

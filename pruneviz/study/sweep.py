@@ -16,7 +16,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
-from pruneviz.model.hooks import seeded
+from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.setup import Setup
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COSTS: dict[str, type] = {"params": int, "nonzero": int, "bytes": int, "macs": int}
 
 
+@plain_torch()
 def sweep(
     model: nn.Module,
     example_input: Any,

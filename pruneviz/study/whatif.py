@@ -27,7 +27,7 @@ from pruneviz.model.batches import (
     fast_batches,
     first_examples,
     first_n,
-    read,
+    read_all,
     same_shape,
 )
 from pruneviz.model.forward import copy_of
@@ -99,7 +99,7 @@ class WhatIf:
         self.model = copy_of(model).eval()
         self._timed_copy: nn.Module | None = None  # no other thread runs it
         needs_labels = evaluate is None
-        self.given = given = list(read(batches, "judge by", targets=needs_labels))
+        self.given = given = read_all(batches, "judge by", targets=needs_labels)
         # whether the first batches were left out, because they have no examples
         self.dropped = given[0].place != "batch 1 of `batches`"
         self.batches = fast_batches(given, model=self.model) if needs_labels else given
@@ -134,7 +134,7 @@ class WhatIf:
         inputs = [x for x, _ in self.given]
         source = [(x, None) for x in first_examples(inputs, LEARN)] if learn is None else learn
         # what `collect` reads for gradients
-        self.gradient_batches = list(read(source, "learn from", name="learn"))
+        self.gradient_batches = read_all(source, "learn from", name="learn")
         self.learn = [b.with_(b.inputs) for b in self.gradient_batches]
         self.has_targets = all(
             y is not None for _, y in self.gradient_batches
@@ -162,11 +162,7 @@ class WhatIf:
         """Measure the dense model, with its predicted classes if it has any."""
         self.labels, self._predicted = (np.zeros(0, int), np.zeros(0, int))
         if self.evaluate is None:
-            predicted = self._predict_dense()
-            labels = [
-                b.classes(p.shape).numpy() for b, p in zip(self.batches, predicted, strict=True)
-            ]
-            self._predicted, self.labels = np.concatenate(predicted), np.concatenate(labels)
+            self._predicted, self.labels = self._predict_dense()
             self.before = Comparison(self.labels, self._predicted, self._predicted).accuracy_before
         else:
             self.before = metric(self.evaluate(self.model))
@@ -318,12 +314,18 @@ class WhatIf:
 
     def _predict(self, model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:
         with evaluating(model):
-            return np.concatenate([predicted_classes(model, b).numpy() for b in batches])
+            return np.concatenate([predicted_classes(model, b)[0].numpy() for b in batches])
 
-    def _predict_dense(self) -> list[np.ndarray]:
-        """Return the classes that the dense model predicts, one array a batch."""
+    def _predict_dense(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the class that the dense model predicts for each example, and its label."""
+        predicted, labels = [], []
         try:
-            return [self._predict(self.model, [batch]) for batch in self.batches]
+            with evaluating(self.model):
+                for batch in self.batches:
+                    said, count = predicted_classes(self.model, batch)
+                    predicted.append(said.numpy())
+                    labels.append(batch.classes(said.shape, count).numpy())
+            return np.concatenate(predicted), np.concatenate(labels)
         except ArgumentError as e:
             raise ArgumentError(
                 f"{e} Or pass `evaluate`, a function from a model to a number; higher is better."

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.progress import progress_bar
+from pruneviz.evidence.losses import ignored_label, loss_of
 from pruneviz.model.batches import Batch, read
-from pruneviz.model.forward import copy_of, moved
-from pruneviz.model.hooks import seeded
+from pruneviz.model.forward import copy_of
+from pruneviz.model.hooks import device_of_forward, plain_torch, seeded
 
 
+@plain_torch()
 def fit(
     model: nn.Module,
     batches: Iterable[Any],
@@ -40,8 +42,9 @@ def fit(
     model : nn.Module
         Not changed.
     batches : iterable of (inputs, targets)
-        As for `collect`, with targets. Read once an epoch. If it shuffles by torch's global generator, `seed` decides the order,
-        and the caller's random state is not changed.
+        As for `collect`, with targets. Read once an epoch. If it shuffles by torch's global
+        generator, `seed` decides the order, and the caller's random state is not changed. Examples
+        of a label that the loss ignores (-100 for `cross_entropy`) are left out.
     epochs : int
     lr : float
         Learning rate at the start.
@@ -87,27 +90,20 @@ def fit(
         )
     opt = optimizer(params, lr=lr)
     flags = [(m, m.training) for m in new.modules()]
-    steps = _number_of_batches(batches)
-    with seeded(seed, {p.device for p in params}), torch.enable_grad():
+    steps, ignored = _number_of_batches(batches), ignored_label(loss)
+    devices = {p.device for p in params}
+    with seeded(seed, devices), torch.enable_grad(), device_of_forward(new):
         new.train()
         for epoch in range(epochs):
-            read_once = read(batches, f"train on in epoch {epoch + 1}", targets=True)
+            read_once = read(
+                batches, f"train on in epoch {epoch + 1}", targets=True, ignore_index=ignored
+            )
             for step, batch in enumerate(_with_progress(read_once, steps, epoch, epochs, progress)):
                 part = min(step / steps, 1) if steps else 0
                 done = (epoch + part) / epochs  # 0 at the start, 1 at the end
                 for group in opt.param_groups:
                     group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
-                value = loss(batch.run(new), moved(batch.targets, params[0].device))
-                if value.ndim:
-                    raise ArgumentError(
-                        f"`loss` must return a scalar, but its shape is {tuple(value.shape)}. "
-                        "Take the mean over the batch."
-                    )
-                if not torch.isfinite(value):
-                    raise ArgumentError(
-                        f"the loss became {value.item()} in epoch {epoch + 1}, {batch.place}. "
-                        "Try a smaller `lr`, and look for NaN in the data."
-                    )
+                value = _checked(loss_of(loss, batch.run(new), batch), epoch, batch)
                 opt.zero_grad()
                 value.backward()
                 opt.step()
@@ -115,6 +111,31 @@ def fit(
     for m, training in flags:
         m.training = training
     return new
+
+
+def _checked(value: Any, epoch: int, batch: Batch) -> Tensor:
+    """Return what the loss returned, if it is one finite number that has a gradient; or raise."""
+    if not isinstance(value, Tensor):
+        raise ArgumentError(
+            f"`loss` must return a tensor, but it returned {checks.described(value)}. Compute it "
+            "with torch, from the outputs of the model."
+        )
+    if value.ndim:
+        raise ArgumentError(
+            f"`loss` must return a scalar, but its shape is {tuple(value.shape)}. "
+            "Take the mean over the batch."
+        )
+    if not value.requires_grad:
+        raise ArgumentError(
+            "`loss` has no gradient: the model's forward, or the loss, detaches what it computes. "
+            "Remove .detach() and torch.no_grad() there."
+        )
+    if not torch.isfinite(value):
+        raise ArgumentError(
+            f"the loss became {value.item()} in epoch {epoch + 1}, {batch.place}. "
+            "Try a smaller `lr`, and look for NaN in the data."
+        )
+    return value
 
 
 def _number_of_batches(batches: Iterable[Any]) -> int:

@@ -17,7 +17,7 @@ from pruneviz.core.plan import Plan
 from pruneviz.core.progress import progress_bar
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import metric
-from pruneviz.model.hooks import evaluating
+from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import tensors_by_name
 from pruneviz.pruning.mask import bake, mask
 from pruneviz.selection.criteria.registry import SCOPES
@@ -28,6 +28,7 @@ from pruneviz.training.rounds import Rounds, read_rounds, write_rounds
 from pruneviz.training.targets import kept_by_masks, round_plan, targets_of, total_sparsity
 
 
+@plain_torch()
 def prune_iteratively(
     model: nn.Module,
     batches: Iterable[tuple[Any, Tensor]] | None,

@@ -9,13 +9,14 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan
 from pruneviz.model.forward import copy_of
-from pruneviz.model.hooks import seeded
+from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.pruning.mask import bake, mask
 
 CONTROLS = ("none", "random-mask", "random-weights")
 OFFSET = 0x9E3779B9  # added to the seed: a start that was drawn with it must not be drawn again
 
 
+@plain_torch()
 def lottery_ticket(
     model: nn.Module, plan: Plan, *, control: str = "none", seed: int = 0
 ) -> nn.Module:

@@ -226,7 +226,8 @@ X = torch.eye(3)
         (
             [(X, torch.tensor([0, -1, 2]))],
             {"names": "abc"},
-            "`names` must have a name for each class, but it has 3, and -1 is among the labels.",
+            "a label of batch 1 of `batches` is -1, but classes of the model go from 0 to 2. Leave out "
+            "examples that have no class: x[labels >= 0], labels[labels >= 0].",
         ),
         (
             [(X, torch.arange(3))],

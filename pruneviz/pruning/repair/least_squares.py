@@ -31,6 +31,11 @@ def fits(model: nn.Module, new: nn.Module, layer: str, batches: Iterable[Batch])
         for z, x in zip(targets, inputs_now, strict=True):  # z: (groups, rows, outputs), x: (.., n)
             for b, fit in enumerate(found):
                 fit.add(x[b], z[b])
+    if not all(fit.finite for fit in found if fit.count):
+        raise ArgumentError(
+            f"layer {layer!r} read or returned NaN or infinity. Look at the data and at the weights "
+            "before it."
+        )
     return found
 
 
@@ -94,6 +99,11 @@ class Fit:
                 weight[row, k] += step[:, 0]  # (kept,)
         bias_change = z - weight @ x if fit_bias else torch.zeros(len(weight), dtype=torch.float64)
         return weight, bias_change
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was added is finite."""
+        return bool(torch.isfinite(self.xx).all() and torch.isfinite(self.zx).all())
 
     def moments(self, fit_bias: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """C_xx, (n, n), C_zx, (outputs, n), and the means of x and z.

@@ -14,7 +14,7 @@ operator has no float64 kernel, the runs are in the model's own type, with a wid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +30,9 @@ from pruneviz.core.errors import GraphError
 from pruneviz.graph.interpreter import promoted, promoted_types, run_graph, silenced
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import draws_random_numbers
-from pruneviz.model.forward import copy_of, outputs_of, quiet
+from pruneviz.model.forward import copy_of, quiet
 from pruneviz.model.hooks import evaluating, seeded
+from pruneviz.model.outputs import first_difference, outputs_of, places_not_finite
 from pruneviz.model.tensors import tensors_of
 
 LIMIT = 1e-10  # largest max|Δ| ÷ max|output| in float64
@@ -81,6 +82,9 @@ class Reference:
         Arguments of the examples, positional and by name.
     masked : list of list of Tensor
         Outputs of the masked graph, for each example.
+    others : mapping of str to object
+        What the whole model returns beside its tensors: None, text, whole numbers. A mask does not
+        change that.
     effect : float
         max|masked − dense|.
     in_float64 : bool
@@ -91,6 +95,7 @@ class Reference:
 
     inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]
     masked: list[list[Tensor]]
+    others: Mapping[str, Any]
     effect: float
     in_float64: bool
     same_draws: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -102,7 +107,10 @@ class Reference:
             for (args, kwargs), want in zip(self.inputs, self.masked, strict=True):
                 with self.same_draws():
                     got = outputs_of(model(*copied(args), **copied(kwargs)))
-                error = max(error, difference(got, want))
+                different = first_difference(got.others, self.others)
+                if different:
+                    raise ValueError(f"{different}, as in the whole model.")
+                error = max(error, difference([*got.tensors.values()], want))
                 scale = max([scale, *(_largest(t) for t in want)])
                 if not math.isfinite(error) or error > LIMIT_FLOAT32 * scale:
                     break  # the model is wrong, whatever the other examples give
@@ -132,6 +140,7 @@ def _reference(
     tensors = tensors_of(w.traced.model)
     inputs: list[Any] = []
     masked: list[list[Tensor]] = []
+    others: Mapping[str, Any] = {}
     effect = 0.0
     with quiet(), evaluating(w.traced.model), at_precision(in_float64):
         silent_tensors = silenced(w, tensors, removed, roles)
@@ -147,27 +156,44 @@ def _reference(
                     double=in_float64,
                     watch=None if inputs else watch,
                 )
-            if inputs and not all(torch.isfinite(t).all() for t in out if t.is_floating_point()):
+            finite = all(bool(torch.isfinite(t).all()) for t in out)
+            if inputs and not finite:
                 continue  # the model has no finite output here, such as the logarithm of < 0
-            inputs.append((args, kwargs))
-            masked.append(out)
             if effect == 0:  # one example with an effect is enough; later ones need no dense run
                 with same_draws(w):
                     dense = run_graph(w, tensors, flat, double=in_float64)
+                if not inputs:
+                    others = _check_graph(w, args, kwargs, dense, in_float64)
+                    if not finite:
+                        raise GraphError(
+                            "without these units `model` returns NaN or infinity on the example, so "
+                            "the cut could not be checked. Remove fewer units, or pass another example."
+                        )
                 effect = difference(out, dense)
-                if len(inputs) == 1:
-                    _check_graph(w, args, kwargs, dense, in_float64)
-    return Reference(inputs, masked, effect, in_float64, partial(same_draws, w))
+            inputs.append((args, kwargs))
+            masked.append(out)
+    return Reference(inputs, masked, others, effect, in_float64, partial(same_draws, w))
 
 
-def _check_graph(w: Walk, args: Any, kwargs: Any, dense: list[Tensor], in_float64: bool) -> None:
-    """Raise unless the model's own Python code computes the outputs of its exported graph."""
+def _check_graph(
+    w: Walk, args: Any, kwargs: Any, dense: list[Tensor], in_float64: bool
+) -> Mapping[str, Any]:
+    """Raise unless the model's own Python code computes the outputs of its exported graph.
+
+    Returns what the model returns beside tensors.
+    """
     model = copy_of(w.traced.model)
     model = model.double() if in_float64 else model
     with same_draws(w):
         got = outputs_of(model(*copied(args), **copied(kwargs)))
+    not_finite = places_not_finite(got.tensors)
+    if not_finite:
+        raise GraphError(
+            f"`model` returns NaN or infinity on the example, at {not_finite[0]}, so no cut could be "
+            "checked. Pass another example, or wrap the model to return what it computes before a mask."
+        )
     scale = max([0.0, *(_largest(t) for t in dense)])
-    error = difference(got, dense)
+    error = difference([*got.tensors.values()], dense)
     if in_float64 and LIMIT * scale < error <= LIMIT_FLOAT32 * scale:
         raise NotImplementedError("constants of the graph are float32: compare in float32")
     if not Proof(error, scale, scale, in_float64).holds:
@@ -176,6 +202,7 @@ def _check_graph(w: Walk, args: Any, kwargs: Any, dense: list[Tensor], in_float6
             f"{error:.1e} (of at most {scale:.1e}), so no cut could be checked. Does it draw "
             "random numbers, or keep a state between calls? Remove that first."
         )
+    return got.others
 
 
 def variations(example: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[Any]:
@@ -209,7 +236,10 @@ def _varied(t: Any, generator: torch.Generator) -> Any:
 
 
 def difference(got: list[Tensor], want: list[Tensor]) -> float:
-    """Return max|got − want| over all tensors; infinite if their shapes differ or one has NaN."""
+    """Return max|got − want| over all tensors; infinite if their shapes differ.
+
+    It is infinite, too, if one of them holds NaN or infinity: these are equal to nothing.
+    """
     if len(got) != len(want) or any(a.shape != b.shape for a, b in zip(got, want, strict=True)):
         return math.inf
     worst = 0.0
@@ -217,9 +247,8 @@ def difference(got: list[Tensor], want: list[Tensor]) -> float:
         if not a.is_floating_point() and not a.is_complex():
             delta = float((a != b).any())
         elif a.numel():
-            same = (a == b) | (a.isnan() & b.isnan())  # equal infinities, as in an attention mask
-            delta = float(torch.where(same, 0, (a - b).abs()).max())
-            delta = math.inf if math.isnan(delta) else delta
+            delta = float((a - b).abs().max())
+            delta = math.inf if math.isnan(delta) else delta  # ∞ − ∞ is NaN, too
         else:
             delta = 0.0
         worst = max(worst, delta)
