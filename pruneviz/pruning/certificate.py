@@ -228,9 +228,8 @@ def _same_models(a: nn.Module, b: nn.Module) -> bool:
 
 def _same_settings(a: nn.Module, b: nn.Module) -> bool:
     """Whether two layers are of one class, with equal attributes beside tensors and hooks."""
-    one, other = (
-        {k: v for k, v in vars(m).items() if k[0] != "_" and k != "training"} for m in (a, b)
-    )
+    known = {*vars(nn.Module()), CUTS_ATTRIBUTE}
+    one, other = ({k: v for k, v in vars(m).items() if k not in known} for m in (a, b))
     return (
         type(a) is type(b)
         and one.keys() == other.keys()

@@ -285,7 +285,7 @@ def test_certify_refuses():
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     with pytest.raises(pv.ArgumentError, match="`batches` is empty"):
         pv.certify(model, model, [])
-    with pytest.raises(pv.ArgumentError, match="their shapes differ"):
+    with pytest.raises(pv.ArgumentError, match=r"output has shape \(4, 5\) and not \(4, 2\)"):
         pv.certify(model, nn.Linear(3, 5), [x])
     assert pv.certify(model, pv.bake(model), [x]).kind == "exact"
 
