@@ -108,6 +108,7 @@ class WhatIf:
         self._timed_input = inputs[0] if example_input is None else example_input
         self.example_input = _first_examples(inputs[0]) if example_input is None else example_input
         self._read_learn(learn, loss)
+        self._judge_dense()  # before the session: what does not fit is an error of the batches
         self.session = Session(
             self.model,
             self.example_input,
@@ -125,7 +126,6 @@ class WhatIf:
             check_some_cuttable(self.groups)
         except GraphError as e:  # single weights can still be pruned
             self.refusal = str(e)
-        self._judge_dense()
         self._made: tuple[Any, nn.Module | None] = (None, None)
         self.seconds = 0.0  # time that the last `glance` took
 
@@ -165,6 +165,8 @@ class WhatIf:
             self._predicted, self.labels = self._predict_dense()
             self.before = Comparison(self.labels, self._predicted, self._predicted).accuracy_before
         else:
+            with evaluating(self.model):
+                self.given[0].run(self.model)  # raises, and names the batch, if it does not fit
             self.before = metric(self.evaluate(self.model))
 
     @cached_property
