@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import json
 import zlib
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pruneviz.core import plan_json
+from pruneviz.core import plan_json, strict_json
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import layer_name
 
@@ -117,17 +116,21 @@ class Plan:
         return frame
 
     def to_json(self) -> str:
-        """Return the plan as JSON text: numbers and bits are packed, deflated and in base64."""
-        data: dict[str, Any] = {"pruneviz": "plan", "version": 1, "granularity": "weight"}
+        """Return the plan as JSON text: numbers and bits are packed, deflated and in base64.
+
+        A checksum stands at its end, so that a plan that was edited or damaged is not read.
+        """
+        data: dict[str, Any] = {"pruneviz": "plan", "version": 2, "granularity": "weight"}
         if self.groups is not None:
             data |= {"granularity": "unit", "groups": plan_json.pack_groups(self.groups)}
-        return json.dumps(
-            data | {"keep": {n: plan_json.pack_bits(k) for n, k in self.keep.items()}}
-        )
+        data["keep"] = {n: plan_json.pack_bits(k) for n, k in self.keep.items()}
+        return json.dumps({**data, "checksum": plan_json.checksum(data)})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read a plan that :meth:`to_json` wrote.
+
+        Plans of early versions of pruneviz have no checksum; they are read with all other checks.
 
         Raises
         ------
@@ -135,9 +138,12 @@ class Plan:
             If the text is not a plan, or is damaged.
         """
         try:
-            data = json.loads(text)
-            if data["pruneviz"] != "plan" or data["version"] != 1:
+            data = strict_json.parsed(text)
+            if data["pruneviz"] != "plan" or data["version"] not in (1, 2):
                 raise KeyError("version")
+            wanted = data.pop("checksum", None)
+            if (wanted is not None or data["version"] == 2) and wanted != plan_json.checksum(data):
+                raise ValueError("its checksum is that of another plan")
             keep = {name: plan_json.unpack_bits(entry) for name, entry in data["keep"].items()}
             if data["granularity"] == "weight":
                 return cls(keep)
@@ -153,7 +159,7 @@ class Plan:
                 f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r}). "
                 "Pass what plan.to_json() returned."
             ) from e
-        except (zlib.error, binascii.Error, ValueError, OverflowError) as e:
+        except (zlib.error, ValueError, OverflowError, MemoryError) as e:
             raise ArgumentError(f"the plan is damaged: {e}. Write it again: plan.to_json().") from e
 
 

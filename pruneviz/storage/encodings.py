@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
+from pruneviz.core.tensor_file import file_bytes
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import Held
 from pruneviz.model.weights import Mask, steps, weight_places
@@ -96,8 +96,8 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
         e: _sum_or_none(r[e] for r in rows) for e in ENCODINGS
     }
     if gzip:
-        data, metadata = contents(bake(model))
-        whole["gzip"] = len(gz.compress(serialised(data, metadata=metadata), LEVEL, mtime=0))
+        data = file_bytes(*contents(bake(model)))
+        whole["gzip"] = len(gz.compress(data, LEVEL, mtime=0))
     frame = pd.DataFrame([*rows, whole])
     return frame.astype({c: "Int64" for c in frame.columns if c not in WEIGHT_COLUMNS})
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 KEY = "pruneviz.rounds"
+VERSION_OF_FILES = 2  # without a version: early files, which have no checksum
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -64,15 +65,14 @@ def write_rounds(path: Path, rounds: Rounds, arguments: Mapping[str, Any]) -> No
 
     `arguments` are those in which another call must agree to continue from the file.
     """
-    text = json.dumps(
-        {
-            "arguments": arguments,
-            "frame": rounds.frame.to_dict("list"),
-            "plans": [plan.to_json() for plan in rounds.plans],
-        }
-    )
+    head = {
+        "version": VERSION_OF_FILES,
+        "arguments": arguments,
+        "frame": rounds.frame.to_dict("list"),
+        "plans": [plan.to_json() for plan in rounds.plans],
+    }
     state = {k: v.detach().cpu().clone() for k, v in rounds.model.state_dict().items()}
-    write_tensors(path, state, {KEY: text})
+    write_tensors(path, state, head, KEY)
 
 
 def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds | None:

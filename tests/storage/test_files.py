@@ -132,7 +132,7 @@ def test_the_file_holds_no_pickle(tmp_path):
     pv.save(pv.prune(build(), X, sparsity=0.5), tmp_path / "s.safetensors")
     with safe_open(tmp_path / "s.safetensors", framework="pt") as f:
         text = f.metadata()["pruneviz"]
-    assert json.loads(text)["version"] == 1
+    assert json.loads(text)["version"] == 3
     raw = (tmp_path / "s.safetensors").read_bytes()
     with pytest.raises(pickle.UnpicklingError):
         pickle.loads(raw)
@@ -180,7 +180,7 @@ def test_what_cannot_be_loaded(tmp_path):
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(pv.ArgumentError, match=re.escape("was not written by pv.save")):
         pv.load(path, build)
-    save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 3, "by": "9.9"}'})
+    save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 4, "by": "9.9"}'})
     with pytest.raises(pv.ArgumentError, match=r"by a newer pruneviz \(9\.9\)"):
         pv.load(path, build)
     save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 1, "cuts": 7}'})
