@@ -64,7 +64,9 @@ def _check_sizes(
         part, _, name = key.partition("/")
         if part not in GRADIENTS:
             raise ValueError(f"{key!r} belongs to no layer")
-        here = shapes.get(layer_name(name), shape)  # the projections of attention have no shape there
+        here = shapes.get(
+            layer_name(name), shape
+        )  # the projections of attention have no shape there
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"{key!r} is {dtype}")
         if part == "output_grad" and (len(shape) not in (1, 2) or len({*shape}) != 1):

@@ -17,6 +17,8 @@ from typing import Any
 
 import nbformat
 
+from pruneviz.core.whole_file import write_whole
+
 ROOT = Path(__file__).parents[2]
 FIRST = "00_start_here.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -160,7 +162,7 @@ def _switch_off_news() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         settings = {"fetchNews": "false", "checkForUpdates": False}
         text = json.dumps({"@jupyterlab/apputils-extension:notification": settings})
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How is a cut written in a file, and when is one from a file believed?
+"""How is a cut written in a file, and when is one from a file believed? When it fits the model.
 
 A file may come from anybody. So a cut from it is checked against the model that is to be cut, before
 anything is unpacked: it may make known tensors shorter and known sizes smaller, and nothing else.
@@ -64,7 +64,9 @@ def _kept(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, 
     if dim >= len(shape) or (blocks > 1 and (dim != 1 or shape[0] % blocks)):
         raise GraphError(f"{name!r} has the shape {shape}")
     if size != shape[dim] * blocks:
-        raise GraphError(f"{name!r} has {shape[dim] * blocks} places along dimension {dim}, not {size}")
+        raise GraphError(
+            f"{name!r} has {shape[dim] * blocks} places along dimension {dim}, not {size}"
+        )
     packed = np.frombuffer(inflated(data["bits"], (size + 7) // 8), np.uint8)
     bits = np.unpackbits(packed, count=size).astype(bool)
     if not bits.any():

@@ -163,7 +163,9 @@ def _check_version(head: Any, path: Path) -> None:
         raise ArgumentError(f"{str(path)!r} was not written by pv.save: it holds no cuts.")
     if whole(head["version"], 1) > VERSION_OF_FILES:
         by = str(head["by"])[:40]
-        raise ArgumentError(f"{str(path)!r} was written by a newer pruneviz ({by}): update this one.")
+        raise ArgumentError(
+            f"{str(path)!r} was written by a newer pruneviz ({by}): update this one."
+        )
 
 
 def _restore(model: nn.Module, file: TensorFile) -> None:
@@ -177,8 +179,8 @@ def _restore(model: nn.Module, file: TensorFile) -> None:
     _check_entries(file, model.state_dict(keep_vars=True), shapes, aliases)
     tensors = file.tensors()  # not before all sizes are known to be those of the model
     for name, shape in shapes.items():
-        parts = [tensors.pop(f"{name}.{part}") for part in CSR_PARTS]
-        tensors[name] = decompressed(*parts, math.prod(shape[1:])).reshape(shape)
+        crow, col, value = (tensors.pop(f"{name}.{part}") for part in CSR_PARTS)
+        tensors[name] = decompressed(crow, col, value, math.prod(shape[1:])).reshape(shape)
     model.load_state_dict(tensors | {name: tensors[other] for name, other in aliases.items()})
 
 
@@ -194,7 +196,10 @@ def _csr_shapes(shapes: Mapping[str, Any], model: nn.Module) -> dict[str, tuple[
 
 
 def _check_entries(
-    file: TensorFile, state: Mapping[str, Tensor], csr: Mapping[str, Any], aliases: Mapping[str, str]
+    file: TensorFile,
+    state: Mapping[str, Tensor],
+    csr: Mapping[str, Any],
+    aliases: Mapping[str, str],
 ) -> None:
     """Raise unless the file holds exactly the tensors of the model, by name, dtype and shape."""
     expected = {n: (t.dtype, tuple(t.shape)) for n, t in state.items() if n not in aliases}
@@ -232,5 +237,3 @@ def _as_csr(name: str, weight: Tensor, encoding: str) -> dict[str, Tensor]:
     except ArgumentError as e:
         raise ArgumentError(f"{name!r} cannot be written as {encoding}: {e}") from None
     return {f"{name}.{part}": t for part, t in zip(CSR_PARTS, parts, strict=True)}
-
-

@@ -33,7 +33,7 @@ def check_loadable(model: nn.Module) -> None:
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
             continue  # said where it is read
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(value):
             raise ArgumentError(f"{name!r} has no shape yet. Run the model once: model(x).")
         if value.is_meta:
             raise ArgumentError(f"{name!r} is on the device 'meta': it has no numbers to save.")

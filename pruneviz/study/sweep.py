@@ -14,13 +14,15 @@ from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
+from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
 from pruneviz.model.hooks import seeded
 from pruneviz.selection.criteria.registry import SCOPES
-from pruneviz.storage.fingerprint import fingerprint
+from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.setup import Setup
-from pruneviz.study.table import Row, Table, all_rows, as_list, row_error
+from pruneviz.study.stored import Row, Table
+from pruneviz.study.table import all_rows, as_list, row_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +134,7 @@ def sweep(
     import pandas as pd
 
     model = checks.unwrapped(model)
+    where = None if path is None else checked_path(path, "rows.csv")
     names = as_list(criteria, "criteria")
     targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
     runs = [checks.count(s, "seeds") for s in as_list(seeds, "seeds")]
@@ -153,15 +156,14 @@ def sweep(
     def same(row: Row) -> Row:
         return {**row, "seed": runs[0]} if row["criterion"] in fixed else row
 
-    arguments = {} if path is None else {
-        "pruneviz": VERSION, **setup.fingerprints(evidence, groups), "criteria": names,
+    compared = {**setup.compared(evidence, groups), "tune": tune, "evaluate": evaluate}
+    prints = {} if where is None else fingerprints(compared, where)
+    arguments = {
+        "pruneviz": VERSION, **prints, "criteria": names,
         "sparsities": targets, "repair": rungs, "seeds": runs, "scope": scope,
         "granularity": granularity,
-        "tune": fingerprint(tune), "evaluate": fingerprint(evaluate),
     }  # fmt: skip
-    table = Table(
-        "sweep", key_columns, result_columns, None if path is None else Path(path), arguments
-    )
+    table = Table("sweep", key_columns, result_columns, where, arguments)
     job = _Sweep(setup, tune, evaluate)
     return pd.DataFrame(all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pruneviz.core.errors import ArgumentError
+from pruneviz.core.errors import ArgumentError, first_line
 from pruneviz.core.plan import Plan
-from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
+from pruneviz.core.tensor_file import DAMAGED, opened, write_tensors
 from pruneviz.pruning.mask import mask
+from pruneviz.storage.fingerprint import UNKNOWN, differing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +78,7 @@ def write_rounds(path: Path, rounds: Rounds, arguments: Mapping[str, Any]) -> No
 
 
 def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds | None:
-    """Return the rounds of a file; None if there is no file.
+    """Return the rounds of a file; None if there is no file, or they cannot be compared.
 
     `model` is the model before the first round.
     """
@@ -85,22 +87,48 @@ def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> R
     if not path.exists():
         return None
     try:
-        data, state = read_tensors(path, KEY)
-        before = data["arguments"]
-        plans = tuple(Plan.from_json(text) for text in data["plans"])
-        frame = pd.DataFrame(data["frame"])
-    except DAMAGED as e:
+        with opened(path, KEY, VERSION_OF_FILES) as file:
+            if file.head is None:
+                raise ValueError("it holds something else")
+            before = file.head["arguments"]
+            _check_frame(file.head["frame"], len(file.head["plans"]))
+            other = differing(before, json.loads(json.dumps(dict(arguments))))
+            if other:
+                raise _OtherCall
+            if UNKNOWN in (*before.values(), *arguments.values()):
+                return None
+            plans = tuple(Plan.from_json(text) for text in file.head["plans"])
+            frame = pd.DataFrame(file.head["frame"])
+            new = mask(model, plans[-1])
+            sizes = {n: (t.dtype, tuple(t.shape)) for n, t in new.state_dict().items()}
+            if sizes != dict(file.entries):
+                raise ValueError("its tensors are not those of the model")
+            new.load_state_dict(file.tensors())  # not before their sizes are known
+    except _OtherCall:
         raise ArgumentError(
-            f"`path` {str(path)!r} holds no rounds, or is damaged ({type(e).__name__}). "
+            f"`path` {str(path)!r} holds the rounds of another call: {', '.join(other)} differ"
+            f"{'s' if len(other) == 1 else ''}. Name another file, or delete this one."
+        ) from None
+    except DAMAGED as e:
+        why = (first_line(e) or type(e).__name__).rstrip(".")[:200]
+        raise ArgumentError(
+            f"`path` {str(path)!r} holds no rounds, or is damaged ({why}). "
             "Name another file, or delete this one."
         ) from e
-    now = json.loads(json.dumps(dict(arguments)))
-    differing = [k for k in {**now, **before} if now.get(k) != before.get(k)]
-    if differing:
-        raise ArgumentError(
-            f"`path` {str(path)!r} holds the rounds of another call: {', '.join(differing)} differ"
-            f"{'s' if len(differing) == 1 else ''}. Name another file, or delete this one."
-        )
-    new = mask(model, plans[-1])
-    new.load_state_dict(state)
     return Rounds(new, plans, frame)
+
+
+class _OtherCall(Exception):
+    """The rounds of a file are those of another call."""
+
+
+def _check_frame(columns: Mapping[str, list[Any]], rounds: int) -> None:
+    """Raise unless the columns can be those of so many rounds, and of the start."""
+    for name, values in columns.items():
+        share = "sparsity" in name
+        for value in values:
+            number = float(value)
+            if not math.isfinite(number) or (share and not 0 <= number <= 1):
+                raise ValueError(f"{value} is no {name}")
+        if len(values) != rounds + 1:
+            raise ValueError(f"it holds {rounds} plans and {len(values)} values of {name}")

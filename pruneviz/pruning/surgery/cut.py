@@ -16,7 +16,6 @@ from pruneviz.core.errors import GraphError
 from pruneviz.model.attention import SlimAttention, use_slim_attention
 from pruneviz.model.tensors import tensors_of
 
-
 CUTS_ATTRIBUTE = "_pruneviz_cuts"  # attribute of a smaller model that holds the record of its cuts
 
 
@@ -100,7 +99,7 @@ def cut(model: nn.Module, what: Cut) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for layer, attribute, value in what.attributes:
         # where `sizes_of` found it: a size runs no code of the model's, whoever asked to set it
-        vars(modules[layer])[attribute] = value
+        modules[layer].__dict__[attribute] = value
 
 
 def only_kept(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> Tensor:
