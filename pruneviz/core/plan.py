@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pruneviz.core import plan_json, strict_json
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Plan:
           layer  total  kept  sparsity
         0    fc      2     1       0.5
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         by, name = ("layer", layer_name) if self.groups is None else ("group", str)
         rows = [(name(n), k.numel(), int(k.sum())) for n, k in self.keep.items()]

@@ -14,6 +14,7 @@ from torch import Tensor
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
+from pruneviz.core.imports import imported
 from pruneviz.core.strict_json import whole
 from pruneviz.core.tensor_file import DAMAGED, opened, write_tensors
 from pruneviz.core.whole_file import checked_path
@@ -197,7 +198,7 @@ class Evidence:
         DataFrame
             ``layer``, ``input``, ``mean``, ``std``, ``zeros`` (fraction), ``low``, ``high``.
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         parts = [
             pd.DataFrame(

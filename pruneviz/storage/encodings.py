@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
+from pruneviz.core.imports import imported
 from pruneviz.core.tensor_file import file_bytes
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import Held
@@ -83,7 +84,7 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     >>> frame.loc["whole", ["nonzero", "dense_fp32", "csr_int32", "bitmap"]].tolist()
     [8, 144, 100, 52]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     with evaluating(model):

@@ -14,6 +14,7 @@ from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import GraphError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.core.whole_file import checked_path
@@ -113,7 +114,7 @@ def sensitivity(
     >>> frame[["layer", "sparsity", "nonzero"]].values.tolist()
     [['0', 0.25, 68], ['0', 0.5, 60], ['2', 0.25, 68], ['2', 0.5, 60]]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     where = None if path is None else checked_path(path, "rows.csv")

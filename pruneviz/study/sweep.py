@@ -14,6 +14,7 @@ from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
@@ -131,7 +132,7 @@ def sweep(
     >>> frame[["criterion", "target_sparsity", "metric"]].values.tolist()
     [['magnitude', 0.0, 8.0], ['magnitude', 0.5, 4.0], ['random', 0.0, 8.0], ['random', 0.5, 4.0]]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     where = None if path is None else checked_path(path, "rows.csv")

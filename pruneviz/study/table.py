@@ -12,6 +12,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.imports import imported
 from pruneviz.core.progress import progress_bar
 from pruneviz.study.stored import Row, Stored, Table
 
@@ -80,7 +81,7 @@ def _computed(
     job: Job, todo: list[tuple[tuple[Any, ...], Row]], jobs: int | None
 ) -> Iterator[tuple[tuple[Any, ...], Row]]:
     """Yield the key and the results of each row, as they become ready."""
-    import joblib
+    joblib = imported("joblib")
 
     shared = _Shared(job)
     if _in_other_processes(jobs):
@@ -119,8 +120,8 @@ def as_list(values: Any, name: str) -> list[Any]:
 
 def _in_other_processes(jobs: int | None) -> bool:
     """Whether rows are computed in other processes."""
-    import joblib
-    from joblib.parallel import get_active_backend
+    joblib = imported("joblib")
+    get_active_backend = joblib.parallel.get_active_backend
 
     backend = get_active_backend()[0]
     one_process = joblib.effective_n_jobs(jobs) == 1 and "dask" not in type(backend).__module__
@@ -142,7 +143,7 @@ class _Shared:
 
     def pack(self) -> np.ndarray:
         """Return the job as bytes; or raise."""
-        import joblib
+        joblib = imported("joblib")
 
         if self.packed is None:
             try:  # by cloudpickle: also functions of a notebook

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.core.plan import Plan
 from pruneviz.core.progress import progress_bar
 from pruneviz.core.whole_file import checked_path, sole_writer
@@ -137,7 +138,7 @@ def prune_iteratively(
     >>> result.frame["sparsity"].tolist()
     [0.0, 0.5, 0.75]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
@@ -187,7 +188,7 @@ def _start(
     evaluate: Callable[[nn.Module], float] | None,
 ) -> Rounds:
     """Return what there is before the first round."""
-    import pandas as pd
+    pd = imported("pandas")
 
     s = Plan(kept).sparsity
     first = {"round": 0, "target_sparsity": s, "sparsity": s}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pruneviz.core.errors import ArgumentError, first_line
+from pruneviz.core.imports import imported
 from pruneviz.core.plan import Plan
 from pruneviz.core.tensor_file import DAMAGED, opened, write_tensors
 from pruneviz.pruning.mask import mask
@@ -82,7 +83,7 @@ def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> R
 
     `model` is the model before the first round.
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     if not path.exists():
         return None
