@@ -161,7 +161,9 @@ class Plan:
                 "Pass what plan.to_json() returned."
             ) from e
         except (zlib.error, ValueError, OverflowError, MemoryError) as e:
-            raise ArgumentError(f"the plan is damaged: {e}. Write it again: plan.to_json().") from e
+            raise ArgumentError(
+                f"the plan is damaged: {str(e).rstrip('.')}. Write it again: plan.to_json()."
+            ) from e
 
 
 def keep_all(groups: Groups) -> dict[str, Tensor]:

@@ -108,6 +108,8 @@ def _pack(array: np.ndarray) -> str:
 def _unpack(text: str, size: int) -> np.ndarray:
     # a unit has any number of places; zlib inflates a text at most a thousand times
     data = zlib.decompress(base64.b64decode(text, validate=True))
+    if len(data) % (4 * size):
+        raise ValueError(f"{len(data)} bytes of places for {size} units")
     flat = np.cumsum(np.frombuffer(data, dtype="<i4"), dtype=np.int64)
     return flat.reshape(size, -1)  # (units, k)
 

@@ -38,7 +38,7 @@ def whole(value: Any, low: int = 0) -> int:
     ValueError: True is no whole number ≥ 0
     """
     if type(value) is not int or value < low:
-        raise ValueError(f"{str(value)[:40]} is no whole number ≥ {low}")
+        raise ValueError(f"{repr(value)[:40]} is no whole number ≥ {low}")
     return value
 
 

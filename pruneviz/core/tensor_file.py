@@ -17,6 +17,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor
 
 from pruneviz.core import strict_json
+from pruneviz.core.errors import first_line
 from pruneviz.core.whole_file import checked_path, write_whole
 
 # what reading a damaged file, or the values of its head, may raise
@@ -128,6 +129,22 @@ def read_tensors(
     """Return the head of a file, or None, and its tensors by name."""
     with opened(path, key, version) as file:
         return file.head, file.tensors()
+
+
+def damage(e: BaseException) -> str:
+    """Return in words what is wrong with a file, from what reading it raised.
+
+    >>> damage(KeyError("cuts")), damage(ValueError("it is short.")), damage(TypeError("unhashable"))
+    ("it lacks 'cuts'", 'it is short', 'its head is not of the form that is written')
+    """
+    if isinstance(e, KeyError):
+        return f"it lacks {str(e.args[0])[:80]!r}"
+    if isinstance(e, (ValueError, OSError, SafetensorError, zlib.error)):
+        text = first_line(e).removeprefix("Error while deserializing header: ")
+        return text.rstrip(".")[:200]
+    if isinstance(e, MemoryError):
+        return "it is too large for the memory"
+    return "its head is not of the form that is written"
 
 
 def _head_sum(head: Mapping[str, Any], entries: Mapping[str, Any]) -> str:

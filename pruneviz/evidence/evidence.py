@@ -16,7 +16,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
 from pruneviz.core.imports import imported
 from pruneviz.core.strict_json import whole
-from pruneviz.core.tensor_file import DAMAGED, opened, write_tensors
+from pruneviz.core.tensor_file import DAMAGED, damage, opened, write_tensors
 from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.believable import FIELDS, GRADIENTS, MOMENTS, parts_of
 from pruneviz.evidence.moments import Moments
@@ -258,9 +258,8 @@ class Evidence:
         except FileNotFoundError:
             raise
         except DAMAGED as e:
-            why = str(e).rstrip(".") if isinstance(e, (ValueError, OSError)) else repr(e)
             raise ArgumentError(
-                f"{str(path)!r} could not be read as evidence ({why[:200]}). Write it with "
+                f"{str(path)!r} could not be read as evidence ({damage(e)}). Write it with "
                 "evidence.save(path)."
             ) from e
 

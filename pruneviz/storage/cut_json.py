@@ -75,6 +75,8 @@ def _kept(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, 
 
 
 def _attribute(entry: Any, modules: Mapping[str, nn.Module]) -> tuple[str, str, Any]:
+    if not isinstance(entry, list) or len(entry) != 4:
+        raise ValueError("an attribute of a cut is no list of four")
     layer, name, value, _ = entry
     if layer not in modules:
         raise GraphError(f"it has no layer {str(layer)[:80]!r}")

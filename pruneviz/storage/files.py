@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pruneviz._version import VERSION
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError, GraphError, first_line
+from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.strict_json import whole
-from pruneviz.core.tensor_file import DAMAGED, TensorFile, opened, write_tensors
+from pruneviz.core.tensor_file import DAMAGED, TensorFile, damage, opened, write_tensors
 from pruneviz.core.whole_file import checked_path
 from pruneviz.model.forward import copy_of
 from pruneviz.model.tensors import tensors_by_name
@@ -152,9 +152,8 @@ def _in_words(path: Path) -> Iterator[None]:
     except GraphError as e:
         raise ArgumentError(f"`build` makes another model than the saved one: {e}.") from e
     except DAMAGED as e:
-        why = (first_line(e) or type(e).__name__).rstrip(".")[:200]
         raise ArgumentError(
-            f"{str(path)!r} is damaged ({why}). Write it anew: pv.save(model, path)."
+            f"{str(path)!r} is damaged ({damage(e)}). Write it anew: pv.save(model, path)."
         ) from e
 
 
@@ -190,8 +189,10 @@ def _csr_shapes(shapes: Mapping[str, Any], model: nn.Module) -> dict[str, tuple[
     found = {name: tuple(whole(n) for n in shape) for name, shape in shapes.items()}
     for name, shape in found.items():
         here = tuple(state[name].shape) if name in state else None
-        if here != shape or len(shape) < 2:
+        if here != shape:
             raise GraphError(_differs(name, shape, here))
+        if len(shape) < 2:
+            raise ValueError(f"{name!r} is no matrix that could have sparse rows")
     return found
 
 
@@ -211,7 +212,7 @@ def _check_entries(
         if starts != (shape[0] + 1,) or columns != values or len(values) != 1:
             raise ValueError(f"rows, columns and values of {name!r} do not fit one another")
         if crow != col or crow not in CSR.values() or stored > math.prod(shape):
-            raise ValueError(f"the indices of {name!r} are none")
+            raise ValueError(f"the columns of {name!r} are no indices, or too many")
         entries[name] = dtype, shape
     for name, other in aliases.items():
         if name not in state or other not in entries:

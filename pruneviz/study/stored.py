@@ -17,6 +17,7 @@ from typing import Any
 
 from pruneviz.core import strict_json
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.tensor_file import damage
 from pruneviz.core.whole_file import sole_writer, write_whole
 from pruneviz.storage.fingerprint import UNKNOWN, differing
 
@@ -99,13 +100,20 @@ class Table:
         except (OSError, LookupError, TypeError, ValueError, AttributeError, csv.Error) as e:
             raise ArgumentError(
                 f"`path` {str(path)!r} holds no table of pv.{self.verb}, or is damaged "
-                f"({str(e).rstrip('.')}). Name another file, or delete this one."
+                f"({damage(e)}). Name another file, or delete this one."
             ) from e
 
     def _row(self, columns: list[str], values: list[str]) -> Row:
         """Return one row; raise ValueError if a number is none that this table can hold."""
         kinds = {**self.key_columns, **self.result_columns}
-        row = {c: kinds[c](v) for c, v in zip(columns, values, strict=True)}
+        if len(values) != len(columns):
+            raise ValueError(f"a row has {len(values)} cells, not {len(columns)}")
+        row = {}
+        for column, text in zip(columns, values, strict=True):
+            try:
+                row[column] = kinds[column](text)
+            except ValueError:
+                raise ValueError(f"{text!r} is no {column}") from None
         judged = "examples" in row  # by an `Accuracy`: then the metric is a share, too
         for column, value in row.items():
             share = column in SHARES or (judged and column in ("metric", "dense"))

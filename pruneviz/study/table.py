@@ -69,6 +69,12 @@ def _taken_up(
     """Return the results that are stored, by the key of the row that would be computed."""
     results: dict[tuple[Any, ...], Row] = {}
     there = {table.key(row): row for row in stored.rows}
+    asked = {table.key(row) for rows in equal.values() for row in rows}
+    for key in there.keys() - asked:
+        raise ArgumentError(
+            f"`path` {str(table.path)!r} holds a row that this call does not ask for, {key}. Name "
+            "another file, or delete this one."
+        )
     for key, rows in equal.items():
         found = [there[k] for k in map(table.key, rows) if k in there]
         if found:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pruneviz.core.errors import ArgumentError, first_line
+from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
 from pruneviz.core.plan import Plan
-from pruneviz.core.tensor_file import DAMAGED, opened, write_tensors
+from pruneviz.core.tensor_file import DAMAGED, damage, opened, write_tensors
 from pruneviz.pruning.mask import mask
 from pruneviz.storage.fingerprint import UNKNOWN, differing
 
@@ -111,9 +111,8 @@ def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> R
             f"{'s' if len(other) == 1 else ''}. Name another file, or delete this one."
         ) from None
     except DAMAGED as e:
-        why = (first_line(e) or type(e).__name__).rstrip(".")[:200]
         raise ArgumentError(
-            f"`path` {str(path)!r} holds no rounds, or is damaged ({why}). "
+            f"`path` {str(path)!r} holds no rounds, or is damaged ({damage(e)}). "
             "Name another file, or delete this one."
         ) from e
     return Rounds(new, plans, frame)

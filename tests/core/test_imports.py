@@ -80,8 +80,7 @@ print("ended")
 @pytest.mark.parametrize(
     "cases",
     [
-        ["pandas:30:raise", "pandas:200:raise", "pandas:30:signal",
-         "pruneviz:10:raise", "pruneviz:60:raise", "pruneviz:40:signal"],
+        ["pandas:30:raise", "pandas:200:signal", "pruneviz:60:raise"],
         ["torch:300:signal"],
     ],
     ids=["pandas and pruneviz", "torch"],
