@@ -28,8 +28,6 @@ def check_loadable(model: nn.Module) -> None:
             "shrunken program has no such code. Export it: "
             "torch.export.save(torch.export.export(program, args), path)."
         )
-    for name, module in model.named_modules():
-        _check_layer(name, module)
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
             continue  # said where it is read
@@ -42,6 +40,8 @@ def check_loadable(model: nn.Module) -> None:
                 f"{name!r} is a sparse tensor. Make it dense, and save its zeros without cost: "
                 "pv.save(model, path, encoding='csr_int32')."
             )
+    for name, module in model.named_modules():
+        _check_layer(name, module)
     _check_record(model)
 
 

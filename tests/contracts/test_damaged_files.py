@@ -309,7 +309,7 @@ MODELS = {
     'cuts that are a number': (update(cuts=7), DAMAGED.replace("{why}", 'its head is not of the form that is written')),
     'cuts that are texts': (update(cuts=["qkv"]), DAMAGED.replace("{why}", 'its head is not of the form that is written')),
     'a cut without attributes': (model(lambda head: head["cuts"][0].pop("attributes")), DAMAGED.replace("{why}", "it lacks 'attributes'")),
-    'the cut left out': (update(cuts=[]), OTHER.replace("{why}", "'qkv.weight' is float32[24, 8] in the file and float32[36, 8] in the model")),
+    'the cut left out': (update(cuts=[]), OTHER.replace("{why}", "'qkv.weight' is float32[24, 8] in the file and float32[36, 8] in the model. If another tool made it smaller, let `build` return the smaller model")),
     'the cut done twice': (model(lambda head: head["cuts"].append(head["cuts"][0])), OTHER.replace("{why}", "'qkv.weight' has 24 places along dimension 0, not 36")),
     'a tensor that is not there': (cut(tensor="qkw.weight"), OTHER.replace("{why}", "it has no tensor 'qkw.weight'")),
     'a tensor that is a list': (cut(tensor=["qkv.weight"]), DAMAGED.replace("{why}", 'its head is not of the form that is written')),
