@@ -98,6 +98,8 @@ def shrink(
     -------
     nn.Module
         A new model with the keys, dtypes, device, ``requires_grad`` and training flags of the old.
+        What was removed is attached to it as plain data: it can be pickled, and unpickled where
+        there is no pruneviz (but for `nn.MultiheadAttention` that lost heads, which runs by our code).
 
     Raises
     ------

@@ -101,8 +101,13 @@ def sweep(
         Number of processes; -1: one for each core. Default: one, or as ``joblib.parallel_config``
         says.
     path : path, optional
-        Path of a CSV file. Read it with ``pandas.read_csv(path, comment="#")``: its first line
-        holds the arguments of the call. Its rows are in the order in which they were ready.
+        Path of a CSV file, which is whole at any time. Read it with ``pandas.read_csv(path,
+        comment="#")``: its first line holds the arguments of the call. Its rows are in the order in
+        which they were ready. They are taken up only if nothing that made them has changed: tensors,
+        the code of functions, and all variables and objects that these hold or read; of installed
+        packages the version. What cannot be compared, such as a lock, is said once, and the rows are
+        computed again. Files and clocks that a function reads are not seen. A second call that
+        writes the same file meanwhile is refused.
     progress : bool
         Show a progress bar.
 
