@@ -154,6 +154,8 @@ class Plan:
             for name, k in keep.items():
                 if k.shape != (groups[name].size,):
                     raise ValueError(f"{tuple(k.shape)} is not the shape of group {name!r}")
+                if groups[name].frozen:
+                    raise ValueError(f"it names group {name!r}, which cannot be cut")
             return cls(keep, groups)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise ArgumentError(

@@ -116,6 +116,8 @@ def sole_writer(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)  # also for processes that were forked meanwhile
         os.close(fd)
+        if fcntl is None:
+            lock.unlink(missing_ok=True)  # Windows removes no open file
 
 
 def _replaceable(path: Path) -> Path:
@@ -184,7 +186,7 @@ def _claim(target: Path) -> tuple[int, Path]:
     """Return a locked file that says that somebody writes the target; or raise BlockingIOError."""
     lock = target.with_name(f"{_prefix(target)}lock")
     while True:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             if fcntl is not None:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -47,7 +47,7 @@ def working_copy(source: Path, target: Path) -> list[Path]:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         copy.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, copy)
+        write_whole(copy, f"{nbformat.writes(notebook)}\n".encode())
         made.append(copy)
     return made
 
@@ -64,7 +64,7 @@ def refresh(paths: Iterable[Path]) -> None:
         notebook = nbformat.read(path, as_version=4)
         run(notebook, path.parent)
         tidy(notebook)
-        nbformat.write(notebook, path)
+        write_whole(path, f"{nbformat.writes(notebook)}\n".encode())
 
 
 def run(notebook: Any, folder: Path) -> None:

@@ -71,6 +71,8 @@ def _kept(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, 
     bits = np.unpackbits(packed, count=size).astype(bool)
     if not bits.any():
         raise ValueError(f"nothing is left of {name!r}")
+    if bits.all():
+        raise ValueError(f"{name!r} loses nothing")
     return name, dim, blocks, bits
 
 
@@ -80,9 +82,11 @@ def _attribute(entry: Any, modules: Mapping[str, nn.Module]) -> tuple[str, str, 
     layer, name, value, _ = entry
     if layer not in modules:
         raise GraphError(f"it has no layer {str(layer)[:80]!r}")
-    old = dict(sizes_of(modules[layer])).get(name)
-    of_torch = type(modules[layer]).__module__.startswith("torch.nn.modules")
-    if old is None or (of_torch and name not in SIZES_OF_TORCH):
+    module = modules[layer]
+    old = dict(sizes_of(module)).get(name)
+    of_torch = type(module).__module__.startswith("torch.nn.modules")
+    bare = name in SIZES_OF_TORCH and not [*module.parameters(), *module.buffers()]
+    if old is None or (of_torch and not bare):
         raise ValueError(f"it sets {str(name)[:80]!r} of layer {layer!r}, which is no size")
     olds, news = ([x] if isinstance(x, int) else list(x) for x in (old, value))
     if len(olds) != len(news) or isinstance(old, int) != isinstance(value, int):

@@ -113,16 +113,21 @@ class Table:
             try:
                 row[column] = kinds[column](text)
             except ValueError:
-                raise ValueError(f"{text!r} is no {column}") from None
+                raise ValueError(f"{column} is {text!r}, not a number") from None
         judged = "examples" in row  # by an `Accuracy`: then the metric is a share, too
         for column, value in row.items():
             share = column in SHARES or (judged and column in ("metric", "dense"))
             number = value if isinstance(value, (int, float)) else 0
-            low = 0 if share or column in COUNTS else -math.inf
-            if not math.isfinite(number) or not low <= number <= (1 if share else math.inf):
-                raise ValueError(f"{value} is no {column}")
+            low, high = 0 if share or column in COUNTS else -math.inf, 1 if share else math.inf
+            if not math.isfinite(number) or not low <= number <= high:
+                where = (
+                    "between 0 and 1" if share else "0 or more" if column in COUNTS else "finite"
+                )
+                raise ValueError(f"{column} is {value}, not {where}")
         if judged and not row["low"] - 1e-9 <= row["metric"] <= row["high"] + 1e-9:
-            raise ValueError(f"{row['metric']} is not between {row['low']} and {row['high']}")
+            raise ValueError(
+                f"metric is {row['metric']}, not between {row['low']} and {row['high']}"
+            )
         return row
 
     def _is_same_call(self, before: Mapping[str, Any]) -> bool:
