@@ -113,7 +113,8 @@ class Table:
             try:
                 row[column] = kinds[column](text)
             except ValueError:
-                raise ValueError(f"{column} is {text!r}, not a number") from None
+                what = "whole number" if kinds[column] is int else "number"
+                raise ValueError(f"{column} is {text!r}, not a {what}") from None
         judged = "examples" in row  # by an `Accuracy`: then the metric is a share, too
         for column, value in row.items():
             share = column in SHARES or (judged and column in ("metric", "dense"))

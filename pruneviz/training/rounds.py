@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +126,8 @@ def _check_frame(columns: Mapping[str, list[Any]], rounds: int) -> None:
     for name, values in columns.items():
         share = "sparsity" in name
         for value in values:
-            number = float(value)
-            if not math.isfinite(number) or (share and not 0 <= number <= 1):
-                raise ValueError(f"{value} is no {name}")
+            if type(value) not in (int, float) or (share and not 0 <= value <= 1):
+                where = "between 0 and 1" if share else "a number"
+                raise ValueError(f"{name} is {value!r}, not {where}")
         if len(values) != rounds + 1:
             raise ValueError(f"it holds {rounds} plans and {len(values)} values of {name}")

@@ -20,6 +20,7 @@ import torch
 from helpers import refused
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import nn
 
@@ -103,21 +104,15 @@ def evidence_file() -> bytes:
 
 def early(data: bytes, key: str, change=None, drop=(), **tensors) -> bytes:
     """Return a file as early versions wrote it, without checksum, in which something is changed."""
-    header, numbers = parts_of(data)
+    header, _ = parts_of(data)
     head = json.loads(header["__metadata__"][key])
     del head["checksum"]
     head["version"] = 1
     if change is not None:
         change(head)
-    path_free = {
-        name: torch.frombuffer(bytearray(numbers[slice(*e["data_offsets"])]), dtype=torch.uint8).view(
-            {"F32": torch.float32, "F64": torch.float64, "I32": torch.int32}[e["dtype"]]
-        ).reshape(e["shape"])
-        for name, e in header.items()
-        if name != "__metadata__" and name not in drop
-    }  # fmt: skip
+    numbers_of = {name: t.clone() for name, t in from_bytes(data).items() if name not in drop}
     text = head if isinstance(head, str) else json.dumps(head)
-    return to_bytes({**path_free, **tensors}, {key: text})
+    return to_bytes({**numbers_of, **tensors}, {key: text})
 
 
 def model(change=None, encoding="dense", drop=(), **tensors):
@@ -449,11 +444,11 @@ TABLES = {
     "an accuracy outside its interval": (table("low", 0.999999), NO_TABLE, "metric is 0.25, not between 0.999999 and 0.6993581574175981"),
     "an interval beyond 1": (table("high", 1.5), NO_TABLE, "high is 1.5, not between 0 and 1"),
     "no examples": (table("examples", -1), NO_TABLE, "examples is -1, not 0 or more"),
-    "half an example": (table("examples", 2.5), NO_TABLE, "examples is '2.5', not a number"),
+    "half an example": (table("examples", 2.5), NO_TABLE, "examples is '2.5', not a whole number"),
     "params below 0": (table("params", -7), NO_TABLE, "params is -7, not 0 or more"),
-    "MACs that are NaN": (table("macs", "nan"), NO_TABLE, "macs is 'nan', not a number"),
+    "MACs that are NaN": (table("macs", "nan"), NO_TABLE, "macs is 'nan', not a whole number"),
     "a seed below 0": (table("seed", -1), NO_TABLE, "seed is -1, not 0 or more"),
-    "a word for a number": (table("bytes", "many"), NO_TABLE, "bytes is 'many', not a number"),
+    "a word for a number": (table("bytes", "many"), NO_TABLE, "bytes is 'many', not a whole number"),
     "a cell too few": (lines(lambda rows: [rows[0].rpartition(",")[0], *rows[1:]]), NO_TABLE, "a row has 14 cells, not 15"),
     "a cell too many": (lines(lambda rows: [rows[0] + ",1", *rows[1:]]), NO_TABLE, "a row has 16 cells, not 15"),
     "a row twice": (lines(lambda rows: [*rows, rows[0]]), NO_TABLE, "it holds a row twice"),
@@ -464,6 +459,47 @@ TABLES = {
     "a head with NaN": (lambda: b"# pruneviz {\"verb\": NaN}\n" + NAMES + b"\n", NO_TABLE, "it holds NaN"),
     "the table of another verb": (lambda: table_file().replace(b"\"sweep\"", b"\"sensitivity\""), NO_TABLE, "it holds a table of pv.sensitivity"),
     "a head without arguments": (lambda: b"# pruneviz {\"verb\": \"sweep\"}\n" + NAMES + b"\n", NO_TABLE, "it lacks 'arguments'"),
+}  # fmt: skip
+
+
+def judged(model):
+    return 0.5
+
+
+def pruned(path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    data = [(torch.eye(4), torch.arange(4) % 3)]
+    return pv.prune_iteratively(
+        net, data, sparsity=0.5, rounds=2, evaluate=judged, path=path, progress=False
+    )
+
+
+@cache
+def rounds_file() -> bytes:
+    return saved(pruned)
+
+
+def rounds(change=None, drop=(), **tensors):
+    """Return a file of rounds as early versions wrote it, changed."""
+    return lambda: early(rounds_file(), "pruneviz.rounds", change, drop, **tensors)
+
+
+NO_ROUNDS = (
+    "`path` {path!r} holds no rounds, or is damaged ({why}). Name another file, or delete this one."
+)
+ROUNDS = {
+    "half": (lambda: rounds_file()[:999], NO_ROUNDS, "invalid header length"),
+    "a flipped number": (lambda: flipped(-9)(rounds_file()), NO_ROUNDS, "its checksum is that of other numbers"),
+    "a model": (lambda: model_file(), NO_ROUNDS, "it holds something else"),
+    "no plans": (rounds(lambda head: head.pop("plans")), NO_ROUNDS, "it lacks 'plans'"),
+    "a plan too few": (rounds(lambda head: head["plans"].pop()), NO_ROUNDS, "it holds 1 plans and 3 values of round"),
+    "a plan of another model": (rounds(lambda head: head["plans"].__setitem__(1, PLAN.to_json())), NO_ROUNDS, "its tensors are not those of the model"),
+    "a damaged plan": (rounds(lambda head: head["plans"].__setitem__(1, "[" * 100_000)), NO_ROUNDS, "the plan is damaged: it is nested too deeply. Write it again: plan.to_json()"),
+    "a sparsity above 1": (rounds(lambda head: head["frame"]["sparsity"].__setitem__(1, 1.7)), NO_ROUNDS, "sparsity is 1.7, not between 0 and 1"),
+    "a metric that is a text": (rounds(lambda head: head["frame"]["metric"].__setitem__(1, "high")), NO_ROUNDS, "metric is 'high', not a number"),
+    "a tensor of another shape": (rounds(**{"2.bias": torch.zeros(5)}), NO_ROUNDS, "its tensors are not those of the model"),
+    "a tensor too few": (rounds(drop=["2.bias"]), NO_ROUNDS, "its tensors are not those of the model"),
 }  # fmt: skip
 
 
@@ -516,6 +552,11 @@ def test_a_damaged_table_is_refused(tmp_path, name):
     check(swept, *TABLES[name], tmp_path / "f")
 
 
+@pytest.mark.parametrize("name", ROUNDS)
+def test_damaged_rounds_are_refused(tmp_path, name):
+    check(pruned, *ROUNDS[name], tmp_path / "f")
+
+
 def test_undamaged_files_are_read(tmp_path):
     """Those of now, and those of early versions, which have no checksum."""
     for make in (
@@ -535,6 +576,9 @@ def test_undamaged_files_are_read(tmp_path):
         assert Evidence.load(tmp_path / "f").examples == 9
     (tmp_path / "f").write_bytes(table_file())
     assert len(swept(tmp_path / "f")) == 2
+    for data in (rounds_file(), rounds()()):
+        (tmp_path / "f").write_bytes(data)
+        assert len(pruned(tmp_path / "f").plans) == 2
 
 
 def same_model(a, b):
