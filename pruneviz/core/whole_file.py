@@ -79,7 +79,7 @@ def write_whole(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
                 if target.exists():
-                    part.chmod(stat.S_IMODE(target.stat().st_mode))
+                    _take_over(target, part)
                 if fcntl is None:
                     file.close()  # Windows renames no open file
                 part.replace(target)  # while it is locked: else it could look left behind
@@ -199,6 +199,15 @@ def _claim(target: Path) -> tuple[int, Path]:
         except OSError:  # this disk knows no locks: then only changes are seen
             return fd, lock
         os.close(fd)  # the one before us has just removed it
+
+
+def _take_over(target: Path, part: Path) -> None:
+    """Give a file the owner and the permissions of another one, where the disk knows them."""
+    old = target.stat()
+    with suppress(OSError, AttributeError):  # only root gives files away
+        os.chown(part, old.st_uid, old.st_gid)
+    with suppress(OSError):
+        part.chmod(stat.S_IMODE(old.st_mode))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -137,6 +137,11 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
             file = stack.enter_context(opened(path, version=VERSION_OF_FILES))
             _check_version(file.head, path)
         model = copy_of(checks.kind(build(), "build()", nn.Module, "Return the model."))
+        if any(isinstance(t, Tensor) and t.is_meta for t in model.state_dict().values()):
+            raise ArgumentError(
+                "`build` makes a model on the device 'meta', which holds no numbers. Let it make one on "
+                "the CPU, and move that: pv.load(path, build).to(device)."
+            )
         with _in_words(path):
             _restore(model, file)
     return model

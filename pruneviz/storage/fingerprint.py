@@ -347,6 +347,8 @@ def _package(name: str) -> Iterator[Any]:
 def _version(module: str) -> str | None:
     """Return the version of an installed package; None for code of the user's."""
     top = module.partition(".")[0]
+    if top == "__main__":  # a script or a notebook, whoever started it
+        return None
     if top == "pruneviz":
         return VERSION
     if top in sys.stdlib_module_names:

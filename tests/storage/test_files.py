@@ -400,6 +400,21 @@ def test_the_same_model_gives_the_same_bytes(tmp_path, encoding):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_model_without_numbers_cannot_be_filled(tmp_path):
+    def on_meta():
+        with torch.device("meta"):
+            return build()
+
+    small = pv.prune(build().eval(), X, sparsity=0.5)
+    pv.save(small, tmp_path / "s")
+    with refused(
+        "`build` makes a model on the device 'meta', which holds no numbers. Let it make one on the CPU, and "
+        "move that: pv.load(path, build).to(device)."
+    ):
+        pv.load(tmp_path / "s", on_meta)
+    assert pv.load(tmp_path / "s", build).to("meta")[0].weight.is_meta
+
+
 def test_what_build_raises_is_its_own(tmp_path):
     pv.save(build(), tmp_path / "s")
     with pytest.raises(ZeroDivisionError):
