@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
@@ -622,3 +622,22 @@ def test_any_flip_of_evidence_or_a_plan_is_found(tmp_path_factory, data):
     except pv.ArgumentError:
         return
     assert parsed(again.to_json()) == parsed(text)
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_a_damaged_table_gives_rows_or_an_error(tmp_path_factory, data):
+    """Numbers in it have no checksum, because people read it; but impossible ones are refused."""
+    path, damaged = tmp_path_factory.mktemp("flips") / "f", bytearray(table_file())
+    start = len(damaged) - len(damaged.split(b"\n", 2)[2])  # of the rows
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(damaged) - 1) | st.integers(start, len(damaged) - 1))
+        damaged[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged)
+    try:
+        frame = swept(path)
+    except pv.ArgumentError:
+        assert path.read_bytes() == damaged
+    else:
+        assert len(frame) == 2 and frame["metric"].between(0, 1).all()
+        assert frame["sparsity"].between(0, 1).all() and (frame["nonzero"] >= 0).all()
