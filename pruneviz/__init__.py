@@ -19,7 +19,16 @@ import lazy_loader
 from pruneviz._version import VERSION as __version__  # noqa: F401 (the stub declares it)
 
 # `__init__.pyi` is the one list of public names: each is imported from its file when first used
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_imported, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        return _imported(name)  # raises
+    from pruneviz.core.imports import whole
+
+    with whole():  # half of torch, left by Ctrl-C, could not be completed
+        return _imported(name)
 
 
 def _surface() -> str:

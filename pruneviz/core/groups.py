@@ -10,6 +10,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.imports import imported
 from pruneviz.core.slices import Slice, units_text
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ class Groups:
           group  units     tensor role
         0    fc      3  fc.weight  out
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         columns = "group units layer tensor dim role width frozen approximate".split()
         rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import json
 import zlib
 from collections.abc import Mapping
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pruneviz.core import plan_json
+from pruneviz.core import plan_json, strict_json
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Plan:
           layer  total  kept  sparsity
         0    fc      2     1       0.5
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         by, name = ("layer", layer_name) if self.groups is None else ("group", str)
         rows = [(name(n), k.numel(), int(k.sum())) for n, k in self.keep.items()]
@@ -117,17 +117,21 @@ class Plan:
         return frame
 
     def to_json(self) -> str:
-        """Return the plan as JSON text: numbers and bits are packed, deflated and in base64."""
-        data: dict[str, Any] = {"pruneviz": "plan", "version": 1, "granularity": "weight"}
+        """Return the plan as JSON text: numbers and bits are packed, deflated and in base64.
+
+        A checksum stands at its end, so that a plan that was edited or damaged is not read.
+        """
+        data: dict[str, Any] = {"pruneviz": "plan", "version": 2, "granularity": "weight"}
         if self.groups is not None:
             data |= {"granularity": "unit", "groups": plan_json.pack_groups(self.groups)}
-        return json.dumps(
-            data | {"keep": {n: plan_json.pack_bits(k) for n, k in self.keep.items()}}
-        )
+        data["keep"] = {n: plan_json.pack_bits(k) for n, k in self.keep.items()}
+        return json.dumps({**data, "checksum": plan_json.checksum(data)})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read a plan that :meth:`to_json` wrote.
+
+        Plans of early versions of pruneviz have no checksum; they are read with all other checks.
 
         Raises
         ------
@@ -135,9 +139,12 @@ class Plan:
             If the text is not a plan, or is damaged.
         """
         try:
-            data = json.loads(text)
-            if data["pruneviz"] != "plan" or data["version"] != 1:
+            data = strict_json.parsed(text)
+            if data["pruneviz"] != "plan" or data["version"] not in (1, 2):
                 raise KeyError("version")
+            wanted = data.pop("checksum", None)
+            if (wanted is not None or data["version"] == 2) and wanted != plan_json.checksum(data):
+                raise ValueError("its checksum is that of another plan")
             keep = {name: plan_json.unpack_bits(entry) for name, entry in data["keep"].items()}
             if data["granularity"] == "weight":
                 return cls(keep)
@@ -147,14 +154,18 @@ class Plan:
             for name, k in keep.items():
                 if k.shape != (groups[name].size,):
                     raise ValueError(f"{tuple(k.shape)} is not the shape of group {name!r}")
+                if groups[name].frozen:
+                    raise ValueError(f"it names group {name!r}, which cannot be cut")
             return cls(keep, groups)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise ArgumentError(
                 f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r}). "
                 "Pass what plan.to_json() returned."
             ) from e
-        except (zlib.error, binascii.Error, ValueError, OverflowError) as e:
-            raise ArgumentError(f"the plan is damaged: {e}. Write it again: plan.to_json().") from e
+        except (zlib.error, ValueError, OverflowError, MemoryError) as e:
+            raise ArgumentError(
+                f"the plan is damaged: {str(e).rstrip('.')}. Write it again: plan.to_json()."
+            ) from e
 
 
 def keep_all(groups: Groups) -> dict[str, Tensor]:

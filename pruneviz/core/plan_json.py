@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.slices import ROLES, Slice
+from pruneviz.core.strict_json import whole
 
 
 def pack_bits(keep: Tensor) -> dict[str, Any]:
@@ -27,11 +31,9 @@ def pack_bits(keep: Tensor) -> dict[str, Any]:
 
 def unpack_bits(entry: Mapping[str, Any]) -> Tensor:
     """Return the tensor that :func:`pack_bits` packed; raise a ValueError or similar if damaged."""
-    shape = tuple(int(s) for s in entry["shape"])
-    n = int(np.prod(shape, dtype=np.int64))
-    bits = np.frombuffer(inflated(entry["bits"]), dtype=np.uint8)
-    if len(bits) != (n + 7) // 8:
-        raise ValueError(f"{len(bits)} bytes of bits for shape {shape}")
+    shape = tuple(whole(s) for s in entry["shape"])
+    n = math.prod(shape)
+    bits = np.frombuffer(inflated(entry["bits"], (n + 7) // 8), dtype=np.uint8)
     return torch.from_numpy(np.unpackbits(bits, count=n).astype(bool).reshape(shape))
 
 
@@ -60,21 +62,42 @@ def unpack_groups(entries: list[dict[str, Any]]) -> Groups:
 
 
 def _group(e: dict[str, Any]) -> Group:
-    size = int(e["size"])
+    name, size = str(e["name"]), whole(e["size"], 1)
     even = None if e["even"] is None else _unpack(e["even"], size).reshape(-1)
     if even is not None and len(even) != size:
-        raise ValueError(f"{len(even)} labels for {size} units of group {e['name']!r}")
+        raise ValueError(f"{len(even)} labels for {size} units of group {name!r}")
     slices = tuple(_slice(s, size) for s in e["slices"])
-    return Group(str(e["name"]), size, slices, str(e["frozen"]), str(e["approximate"]), even)
+    _check_order(name, slices)
+    return Group(name, size, slices, str(e["frozen"]), str(e["approximate"]), even)
 
 
 def _slice(e: dict[str, Any], size: int) -> Slice:
     index = _unpack(e["index"], size)
-    dim, blocks = int(e["dim"]), int(e["blocks"])
-    is_distinct = np.unique(index).size == index.size
-    if e["role"] not in ROLES or dim < 0 or blocks < 1 or not is_distinct or (index < 0).any():
-        raise ValueError(f"the slice of {e['tensor']!r} is not valid")
-    return Slice(str(e["tensor"]), dim, index, e["role"], blocks)
+    if not index.size or (index < 0).any() or np.unique(index).size != index.size:
+        raise ValueError(f"the units of {e['tensor']!r} have no, negative or equal places")
+    if e["role"] not in ROLES:
+        raise ValueError(f"{str(e['role'])[:40]!r} is no role of a slice")
+    return Slice(str(e["tensor"]), whole(e["dim"]), index, e["role"], whole(e["blocks"], 1))
+
+
+def _check_order(name: str, slices: tuple[Slice, ...]) -> None:
+    """Raise unless units stand in the order in which `find_groups` counts them.
+
+    The units that fill their first producer are counted along it; and a row, its bias and its norm
+    belong to one unit.
+    """
+    rows = [s for s in slices if s.role == "out" and s.blocks == 1]
+    starts = rows[0].index[:, 0] if rows else np.arange(0)
+    fills = bool(rows) and int(rows[0].index.max()) + 1 == rows[0].index.size
+    if fills and (np.diff(starts) <= 0).any():
+        raise ValueError(f"the units of group {name!r} are out of order in {rows[0].tensor!r}")
+    first: dict[tuple[str, int], Slice] = {}
+    for s in rows:
+        other = first.setdefault((s.layer, s.width), s)
+        if not np.array_equal(s.index, other.index):
+            raise ValueError(
+                f"the units of group {name!r} are others in {s.tensor!r} than in {other.tensor!r}"
+            )
 
 
 def _pack(array: np.ndarray) -> str:
@@ -83,8 +106,12 @@ def _pack(array: np.ndarray) -> str:
 
 
 def _unpack(text: str, size: int) -> np.ndarray:
-    flat = np.cumsum(np.frombuffer(inflated(text), dtype="<i4"), dtype=np.int64)
-    return flat.reshape(size, -1) if flat.size else flat.reshape(size, 0)  # (units, k)
+    # a unit has any number of places; zlib inflates a text at most a thousand times
+    data = zlib.decompress(base64.b64decode(text, validate=True))
+    if len(data) % (4 * size):
+        raise ValueError(f"{len(data)} bytes of places for {size} units")
+    flat = np.cumsum(np.frombuffer(data, dtype="<i4"), dtype=np.int64)
+    return flat.reshape(size, -1)  # (units, k)
 
 
 def deflated(array: np.ndarray) -> str:
@@ -92,6 +119,18 @@ def deflated(array: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
 
 
-def inflated(text: str) -> bytes:
-    """Return the bytes that :func:`deflated` packed."""
-    return zlib.decompress(base64.b64decode(text, validate=True))
+def inflated(text: str, size: int) -> bytes:
+    """Return the bytes that :func:`deflated` packed; raise ValueError unless there are `size`.
+
+    No more is inflated: two thousand characters could else become a gigabyte, packed twice.
+    """
+    reader = zlib.decompressobj()
+    data = reader.decompress(base64.b64decode(text, validate=True), size + 1)
+    if len(data) != size or not reader.eof or reader.unused_data:
+        raise ValueError(f"other than {size:,} bytes are packed")
+    return data
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """Return the checksum of a plan's JSON values."""
+    return hashlib.blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=8).hexdigest()

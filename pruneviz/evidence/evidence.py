@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -15,15 +14,18 @@ from torch import Tensor
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
-from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
+from pruneviz.core.imports import imported
+from pruneviz.core.strict_json import whole
+from pruneviz.core.tensor_file import DAMAGED, damage, opened, write_tensors
+from pruneviz.core.whole_file import checked_path
+from pruneviz.evidence.believable import FIELDS, GRADIENTS, MOMENTS, parts_of
 from pruneviz.evidence.moments import Moments
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-GRADIENTS = ("grad_sq", "fisher", "output_grad")
-FIELDS = ("mean", "comoment", "zeros", "low", "high")
+VERSION_OF_FILES = 2  # 1 has no checksum
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -196,7 +198,7 @@ class Evidence:
         DataFrame
             ``layer``, ``input``, ``mean``, ``std``, ``zeros`` (fraction), ``low``, ``high``.
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         parts = [
             pd.DataFrame(
@@ -215,10 +217,10 @@ class Evidence:
         return pd.concat(parts, ignore_index=True)
 
     def save(self, path: str | Path) -> None:
-        """Write the evidence to one file in the format of safetensors."""
+        """Write the evidence to one file in the format of safetensors, completely or not at all."""
         tensors: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        for part in ("inputs", "patches"):
+        for part in MOMENTS:
             for layer, m in getattr(self, part).items():
                 counts[f"{part}/{layer}"] = m.count
                 tensors |= {f"{part}/{layer}/{f}": getattr(m, f).contiguous() for f in FIELDS}
@@ -227,36 +229,38 @@ class Evidence:
             tensors |= {
                 f"{part}/{k}": v.contiguous().clone() for k, v in getattr(self, part).items()
             }
-        head = {"version": 1, "examples": self.examples, "counts": counts, "shapes": self.shapes}
-        write_tensors(path, tensors, {"pruneviz": "evidence", "head": json.dumps(head)})
+        head = {"version": VERSION_OF_FILES, "examples": self.examples, "counts": counts,
+                "shapes": self.shapes}  # fmt: skip
+        write_tensors(checked_path(path, "evidence.safetensors"), tensors, head, "head")
 
     @classmethod
     def load(cls, path: str | Path) -> Evidence:
         """Read evidence that `save` wrote.
+
+        A file may come from anybody: numbers that `collect` cannot have counted are refused. Files
+        of early versions of pruneviz have no checksum; they are read with all other checks.
 
         Raises
         ------
         ArgumentError
             If the file is not evidence, or is damaged.
         """
+        path = checked_path(path, "evidence.safetensors")
         try:
-            head, tensors = read_tensors(path, "head")
-            if head is None:
-                raise KeyError("it holds something else")
-            parts: dict[str, dict[str, Any]] = {p: {} for p in ("inputs", "patches", *GRADIENTS)}
-            for key, count in head["counts"].items():
-                part, _, layer = key.partition("/")
-                parts[part][layer] = Moments(count, *(tensors.pop(f"{key}/{f}") for f in FIELDS))
-            for key, t in tensors.items():
-                part, _, name = key.partition("/")
-                parts[part][name] = t
-            shapes = {k: tuple(v) for k, v in head["shapes"].items()}
-            return cls(**parts, examples=head["examples"], shapes=shapes)
+            if path.exists() and not path.is_file():
+                raise ValueError("it is no file")
+            with opened(path, "head", VERSION_OF_FILES) as file:
+                if file.head is None:
+                    raise ValueError("it holds something else")
+                if whole(file.head["version"], 1) > VERSION_OF_FILES:
+                    raise ValueError("it was written by a newer pruneviz: update this one")
+                return cls(**parts_of(file))
         except FileNotFoundError:
             raise
         except DAMAGED as e:
             raise ArgumentError(
-                f"{str(path)!r} could not be read as evidence ({e}). Write it with evidence.save(path)."
+                f"{str(path)!r} could not be read as evidence ({damage(e)}). Write it with "
+                "evidence.save(path)."
             ) from e
 
 

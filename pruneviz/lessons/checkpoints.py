@@ -11,6 +11,7 @@ from torch import nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
+from pruneviz.core.whole_file import write_whole
 from pruneviz.lessons.data import data_dir
 from pruneviz.lessons.models import NETWORKS, build
 from pruneviz.model.hooks import seeded
@@ -109,4 +110,4 @@ def save(model: nn.Module, path: Path, notes: dict[str, Any]) -> None:
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_tensors(path, state)
     text = json.dumps(notes, indent=2, ensure_ascii=False)
-    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    write_whole(path.with_suffix(".json"), f"{text}\n".encode())

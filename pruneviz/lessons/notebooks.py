@@ -17,6 +17,8 @@ from typing import Any
 
 import nbformat
 
+from pruneviz.core.whole_file import write_whole
+
 ROOT = Path(__file__).parents[2]
 FIRST = "00_start_here.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -45,7 +47,7 @@ def working_copy(source: Path, target: Path) -> list[Path]:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         copy.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, copy)
+        write_whole(copy, f"{nbformat.writes(notebook)}\n".encode())
         made.append(copy)
     return made
 
@@ -62,7 +64,7 @@ def refresh(paths: Iterable[Path]) -> None:
         notebook = nbformat.read(path, as_version=4)
         run(notebook, path.parent)
         tidy(notebook)
-        nbformat.write(notebook, path)
+        write_whole(path, f"{nbformat.writes(notebook)}\n".encode())
 
 
 def run(notebook: Any, folder: Path) -> None:
@@ -160,7 +162,7 @@ def _switch_off_news() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         settings = {"fetchNews": "false", "checkForUpdates": False}
         text = json.dumps({"@jupyterlab/apputils-extension:notification": settings})
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.lessons.data import data_dir
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def curves(name: str) -> pd.DataFrame:
     >>> curves("tradeoff")["seed"].nunique() >= 3
     True
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     path = data_dir() / "curves" / f"{_known(name)}.csv"
     try:

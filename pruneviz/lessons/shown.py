@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.panels.kit.html import png
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def show(picture: Axes | Figure, caption: str) -> None:
     >>> show(pv.plot_mask(np.eye(2, dtype=bool)), "The diagonal of two by two weights is kept.")
     The diagonal of two by two weights is kept.
     """
-    import matplotlib.pyplot as plt
+    plt = imported("matplotlib.pyplot")
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
     from matplotlib.figure import Figure

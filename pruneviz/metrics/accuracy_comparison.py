@@ -11,6 +11,7 @@ from torch import nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.metrics.accuracy import predicted_classes
 from pruneviz.metrics.intervals import accuracy_interval, checked_level, paired_interval
 from pruneviz.model.batches import read
@@ -97,7 +98,7 @@ class Comparison:
     @property
     def p_value(self) -> float:
         """McNemar's exact p, two-sided: how often equally good models differ at least as much."""
-        from scipy.stats import binomtest
+        binomtest = imported("scipy.stats").binomtest
 
         flipped = len(self.worse) + len(self.better)
         return float(binomtest(len(self.worse), flipped).pvalue) if flipped else 1.0
@@ -144,7 +145,7 @@ class Comparison:
         0     a         2     1.0    1.0   0.0
         1     b         2     1.0    0.5   0.5
         """
-        import pandas as pd
+        pd = imported("pandas")
 
         rows = []
         for c in np.unique(self.labels):

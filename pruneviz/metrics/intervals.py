@@ -7,6 +7,7 @@ from typing import Any
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 
 
 def accuracy_interval(correct: int, examples: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -46,7 +47,7 @@ def accuracy_interval(correct: int, examples: int, *, level: float = 0.95) -> tu
     >>> f"{low:.3f} to {high:.3f}"
     '0.880 to 0.917'
     """
-    from scipy.stats import binomtest
+    binomtest = imported("scipy.stats").binomtest
 
     examples = checks.count(examples, "examples", low=1)
     correct = checks.count(correct, "correct")
@@ -77,7 +78,7 @@ def paired_interval(lost: int, won: int, examples: int, level: float = 0.95) -> 
     >>> f"{low:.3f} to {high:.3f}"
     '-0.149 to -0.008'
     """
-    from scipy.stats import norm
+    norm = imported("scipy.stats").norm
 
     p, q = (lost + 1) / (examples + 2), (won + 1) / (examples + 2)
     half = float(norm.ppf((1 + level) / 2)) * ((p + q - (q - p) ** 2) / (examples + 2)) ** 0.5

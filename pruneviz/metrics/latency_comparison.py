@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pruneviz.core import checks
+from pruneviz.core.imports import imported
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import calls_of
 from pruneviz.model.batches import examples_in
@@ -208,7 +209,7 @@ def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     >>> ratio(np.full(9, 3.0), np.full(9, 2.0))
     (1.5, 1.5, 1.5)
     """
-    from scipy.stats import quantile_test
+    quantile_test = imported("scipy.stats").quantile_test
 
     found = quantile_test(a / b, p=0.5).confidence_interval(0.95)
     return float(np.median(a / b)), float(found.low), float(found.high)

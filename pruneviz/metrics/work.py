@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.metrics.cost import FORMULAS
 from pruneviz.model.batches import read
 from pruneviz.model.hooks import evaluating, no_fast_path, plain_torch
@@ -78,7 +79,7 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     >>> frame[["tensor", "macs", "flops"]].values.tolist()
     [['0.weight', 32, 64], ['2.weight', 16, 32], ['other', 0, 0], ['whole', 48, 96]]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     examples = 0

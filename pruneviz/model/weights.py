@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name, tensor_name
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held
@@ -168,7 +169,7 @@ def weight_histogram(model: nn.Module, *, bins: int = 120) -> pd.DataFrame:
     >>> pv.weight_histogram(layer, bins=4)["count"].tolist()
     [1, 0, 1, 0]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     edges, counts = bins_of(model, bins)
     ends = {"left": edges[:-1], "right": edges[1:]}

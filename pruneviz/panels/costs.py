@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
+from pruneviz.core.imports import imported
 from pruneviz.metrics.latency_comparison import differs
 from pruneviz.model.batches import examples_in, first_n
 from pruneviz.model.forward import copy_of
@@ -246,7 +247,7 @@ class CostsPanel(Panel):
 
 def _table(result: dict[str, Any]) -> pd.DataFrame:
     """Return the frame that the plots draw; NaN for times that are not measured yet."""
-    import pandas as pd
+    pd = imported("pandas")
 
     rows = pd.DataFrame([{"way": way, **cost} for way, cost in result["ways"].items()])
     return rows.astype(dict.fromkeys(CLOCK, float))

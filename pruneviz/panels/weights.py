@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.model.batches import fast_batches
@@ -220,7 +221,7 @@ class WeightsPanel(Panel):
         return {"threshold": abs(svg.weight_at(x, left, right))}
 
     def draw(self, result: dict[str, Any]) -> Figure:
-        import pandas as pd  # slow to import, and not needed for dragging
+        pd = imported("pandas")  # slow to import, and not needed for dragging
 
         how = {n: self.controls[n].value for n in ("absolute", "log")}
         ends = {"left": self._edges[:-1], "right": self._edges[1:]}

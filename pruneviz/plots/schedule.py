@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
 
 if TYPE_CHECKING:
@@ -128,9 +129,8 @@ def _frames_by_schedule(
     data: pd.DataFrame | Sequence[float] | Mapping[str, Sequence[float]], y: str, hue: str
 ) -> dict[str, pd.DataFrame]:
     """Return for each schedule a frame with one row a round; columns (name, mean | min | max)."""
-    import pandas as pd
+    pd = imported("pandas")
 
-    frame: pd.DataFrame
     if isinstance(data, pd.DataFrame):
         frame = data
     else:

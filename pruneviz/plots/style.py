@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pruneviz.core.imports import imported
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,7 +24,7 @@ def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
     """Return `ax`, or the axes of a new pyplot figure of `size` inches."""
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt
+    plt = imported("matplotlib.pyplot")
 
     return plt.subplots(figsize=size, layout="constrained")[1]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruneviz.core import checks
+from pruneviz.core.imports import imported
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
 from pruneviz.plots.svg import FONT, open_tag, round_ticks
 
@@ -294,7 +295,7 @@ def plot_tradeoff(
     >>> ax.get_xlabel(), ax.lines[0].get_ydata().tolist()
     ('sparsity (share of weights pruned)', [0.9, 0.5])
     """
-    import seaborn as sns
+    sns = imported("seaborn")
 
     checks.columns(data, dict.fromkeys((x, y, hue), "pv.sweep(model, …)"), "plot_tradeoff")
     ax = axes(ax, (7.6, 3.8))

@@ -19,7 +19,8 @@ from pruneviz.model.batches import listed
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units, merged_outputs_agree
-from pruneviz.pruning.shrink import CUTS_ATTRIBUTE, Shrinker
+from pruneviz.pruning.shrink import Shrinker
+from pruneviz.pruning.surgery.cut import cuts_of
 from pruneviz.pruning.surgery.removal import units_of_cut
 from pruneviz.redundancy.bounds import WIDE_BOX
 from pruneviz.redundancy.redundant import find_redundant
@@ -121,7 +122,7 @@ def certify(
     example = kwargs if kwargs and not args else args
     try:
         groups = find_groups(before, example, approximate=True)
-        marks = units_of_cut(groups, getattr(after, CUTS_ATTRIBUTE, ()))
+        marks = units_of_cut(groups, cuts_of(after))
     except (GraphError, ArgumentError):
         groups, marks = None, {}
     removed = {g: tuple(np.flatnonzero(mark).tolist()) for g, mark in marks.items() if mark.any()}

@@ -36,13 +36,12 @@ from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
 from pruneviz.pruning.repair.sites import sites
 from pruneviz.pruning.repair.units import merge_without_data, repair_layers
 from pruneviz.pruning.surgery.constants import Folds, add_folds, fold_watcher
-from pruneviz.pruning.surgery.cut import Cut, cut
+from pruneviz.pruning.surgery.cut import Cut, cut, record_cut
 from pruneviz.pruning.surgery.proof import Proof, Reference, reference
 from pruneviz.pruning.surgery.removal import kept_places, removed_classes
 from pruneviz.pruning.surgery.sizes import attribute_choices, bare_norm_sizes, resized_arguments
 
 HOW_TO_MAKE = "Make it: pv.select(pv.score(model, 'l2', groups=groups), sparsity=0.5)."
-CUTS_ATTRIBUTE = "_pruneviz_cuts"  # attribute of a shrunken model that holds its cuts, for `save`
 
 
 @plain_torch()
@@ -100,6 +99,8 @@ def shrink(
     -------
     nn.Module
         A new model with the keys, dtypes, device, ``requires_grad`` and training flags of the old.
+        What was removed is attached to it as plain data: it can be pickled, and unpickled where
+        there is no pruneviz (but for `nn.MultiheadAttention` that lost heads, which runs by our code).
 
     Raises
     ------
@@ -207,7 +208,7 @@ class Shrinker:
             what, number = self._find_sizes(first, folds, ref, removed)
             new = self._cut(what, folds, removed)
         self._sizes[_cut_groups(plan)] = number
-        new.__dict__[CUTS_ATTRIBUTE] = (*getattr(self.model, CUTS_ATTRIBUTE, ()), what)
+        record_cut(new, what, self.model)
         return new
 
     def repair(

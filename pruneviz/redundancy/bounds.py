@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
 from pruneviz.graph.interpreter import call, interpret, promoted, promoted_types
@@ -112,7 +113,7 @@ def bounds(
     1     0     1  0.0   0.0      dead
     2     0     2  0.5   0.5  constant
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     boxed, box = _box(example_input, low, high)

@@ -9,6 +9,7 @@ import torch
 
 from pruneviz.core import checks
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.moments import Moments
 from pruneviz.model.hooks import plain_torch
@@ -72,7 +73,7 @@ def find_inactive(
     1     2     1  constant   0.5
     2     2     2  constant   2.0
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     hint = "Collect it: pv.collect(model, batches)."
     checks.kind(evidence, "evidence", Evidence, hint)

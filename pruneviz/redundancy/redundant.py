@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
+from pruneviz.core.imports import imported
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.slices import ROLES
 from pruneviz.evidence.evidence import Evidence, check_evidence
@@ -106,7 +107,7 @@ def find_redundant(
       group layer  kept  removed  similarity  scale  offset
     0     0     0     2        0         1.0    0.5     0.0
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pruneviz.core import checks
+from pruneviz.core.imports import imported
+from pruneviz.core.tensor_file import file_bytes
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held
 from pruneviz.model.weights import Mask, steps, weight_places
@@ -84,7 +85,7 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
     >>> frame.loc["whole", ["nonzero", "dense_fp32", "csr_int32", "bitmap"]].tolist()
     [8, 144, 100, 52]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     with evaluating(model):
@@ -97,8 +98,8 @@ def encodings(model: nn.Module, *, gzip: bool = True) -> pd.DataFrame:
         e: _sum_or_none(r[e] for r in rows) for e in ENCODINGS
     }
     if gzip:
-        data, metadata = contents(bake(model))
-        whole["gzip"] = len(gz.compress(serialised(data, metadata=metadata), LEVEL, mtime=0))
+        data = file_bytes(*contents(bake(model)))
+        whole["gzip"] = len(gz.compress(data, LEVEL, mtime=0))
     frame = pd.DataFrame([*rows, whole])
     return frame.astype({c: "Int64" for c in frame.columns if c not in WEIGHT_COLUMNS})
 

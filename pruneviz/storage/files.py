@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
-from pruneviz.core.names import unmasked_name
-from pruneviz.core.plan_json import deflated, inflated
-from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
+from pruneviz.core.strict_json import whole
+from pruneviz.core.tensor_file import DAMAGED, TensorFile, damage, opened, write_tensors
+from pruneviz.core.whole_file import checked_path
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
 from pruneviz.model.tensors import tensors_by_name
-from pruneviz.model.weights import Mask, weight_places
-from pruneviz.pruning.shrink import CUTS_ATTRIBUTE
-from pruneviz.pruning.surgery.cut import Cut, cut
+from pruneviz.model.weights import weight_places
+from pruneviz.pruning.surgery.cut import cut, cuts_of, record_cut
+from pruneviz.storage.cut_json import cut_from_json, cut_to_json
+from pruneviz.storage.loadable import check_loadable
 from pruneviz.storage.packing import CSR, compressed, decompressed
 
-KEY = "pruneviz"
+VERSION_OF_FILES = 3  # 1 and 2 have no checksum
 CSR_PARTS = ("crow", "col", "value")
 
 
@@ -39,7 +39,8 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
         From `shrink` or `prune`, trained further or not, also after several cuts. A model without
         cuts can be saved, too. Not changed.
     path : str or Path
-        A safetensors file, such as ``"small.safetensors"``; written completely or not at all.
+        A safetensors file, such as ``"small.safetensors"``; written completely or not at all, with
+        a checksum. A link stays a link.
     encoding : str
         ``"dense"``, or ``"csr_int64"``, ``"csr_int32"``, ``"csr_int16"``: every weight as compressed
         sparse rows, without its zeros. `encodings` returns the bytes beforehand. `load` returns
@@ -48,8 +49,9 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
     Raises
     ------
     ArgumentError
-        If the model is a shrunken program or has a mask, the indices of a weight do not fit, or the
-        file cannot be written.
+        If `load` could not restore the model: it is a shrunken program, has masks or CSR layers, or
+        was cut by another tool. If the indices of a weight do not fit, or the file cannot be
+        written.
 
     Examples
     --------
@@ -65,24 +67,14 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
     True
     """
     checks.choice(encoding, "encoding", ("dense", *CSR))
-    tensors, metadata = contents(model, encoding)
-    write_tensors(path, tensors, metadata)
+    path = checked_path(path, "small.safetensors")
+    model = checks.unwrapped(model)
+    check_loadable(model)
+    write_tensors(path, *contents(model, encoding))
 
 
-def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return what `save` writes: tensors by name, and the metadata with the cuts."""
-    checks.model(model)
-    if hasattr(model, "graph") and hasattr(model, "code"):
-        raise ArgumentError(
-            "`save` writes tensors that `load` puts into a model built by its own code, but a "
-            "shrunken program has no such code. Export it: "
-            "torch.export.save(torch.export.export(program, args), path)."
-        )
-    if any(isinstance(m, Mask) for m in model.modules()):
-        raise ArgumentError(
-            "`model` has masks, which `load` could not restore. Turn them into plain zeros first: "
-            "pv.bake(model)."
-        )
+def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `save` writes: tensors by name, and the head with the cuts."""
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -94,23 +86,25 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
             tensors[name] = value.detach().cpu().contiguous().clone()
         else:
             aliases[name] = first_name
-    records = [
-        _cut_to_json(c, set(tensors_by_name(model))) for c in getattr(model, CUTS_ATTRIBUTE, ())
-    ]
-    data = {"version": 1, "by": VERSION, "cuts": records, "aliases": aliases}
+    records = [cut_to_json(c, set(tensors_by_name(model))) for c in cuts_of(model)]
+    data = {"version": VERSION_OF_FILES, "by": VERSION, "cuts": records, "aliases": aliases}
     if encoding != "dense":
         names = [n for n in weight_places(model) if n in tensors]
-        data |= {"version": 2, "csr": {n: tuple(tensors[n].shape) for n in names}}
+        data |= {"csr": {n: tuple(tensors[n].shape) for n in names}}
         for name in names:
             tensors |= _as_csr(name, tensors.pop(name), encoding)
-    return tensors, {KEY: json.dumps(data)}
+    return tensors, data
 
 
 @plain_torch()
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     """Build the original model, cut it as the saved one was cut, and load the saved tensors.
 
-    Nothing is unpickled: the file holds tensors and JSON.
+    A file may come from anybody: nothing is unpickled, and nothing in it is believed. The file holds
+    tensors and JSON; it may make tensors and integer sizes of the built model smaller, and fill them
+    with numbers. All sizes are compared with those of the model before memory is taken for them, and
+    the checksum before the numbers are used. Files of early versions of pruneviz have no checksum;
+    they are loaded with all other checks.
 
     Parameters
     ----------
@@ -122,7 +116,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     Returns
     -------
     nn.Module
-        A new model, in the mode and on the device that `build` chose.
+        A new model, in the mode, with the dtypes and on the device that `build` chose.
 
     Raises
     ------
@@ -138,41 +132,115 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
             "`build` must be a function that returns the model before it was shrunk, such as the "
             f"class Net or lambda: Net(10), but {type(build).__name__} was passed."
         )
-    path = Path(path)
+    path = checked_path(path, "small.safetensors")
     if not path.is_file():
         raise ArgumentError(f"`path` {str(path)!r} is not a file. Write one: pv.save(model, path).")
-    try:
-        data, tensors = read_tensors(path, KEY)
-        if data is None:
-            raise ArgumentError(f"{str(path)!r} was not written by pv.save: it holds no cuts.")
-        if data["version"] not in (1, 2):
+    with ExitStack() as stack:
+        with _in_words(path):
+            file = stack.enter_context(opened(path, version=VERSION_OF_FILES))
+            _check_version(file.head, path)
+        model = copy_of(checks.kind(build(), "build()", nn.Module, "Return the model."))
+        if any(isinstance(t, Tensor) and t.is_meta for t in model.state_dict().values()):
             raise ArgumentError(
-                f"{str(path)!r} was written by a newer pruneviz ({data['by']}): update this one."
+                "`build` makes a model on the device 'meta', which holds no numbers. Let it make one on "
+                "the CPU, and move that: pv.load(path, build).to(device)."
             )
-        cuts = [_cut_from_json(c) for c in data["cuts"]]
-        for name, shape in data.get("csr", {}).items():
-            parts = [tensors.pop(f"{name}.{part}") for part in CSR_PARTS]
-            tensors[name] = _from_csr(name, parts, shape)
+        with _in_words(path):
+            _restore(model, file)
+    return model
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Say of what a file makes us raise that it is damaged, or of another model."""
+    try:
+        yield
     except ArgumentError:
         raise
+    except GraphError as e:
+        raise ArgumentError(f"`build` makes another model than the saved one: {e}.") from e
     except DAMAGED as e:
         raise ArgumentError(
-            f"{str(path)!r} is damaged ({e}). Write it anew: pv.save(model, path)."
+            f"{str(path)!r} is damaged ({damage(e)}). Write it anew: pv.save(model, path)."
         ) from e
-    model = copy_of(checks.model(build()))
-    for one in cuts:
-        try:
-            cut(model, one)
-        except (GraphError, RuntimeError, IndexError) as e:
-            raise ArgumentError(f"`build` makes another model than the saved one: {e}") from e
-        model.__dict__[CUTS_ATTRIBUTE] = (*getattr(model, CUTS_ATTRIBUTE, ()), one)
-    tensors |= {name: tensors[other] for name, other in data["aliases"].items()}
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as e:
-        lines = [line.strip() for line in str(e).splitlines()[1:]] or [str(e)]
-        raise ArgumentError(f"`build` makes another model than the saved one: {lines[0]}") from e
-    return model
+
+
+def _check_version(head: Any, path: Path) -> None:
+    if head is None:
+        raise ArgumentError(f"{str(path)!r} was not written by pv.save: it holds no cuts.")
+    if whole(head["version"], 1) > VERSION_OF_FILES:
+        by = str(head["by"])[:40]
+        raise ArgumentError(
+            f"{str(path)!r} was written by a newer pruneviz ({by}): update this one."
+        )
+
+
+def _restore(model: nn.Module, file: TensorFile) -> None:
+    """Cut a model as the saved one was cut, and load the saved tensors; in place."""
+    for record in file.head["cuts"]:
+        what = cut_from_json(record, model)
+        cut(model, what)
+        record_cut(model, what, model)
+    shapes = _csr_shapes(file.head.get("csr", {}), model)
+    aliases = file.head["aliases"]
+    _check_entries(file, model.state_dict(keep_vars=True), shapes, aliases)
+    tensors = file.tensors()  # not before all sizes are known to be those of the model
+    for name, shape in shapes.items():
+        crow, col, value = (tensors.pop(f"{name}.{part}") for part in CSR_PARTS)
+        tensors[name] = decompressed(crow, col, value, math.prod(shape[1:])).reshape(shape)
+    model.load_state_dict(tensors | {name: tensors[other] for name, other in aliases.items()})
+
+
+def _csr_shapes(shapes: Mapping[str, Any], model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights that are stored as compressed sparse rows."""
+    state = model.state_dict(keep_vars=True)
+    found = {name: tuple(whole(n) for n in shape) for name, shape in shapes.items()}
+    for name, shape in found.items():
+        here = tuple(state[name].shape) if name in state else None
+        if here != shape:
+            raise GraphError(_differs(name, shape, here))
+        if len(shape) < 2:
+            raise ValueError(f"{name!r} is no matrix that could have sparse rows")
+    return found
+
+
+def _check_entries(
+    file: TensorFile,
+    state: Mapping[str, Tensor],
+    csr: Mapping[str, Any],
+    aliases: Mapping[str, str],
+) -> None:
+    """Raise unless the file holds exactly the tensors of the model, by name, dtype and shape."""
+    expected = {n: (t.dtype, tuple(t.shape)) for n, t in state.items() if n not in aliases}
+    entries = dict(file.entries)
+    for name, shape in csr.items():
+        parts = [entries.pop(f"{name}.{part}") for part in CSR_PARTS]
+        (crow, starts), (col, columns), (dtype, values) = parts
+        stored = math.prod(values)
+        if starts != (shape[0] + 1,) or columns != values or len(values) != 1:
+            raise ValueError(f"rows, columns and values of {name!r} do not fit one another")
+        if crow != col or crow not in CSR.values() or stored > math.prod(shape):
+            raise ValueError(f"the columns of {name!r} are no indices, or too many")
+        entries[name] = dtype, shape
+    for name, other in aliases.items():
+        if name not in state or other not in entries:
+            raise GraphError(f"it has no tensor {name!r} that is also {str(other)[:80]!r}")
+    for name in [*expected, *entries]:
+        here, there = expected.get(name), entries.get(name)
+        if here != there:
+            smaller = not file.head["cuts"] and here and there and here[0] == there[0]
+            hint = ". If another tool made it smaller, let `build` return the smaller model"
+            raise GraphError(_differs(name, there, here) + (hint if smaller else ""))
+
+
+def _differs(name: str, there: Any, here: Any) -> str:
+    def text(entry: Any) -> str:
+        if entry is None:
+            return "missing"
+        dtype, shape = entry if len(entry) == 2 and isinstance(entry[1], tuple) else ("", entry)
+        return f"{str(dtype).removeprefix('torch.')}{list(shape)}"
+
+    return f"{name!r} is {text(there)} in the file and {text(here)} in the model"
 
 
 def _as_csr(name: str, weight: Tensor, encoding: str) -> dict[str, Tensor]:
@@ -181,43 +249,3 @@ def _as_csr(name: str, weight: Tensor, encoding: str) -> dict[str, Tensor]:
     except ArgumentError as e:
         raise ArgumentError(f"{name!r} cannot be written as {encoding}: {e}") from None
     return {f"{name}.{part}": t for part, t in zip(CSR_PARTS, parts, strict=True)}
-
-
-def _from_csr(name: str, parts: list[Tensor], shape: list[int]) -> Tensor:
-    crow, col, value = parts
-    try:
-        return decompressed(crow, col, value, math.prod(shape[1:])).reshape(shape)
-    except (ValueError, RuntimeError) as e:
-        raise ArgumentError(
-            f"{name!r} is damaged in the file ({e}). Write it anew: pv.save(model, path)."
-        ) from e
-
-
-def _cut_to_json(what: Cut, known: set[str]) -> dict[str, Any]:
-    """Return a cut as JSON values; of tensors in `known` only."""
-    keep = [
-        {"tensor": unmasked_name(name), "dim": dim, "blocks": blocks, "size": k.size,
-         "bits": deflated(np.packbits(k))}
-        for name, dim, blocks, k in what.keep
-        if unmasked_name(name) in known  # without masks that were baked since the cut
-    ]  # fmt: skip
-    return {
-        "keep": keep,
-        "attributes": [[*a[:2], _as_list(a[2]), type(a[2]).__name__] for a in what.attributes],
-    }
-
-
-def _cut_from_json(data: dict[str, Any]) -> Cut:
-    """Return a cut from its JSON values."""
-    keep = []
-    for k in data["keep"]:
-        packed = np.frombuffer(inflated(k["bits"]), np.uint8)
-        bits = np.unpackbits(packed, count=k["size"]).astype(bool)
-        keep.append((str(k["tensor"]), int(k["dim"]), int(k["blocks"]), bits))
-    attributes = [(layer, name, tuple(v) if kind == "tuple" else v)
-                  for layer, name, v, kind in data["attributes"]]  # fmt: skip
-    return Cut(tuple(keep), tuple(attributes))
-
-
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, (tuple, list)) else value

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency import calls_of
 from pruneviz.metrics.latency_comparison import ratio, time_in_turn
@@ -148,7 +149,7 @@ def compare_models(
 
 def count_costs(ways: Mapping[str, nn.Module], example_input: Any) -> pd.DataFrame:
     """Return the counted columns of `compare_models`: ``way, sparsity, bytes, macs, speedup``."""
-    import pandas as pd
+    pd = imported("pandas")
 
     dense_weights, dense_macs = 0, 0
     rows: list[tuple[Any, ...]] = []
@@ -171,7 +172,7 @@ def time_models(
     between: Callable[[], None] | None = None,
 ) -> pd.DataFrame:
     """Return the timed columns of `compare_models`: ``way`` and all that `count_costs` lacks."""
-    import pandas as pd
+    pd = imported("pandas")
 
     n = torch.get_num_threads() if threads is None else threads
     with calls_of(ways.values(), example_input) as calls:

@@ -15,6 +15,7 @@ from torch import nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.core.plan import Scores
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
@@ -211,7 +212,7 @@ def criterion_card(
     >>> card.agreement.index.tolist()
     ['ablation', 'l2', 'taylor', 'random']
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")

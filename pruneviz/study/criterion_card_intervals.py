@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pruneviz.core.imports import imported
 from pruneviz.core.plan import Scores
 from pruneviz.study.ablation import Ablation
 
@@ -29,7 +30,7 @@ def correlation(
 
     `draws` are the scores of the criteria that draw random numbers, one mapping for each seed.
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     rise, rises = truth.rise(), [truth.rise(_counts(truth, seed)) for seed in seeds]
     rows = []
@@ -115,6 +116,6 @@ def rank_correlations(columns: np.ndarray) -> np.ndarray:
     >>> rank_correlations(np.array([[1.0, 10, 3], [2, 100, 2], [3, 1000, 1]])).tolist()
     [[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     return pd.DataFrame(columns).corr("spearman").to_numpy()

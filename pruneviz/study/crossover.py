@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.core.progress import progress_bar
 from pruneviz.metrics.latency_comparison import ratio, time_in_turn
 from pruneviz.model.hooks import plain_torch
@@ -81,7 +82,7 @@ def crossover(
     >>> frame[["width", "way", "speedup"]].round(1).values.tolist()[3:]
     [[64, 'csr_mm', 10.0], [64, 'smaller', 10.2]]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     grid = [
         (w, b, s)
@@ -137,7 +138,7 @@ def speed_break_evens(data: pd.DataFrame) -> pd.DataFrame:
        width  batch     way  break_even  below  above
     0     64      1  csr_mm    0.968377    0.9   0.99
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     needed = ("width", "batch", "way", "sparsity", "latency_speedup")
     checks.columns(data, dict.fromkeys(needed, "pv.crossover()"), "speed_break_evens")

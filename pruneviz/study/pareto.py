@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def pareto(
                 "high": float(high),
             }
         )
-    import pandas as pd
+    pd = imported("pandas")
 
     points = pd.DataFrame(rows)
     order = {curve: i for i, curve in enumerate(dict.fromkeys(points["curve"]))}

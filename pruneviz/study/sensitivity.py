@@ -14,19 +14,22 @@ from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import GraphError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
+from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.model.weights import weight_places
 from pruneviz.selection.drop import refusal_text
 from pruneviz.selection.select import tensors_of_layers
-from pruneviz.storage.fingerprint import fingerprint
+from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.prefix import Prefix
 from pruneviz.study.setup import Setup
+from pruneviz.study.stored import Row, Table
 from pruneviz.study.sweep import COSTS
-from pruneviz.study.table import Row, Table, all_rows, as_list, row_error
+from pruneviz.study.table import all_rows, as_list, row_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,9 +115,10 @@ def sensitivity(
     >>> frame[["layer", "sparsity", "nonzero"]].values.tolist()
     [['0', 0.25, 68], ['0', 0.5, 60], ['2', 0.25, 68], ['2', 0.5, 60]]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
+    where = None if path is None else checked_path(path, "rows.csv")
     targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
     result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS}
     seed = checks.count(seed, "seed")
@@ -128,14 +132,13 @@ def sensitivity(
         dict(zip(key_columns, (layer, criterion, granularity, repair, s), strict=True))
         for layer in parts for s in targets
     ]  # fmt: skip
-    arguments = {} if path is None else {
-        "pruneviz": VERSION, **setup.fingerprints(evidence, groups), "criterion": criterion,
+    compared = {**setup.compared(evidence, groups), "evaluate": evaluate}
+    prints = {} if where is None else fingerprints(compared, where)
+    arguments = {
+        "pruneviz": VERSION, **prints, "criterion": criterion,
         "sparsities": targets, "layers": list(parts), "repair": repair, "seed": seed,
-        "evaluate": fingerprint(evaluate),
     }  # fmt: skip
-    table = Table(
-        "sensitivity", key_columns, result_columns, None if path is None else Path(path), arguments
-    )
+    table = Table("sensitivity", key_columns, result_columns, where, arguments)
     job = _Sensitivity(setup, evaluate, parts, seed)
     return pd.DataFrame(all_rows(job, rows, table, n_jobs=n_jobs, progress=progress))
 

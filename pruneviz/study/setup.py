@@ -20,7 +20,6 @@ from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.criteria.requirements import Requirements
-from pruneviz.storage.fingerprint import fingerprint
 from pruneviz.study.variants import Variants
 
 _taking = threading.Lock()
@@ -114,13 +113,11 @@ class Setup:
             _taken.add(session)
         return Variants(session, share=share)
 
-    def fingerprints(self, evidence: Evidence | None, groups: Groups | None) -> dict[str, str]:
-        """Return fingerprints of what was passed; `evidence` and `groups` as the caller passed them."""
+    def compared(self, evidence: Evidence | None, groups: Groups | None) -> dict[str, Any]:
+        """Return what another call must have passed, too; `evidence` and `groups` as the caller did."""
         session, criteria = self.session, self.criteria.values()
         return {
-            "model": fingerprint(session.model),
-            "example_input": fingerprint(session.example_input),
-            "code of the criteria": fingerprint([(c.fn, c.unit) for c in criteria]),
-            "batches": fingerprint(session.batches), "evidence": fingerprint(evidence),
-            "groups": fingerprint(groups),
+            "model": session.model, "example_input": session.example_input,
+            "code of the criteria": [(c.fn, c.unit) for c in criteria],
+            "batches": session.batches, "evidence": evidence, "groups": groups,
         }  # fmt: skip

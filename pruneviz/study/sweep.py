@@ -14,13 +14,16 @@ from pruneviz._version import VERSION
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
+from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.selection.criteria.registry import SCOPES
-from pruneviz.storage.fingerprint import fingerprint
+from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.setup import Setup
-from pruneviz.study.table import Row, Table, all_rows, as_list, row_error
+from pruneviz.study.stored import Row, Table
+from pruneviz.study.table import all_rows, as_list, row_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +102,13 @@ def sweep(
         Number of processes; -1: one for each core. Default: one, or as ``joblib.parallel_config``
         says.
     path : path, optional
-        Path of a CSV file. Read it with ``pandas.read_csv(path, comment="#")``: its first line
-        holds the arguments of the call. Its rows are in the order in which they were ready.
+        Path of a CSV file, which is whole at any time. Read it with ``pandas.read_csv(path,
+        comment="#")``: its first line holds the arguments of the call. Its rows are in the order in
+        which they were ready. They are taken up only if nothing that made them has changed: tensors,
+        the code of functions, and all variables and objects that these hold or read; of installed
+        packages the version. What cannot be compared, such as a lock, is said once, and the rows are
+        computed again. Files and clocks that a function reads are not seen. A second call that
+        writes the same file meanwhile is refused.
     progress : bool
         Show a progress bar.
 
@@ -130,9 +138,10 @@ def sweep(
     >>> frame[["criterion", "target_sparsity", "metric"]].values.tolist()
     [['magnitude', 0.0, 8.0], ['magnitude', 0.5, 4.0], ['random', 0.0, 8.0], ['random', 0.5, 4.0]]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
+    where = None if path is None else checked_path(path, "rows.csv")
     names = as_list(criteria, "criteria")
     targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
     runs = [checks.count(s, "seeds") for s in as_list(seeds, "seeds")]
@@ -154,15 +163,14 @@ def sweep(
     def same(row: Row) -> Row:
         return {**row, "seed": runs[0]} if row["criterion"] in fixed else row
 
-    arguments = {} if path is None else {
-        "pruneviz": VERSION, **setup.fingerprints(evidence, groups), "criteria": names,
+    compared = {**setup.compared(evidence, groups), "tune": tune, "evaluate": evaluate}
+    prints = {} if where is None else fingerprints(compared, where)
+    arguments = {
+        "pruneviz": VERSION, **prints, "criteria": names,
         "sparsities": targets, "repair": rungs, "seeds": runs, "scope": scope,
         "granularity": granularity,
-        "tune": fingerprint(tune), "evaluate": fingerprint(evaluate),
     }  # fmt: skip
-    table = Table(
-        "sweep", key_columns, result_columns, None if path is None else Path(path), arguments
-    )
+    table = Table("sweep", key_columns, result_columns, where, arguments)
     job = _Sweep(setup, tune, evaluate)
     return pd.DataFrame(all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import check_some_cuttable
+from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.metrics.accuracy import predicted_classes
@@ -271,7 +272,7 @@ class WhatIf:
         cost = self.variants.cost(new, same=plan.groups is None)
         size, encoding = cost.bytes, "dense"
         if plan.groups is None:
-            from pandas import NA
+            NA = imported("pandas").NA
 
             total = encodings(new, gzip=False).set_index("tensor").loc["whole"]
             sizes = {"dense": cost.bytes}

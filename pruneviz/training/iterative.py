@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
+from pruneviz.core.imports import imported
 from pruneviz.core.plan import Plan
 from pruneviz.core.progress import progress_bar
+from pruneviz.core.whole_file import checked_path, sole_writer
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import metric
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import tensors_by_name
 from pruneviz.pruning.mask import bake, mask
-from pruneviz.selection.criteria.registry import SCOPES
+from pruneviz.selection.criteria.registry import CRITERIA, SCOPES
 from pruneviz.selection.score import score
-from pruneviz.storage.fingerprint import fingerprint
+from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.training.fit import fit
 from pruneviz.training.rounds import Rounds, read_rounds, write_rounds
 from pruneviz.training.targets import kept_by_masks, round_plan, targets_of, total_sparsity
@@ -103,8 +105,7 @@ def prune_iteratively(
         For tuning, and for criteria that draw random numbers.
     path : path, optional
         A safetensors file in which the finished rounds are stored. After an interruption the same
-        call continues from it. It is not checked that `batches`, `tune`, `evaluate` and `evidence`
-        are the same.
+        call continues from it. Functions and data are compared as by `sweep`.
     progress : bool
         Show a progress bar.
 
@@ -138,7 +139,7 @@ def prune_iteratively(
     >>> result.frame["sparsity"].tolist()
     [0.0, 0.5, 0.75]
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     model = checks.unwrapped(model)
     _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
@@ -147,36 +148,53 @@ def prune_iteratively(
     kept_at_start = kept_by_masks(model) if groups is None else {}
     targets = targets_of(sparsity, schedule, rounds, kept_at_start)
     rewound = None if rewind is None else _rewound(model, rewind)
-    arguments = {
-        "model": fingerprint(model), "rewind": None if rewound is None else fingerprint(rewound),
-        "schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed,
-        "criterion": criterion if isinstance(criterion, str) else fingerprint(criterion),
-        "units": groups is not None, "repair": repair,
-    }  # fmt: skip
-    done = None if path is None else read_rounds(Path(path), model, arguments)
-    if done is None:
-        s = Plan(kept_at_start).sparsity
-        first = {"round": 0, "target_sparsity": s, "sparsity": s}
-        first |= _metrics(evaluate, model, "metric_untuned", "metric")
-        done = Rounds(model, (), pd.DataFrame([first]))
-    remaining = range(len(done.plans) + 1, len(targets) + 1)
-    for i in progress_bar(remaining, shown=progress, text="rounds"):
-        with _noting(path, len(done.plans), len(targets)):
-            now = done.model
-            known = None if evidence is None else evidence(now)
-            scores = score(now, criterion, groups=groups, evidence=known, seed=seed)
-            kept = done.plan.keep if done.plans else kept_at_start
-            plan = round_plan(scores, targets[i - 1], scope, kept)
-            masked = mask(now if rewound is None else rewound, plan, repair=repair, batches=batches)
-            row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
-            row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
-            new = _tuned(masked, plan, tune, batches, epochs, lr, seed + i, progress)
-            row |= _metrics(evaluate, new, "metric")
-            frame = pd.concat([done.frame, pd.DataFrame([row])], ignore_index=True)
-            done = Rounds(new, (*done.plans, plan), frame)
-            if path is not None:
-                write_rounds(Path(path), done, arguments)
+    arguments = {"schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed,
+                 "repair": repair}  # fmt: skip
+    where = None if path is None else checked_path(path, "rounds.safetensors")
+    if where is not None:
+        arguments |= fingerprints({
+            "model": model, "rewind": rewound, "criterion": CRITERIA.get(str(criterion), criterion),
+            "groups": groups, "batches": batches, "tune": tune, "evaluate": evaluate, "evidence": evidence,
+        }, where)  # fmt: skip
+
+    def next_round(done: Rounds, i: int) -> Rounds:
+        now = done.model
+        known = None if evidence is None else evidence(now)
+        scores = score(now, criterion, groups=groups, evidence=known, seed=seed)
+        kept = done.plan.keep if done.plans else kept_at_start
+        plan = round_plan(scores, targets[i - 1], scope, kept)
+        masked = mask(now if rewound is None else rewound, plan, repair=repair, batches=batches)
+        row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
+        row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
+        new = _tuned(masked, plan, tune, batches, epochs, lr, seed + i, progress)
+        last = pd.DataFrame([row | _metrics(evaluate, new, "metric")])
+        frame = pd.concat([done.frame, last], ignore_index=True)
+        return Rounds(new, (*done.plans, plan), frame)
+
+    with nullcontext() if where is None else sole_writer(where):
+        done = None if where is None else read_rounds(where, model, arguments)
+        done = _start(model, kept_at_start, evaluate) if done is None else done
+        remaining = range(len(done.plans) + 1, len(targets) + 1)
+        for i in progress_bar(remaining, shown=progress, text="rounds"):
+            with _noting(where, len(done.plans), len(targets)):
+                done = next_round(done, i)
+                if where is not None:
+                    write_rounds(where, done, arguments)
     return done
+
+
+def _start(
+    model: nn.Module,
+    kept: Mapping[str, Tensor],
+    evaluate: Callable[[nn.Module], float] | None,
+) -> Rounds:
+    """Return what there is before the first round."""
+    pd = imported("pandas")
+
+    s = Plan(kept).sparsity
+    first = {"round": 0, "target_sparsity": s, "sparsity": s}
+    first |= _metrics(evaluate, model, "metric_untuned", "metric")
+    return Rounds(model, (), pd.DataFrame([first]))
 
 
 def _check_arguments(

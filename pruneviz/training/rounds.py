@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pruneviz.core.errors import ArgumentError
+from pruneviz.core.imports import imported
 from pruneviz.core.plan import Plan
-from pruneviz.core.tensor_file import DAMAGED, read_tensors, write_tensors
+from pruneviz.core.tensor_file import DAMAGED, damage, opened, write_tensors
 from pruneviz.pruning.mask import mask
+from pruneviz.storage.fingerprint import UNKNOWN, differing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 KEY = "pruneviz.rounds"
+VERSION_OF_FILES = 2  # without a version: early files, which have no checksum
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -64,43 +67,67 @@ def write_rounds(path: Path, rounds: Rounds, arguments: Mapping[str, Any]) -> No
 
     `arguments` are those in which another call must agree to continue from the file.
     """
-    text = json.dumps(
-        {
-            "arguments": arguments,
-            "frame": rounds.frame.to_dict("list"),
-            "plans": [plan.to_json() for plan in rounds.plans],
-        }
-    )
+    head = {
+        "version": VERSION_OF_FILES,
+        "arguments": arguments,
+        "frame": rounds.frame.to_dict("list"),
+        "plans": [plan.to_json() for plan in rounds.plans],
+    }
     state = {k: v.detach().cpu().clone() for k, v in rounds.model.state_dict().items()}
-    write_tensors(path, state, {KEY: text})
+    write_tensors(path, state, head, KEY)
 
 
 def read_rounds(path: Path, model: nn.Module, arguments: Mapping[str, Any]) -> Rounds | None:
-    """Return the rounds of a file; None if there is no file.
+    """Return the rounds of a file; None if there is no file, or they cannot be compared.
 
     `model` is the model before the first round.
     """
-    import pandas as pd
+    pd = imported("pandas")
 
     if not path.exists():
         return None
     try:
-        data, state = read_tensors(path, KEY)
-        before = data["arguments"]
-        plans = tuple(Plan.from_json(text) for text in data["plans"])
-        frame = pd.DataFrame(data["frame"])
+        with opened(path, KEY, VERSION_OF_FILES) as file:
+            if file.head is None:
+                raise ValueError("it holds something else")
+            before = file.head["arguments"]
+            _check_frame(file.head["frame"], len(file.head["plans"]))
+            other = differing(before, json.loads(json.dumps(dict(arguments))))
+            if other:
+                raise _OtherCall
+            if UNKNOWN in (*before.values(), *arguments.values()):
+                return None
+            plans = tuple(Plan.from_json(text) for text in file.head["plans"])
+            frame = pd.DataFrame(file.head["frame"])
+            new = mask(model, plans[-1])
+            sizes = {n: (t.dtype, tuple(t.shape)) for n, t in new.state_dict().items()}
+            if sizes != dict(file.entries):
+                raise ValueError("its tensors are not those of the model")
+            new.load_state_dict(file.tensors())  # not before their sizes are known
+    except _OtherCall:
+        raise ArgumentError(
+            f"`path` {str(path)!r} holds the rounds of another call: {', '.join(other)} differ"
+            f"{'s' if len(other) == 1 else ''}. Name another file, or delete this one."
+        ) from None
     except DAMAGED as e:
         raise ArgumentError(
-            f"`path` {str(path)!r} holds no rounds, or is damaged ({type(e).__name__}). "
+            f"`path` {str(path)!r} holds no rounds, or is damaged ({damage(e)}). "
             "Name another file, or delete this one."
         ) from e
-    now = json.loads(json.dumps(dict(arguments)))
-    differing = [k for k in {**now, **before} if now.get(k) != before.get(k)]
-    if differing:
-        raise ArgumentError(
-            f"`path` {str(path)!r} holds the rounds of another call: {', '.join(differing)} differ"
-            f"{'s' if len(differing) == 1 else ''}. Name another file, or delete this one."
-        )
-    new = mask(model, plans[-1])
-    new.load_state_dict(state)
     return Rounds(new, plans, frame)
+
+
+class _OtherCall(Exception):
+    """The rounds of a file are those of another call."""
+
+
+def _check_frame(columns: Mapping[str, list[Any]], rounds: int) -> None:
+    """Raise unless the columns can be those of so many rounds, and of the start."""
+    for name, values in columns.items():
+        share = "sparsity" in name
+        for value in values:
+            if type(value) not in (int, float) or (share and not 0 <= value <= 1):
+                where = "between 0 and 1" if share else "a number"
+                raise ValueError(f"{name} is {value!r}, not {where}")
+        if len(values) != rounds + 1:
+            raise ValueError(f"it holds {rounds} plans and {len(values)} values of {name}")

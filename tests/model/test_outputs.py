@@ -115,7 +115,9 @@ def test_an_output_without_a_tensor_is_refused(output):
 
 
 def test_differences_and_places():
-    assert first_difference({"output[1]": "a"}, {"output[1]": "b"}) == "output[1] is 'a' and not 'b'"
+    assert (
+        first_difference({"output[1]": "a"}, {"output[1]": "b"}) == "output[1] is 'a' and not 'b'"
+    )
     assert first_difference({"output[1]": 1}, {"output[1]": True}) == "output[1] is 1 and not True"
     gone = first_difference({"output[1]": 1}, {})
     assert gone == "output[1] is returned by one of them only"

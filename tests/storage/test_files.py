@@ -1,14 +1,22 @@
 """A shrunken model comes back: by rebuilding, cutting and filling, never by unpickling."""
 
+import copy
+import importlib
+import inspect
 import json
+import os
 import pickle
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
+from helpers import refused
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 import pruneviz as pv
 
@@ -132,7 +140,7 @@ def test_the_file_holds_no_pickle(tmp_path):
     pv.save(pv.prune(build(), X, sparsity=0.5), tmp_path / "s.safetensors")
     with safe_open(tmp_path / "s.safetensors", framework="pt") as f:
         text = f.metadata()["pruneviz"]
-    assert json.loads(text)["version"] == 1
+    assert json.loads(text)["version"] == 3
     raw = (tmp_path / "s.safetensors").read_bytes()
     with pytest.raises(pickle.UnpicklingError):
         pickle.loads(raw)
@@ -180,9 +188,236 @@ def test_what_cannot_be_loaded(tmp_path):
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(pv.ArgumentError, match=re.escape("was not written by pv.save")):
         pv.load(path, build)
-    save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 3, "by": "9.9"}'})
+    save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 4, "by": "9.9"}'})
     with pytest.raises(pv.ArgumentError, match=r"by a newer pruneviz \(9\.9\)"):
         pv.load(path, build)
     save_file({"a": torch.zeros(1)}, path, metadata={"pruneviz": '{"version": 1, "cuts": 7}'})
     with pytest.raises(pv.ArgumentError, match="is damaged"):
         pv.load(path, build)
+
+
+WITHOUT_PRUNEVIZ = """
+import sys, torch
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "pruneviz":
+            raise ImportError("pruneviz is not here")
+sys.meta_path.insert(0, Nothing())
+for model, x, y in torch.load(sys.argv[1], weights_only=False):
+    assert torch.equal(model(x), y), "other outputs"
+    print("the same", "pruneviz" in sys.modules)
+"""
+
+
+def test_smaller_models_are_unpickled_without_pruneviz(tmp_path, monkeypatch):
+    model = build().eval()
+    once = pv.prune(model, X, sparsity=0.5)
+    twice = pv.prune(once, X, sparsity=0.25)
+    pv.save(twice, tmp_path / "s")
+    loaded = pv.load(tmp_path / "s", lambda: build().eval())
+    baked = pv.bake(pv.mask(once, pv.select(pv.score(once, "magnitude"), sparsity=0.5)))
+    # one whose sizes were corrected, of a class that the other process can import
+    text = f"import torch\nfrom torch import nn\n{inspect.getsource(Heads)}"
+    (tmp_path / "mine_too.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    x, heads = torch.randn(2, 5, 8), importlib.import_module("mine_too").Heads().eval()
+    sized = pv.shrink(heads, pv.drop(pv.find_groups(heads, x), {"qkv": [1]}), example_input=x)
+    cases = [(m, X) for m in (once, twice, loaded, baked)] + [(sized, x)]
+    torch.save([(m, x, m(x).detach()) for m, x in cases], tmp_path / "s.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PRUNEVIZ, tmp_path / "s.pt"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout == "the same False\n" * 5, done.stderr[-800:]
+
+
+def test_a_pickled_model_can_still_be_saved_and_certified(tmp_path):
+    model = build().eval()
+    small = pv.prune(model, X, sparsity=0.5)
+    again = pickle.loads(pickle.dumps(small))
+    pv.save(again, tmp_path / "s")
+    assert torch.equal(pv.load(tmp_path / "s", build).eval()(X), small(X))
+    one, other = (pv.certify(model, m, [X]) for m in (small, again))
+    assert one.removed == other.removed and one.removed
+
+
+def test_a_wrapped_model_is_saved_as_what_is_inside(tmp_path):
+    small = pv.prune(build().eval(), X, sparsity=0.5)
+    pv.save(nn.DataParallel(small), tmp_path / "s")
+    assert torch.equal(pv.load(tmp_path / "s", build).eval()(X), small(X))
+
+
+def test_half_precision_and_odd_dtypes_come_back(tmp_path):
+    model = build().eval()
+    model.register_buffer("odd", torch.zeros(3, dtype=torch.float8_e4m3fn))
+    model.register_buffer("pairs", torch.zeros(2, dtype=torch.complex64))
+    model.register_buffer("none", torch.zeros(0, 4))
+    model[0].bfloat16()
+
+    def like():
+        return copy.deepcopy(model)
+
+    pv.save(model, tmp_path / "s")
+    again = pv.load(tmp_path / "s", like)
+    assert {k: t.dtype for k, t in again.state_dict().items()} == {
+        k: t.dtype for k, t in model.state_dict().items()
+    }
+    with refused(
+        "`build` makes another model than the saved one: '0.weight' is bfloat16[8, 1, 3, 3] in the file "
+        "and float32[8, 1, 3, 3] in the model."
+    ):
+        pv.load(tmp_path / "s", lambda: nn.Sequential(like()[0].float(), *like()[1:]))
+
+
+def csr(model):
+    return pv.to_csr(model)
+
+
+def cut_by_hand(model):
+    model[4].weight = nn.Parameter(model[4].weight[:, :9].detach())
+    return model
+
+
+def cut_again(model):
+    small = pv.prune(model, X, sparsity=0.5)
+    first, last = small[4], small[6]
+    with torch.no_grad():
+        first.weight, first.bias = (nn.Parameter(t[:-1]) for t in (first.weight, first.bias))
+        last.weight = nn.Parameter(last.weight[:, :-1])
+    first.out_features, last.in_features = first.out_features - 1, last.in_features - 1
+    return small
+
+
+def masked_by_torch(model):
+    torch_prune.l1_unstructured(model[6], "weight", 0.5)
+    return model
+
+
+def lazy(model):
+    model[6] = nn.LazyLinear(3)
+    return model
+
+
+def sparse(model):
+    model[6].weight = nn.Parameter(model[6].weight.detach().to_sparse())
+    return model
+
+
+ELSEWHERE = (
+    "it was cut by another tool, and `load` could not repeat that. Cut the model with pv.prune or "
+    "pv.shrink instead; or keep it whole: torch.save(model, path)."
+)
+NOT_SAVED = {
+    csr: "layer '4' stores compressed sparse rows, which the model that `load` builds does not have. Save "
+    "the model from which pv.to_csr made it: pv.save(dense, path, encoding='csr_int32'), and then "
+    "pv.to_csr(pv.load(path, build)).",
+    cut_by_hand: f"layer '4' says that its weight is (12, 288), but it is (12, 9): {ELSEWHERE}",
+    cut_again: f"'4.weight' is (5, 144), but pruneviz left 6 along dimension 0: {ELSEWHERE}",
+    masked_by_torch: "layer '6' has a mask of torch.nn.utils.prune, which `load` could not restore. Make it "
+    "permanent first: torch.nn.utils.prune.remove(layer, 'weight').",
+    lazy: "'6.weight' has no shape yet. Run the model once: model(x).",
+    lambda m: m.to("meta"): "'0.weight' is on the device 'meta': it has no numbers to save.",
+    sparse: "'6.weight' is a sparse tensor. Make it dense, and save its zeros without cost: pv.save(model, "
+    "path, encoding='csr_int32').",
+}
+
+
+@pytest.mark.parametrize("change", NOT_SAVED, ids=lambda f: f.__name__)
+def test_what_load_would_refuse_is_not_saved(tmp_path, change):
+    with refused(NOT_SAVED[change]):
+        pv.save(change(build().eval()), tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ways_out_work(tmp_path):
+    path, model = tmp_path / "s", build().eval()
+    pv.save(model, path, encoding="csr_int32")
+    assert torch.allclose(
+        pv.to_csr(pv.load(path, lambda: build().eval()))(X), csr(model)(X), atol=1e-6
+    )
+    for other in (cut_by_hand(build()), cut_again(build().eval())):
+        torch.save(other, path)
+        assert torch.load(path, weights_only=False)[4].weight.shape == other[4].weight.shape
+    masked = masked_by_torch(build().eval())
+    torch_prune.remove(masked[6], "weight")
+    pv.save(masked, path)
+    assert torch.equal(pv.load(path, build).eval()(X), masked(X))
+    late = lazy(build().eval())
+    late(X)
+    pv.save(late, path)
+    assert torch.equal(pv.load(path, build).eval()(X), late(X))
+    dense = sparse(build().eval())
+    dense[6].weight = nn.Parameter(dense[6].weight.detach().to_dense())
+    pv.save(dense, path, encoding="csr_int32")
+    assert torch.equal(pv.load(path, build).eval()(X), dense(X))
+
+
+def test_a_model_that_another_tool_made_smaller_is_built_smaller(tmp_path):
+    """Its layers agree with their tensors: nothing tells it from a model that was built like this."""
+    smaller = nn.Sequential(*build()[:4], nn.Linear(288, 7), nn.ReLU(), nn.Linear(7, 3)).eval()
+    pv.save(smaller, tmp_path / "s")
+    with refused(
+        "`build` makes another model than the saved one: '4.weight' is float32[7, 288] in the file and "
+        "float32[12, 288] in the model. If another tool made it smaller, let `build` return the smaller model."
+    ):
+        pv.load(tmp_path / "s", build)
+    again = pv.load(tmp_path / "s", lambda: copy.deepcopy(smaller))
+    assert torch.equal(again(X), smaller(X))
+
+
+class Writes(nn.Module):
+    """Whoever sets an attribute of it makes it write a file."""
+
+    def __init__(self, path) -> None:
+        super().__init__()
+        self.__dict__["path"] = path
+        self.__dict__["heads"] = 8
+        self.fc = nn.Linear(4, 3)
+
+    def __setattr__(self, name, value):
+        if isinstance(value, int) and name != "training":
+            self.path.write_text(f"{name} = {value}")
+        super().__setattr__(name, value)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+def test_loading_runs_no_code_of_the_model(tmp_path):
+    path, trap = tmp_path / "s", tmp_path / "trap"
+    record = {"keep": [], "attributes": [["", "heads", 2, "int"]]}
+    head = {"version": 1, "by": "0", "cuts": [record], "aliases": {}}
+    save_file(Writes(trap).state_dict(), path, metadata={"pruneviz": json.dumps(head)})
+    again = pv.load(path, lambda: Writes(trap))
+    assert again.heads == 2 and not trap.exists()
+
+
+@pytest.mark.parametrize("encoding", ["dense", "csr_int32"])
+def test_the_same_model_gives_the_same_bytes(tmp_path, encoding):
+    small = pv.prune(build().eval(), X, sparsity=0.5)
+    for name in "ab":
+        pv.save(small, tmp_path / name, encoding=encoding)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_model_without_numbers_cannot_be_filled(tmp_path):
+    def on_meta():
+        with torch.device("meta"):
+            return build()
+
+    small = pv.prune(build().eval(), X, sparsity=0.5)
+    pv.save(small, tmp_path / "s")
+    with refused(
+        "`build` makes a model on the device 'meta', which holds no numbers. Let it make one on the CPU, and "
+        "move that: pv.load(path, build).to(device)."
+    ):
+        pv.load(tmp_path / "s", on_meta)
+    assert pv.load(tmp_path / "s", build).to("meta")[0].weight.is_meta
+
+
+def test_what_build_raises_is_its_own(tmp_path):
+    pv.save(build(), tmp_path / "s")
+    with pytest.raises(ZeroDivisionError):
+        pv.load(tmp_path / "s", lambda: 1 / 0)
+    with refused("`build()` must be a Module, but a NoneType was passed. Return the model."):
+        pv.load(tmp_path / "s", lambda: None)

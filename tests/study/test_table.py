@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import os
 import threading
 import warnings
 
@@ -14,7 +14,7 @@ import torch
 from helpers import batches, inputs, mlp, refused
 
 import pruneviz as pv
-from pruneviz.storage.fingerprint import fingerprint
+from pruneviz.metrics.evaluator import evaluated
 
 CALLS = []
 MARK = "# pruneviz "
@@ -86,7 +86,7 @@ def test_a_line_that_was_cut_off_is_made_anew(tmp_path, cut):
 
 
 class Stop:
-    """Judges a few models, then is stopped, or fails."""
+    """Judges a few models, then fails."""
 
     def __init__(self, after, error):
         self.left, self.error = after, error
@@ -102,13 +102,22 @@ class Stop:
     ("error", "seen"),
     [(KeyboardInterrupt(), KeyboardInterrupt), (ValueError("no"), pv.ArgumentError)],
 )
-def test_finished_rows_are_kept(tmp_path, error, seen):
-    path = tmp_path / "run.csv"
-    with pytest.raises(seen):
-        sweep(path, evaluate=Stop(3, error))
+def test_finished_rows_are_kept(tmp_path, monkeypatch, error, seen):
+    path, left = tmp_path / "run.csv", [3]
+
+    def stopping(evaluate, model):
+        left[0] -= 1
+        if left[0] < 0:
+            raise error
+        return evaluated(evaluate, model)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pruneviz.study.sweep.evaluated", stopping)
+        with pytest.raises(seen):
+            sweep(path)
     assert len(read(path)) == 2 * 2 + 1  # magnitude for both seeds, and one of random
-    # the same class: a new one that does not stop goes on
-    frame = sweep(path, evaluate=Stop(100, error))
+    assert os.listdir(tmp_path) == ["run.csv"]
+    frame = sweep(path)
     assert len(CALLS) == 8 - 3
     pd.testing.assert_frame_equal(frame, sweep())
 
@@ -265,20 +274,3 @@ def test_a_cluster_gives_the_same_rows(tmp_path):
             ):
                 sweep(model=model, criteria=["l1"], evaluate=no)
     pd.testing.assert_frame_equal(frame, sweep(model=model, evaluate=judge))
-
-
-def test_fingerprints_tell_values_apart():
-    def outer(n):
-        return lambda m: m + n
-
-    values = [
-        None, 1, 1.0, "1", b"1", True, [1], {"a": 1}, {"b": 1}, torch.zeros(2), torch.zeros(1, 2),
-        torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2).numpy(), mlp(), mlp(), torch.nn.ReLU(),
-        pv.Accuracy(batches(n=5)), pv.Accuracy(batches(n=5), examples=3), pv.find_groups(mlp(), inputs()),
-        kept, sweep, Stop, Stop(1, None).__call__, len,
-    ]  # fmt: skip
-    prints = [fingerprint(v) for v in values]
-    assert len(set(prints)) == len(prints)
-    assert prints == [fingerprint(v) for v in values]
-    assert fingerprint(outer(1)) == fingerprint(outer(2))  # not seen: what it finds outside itself
-    assert fingerprint(functools.partial(sweep, 1)) != fingerprint(functools.partial(sweep, 2))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import threading
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers import assert_untouched, batches, bits, build, inputs, mlp, refused
 from torch import nn
 
 import pruneviz as pv
+from pruneviz.metrics.evaluator import metric as judged
 
 N = (8 * 36, 3 * 8)  # weights of the mlp by layer
 COLUMNS = ["round", "target_sparsity", "sparsity"]
@@ -219,30 +221,31 @@ def test_the_model_and_the_callers_random_state_are_not_changed():
     assert state(other.model) != state(result.model)
 
 
-def test_an_interrupted_run_is_continued(tmp_path):
+def test_an_interrupted_run_is_continued(tmp_path, monkeypatch):
     path = tmp_path / "rounds.safetensors"
     model = mlp()
     whole = run(model, evaluate=kept)
     calls = []
 
-    def evaluate(model):
-        calls.append(model)
+    def metric(value):
+        calls.append(value)
         if len(calls) == 5:  # the second round is tuned
             raise KeyboardInterrupt
-        return kept(model)
+        return float(value)
 
+    monkeypatch.setattr("pruneviz.training.iterative.metric", metric)
     with pytest.raises(KeyboardInterrupt) as e:
-        run(model, evaluate=evaluate, path=path)
+        run(model, evaluate=kept, path=path)
     assert e.value.__notes__ == [
         f"1 of 3 rounds are finished and stored in {str(path)!r}: the same call continues from there."
     ]
-    result = run(model, evaluate=evaluate, path=str(path))
+    result = run(model, evaluate=kept, path=str(path))
     assert len(calls) == 5 + 4
     pd.testing.assert_frame_equal(result.frame, whole.frame)
     assert state(result.model) == state(whole.model)
     for a, b in zip(result.plans, whole.plans, strict=True):
         assert a.to_json() == b.to_json()
-    again = run(model, evaluate=evaluate, path=path)
+    again = run(model, evaluate=kept, path=path)
     assert len(calls) == 9 and state(again.model) == state(whole.model)
     assert list(tmp_path.iterdir()) == [path]
     with refused(f"`path` {str(path)!r} holds the rounds of another call: lr differs. Name another file, or delete this one."):  # fmt: skip
@@ -250,11 +253,11 @@ def test_an_interrupted_run_is_continued(tmp_path):
     with refused(f"`path` {str(path)!r} holds the rounds of another call: schedule, epochs differ. Name another file, or delete this one."):  # fmt: skip
         run(model, evaluate=kept, path=path, epochs=7, rounds=2)
     with refused(f"`path` {str(path)!r} holds the rounds of another call: criterion differs. Name another file, or delete this one."):  # fmt: skip
-        run(model, path=path, criterion=lambda w: w.abs())
+        run(model, evaluate=kept, path=path, criterion=lambda w: w.abs())
     other = mlp()
     other[1].weight.data += 1
     with refused(f"`path` {str(path)!r} holds the rounds of another call: model differs. Name another file, or delete this one."):  # fmt: skip
-        run(other, path=path)
+        run(other, evaluate=kept, path=path)
 
 
 def test_units_and_rewinding_can_be_resumed_too(tmp_path):
@@ -288,13 +291,55 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         run(path=tmp_path / "nowhere" / "x")
 
 
-def test_a_metric_that_is_no_number_is_refused_and_rounds_are_kept(tmp_path):
+def test_a_metric_that_is_no_number_is_refused_and_rounds_are_kept(tmp_path, monkeypatch):
     model = mlp()
     values = iter([0.9, 0.8, 0.85, math.nan])
     path = tmp_path / "rounds"
-    with pytest.raises(pv.ArgumentError, match="must return a finite number"):
-        run(model, evaluate=lambda m: next(values), path=path)
-    assert len(run(model, evaluate=lambda m: 0.7, path=path).frame) == 4
+    options = {"evaluate": kept, "path": path}
+    with monkeypatch.context() as patched:
+        patched.setattr("pruneviz.training.iterative.metric", lambda _: judged(next(values)))
+        with pytest.raises(pv.ArgumentError, match="must return a finite number"):
+            run(model, **options)
+    assert run(model, **options).frame["metric"].tolist()[:2] == [0.9, 0.85]
+
+
+def test_rounds_of_other_functions_and_data_are_refused(tmp_path):
+    model, path, step = mlp(), tmp_path / "rounds", 1.0
+    run(model, evaluate=lambda m: step, path=path)
+    step = 2.0
+    call = f"`path` {str(path)!r} holds the rounds of another call:"
+    with refused(f"{call} evaluate, its variable step differs. Name another file, or delete this one."):  # fmt: skip
+        run(model, evaluate=lambda m: step, path=path)
+    with pytest.raises(pv.ArgumentError, match="batches"):
+        pv.prune_iteratively(
+            model, batches(n=7), sparsity=0.75, rounds=3, path=path, progress=False
+        )
+
+
+def test_rounds_that_cannot_be_compared_are_computed_again(tmp_path):
+    path, lock, calls = tmp_path / "rounds", threading.Lock(), []
+
+    def evaluate(m):
+        with lock:
+            calls.append(m)
+            return 0.5
+
+    model = mlp()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"^`evaluate` holds a lock\. So what is stored in "):
+            run(model, evaluate=evaluate, path=path)
+    assert len(calls) == 2 * 7
+
+
+def test_a_second_writer_of_rounds_is_refused(tmp_path):
+    path = tmp_path / "rounds"
+
+    def tune(m):
+        with refused(f"`path` {str(path)!r} is being written by another call. Wait until it has finished, or name another file."):  # fmt: skip
+            run(path=path)
+        return m
+
+    run(tune=tune, path=path)
 
 
 def test_progress_is_shown_only_where_asked(capsys, monkeypatch):

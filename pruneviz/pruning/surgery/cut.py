@@ -16,6 +16,8 @@ from pruneviz.core.errors import GraphError
 from pruneviz.model.attention import SlimAttention, use_slim_attention
 from pruneviz.model.tensors import tensors_of
 
+CUTS_ATTRIBUTE = "_pruneviz_cuts"  # attribute of a smaller model that holds the record of its cuts
+
 
 @dataclass(frozen=True, eq=False)
 class Cut:
@@ -31,6 +33,29 @@ class Cut:
 
     keep: tuple[tuple[str, int, int, np.ndarray], ...]
     attributes: tuple[tuple[str, str, Any], ...] = field(default=())
+
+
+def record_cut(model: nn.Module, what: Cut, before: nn.Module) -> None:
+    """Attach a cut to a smaller model, after those of the model before.
+
+    The record is plain data, so that the smaller model can be unpickled without pruneviz.
+    """
+    keep = tuple((*key, k.size, np.packbits(k).tobytes()) for *key, k in what.keep)
+    one = {"keep": keep, "attributes": what.attributes}
+    model.__dict__[CUTS_ATTRIBUTE] = (*getattr(before, CUTS_ATTRIBUTE, ()), one)
+
+
+def cuts_of(model: nn.Module) -> tuple[Cut, ...]:
+    """Return the cuts that were recorded for a model, the first one first."""
+
+    def bits(size: int, packed: bytes) -> np.ndarray:
+        return np.unpackbits(np.frombuffer(packed, np.uint8), count=size).astype(bool)
+
+    return tuple(
+        Cut(tuple((*key, bits(size, packed)) for *key, size, packed in one["keep"]),
+            one["attributes"])
+        for one in getattr(model, CUTS_ATTRIBUTE, ())
+    )  # fmt: skip
 
 
 def cut(model: nn.Module, what: Cut) -> None:
@@ -73,7 +98,8 @@ def cut(model: nn.Module, what: Cut) -> None:
             module.use_nested_tensor = False
     modules = dict(model.named_modules(remove_duplicate=False))
     for layer, attribute, value in what.attributes:
-        setattr(modules[layer], attribute, value)
+        # where `sizes_of` found it: a size runs no code of the model's, whoever asked to set it
+        modules[layer].__dict__[attribute] = value
 
 
 def only_kept(t: Tensor, name: str, dim: int, blocks: int, keep: np.ndarray) -> Tensor:
