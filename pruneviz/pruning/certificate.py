@@ -20,7 +20,7 @@ from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.lossless import EQUAL_WEIGHTS, inactive_units, merged_outputs_agree
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.pruning.surgery.cut import cuts_of
+from pruneviz.pruning.surgery.cut import CUTS_ATTRIBUTE, cuts_of
 from pruneviz.pruning.surgery.removal import units_of_cut
 from pruneviz.redundancy.bounds import WIDE_BOX
 from pruneviz.redundancy.redundant import find_redundant

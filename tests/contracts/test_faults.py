@@ -455,7 +455,7 @@ def test_ignore_index_leaves_examples_out(judge):
     judged = pv.Accuracy(batches(relabelled(-100), at=(0, 1, 2)), ignore_index=-100)
     assert judged.columns(model) == pv.Accuracy(kept).columns(model)
     with pytest.raises(
-        pv.ArgumentError, match="^all labels of `batches` are 1, which is ignored: "
+        pv.ArgumentError, match=r"^all labels of `batches` are 1, which is ignored: "
     ):
         judge(*models, [(X, torch.ones(12).long())], ignore_index=1)
 

@@ -98,7 +98,11 @@ def math_like(x):
     return x
 
 
-@pytest.mark.parametrize("fn", [scaled, of_scaled, Judge(1), Judge(1).__call__, Judge], ids=repr)
+@pytest.mark.parametrize(
+    "fn",
+    [scaled, of_scaled, Judge(1), Judge(1).__call__, Judge],
+    ids=["function", "a function that calls it", "object", "method", "class"],
+)
 def test_the_globals_that_a_function_reads_count(fn, monkeypatch):
     before = fingerprint(fn)
     monkeypatch.setitem(globals(), "TABLE", 3)  # read by none of them
