@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -93,6 +93,28 @@ def unwrapped(value: Any) -> nn.Module:
     return inner
 
 
+def names(value: Any, name: str) -> list[Any]:
+    """Return one name, or several, as a list; or raise.
+
+    >>> names("fc1", "layers"), names(("fc1", "fc2"), "layers")
+    (['fc1'], ['fc1', 'fc2'])
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, (bytes, Mapping, type)) or not isinstance(value, Iterable):
+        raise ArgumentError(
+            f"`{name}` must be a name or a list of names, but {described(value)} was passed."
+        )
+    return list(value)
+
+
+def function(value: Any, name: str, call: str) -> Callable[..., Any]:
+    """Return `value` if it can be called, or raise; `call` says how it is called."""
+    if callable(value):
+        return value
+    raise ArgumentError(f"`{name}` must be a function, {call}, but {described(value)} was passed.")
+
+
 def kind(value: Any, name: str, cls: type, hint: str = "") -> Any:
     """Return `value` if it is of class `cls`, or raise."""
     if isinstance(value, cls):
@@ -149,7 +171,7 @@ def images_and_labels(x: Any, labels: Any) -> None:
 def columns(frame: Any, needed: Mapping[str, str], plot: str) -> None:
     """Raise unless the frame has the columns; `needed` maps a column to the code that makes it."""
     if not hasattr(frame, "columns"):
-        raise ArgumentError(f"{plot} draws a DataFrame, but {described(frame)} was passed.")
+        raise ArgumentError(f"{plot} needs a DataFrame, but {described(frame)} was passed.")
     for column, source in needed.items():
         if column not in frame.columns:
             have = ", ".join(map(str, frame.columns)) or "none"
@@ -164,6 +186,8 @@ def described(value: Any) -> str:
     >>> described([1]), described(int)
     ('a list', 'the class int')
     """
+    if value is None:
+        return "None"
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return _article(type(value).__name__)

@@ -106,20 +106,24 @@ def collect(
             f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch. "
             "Pass a model with such layers."
         )
-    wanted = [layers] if isinstance(layers, str) else layers
-    names = list(known) if wanted is None else list(dict.fromkeys(
-        checks.choice(n, "layer", known, what="layer") for n in wanted))  # fmt: skip
+    names = list(known) if layers is None else list(dict.fromkeys(
+        checks.choice(n, "layer", known, what="layer") for n in checks.names(layers, "layers")))  # fmt: skip
     if not names:
         raise ArgumentError(
             "`layers` is empty: there is nothing to watch. Leave it out to watch all of them."
         )
-    if comoment not in (True, False, "all"):
+    if not isinstance(comoment, (bool, str)) or comoment not in (True, False, "all"):
         raise ArgumentError(
             f"`comoment` must be True, False or 'all', but {comoment!r} was passed."
         )
     comoment = comoment if comoment == "all" else bool(comoment)
     most = None if max_batches is None else checks.count(max_batches, "max_batches", low=1)
     watch = Watch({n: known[n] for n in names}, comoment)
+    seed = checks.count(seed, "seed")
+    if draw is not None:
+        checks.function(draw, "draw", "draw(outputs, generator)")
+    if loss is not None:
+        checks.function(loss, "loss", "loss(outputs, targets)")
     gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
     ignored = None if loss is None else ignored_label(loss)
     examples = 0

@@ -253,7 +253,7 @@ def compare_accuracy(
             labels = batch.classes(said[0].shape, min(counts))
             found.append((labels.numpy(), *(s.numpy() for s in said)))
     truth, said_before, said_after = map(np.concatenate, zip(*found, strict=True))
-    named = None if names is None else tuple(map(str, names))
+    named = None if names is None else tuple(map(str, checks.names(names, "names")))
     if named is not None and truth.max() >= len(named):
         raise ArgumentError(
             f"`names` must have a name for each class, but it has {len(named)}, and {truth.max()} is among "

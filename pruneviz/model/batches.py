@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,6 +173,11 @@ def read(
         raise ArgumentError(
             f"`{name}` must be an iterable of batches, such as a list of tensors or a DataLoader, but "
             f"{checks.described(batches)} was passed."
+        )
+    if not (ignore_index is None or isinstance(ignore_index, Integral)):
+        raise ArgumentError(
+            "`ignore_index` must be a label, a whole number such as -100, but "
+            f"{checks.described(ignore_index)} was passed."
         )
     found = ignored = False
     for number, batch in enumerate(batches, 1):

@@ -242,7 +242,9 @@ def hooked(
     if layers is None:
         names = [n for n, m in modules.items() if next(m.children(), None) is None]
     else:
-        names = [checks.choice(n, "layer", modules, what="layer") for n in layers]
+        names = [
+            checks.choice(n, "layer", modules, what="layer") for n in checks.names(layers, "layers")
+        ]
 
     thread = threading.get_ident()
 

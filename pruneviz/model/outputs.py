@@ -86,8 +86,8 @@ def outputs_of(output: Any, *, traced: bool = False) -> Outputs:
             others[place] = value
     if not tensors:
         raise ArgumentError(
-            f"`model` returns {'None' if output is None else checks.described(output)}, without a "
-            "tensor: there is nothing to compare. Wrap it in a module that returns what it computes."
+            f"`model` returns {checks.described(output)}, without a tensor: there is nothing to "
+            "compare. Wrap it in a module that returns what it computes."
         )
     return Outputs(tensors, others)
 

@@ -114,7 +114,7 @@ def prune(
     else:
         macs = checks.number(macs, "macs", low=0, high=1)
     checks.choice(repair, "repair", RUNGS)
-    ridge = checks.number(ridge, "ridge", low=0)
+    ridge, seed = checks.number(ridge, "ridge", low=0), checks.count(seed, "seed")
     if repair != "none":
         given = (evidence, batches) if session is None else session.source
         check_repair_data(repair, *given)

@@ -14,7 +14,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
-from pruneviz.model.forward import arguments, copy_of
+from pruneviz.model.forward import arguments, check_runs, copy_of
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
@@ -109,6 +109,7 @@ def rescaled_groups(
     rng = np.random.default_rng(checks.count(seed, "seed"))
     cut = groups.cuttable
     example = arguments(example_input)
+    check_runs(model, example_input)
     with evaluating(model):
         check_fit(groups, cut, tensors_by_name(model), "groups")
     new, rescaled = copy_of(model), []

@@ -88,7 +88,8 @@ class Session:
         self.model = checks.unwrapped(model)
         self.example_input = example_input
         self.batches = None if batches is None else read_all(batches, "learn from")
-        self.loss, self.approximate, self.seed = loss, approximate, seed
+        self.loss, self.approximate = loss, approximate
+        self.seed = checks.count(seed, "seed")
         self.given: dict[str, Any] = {}  # what the caller made
         if evidence is not None:
             self.given["evidence"] = checks.kind(

@@ -99,7 +99,7 @@ def select(
     if not scores.values:
         raise ArgumentError("`scores` is empty: there is nothing to choose from.")
     flat = {n: _flat(n, v, groups) for n, v in scores.values.items()}
-    protected = set(_parts(protect, flat, groups))
+    protected = set(_parts(checks.names(protect, "protect"), flat, groups))
     protected |= {g.name for g in groups or () if g.frozen}
     kept = {  # never removed: protected layers, and the best `min_keep` of each layer
         n: np.ones(v.size, bool) if n in protected else ~lowest(v, v.size - min_keep)
@@ -139,9 +139,7 @@ def tensors_of_layers(layers: Iterable[str], known: Iterable[str]) -> list[str]:
     >>> tensors_of_layers(["fc1"], ["fc1.weight", "fc2.weight"])
     ['fc1.weight']
     """
-    if isinstance(layers, str):
-        layers = [layers]
-    known = list(known)
+    layers, known = checks.names(layers, "layers"), list(known)
     by_layer: dict[str, list[str]] = {name: [name] for name in known}
     for name in known:
         by_layer.setdefault(layer_name(name), []).append(name)
@@ -155,7 +153,6 @@ def _parts(
     """Return the keys of `flat` that belong to the named layers, tensors or groups."""
     if groups is None:
         return tensors_of_layers(names, flat)
-    names = [names] if isinstance(names, str) else names
     found = [g.name for name in names for g in groups.groups_of(name)]
     return [name for name in found if name in flat and not groups[name].frozen]
 

@@ -217,7 +217,7 @@ def criterion_card(
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     names = _names(criteria)
-    repeats = [checks.count(s, "seeds") for s in seeds]
+    repeats = [checks.count(s, "seeds") for s in checks.names(seeds, "seeds")]
     if len(repeats) < 2:
         raise ArgumentError(
             f"`seeds` must hold at least two seeds, for an interval, but {len(repeats)} was "
@@ -273,6 +273,5 @@ def _names(criteria: Iterable[str] | None) -> list[str]:
     """Return the names of the compared criteria, "random" included."""
     if criteria is None:
         criteria = sorted(n for n, c in CRITERIA.items() if "unit" in c.granularity)
-    elif isinstance(criteria, str):
-        criteria = [criteria]
-    return [registered(c, "unit").name for c in dict.fromkeys([*criteria, RANDOM])]
+    chosen = checks.names(criteria, "criteria")
+    return [registered(c, "unit").name for c in dict.fromkeys([*chosen, RANDOM])]

@@ -62,7 +62,10 @@ def pareto(
     >>> pv.pareto(data)[["curve", "macs", "pareto"]].values.tolist()
     [['a', 50.0, True], ['a', 10.0, True], ['b', 60.0, False]]
     """
-    names = curve_columns(data) if by is None else [by] if isinstance(by, str) else list(by)
+    checks.columns(data, {}, "pareto")  # raises unless it is a frame
+    for name, column in (("x", x), ("y", y)):
+        checks.kind(column, name, str, "Name a column, such as 'macs'.")
+    names = curve_columns(data) if by is None else checks.names(by, "by")
     if not names:
         raise ArgumentError("`by` is empty. Name at least one column, such as 'criterion'.")
     needed = dict.fromkeys((*names, "target_sparsity", x, y), MAKER)

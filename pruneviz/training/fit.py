@@ -81,14 +81,22 @@ def fit(
     True
     """
     epochs = checks.count(epochs, "epochs")
-    lr = checks.number(lr, "lr", low=0)
+    lr, seed = checks.number(lr, "lr", low=0), checks.count(seed, "seed")
+    checks.function(loss, "loss", "loss(outputs, targets)")
+    checks.function(optimizer, "optimizer", "optimizer(parameters, lr=lr)")
     new = copy_of(model)
     params = [p for p in new.parameters() if p.requires_grad]
     if not params:
         raise ArgumentError(
             "`model` has no parameter to train. Set requires_grad to True on some of them."
         )
-    opt = optimizer(params, lr=lr)
+    try:
+        opt = optimizer(params, lr=lr)
+    except TypeError as e:
+        raise ArgumentError(
+            f"`optimizer` could not be called as optimizer(parameters, lr=lr): {e}. Pass a class of "
+            "torch.optim, or functools.partial(torch.optim.SGD, momentum=0.9)."
+        ) from e
     flags = [(m, m.training) for m in new.modules()]
     steps, ignored = _number_of_batches(batches), ignored_label(loss)
     devices = {p.device for p in params}

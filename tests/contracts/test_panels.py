@@ -625,7 +625,7 @@ def test_the_running_cell_is_read_from_the_kernel(monkeypatch):
 
 
 def test_what_cannot_be_shown_is_refused():
-    with refused("`model` must be a torch.nn.Module, but a NoneType was passed."):
+    with refused("`model` must be a torch.nn.Module, but None was passed."):
         pv.panel_weights(None)
     with refused("`bins` must be a whole number ≥ 2, but 0 was passed."):
         weights(bins=0)

@@ -376,7 +376,7 @@ def test_a_missing_column_is_named(plot, data, column, message):
 
 @pytest.mark.parametrize("plot", [pv.plot_weights, pv.plot_layers, pv.plot_tradeoff])
 def test_what_is_no_frame_is_refused(plot):
-    with refused(f"{plot.__name__} draws a DataFrame, but a list was passed."):
+    with refused(f"{plot.__name__} needs a DataFrame, but a list was passed."):
         plot([1, 2])
     with pytest.raises(pv.ArgumentError, match=r"but the frame has: none\. Make it with"):
         plot(pd.DataFrame())

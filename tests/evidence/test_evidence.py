@@ -122,7 +122,7 @@ def test_merging_something_else_is_refused():
     ):
         with refused(message):
             evidence.merge(other)
-    with pytest.raises(pv.ArgumentError, match=r"^`other` must be an? Evidence, but a NoneType"):
+    with pytest.raises(pv.ArgumentError, match=r"^`other` must be an? Evidence, but None"):
         evidence.merge(None)
 
 

@@ -452,7 +452,7 @@ COULD = "`model` (Sequential) could not run on one example of `example_input`, "
 FIRST = "(the first dimension must be that of the examples)."
 BAD = {
     "text": ("x", f"{WRONG}a str was passed."),
-    "nothing": (None, f"{WRONG}a NoneType was passed."),
+    "nothing": (None, f"{WRONG}None was passed."),
     "array": (BATCH.numpy(), f"{WRONG}a ndarray was passed."),
     "no tensor": ([], f"{WRONG}a list without a tensor was passed."),
     "no example": (

@@ -106,5 +106,5 @@ def test_labels_of_another_shape_are_refused(small_model, shape):
 
 
 def test_what_is_no_model_is_refused():
-    with refused("`model` must be a torch.nn.Module, but a NoneType was passed."):
+    with refused("`model` must be a torch.nn.Module, but None was passed."):
         pv.predict(None, inputs())

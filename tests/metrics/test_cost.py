@@ -313,7 +313,7 @@ MUST = (
     ("bad", "message"),
     [
         (3, f"{MUST} an int was passed."),
-        (None, f"{MUST} a NoneType was passed."),
+        (None, f"{MUST} None was passed."),
         ((), f"{MUST} a tuple without a tensor was passed."),
         ((1, "x"), f"{MUST} a tuple without a tensor was passed."),
         ({"x": 1}, f"{MUST} a dict without a tensor was passed."),

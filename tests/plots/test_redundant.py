@@ -60,7 +60,7 @@ def test_kinds_differ_in_more_than_colour():
 
 
 BAD = [
-    ({"data": [1]}, "plot_redundant draws a DataFrame, but a list was passed."),
+    ({"data": [1]}, "plot_redundant needs a DataFrame, but a list was passed."),
     (
         {"data": DATA[["scale"]]},
         "plot_redundant needs a column 'similarity', but the frame has: scale. Make it with "

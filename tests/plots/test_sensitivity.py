@@ -71,7 +71,7 @@ def test_the_model_itself_has_a_name():
 BAD = [
     (frame().drop(columns="metric"), "plot_sensitivity needs a column 'metric', but the frame has: layer, granularity, dense, target_sparsity, low, high. Make it with pv.sensitivity(model, …)."),
     (pd.concat([frame(), frame()]), "plot_sensitivity draws one line for each layer, but layer 'fc0' has two rows for sparsity 0.9. Take the rows of one criterion and one repair."),
-    ([1], "plot_sensitivity draws a DataFrame, but a list was passed."),
+    ([1], "plot_sensitivity needs a DataFrame, but a list was passed."),
     (frame()[:0], "plot_sensitivity has nothing to draw: the frame has no rows."),
 ]  # fmt: skip
 

@@ -394,7 +394,7 @@ def test_a_model_that_cannot_be_copied_is_refused(small_model, x):
 
 @pytest.mark.parametrize("verb", [partial(pv.mask, plan=pv.Plan({})), pv.bake])
 def test_what_is_no_model_is_refused(verb):
-    with refused("`model` must be a torch.nn.Module, but a NoneType was passed."):
+    with refused("`model` must be a torch.nn.Module, but None was passed."):
         verb(None)
 
 

@@ -88,7 +88,7 @@ def test_nothing_passes():
         ({"seed": -1}, "`seed` must be a whole number ≥ 0, but -1 was passed."),
         (
             {"groups": None},
-            "`groups` must be a Groups, but a NoneType was passed. Make them: pv.find_groups(model, "
+            "`groups` must be a Groups, but None was passed. Make them: pv.find_groups(model, "
             "example_input).",
         ),
     ],

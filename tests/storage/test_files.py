@@ -419,5 +419,5 @@ def test_what_build_raises_is_its_own(tmp_path):
     pv.save(build(), tmp_path / "s")
     with pytest.raises(ZeroDivisionError):
         pv.load(tmp_path / "s", lambda: 1 / 0)
-    with refused("`build()` must be a Module, but a NoneType was passed. Return the model."):
+    with refused("`build()` must be a Module, but None was passed. Return the model."):
         pv.load(tmp_path / "s", lambda: None)

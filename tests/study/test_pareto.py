@@ -115,7 +115,7 @@ def test_three_customers():
         (lambda d: pv.panel_tradeoff(d.assign(macs=1)), "`data` has no cost that varies. It needs one of macs, bytes, params, nonzero, latency_ms; make it with pv.sweep(model, …)."),
         (lambda d: pv.panel_tradeoff(d, x="bytes"), "panel_tradeoff needs a column 'bytes', but the frame has: criterion, target_sparsity, seed, macs, metric. Make it with pv.sweep(model, …)."),
         (lambda d: pv.panel_tradeoff(d, budget=50), "`budget` must be a number in [0, 1], but 50 was passed."),
-        (lambda d: pv.panel_tradeoff([1]), "panel_tradeoff draws a DataFrame, but a list was passed."),
+        (lambda d: pv.panel_tradeoff([1]), "panel_tradeoff needs a DataFrame, but a list was passed."),
     ],
 )  # fmt: skip
 def test_bad_input(call, message):

@@ -303,7 +303,7 @@ BAD = [
     ({"criterion": "magnitud"}, "criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: activation, apoz, fisher, l1, l2, lamp, magnitude, obs, random, taylor, wanda."),
     ({"repair": "fold"}, "repair 'fold' is for units, but criterion 'magnitude' scores single weights here. For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run two sweeps."),
     ({"seed": -1}, "`seed` must be a whole number ≥ 0, but -1 was passed."),
-    ({"evaluate": None}, "`evaluate` must be a function of a model, or pv.Accuracy(batches), but a NoneType was passed."),
+    ({"evaluate": None}, "`evaluate` must be a function of a model, or pv.Accuracy(batches), but None was passed."),
     ({"evaluate": lambda m: torch.ones(2)}, "in the row of layer '1', sparsity 0: `evaluate` must return a finite number, or a tensor of one, but it returned tensor([1., 1.]). Try pv.Accuracy(batches)."),
 ]  # fmt: skip
 
