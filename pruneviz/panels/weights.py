@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import layer_name
+from pruneviz.core.plan import left_out_text, of_all_text
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
@@ -26,6 +28,8 @@ from pruneviz.selection.select import lowest_kept, select
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
+    from pruneviz.core.plan import Plan
 
 
 ALL = "all layers"
@@ -73,7 +77,7 @@ def panel_weights(
     >>> panel = pv.panel_weights(torch.nn.Linear(10, 10))
     >>> panel.controls["sparsity"].value = 0.25
     >>> panel.result["plan"]
-    Plan for 100 weights in 1 layer: keeps 75, sparsity 0.250
+    Plan for 100 weights in 1 layer: keeps 75, sparsity 0.250 (0.227 of all 110 numbers)
     >>> panel.close()
     """
     return WeightsPanel(model, batches, bins, absolute, log)
@@ -100,6 +104,11 @@ class WeightsPanel(Panel):
         self._ranked = Ranking(
             {n: _wide(v).numpy().ravel() for n, v in self._scores.values.items()}
         )
+        if not self._ranked.total:
+            raise ArgumentError(
+                "all layers of `model` are empty: there is no weight to show. Pass a model with "
+                "weights."
+            )
         self._drawn: tuple[Any, Any] = (None, None)
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._edges[-1])
@@ -147,7 +156,7 @@ class WeightsPanel(Panel):
         result = {
             "threshold": threshold,
             "sparsity": 1 - sum(kept.values()) / sum(total.values()),
-            "layers": {n: k / self._total[n] for n, k in self._kept.items()},
+            "layers": _density(self._kept, self._total),
             "accuracy": None,
             "plan": None,
         }
@@ -170,14 +179,10 @@ class WeightsPanel(Panel):
             right = None
             if self.batches is not None:
                 right = accuracy(mask(self._model, plan), token.through(self.batches))
-            frame = plan.to_frame()
-            layers = dict(
-                zip(frame["layer"], (frame["kept"] / frame["total"]).tolist(), strict=True)
-            )
             return {
                 "threshold": threshold,
                 "sparsity": plan.sparsity,
-                "layers": layers,
+                "layers": _density(*_counts_of(plan)),
                 "accuracy": right,
                 "plan": plan,
             }
@@ -186,8 +191,7 @@ class WeightsPanel(Panel):
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         if result["plan"] is not None and self._exact[1] is not result:
-            frame = result["plan"].to_frame()
-            self._kept = dict(zip(frame["layer"], frame["kept"].tolist(), strict=True))
+            self._kept, _ = _counts_of(result["plan"])
             self._exact = self._measuring, result
         absolute, log = self.controls["absolute"].value, self.controls["log"].value
         left, right, count = self._bars()
@@ -283,10 +287,12 @@ class WeightsPanel(Panel):
         text = (
             f"Threshold {result['threshold']:.4f}: {kept:,} of {total:,} weights stay, "
             f"sparsity {_below_one(result['sparsity'])} over all layers"
+            f"{of_all_text(kept, total, self._scores.left_out)}"
         )
         if result["accuracy"] is not None:
             text += f", accuracy {result['accuracy']:.0%}"
-        return text + "."
+        rest = left_out_text(self._scores.left_out)
+        return f"{text}. Left out: {rest}." if rest else f"{text}."
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -300,6 +306,16 @@ def _by_layer(counts: dict[str, int]) -> dict[str, int]:
         layer = layer_name(tensor)
         layers[layer] = layers.get(layer, 0) + count
     return layers
+
+
+def _counts_of(plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many weights of each layer a plan keeps, and how many there are."""
+    kept = _by_layer({n: int(k.sum()) for n, k in plan.keep.items()})
+    return kept, _by_layer({n: k.numel() for n, k in plan.keep.items()})
+
+
+def _density(kept: dict[str, int], total: dict[str, int]) -> dict[str, float]:
+    return {n: k / total[n] if total[n] else 1.0 for n, k in kept.items()}
 
 
 def _densities(result: dict[str, Any]) -> str:

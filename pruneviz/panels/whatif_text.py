@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.plan import Plan
+from pruneviz.core.plan import Plan, left_out_text
 from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.latency_comparison import Timing, differs
 from pruneviz.panels.kit.script import FROM_PANEL, groups_line
@@ -79,7 +79,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
 def layer_bars(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
     """Return how many units or weights of each layer are kept; `protected`: names of layers."""
     if plan.groups is None:
-        frame = plan.to_frame()
+        frame = plan.to_frame().groupby("layer", sort=False, as_index=False).sum(numeric_only=True)
         counts = zip(frame["layer"], frame["kept"].tolist(), frame["total"].tolist(), strict=True)
         rows = [LayerBar(n, k, t) for n, k, t in counts]
     else:
@@ -128,6 +128,8 @@ def sentence(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
     if plan is None:
         return f"{text}."
     text += f": {plan.kept:,} of {plan.total:,} {choice.granularity}s stay."
+    if rest := left_out_text(plan.left_out):
+        text += f" Left out: {rest}."
     if result["metric"] is not None:
         name = "Accuracy" if what.evaluate is None else "Metric"
         text += f" {name} {result['metric']:.3f} (before: {result['metric_before']:.3f})"

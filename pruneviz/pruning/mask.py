@@ -19,7 +19,7 @@ from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name
-from pruneviz.model.weights import Mask, masked_attributes, steps, visible_weights, weight_places
+from pruneviz.model.weights import Mask, maskable_places, masked_attributes, steps
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.weights import refit_weights
 
@@ -100,18 +100,20 @@ def mask(
             check_evidence(evidence, weight_shapes(model))
     if plan.groups is not None:
         return _silence(model, plan.keep, plan.groups)
-    weights = visible_weights(model)
-    for name, keep in plan.keep.items():
-        if name not in weights:
-            known = ", ".join(list(weights)[:6])
-            raise ArgumentError(
-                f"`plan` is of another model: it names {name!r}, but the weights here are: {known}."
-            )
-        check_keep(name, keep, tuple(weights[name].shape))
+    with evaluating(model):  # reading a weight may run parametrizations
+        places = maskable_places(model)
+        for name, keep in plan.keep.items():
+            if name not in places:
+                known = ", ".join(list(places)[:6])
+                raise ArgumentError(
+                    f"`plan` is of another model: it names {name!r}, but the weights here are: "
+                    f"{known}."
+                )
+            check_keep(name, keep, tuple(places[name].visible.shape))
     new = copy_of(model)
-    for name, held in weight_places(new).items():
+    for name, held in maskable_places(new).items():
         if name in plan.keep:
-            keep = plan.keep[name].to(weights[name].device)
+            keep = plan.keep[name].to(held.tensor.device)
             for module, attribute in held.holders:
                 _add_mask(module, attribute, keep)
     if repair != "none":
@@ -194,6 +196,24 @@ def _add_mask(module: nn.Module, attribute: str, keep: Tensor) -> None:
         place = _param_order(module).index(attribute) if attribute in _param_order(module) else 0
         held_at_zero = Mask(keep.clone(), place)
         parametrize.register_parametrization(module, attribute, held_at_zero, unsafe=True)
+        if isinstance(module, nn.RNNBase):
+            _forget_flat_weights_in_copies(module)
+
+
+def _forget_flat_weights_in_copies(module: nn.RNNBase) -> None:
+    """Let `copy.deepcopy` leave out the list in which a recurrent layer keeps its masked weights.
+
+    They are results of a computation, which torch refuses to copy; the next forward makes new ones.
+    """
+    cls = type(module)  # of this module alone: torch makes a class for each parametrized one
+    copied = cls.__deepcopy__  # type: ignore[attr-defined]
+
+    def without_flat_weights(self: nn.RNNBase, memo: dict[int, Any]) -> Any:
+        memo[id(self._flat_weights)] = []
+        return copied(self, memo)
+
+    if copied.__name__ != without_flat_weights.__name__:
+        cls.__deepcopy__ = without_flat_weights  # type: ignore[attr-defined]
 
 
 def _param_order(module: nn.Module) -> list[str]:
@@ -214,3 +234,5 @@ def _remove_mask(module: nn.Module, attribute: str) -> None:
             "torch.nn.utils.parametrize.remove_parametrizations(layer, name)."
         )
     parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+    if isinstance(module, nn.RNNBase):
+        module._apply(lambda t: t)  # its list of weights still holds the masked ones

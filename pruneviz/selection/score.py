@@ -12,12 +12,12 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
-from pruneviz.core.plan import Scores
+from pruneviz.core.plan import LeftOut, Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import Held, check_fit, matrix, tensors_by_name
-from pruneviz.model.weights import weight_places
+from pruneviz.model.weights import left_out, weight_places
 from pruneviz.selection.criteria.registry import GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.criteria.requirements import Requirements
@@ -49,7 +49,7 @@ def score(
         weights of a unit count, in producers and consumers, but no biases and no norms.
     evidence : Evidence, optional
         From `collect`, for criteria that need it. Layers without evidence get no scores, so
-        `select` does not prune them.
+        `select` does not prune them; scores and plan name them (``left_out``).
     reduction : str
         A unit has weights in several tensors. The criterion scores it by each of them, and the
         unit's score is their ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``; or ``"first"``: the
@@ -113,12 +113,15 @@ def score(
         return Scores(values, chosen.name, groups)
     with evaluating(model):
         required = Requirements(chosen, evidence, model)
-        values = {
-            name: _scored(chosen, name, held.visible, arguments | required.of(held.visible, name))
-            for name, held in weight_places(model).items()
-            if required.has(name)
-        }
-    return Scores(values, chosen.name)
+        values, rest = {}, left_out(model)
+        for name, held in weight_places(model).items():
+            weight = held.visible
+            if required.has(name):
+                values[name] = _scored(chosen, name, weight, arguments | required.of(weight, name))
+            else:
+                why = f"`evidence` has nothing of it that {chosen.name!r} could use"
+                rest[name] = LeftOut(tuple(weight.shape), why)
+    return Scores(values, chosen.name, left_out=rest)
 
 
 def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, Any]) -> Tensor:

@@ -115,7 +115,8 @@ def select(
     if groups is not None:
         below = threshold is not None
         drop = {n: _allowed(groups[n], flat[n], drop[n], round_to, below) for n in flat}
-    return Plan({n: _like(~drop[n], scores.values[n]) for n in flat}, groups)
+    keep = {n: _like(~drop[n], scores.values[n]) for n in flat}
+    return Plan(keep, groups, scores.left_out)
 
 
 def lowest_kept(scores: Scores, plan: Plan) -> float:

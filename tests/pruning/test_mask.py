@@ -407,7 +407,10 @@ COUNTED = [
     (nn.EmbeddingBag(3, 2), ["weight"]),
     (attention(), ["in_proj_weight", "out_proj.weight"]),
     (cnn(), ["0.weight", "5.weight"]),
-    (nn.Sequential(nn.LayerNorm(3), nn.LSTM(3, 2), nn.Linear(2, 2)), ["2.weight"]),
+    (
+        nn.Sequential(nn.LayerNorm(3), nn.LSTM(3, 2), nn.Linear(2, 2)),
+        ["1.weight_ih_l0", "1.weight_hh_l0", "2.weight"],
+    ),
 ]
 
 
