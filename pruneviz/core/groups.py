@@ -35,6 +35,9 @@ class Group:
     even : ndarray of int, shape (size,), or None
         The part to which each unit belongs: the same number of units must be removed from each part
         (the groups of a grouped convolution or GroupNorm, equal parts of a split).
+    unused : str
+        ``"unread"``: its units are computed, but no output needs them (an auxiliary head whose
+        result is not returned). ``"unrun"``: its layer did not run on the example. ``""`` otherwise.
 
     Examples
     --------
@@ -51,6 +54,7 @@ class Group:
     frozen: str = ""
     approximate: str = ""
     even: np.ndarray | None = field(default=None)
+    unused: str = ""
 
     @property
     def even_parts(self) -> list[np.ndarray]:
@@ -156,6 +160,7 @@ class Groups:
                 f"read by {_some(g.consumers)}" if g.consumers else "",
                 "remove the same number from each part" if g.even is not None else "",
                 "approximate" if g.approximate else "",
+                "no output needs them" if g.unused == "unread" else "",
             ]
             lines.append(f"  {g.name:{width}}  {'; '.join(filter(None, parts))}")
         lines += [f"  … and {len(cut) - most} more: .to_frame()"] if len(cut) > most else []
@@ -264,7 +269,7 @@ class Groups:
         -------
         DataFrame
             ``group``, ``units``, ``layer``, ``tensor``, ``dim``, ``role``, ``width`` (positions of
-            each unit), ``frozen`` and ``approximate`` (the reasons, or ``""``).
+            each unit), ``frozen`` and ``approximate`` (the reasons, or ``""``), ``unused``.
 
         Examples
         --------
@@ -276,9 +281,20 @@ class Groups:
         """
         import pandas as pd
 
-        columns = "group units layer tensor dim role width frozen approximate".split()
+        columns = "group units layer tensor dim role width frozen approximate unused".split()
         rows = [
-            (g.name, g.size, s.layer, s.tensor, s.dim, s.role, s.width, g.frozen, g.approximate)
+            (
+                g.name,
+                g.size,
+                s.layer,
+                s.tensor,
+                s.dim,
+                s.role,
+                s.width,
+                g.frozen,
+                g.approximate,
+                g.unused,
+            )  # fmt: skip
             for g in self
             for s in g.slices
         ]
