@@ -294,7 +294,7 @@ class Groups:
                 g.frozen,
                 g.approximate,
                 g.unused,
-            )  # fmt: skip
+            )
             for g in self
             for s in g.slices
         ]

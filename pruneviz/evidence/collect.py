@@ -22,6 +22,7 @@ from pruneviz.model.batches import read
 from pruneviz.model.hooks import evaluating, hooked
 from pruneviz.model.layers import consumers, open_attention, weight_of
 from pruneviz.model.patches import reads_neighbours
+from pruneviz.model.weights import check_not_quantised
 
 WIDE = 4096  # columns: beyond, a co-moment takes more than 128 MiB
 
@@ -99,6 +100,7 @@ def collect(
     model = checks.unwrapped(model)
     known = consumers(model)
     if not known:
+        check_not_quantised(model)
         raise ArgumentError(
             f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch. "
             "Pass a model with such layers."
@@ -151,6 +153,11 @@ class Watch:
         module, x = self.modules[name], inputs[0].detach()
         if not x.numel():
             return
+        if x.is_complex():
+            raise ArgumentError(
+                f"layer {name!r} reads complex numbers, of which no moments are collected. Leave it "
+                "out: name the others in `layers`."
+            )
         rows = at_least_float32(input_rows(module, x))
         if name not in self.inputs:
             self._start(name, module, rows.shape[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -92,7 +94,51 @@ def weight_places(model: nn.Module) -> dict[str, Held]:
     return found
 
 
+def masks_of_others(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield (layer, module, attribute) of each tensor that `torch.nn.utils.prune` masks.
+
+    >>> layer = nn.utils.prune.l1_unstructured(nn.Linear(2, 2), "weight", 0.5)
+    >>> [attribute for _, _, attribute in masks_of_others(layer)]
+    ['weight']
+    """
+    for name, module in model.named_modules():
+        for attribute in [n.removesuffix("_orig") for n in module._parameters if n[-5:] == "_orig"]:
+            if f"{attribute}_mask" in module._buffers:
+                yield name, module, attribute
+
+
+def quantised_layer(model: nn.Module) -> str | None:
+    """Return the name of the first layer that holds quantised numbers; None if there is none."""
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight") if isinstance(module, LAYERS) else None
+        whole = weight is not None and not (weight.is_floating_point() or weight.is_complex())
+        if whole or re.match(r"torch\.ao\.nn\.(intrinsic\.)?quantized\.", type(module).__module__):
+            return name
+    return None
+
+
+def check_not_quantised(model: nn.Module) -> None:
+    """Raise if a layer holds quantised numbers, which torch packs out of sight."""
+    name = quantised_layer(checks.model(model))
+    if name is not None:
+        raise ArgumentError(
+            f"layer {name or type(model).__name__!r} is quantised, so its numbers can neither be "
+            "counted nor removed: prune first, then quantise."
+        )
+
+
+def check_masks_are_ours(model: nn.Module) -> None:
+    """Raise if `torch.nn.utils.prune` masks a tensor: in each forward a hook computes it anew."""
+    for name, module, attribute in masks_of_others(checks.model(model)):
+        raise ArgumentError(
+            f"the {attribute} of layer {name or type(module).__name__!r} has a mask of "
+            "torch.nn.utils.prune. Make it permanent first: "
+            f"torch.nn.utils.prune.remove(layer, {attribute!r})."
+        )
+
+
 def _places(model: nn.Module) -> dict[str, Held]:
+    check_not_quantised(model)
     found: dict[int, tuple[str, Held]] = {}
     for name, module in checks.model(model).named_modules():
         for attribute in _attributes(module):
@@ -296,7 +342,17 @@ def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
     )
 
 
+def check_real(name: str, weight: Tensor) -> None:
+    """Raise if a weight is complex: bars and bytes are counted for real numbers."""
+    if weight.is_complex():
+        raise ArgumentError(
+            f"{name!r} holds complex numbers, which have no order and no float32. Rank them by "
+            "their absolute values: pv.score(model, 'magnitude')."
+        )
+
+
 def _numbers(name: str, weight: Tensor) -> np.ndarray:
+    check_real(name, weight)
     array = weight.float().cpu().numpy().reshape(-1)
     if not np.isfinite(array).all():
         raise ArgumentError(

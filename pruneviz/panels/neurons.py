@@ -13,7 +13,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
-from pruneviz.metrics.latency import latencies
+from pruneviz.metrics.latency_comparison import compare_latency
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.panels.kit.origin import user_move
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 SECONDS = 0.03  # for measuring the time, after every move
 AVAILABLE = {"weight", "generator"}  # what a criterion can use here, without data
-MEASURED = ("accuracy", "macs", "speedup", "latency_ms", "latency_speedup")
+MEASURED = ("accuracy", "macs", "speedup", "timing")
 
 
 def panel_neurons(
@@ -97,8 +97,8 @@ def panel_neurons(
         ``frozen`` (why it cannot be removed, or ``""``), ``gone`` (whether it is removed),
         ``producers``, ``consumers``, ``tensors``; of the smaller network ``plan``, ``by_hand``
         (layer to unit number to whether the unit is kept), ``sparsity`` (of units), ``accuracy``
-        (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷ smaller), ``latency_ms``
-        (whole, smaller) and ``latency_speedup``, both just measured.
+        (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷ smaller), ``timing`` (a
+        `Timing`, just measured; None while all units stay).
 
     Raises
     ------
@@ -248,13 +248,14 @@ class NeuronsPanel(Panel):
             if self.batches is not None:
                 share_right = accuracy(small, token.through(self.batches))
             token()
-            whole_ms, small_ms = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
+            timing = None  # with all units in place there is nothing to compare
+            if plan.kept < plan.total:
+                timing = compare_latency(self._whole, small, self._x, seconds=SECONDS)
             measured = {
                 "accuracy": share_right,
                 "macs": macs,
                 "speedup": self._macs / macs,
-                "latency_ms": (whole_ms, small_ms),
-                "latency_speedup": whole_ms / small_ms,
+                "timing": timing,
             }
             self._measured = plan_key(plan), measured
             return measured

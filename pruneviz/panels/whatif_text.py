@@ -9,7 +9,8 @@ from typing import Any
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.plan import Plan, left_out_text
 from pruneviz.metrics.accuracy_comparison import Comparison
-from pruneviz.metrics.latency_comparison import Timing, differs
+from pruneviz.metrics.latency import speed_text
+from pruneviz.metrics.latency_comparison import Timing
 from pruneviz.panels.kit.script import FROM_PANEL, groups_line
 from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.whatif import Bar, LayerBar
@@ -69,9 +70,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     if timing is None:
         return [*rows, Bar("time", "…")]
     # without milliseconds: their quotient differs from the median of the quotients, which is shown
-    text = f"{timing.latency_speedup:.2f} times as fast ({timing.low:.2f} to {timing.high:.2f})"
-    if not differs(timing.low, timing.high):
-        text = "the clock cannot tell them apart"
+    text = speed_text(timing.latency_speedup, timing.low, timing.high)
     share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
     return [*rows, Bar("time", text, share, 1.0, low, high)]
 
@@ -177,7 +176,9 @@ def timing_sentence(timing: Timing | None) -> str:
     """Say how long the whole model took."""
     if timing is None:
         return ""
-    return f" Before, {timing.examples:,} example{'s' * (timing.examples != 1)} at once took {timing.before_ms:.3g} ms."
+    examples = f"{timing.examples:,} example{'s' * (timing.examples != 1)}"
+    took = f"{timing.before_ms:.3g} ms (spread {timing.before_iqr_ms:.2g})"
+    return f" Before, {examples} at once took {took}."
 
 
 def _verdict(comparison: Comparison) -> str:

@@ -19,7 +19,13 @@ from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name
-from pruneviz.model.weights import Mask, maskable_places, masked_attributes, steps
+from pruneviz.model.weights import (
+    Mask,
+    check_masks_are_ours,
+    maskable_places,
+    masked_attributes,
+    steps,
+)
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.weights import refit_weights
 
@@ -144,7 +150,9 @@ def bake(model: nn.Module) -> nn.Module:
     >>> list(pv.bake(masked).state_dict())
     ['weight', 'bias']
     """
-    new = copy_of(checks.unwrapped(model))
+    model = checks.unwrapped(model)
+    check_masks_are_ours(model)
+    new = copy_of(model)
     for module in list(new.modules()):
         # torch registers an unmasked weight last: restore the old order of the parameters
         order = _param_order(module)

@@ -170,7 +170,8 @@ def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
     for s in group.slices:
         entry = have[unmasked_name(s.tensor)]
         weight = entry.visible
-        if not (isinstance(entry.tensor, nn.Parameter) and weight.is_floating_point()):
+        numbers = weight.is_floating_point() or weight.is_complex()
+        if not (isinstance(entry.tensor, nn.Parameter) and numbers):
             continue
         if weight.shape != entry.tensor.shape:  # such as the norms that weight_norm keeps
             continue

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from pruneviz.core import checks
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.tensors import Held
-from pruneviz.model.weights import Mask, steps, weight_places
+from pruneviz.model.weights import Mask, check_real, steps, weight_places
 from pruneviz.pruning.mask import bake
 from pruneviz.storage.files import contents
 from pruneviz.storage.packing import DENSE, ENCODINGS, VALUE, relative_bits, size_of, to_relative
@@ -144,6 +144,7 @@ def bytes_break_even(shape: Iterable[int], encoding: str) -> float:
 
 
 def _row(name: str, weight: Tensor, gzip: bool) -> dict[str, Any]:
+    check_real(name, weight)
     flat, shape = weight.float().cpu().numpy().reshape(-1), tuple(weight.shape)
     nonzero = int(np.count_nonzero(flat))
     padding = len(to_relative(flat, relative_bits(shape))[0]) - nonzero
