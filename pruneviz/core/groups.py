@@ -307,7 +307,7 @@ class Groups:
         of_tensor = [(g, s) for g, s in out if s.tensor == name]
         of_group = [(g, s) for g, s in out if g.name == name]
         if not (of_layer or of_tensor or of_group):
-            checks.choice(name, "layer", {s.layer for _, s in out}, what="layer")
+            return self._places(checks.layer(name, {s.layer for _, s in out}))
         return of_layer or of_tensor or of_group
 
 

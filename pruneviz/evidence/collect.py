@@ -107,7 +107,7 @@ def collect(
         )
     wanted = [layers] if isinstance(layers, str) else layers
     names = list(known) if wanted is None else list(dict.fromkeys(
-        checks.choice(n, "layer", known, what="layer") for n in wanted))  # fmt: skip
+        checks.layer(n, known) for n in wanted))  # fmt: skip
     if not names:
         raise ArgumentError(
             "`layers` is empty: there is nothing to watch. Leave it out to watch all of them."

@@ -69,7 +69,7 @@ class Evidence:
 
     def columns(self, layer: str) -> Moments:
         """Return the moments of the numbers that a layer's weights multiply, in their order."""
-        checks.choice(layer, "layer", self.inputs, what="layer")
+        layer = checks.layer(layer, self.inputs)
         return self.patches.get(layer, self.inputs[layer])
 
     def of_units(self, group: Group) -> tuple[str, Moments]:

@@ -10,7 +10,7 @@ import numpy as np
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import layer_name
 from pruneviz.core.slices import Slice
-from pruneviz.graph.state import SINGLE_UNIT, Walk
+from pruneviz.graph.state import OUTPUT, SINGLE_UNIT, Walk
 
 UNRUN = "it never ran on the example: lossless_plan(model, x, unrun=True) cuts it"
 ASK_APPROXIMATE = "{}: cut them with find_groups(..., approximate=True)"
@@ -53,6 +53,9 @@ def build_groups(w: Walk, *, approximate: bool) -> Groups:
             index = positions[np.argsort(unit, kind="stable")].reshape(units.size, -1)
             slices.append(Slice(name, dim, index, part, blocks))
         reason, norm = reasons[frozen[units[0]]], reasons[approx[units[0]]]
+        computed = next(filter(None, (w.computed_text(s.layer) for s in slices)), "")
+        if reason and computed and reason not in (OUTPUT, SINGLE_UNIT):
+            reason = f"it meets {computed}"
         if not reason and norm and not approximate:
             reason = ASK_APPROXIMATE.format(norm)
         if not reason and units.size == 1:

@@ -94,6 +94,30 @@ def weight_places(model: nn.Module) -> dict[str, Held]:
     return found
 
 
+def computed_weights(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Return the layers whose weight is computed by a normalisation: its name, and what removes it.
+
+    >>> computed_weights(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
+    {'0': ('weight_norm', "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')")}
+    """
+    found = {}
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():  # of the old kind
+            old = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}
+            kind = old.get(type(hook).__name__)
+            if kind:
+                found[name] = kind, f"torch.nn.utils.remove_{kind}(layer)"
+        for attribute in getattr(module, "parametrizations", ()):
+            for step in steps(module, attribute):
+                new = {"_WeightNorm": "weight_norm", "_SpectralNorm": "spectral_norm",
+                       "_Orthogonal": "orthogonal"}  # fmt: skip
+                kind = new.get(type(step).__name__)
+                if kind:
+                    remove = "torch.nn.utils.parametrize.remove_parametrizations"
+                    found[name] = kind, f"{remove}(layer, {attribute!r})"
+    return found
+
+
 def masks_of_others(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield (layer, module, attribute) of each tensor that `torch.nn.utils.prune` masks.
 
@@ -102,15 +126,18 @@ def masks_of_others(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     ['weight']
     """
     for name, module in model.named_modules():
-        for attribute in [n.removesuffix("_orig") for n in module._parameters if n[-5:] == "_orig"]:
-            if f"{attribute}_mask" in module._buffers:
+        buffers = {n for n, _ in module.named_buffers(recurse=False)}
+        for parameter, _ in module.named_parameters(recurse=False):
+            attribute = parameter.removesuffix("_orig")
+            if attribute != parameter and f"{attribute}_mask" in buffers:
                 yield name, module, attribute
 
 
 def quantised_layer(model: nn.Module) -> str | None:
     """Return the name of the first layer that holds quantised numbers; None if there is none."""
     for name, module in model.named_modules():
-        weight = module._parameters.get("weight") if isinstance(module, LAYERS) else None
+        own = dict(module.named_parameters(recurse=False)) if isinstance(module, LAYERS) else {}
+        weight = own.get("weight")
         whole = weight is not None and not (weight.is_floating_point() or weight.is_complex())
         if whole or re.match(r"torch\.ao\.nn\.(intrinsic\.)?quantized\.", type(module).__module__):
             return name
@@ -328,8 +355,8 @@ def _parameter(module: nn.Module, attribute: str, layer: str) -> Tensor:
     weight = getattr(module, attribute)
     if isinstance(weight, nn.Parameter):
         return weight
-    if hasattr(module, f"{attribute}_u"):
-        advice = "Remove it first: torch.nn.utils.remove_spectral_norm(layer)"
+    if computed := computed_weights(module).get(""):
+        advice = f"Remove it first: {computed[1]}"
     elif hasattr(module, f"{attribute}_orig"):
         advice = (
             f"Make that mask permanent first: torch.nn.utils.prune.remove(layer, {attribute!r})"

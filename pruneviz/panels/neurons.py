@@ -170,7 +170,7 @@ class NeuronsPanel(Panel):
         check_some_cuttable(self._groups)
         cuttable = [n for n in layers if not all(g.frozen for g, _ in self._makes[n])]
         first = [*cuttable, *layers][0] if layer is None else layer
-        layer = checks.choice(first, "layer", layers, what="layer")
+        layer = checks.layer(first, layers)
         unit = checks.count(unit, "unit")
         super().__init__()
         self._lay_out(layers, layer, unit, usable, criterion, sparsity)

@@ -18,7 +18,7 @@ from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
 from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import svg
-from pruneviz.plots.style import figure
+from pruneviz.plots.style import figure, plain
 from pruneviz.plots.weights import folded, plot_layers, plot_weights, pruned_bins
 from pruneviz.pruning.mask import mask
 from pruneviz.selection.ranking import Ranking
@@ -240,7 +240,7 @@ class WeightsPanel(Panel):
         height = 0.6 + 0.3 * len(layers)
         with figure(6.4, 3.3 + height, rows=(3, height)) as (fig, axs):
             plot_weights(bins, threshold=result["threshold"], **how, ax=axs[0])
-            axs[0].set_title(self._title(result), fontsize=10)
+            axs[0].set_title(plain(self._title(result)), fontsize=10)
             plot_layers(layers, ax=axs[1])
             axs[1].legend_ = None  # the upper axes have the same one
         return fig

@@ -11,7 +11,7 @@ import numpy as np
 from pruneviz.core import checks
 from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.crossover import COLOURS, GREY_LINE, LABELS
-from pruneviz.plots.style import GREY, axes, hide_frame
+from pruneviz.plots.style import GREY, axes, hide_frame, plain
 from pruneviz.plots.svg import FONT, open_tag
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xscale("log")
     ax.set_xlim(min(ends), max(ends))
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    ax.set(yticks=y, yticklabels=[LABELS.get(w, w) for w in data["way"]],
+    ax.set(yticks=y, yticklabels=[LABELS.get(w, plain(w)) for w in data["way"]],
            xlabel="share of what the dense model takes")  # fmt: skip
     ax.invert_yaxis()
     handles = [Patch(fc=GREY, hatch=hatch, ec="white", lw=0, label=name) for name, hatch in MEASURES.values()]  # fmt: skip

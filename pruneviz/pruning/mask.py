@@ -51,6 +51,10 @@ def mask(
     such as a running mean, and tensors inside another parametrization, such as the norms of
     weight_norm, are set to zero once; training may change them again.
 
+    torch moves a masked weight to the end of its layer's parameters, and its key in the state_dict
+    becomes ``"parametrizations.weight.original"``: an optimizer goes on with `carry_optimizer`. A
+    masked model cannot be pickled: `torch.save` takes ``pv.bake(masked)``, or the state_dict.
+
     Parameters
     ----------
     model : nn.Module

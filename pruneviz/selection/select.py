@@ -144,7 +144,7 @@ def tensors_of_layers(layers: Iterable[str], known: Iterable[str]) -> list[str]:
     by_layer: dict[str, list[str]] = {name: [name] for name in known}
     for name in known:
         by_layer.setdefault(layer_name(name), []).append(name)
-    names = [checks.choice(layer, "layer", by_layer, what="layer") for layer in layers]
+    names = [checks.layer(layer, by_layer) for layer in layers]
     return [tensor for name in names for tensor in by_layer[name]]
 
 

@@ -354,8 +354,7 @@ UNFIT = [
     ),
     (
         old_weight_norm,
-        f"the weight of layer '1' {HOOK} Use torch.nn.utils.parametrizations, or remove what "
-        "computes it.",
+        f"the weight of layer '1' {HOOK} Remove it first: torch.nn.utils.remove_weight_norm(layer).",
     ),
     (
         lazy,
