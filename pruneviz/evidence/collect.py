@@ -54,7 +54,7 @@ def collect(
         ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients of single
         examples. Without targets, only those for drawn labels.
     layers : iterable of str, optional
-        Names of Linear and Conv layers; default: all of them.
+        Names of Linear and Conv layers; default: all of them that run. One that is named must run.
     comoment : bool or "all"
         Whether to keep the co-moment of each layer's input, if it has at most 4,096 columns (for a
         convolution: weights of a filter); ``"all"``: for any number. False: only its diagonal,
@@ -135,7 +135,7 @@ def collect(
                 batch.run(model)
             else:
                 gradients.add(batch, watch)
-        evidence = watch.evidence(examples)
+        evidence = watch.evidence(examples, named=wanted is not None)
         return evidence if gradients is None else gradients.join(evidence)
 
 
@@ -177,10 +177,10 @@ class Watch:
     def _whole(self, n: int) -> bool:
         return self.comoment == "all" or (self.comoment is True and n <= WIDE)
 
-    def evidence(self, examples: int) -> Evidence:
-        """Return the evidence of all batches."""
+    def evidence(self, examples: int, *, named: bool) -> Evidence:
+        """Return the evidence of all batches; `named`: each layer was asked for, and must have run."""
         for name, module in self.modules.items():
-            if name not in self.inputs:
+            if name not in self.inputs and (named or not self.inputs):
                 raise ArgumentError(
                     f"layer {name!r} ({type(module).__name__}) never ran as a layer on these batches. "
                     "Leave it out: name the others in `layers`."

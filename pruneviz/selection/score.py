@@ -46,7 +46,8 @@ def score(
         of shape (units,).
     groups : Groups, optional
         From `find_groups`. With groups, the units of each group that can be cut are scored. All
-        weights of a unit count, in producers and consumers, but no biases and no norms.
+        weights of a unit count, in producers and consumers, but no biases and no norms. Units that
+        no output needs score 0.
     evidence : Evidence, optional
         From `collect`, for criteria that need it. Layers without evidence get no scores, so
         `select` does not prune them; scores and plan name them (``left_out``).
@@ -98,18 +99,20 @@ def score(
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
         cut = groups.cuttable
+        live = [g for g in cut if g.unused != "unread"]
         with evaluating(model):
             have = tensors_by_name(model)
             check_fit(groups, cut, have, "groups")
             required = Requirements(chosen, evidence, model)
-            values: dict[str, Tensor]
+            found: dict[str, Tensor]
             if "model" in chosen.needs:
-                values = cast(dict[str, Tensor], chosen.fn(model, cut, evidence))
+                found = cast(dict[str, Tensor], chosen.fn(model, live, evidence)) if live else {}
             else:
-                values = {
+                found = {
                     g.name: _unit_scores(chosen, g, have, reduction, arguments, required)
-                    for g in cut
+                    for g in live
                 }
+        values = {g.name: found[g.name] if g in live else torch.zeros(g.size) for g in cut}
         return Scores(values, chosen.name, groups)
     with evaluating(model):
         required = Requirements(chosen, evidence, model)

@@ -153,3 +153,25 @@ def test_layers_of_all_kinds_that_never_run():
     assert pv.measure(small, X).params < pv.measure(model, X).params / 3
     kept = pv.shrink(model, pv.lossless_plan(model, X), example_input=X)
     assert pv.measure(kept, X).params == pv.measure(model, X).params
+
+
+def test_layers_that_never_run_do_not_stand_in_the_way_of_data():
+    model, batches = Aux().eval(), [(X, torch.tensor([0, 1, 2, 0, 1]))]
+    evidence = pv.collect(model, batches, loss=nn.functional.cross_entropy, progress=False)
+    assert repr(evidence).endswith("; never ran: extra.0, extra.2")
+    scores = pv.score(model, "wanda", evidence=evidence)
+    assert "extra.0.weight" not in scores.values and "extra.0.weight" in scores.left_out
+    groups = pv.find_groups(model, X)
+    for criterion in ("obs", "taylor", "activation", "l2"):
+        units = pv.score(model, criterion, groups=groups, evidence=evidence).values
+        assert list(units) == ["body.0", "aux.0", "aux.3"] and bool((units["body.0"] > 0).any())
+        assert not units["aux.0"].any() and not units["aux.3"].any()
+    assert set(pv.find_inactive(evidence, groups=groups)["group"]) <= {"body.0"}
+    small = pv.prune(model, X, sparsity=0.5, criterion="obs", repair="lstsq", batches=batches)
+    assert small.extra[0].weight.shape == (6, 8) and small(X).shape == (5, 3)
+    plan = pv.lossless_plan(model, X, evidence=evidence)
+    assert torch.allclose(
+        pv.shrink(model, plan, example_input=X, repair="merge", evidence=evidence)(X),
+        model(X),
+        atol=1e-5,
+    )
