@@ -194,3 +194,21 @@ def test_a_layer_without_outputs_is_shown():
     panel.close()
     with refused("all layers of `model` are empty: there is no weight to show. Pass a model with weights."):  # fmt: skip
         pv.panel_weights(empty)
+
+
+def test_every_plan_of_weights_says_what_it_leaves_out():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out, self.table = nn.Linear(4, 2), nn.Parameter(torch.zeros(1, 4))
+
+        def forward(self, x):
+            return self.out(x + self.table)
+
+    model, x, y = Net(), torch.randn(6, 4), torch.tensor([0, 1] * 3)
+    rounds = pv.prune_iteratively(model, [(x, y)], sparsity=0.5, rounds=2, progress=False)
+    assert list(rounds.plan.left_out) == ["table", "out.bias"]
+    panel = pv.panel_whatif(model, [(x, y)])
+    panel.controls["criterion"].value = "weight magnitude"
+    assert "Left out: table (4 numbers: a parameter of Net; that an operator" in panel.sentence
+    panel.close()
