@@ -121,7 +121,8 @@ def computed_weights(model: nn.Module) -> dict[str, tuple[str, str]]:
 def masks_of_others(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield (layer, module, attribute) of each tensor that `torch.nn.utils.prune` masks.
 
-    >>> layer = nn.utils.prune.l1_unstructured(nn.Linear(2, 2), "weight", 0.5)
+    >>> from torch.nn.utils import prune
+    >>> layer = prune.l1_unstructured(nn.Linear(2, 2), "weight", 0.5)
     >>> [attribute for _, _, attribute in masks_of_others(layer)]
     ['weight']
     """
