@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.plan import Plan, left_out_text
+from pruneviz.core.plan import Plan, left_out_text, of_all_text
 from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.latency import speed_text
 from pruneviz.metrics.latency_comparison import Timing
@@ -126,7 +126,11 @@ def sentence(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
         text += f", protected: {', '.join(n or '(model)' for n in choice.protect)}"
     if plan is None:
         return f"{text}."
-    text += f": {plan.kept:,} of {plan.total:,} {choice.granularity}s stay."
+    text += f": {plan.kept:,} of {plan.total:,} {choice.granularity}s stay"
+    if plan.left_out:
+        text += f", sparsity {plan.sparsity:.3f}"
+        text += of_all_text(plan.kept, plan.total, plan.left_out)
+    text += "."
     if rest := left_out_text(plan.left_out):
         text += f" Left out: {rest}."
     if result["metric"] is not None:

@@ -123,6 +123,13 @@ def test_gpt2_is_pruned_in_its_layers_not_only_in_its_embeddings():
         for name, keep in plan.keep.items():
             by_hand.get_parameter(name).mul_(keep)
     torch.testing.assert_close(masked(x)[0], by_hand(x)[0])
+    many = [torch.randint(0, 30, (16, 8))]
+    layers = pv.select(pv.score(model, "magnitude"), sparsity=0.7, protect=["wte", "wpe"])
+    far, near = (
+        pv.mask(model, layers, repair=repair, batches=many)(many[0])[0] - model(many[0])[0]
+        for repair in ("none", "lstsq")
+    )
+    assert near.square().mean() < far.square().mean() / 2
     assert "'h.0.attn.c_attn'" in repr(list(pv.weight_histogram(model)["layer"].unique()))
 
 
@@ -210,5 +217,6 @@ def test_every_plan_of_weights_says_what_it_leaves_out():
     assert list(rounds.plan.left_out) == ["table", "out.bias"]
     panel = pv.panel_whatif(model, [(x, y)])
     panel.controls["criterion"].value = "weight magnitude"
+    assert "stay, sparsity 0.000 (0.000 of all 14 numbers). Left out: table" in panel.sentence
     assert "Left out: table (4 numbers: a parameter of Net; that an operator" in panel.sentence
     panel.close()
