@@ -48,8 +48,8 @@ def test_a_speed_is_said_with_its_interval_or_not_at_all(value, low, high, text)
 def test_one_model_twice_is_not_twice_as_fast():
     model = nn.Sequential(nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 300))
     timing = pv.compare_latency(model, model, torch.zeros(8, 300), seconds=0.2)
-    # more than one in fifty is more than another process on the machine explains
-    assert not timing.told_apart or abs(timing.latency_speedup - 1) < 0.02
+    # the rounds are in turn, so that other work on the machine meets both
+    assert not timing.told_apart or abs(timing.latency_speedup - 1) < 0.05
     assert timing.rounds >= LEAST_ROUNDS
 
 
