@@ -90,6 +90,7 @@ from .storage.csr import to_csr as to_csr
 # training: gradient steps with labels
 from .training.schedules import schedule as schedule
 from .training.fit import fit as fit
+from .training.optimizer import carry_optimizer as carry_optimizer
 from .training.iterative import prune_iteratively as prune_iteratively
 from .training.lottery import lottery_ticket as lottery_ticket
 

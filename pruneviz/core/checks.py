@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from pruneviz.core.errors import ArgumentError
 
+WRAPPERS = ("module.", "_orig_mod.")  # before the names of layers in DataParallel, torch.compile
+
 
 def sparsity(value: Any, name: str = "sparsity") -> float:
     """Return `value` as a fraction in [0, 1), or raise.
@@ -71,6 +73,18 @@ def choice(value: Any, name: str, options: Iterable[str], *, what: str = "") -> 
     raise ArgumentError(
         f"{what or f'`{name}`'} {value!r} is unknown.{hint} Known: {known or 'none yet'}."
     )
+
+
+def layer(value: Any, known: Iterable[str]) -> str:
+    """Return the name of a known layer, or raise; names inside DataParallel or torch.compile, too.
+
+    >>> layer("module.fc1", ["fc1"]), layer("_orig_mod.module.fc1", ["fc1"])
+    ('fc1', 'fc1')
+    """
+    names, plain = set(known), value
+    while isinstance(plain, str) and plain not in names and plain.startswith(WRAPPERS):
+        plain = plain.partition(".")[2]
+    return choice(plain if plain in names else value, "layer", names, what="layer")
 
 
 def model(value: Any) -> nn.Module:

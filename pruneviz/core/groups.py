@@ -36,6 +36,9 @@ class Group:
     even : ndarray of int, shape (size,), or None
         The part to which each unit belongs: the same number of units must be removed from each part
         (the groups of a grouped convolution or GroupNorm, equal parts of a split).
+    unused : str
+        ``"unread"``: its units are computed, but no output needs them (an auxiliary head whose
+        result is not returned). ``"unrun"``: its layer did not run on the example. ``""`` otherwise.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class Group:
     frozen: str = ""
     approximate: str = ""
     even: np.ndarray | None = field(default=None)
+    unused: str = ""
 
     @property
     def even_parts(self) -> list[np.ndarray]:
@@ -157,6 +161,7 @@ class Groups:
                 f"read by {_some(g.consumers)}" if g.consumers else "",
                 "remove the same number from each part" if g.even is not None else "",
                 "approximate" if g.approximate else "",
+                "no output needs them" if g.unused == "unread" else "",
             ]
             lines.append(f"  {g.name:{width}}  {'; '.join(filter(None, parts))}")
         lines += [f"  … and {len(cut) - most} more: .to_frame()"] if len(cut) > most else []
@@ -265,7 +270,7 @@ class Groups:
         -------
         DataFrame
             ``group``, ``units``, ``layer``, ``tensor``, ``dim``, ``role``, ``width`` (positions of
-            each unit), ``frozen`` and ``approximate`` (the reasons, or ``""``).
+            each unit), ``frozen`` and ``approximate`` (the reasons, or ``""``), ``unused``.
 
         Examples
         --------
@@ -277,9 +282,20 @@ class Groups:
         """
         pd = imported("pandas")
 
-        columns = "group units layer tensor dim role width frozen approximate".split()
+        columns = "group units layer tensor dim role width frozen approximate unused".split()
         rows = [
-            (g.name, g.size, s.layer, s.tensor, s.dim, s.role, s.width, g.frozen, g.approximate)
+            (
+                g.name,
+                g.size,
+                s.layer,
+                s.tensor,
+                s.dim,
+                s.role,
+                s.width,
+                g.frozen,
+                g.approximate,
+                g.unused,
+            )
             for g in self
             for s in g.slices
         ]
@@ -292,7 +308,7 @@ class Groups:
         of_tensor = [(g, s) for g, s in out if s.tensor == name]
         of_group = [(g, s) for g, s in out if g.name == name]
         if not (of_layer or of_tensor or of_group):
-            checks.choice(name, "layer", {s.layer for _, s in out}, what="layer")
+            return self._places(checks.layer(name, {s.layer for _, s in out}))
         return of_layer or of_tensor or of_group
 
 

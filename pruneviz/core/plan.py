@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,36 @@ if TYPE_CHECKING:
     from pruneviz.core.groups import Groups
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A parameter that was not scored, so that no plan made from the scores drops any of it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    why : str
+        Why it was left out.
+
+    Examples
+    --------
+    >>> LeftOut((2, 3), "a table of positions").numbers
+    6
+    """
+
+    shape: tuple[int, ...]
+    why: str
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether plans, frames and panels name it: biases and norms are only counted."""
+        return len(self.shape) > 1
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Scores:
     """The importance of each weight, or of each unit: one tensor of scores per tensor or group.
@@ -35,6 +66,8 @@ class Scores:
         Name of the criterion that made them.
     groups : Groups or None
         The groups whose units were scored; None for scores of single weights.
+    left_out : mapping of str to LeftOut
+        The parameters without scores, and why; empty for scores of units, or if it is unknown.
 
     Examples
     --------
@@ -47,10 +80,12 @@ class Scores:
     values: Mapping[str, Tensor]
     criterion: str
     groups: Groups | None = None
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         n = sum(v.numel() for v in self.values.values())
-        return f"Scores by {self.criterion!r}: {_count_text(n, len(self.values), self.groups)}"
+        text = f"Scores by {self.criterion!r}: {_count_text(n, self.values, self.groups)}"
+        return text + left_out_text(self.left_out, "\nleft out: ")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -64,6 +99,9 @@ class Plan:
         tensor of shape (units,), for groups that can be cut only.
     groups : Groups or None
         All groups of the model; None for a plan for single weights.
+    left_out : mapping of str to LeftOut
+        The parameters that the plan is silent about, and why; empty for a plan for units, or if it
+        is unknown.
 
     Examples
     --------
@@ -77,10 +115,13 @@ class Plan:
 
     keep: Mapping[str, Tensor]
     groups: Groups | None = None
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        head = f"Plan for {_count_text(self.total, len(self.keep), self.groups)}"
-        return f"{head}: keeps {self.kept:,}, sparsity {self.sparsity:.3f}"
+        head = f"Plan for {_count_text(self.total, self.keep, self.groups)}"
+        text = f"{head}: keeps {self.kept:,}, sparsity {self.sparsity:.3f}"
+        text += of_all_text(self.kept, self.total, self.left_out)
+        return text + left_out_text(self.left_out, "\nleft out: ")
 
     @property
     def total(self) -> int:
@@ -94,11 +135,14 @@ class Plan:
 
     @property
     def sparsity(self) -> float:
-        """Removed ÷ total, in [0, 1]."""
+        """Removed ÷ total, in [0, 1]: of the weights, or units, in the plan."""
         return 1 - self.kept / self.total if self.total else 0.0
 
     def to_frame(self) -> pd.DataFrame:
         """Return ``layer`` or ``group``, ``total``, ``kept`` and ``sparsity``, one row for each.
+
+        If the plan leaves out parameters of two or more dimensions, each of them has a row, and a
+        column ``left_out`` says why.
 
         Examples
         --------
@@ -113,7 +157,14 @@ class Plan:
         rows = [(name(n), k.numel(), int(k.sum())) for n, k in self.keep.items()]
         frame = pd.DataFrame(rows, columns=[by, "total", "kept"])
         frame = frame.groupby(by, sort=False, as_index=False).sum()
-        frame["sparsity"] = 1 - frame["kept"] / frame["total"]
+        frame["sparsity"] = (1 - frame["kept"] / frame["total"]).fillna(0.0)  # 0 of 0
+        rest = [(n, p) for n, p in self.left_out.items() if p.is_named]
+        if rest:
+            named = pd.DataFrame(
+                [(layer_name(n), p.numbers, p.numbers, 0.0, f"{n}: {p.why}") for n, p in rest],
+                columns=[*frame.columns, "left_out"],
+            )
+            frame = pd.concat([frame.assign(left_out=""), named], ignore_index=True)
         return frame
 
     def to_json(self) -> str:
@@ -173,6 +224,32 @@ def keep_all(groups: Groups) -> dict[str, Tensor]:
     return {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups.cuttable}
 
 
-def _count_text(n: int, parts: int, groups: Groups | None) -> str:
+def of_all_text(kept: int, total: int, left_out: Mapping[str, LeftOut]) -> str:
+    """Say which share of *all* the model's numbers is dropped; "" if it is unknown.
+
+    >>> of_all_text(1, 2, {"b": LeftOut((6,), "a bias")})
+    ' (0.125 of all 8 numbers)'
+    """
+    if not left_out:
+        return ""
+    numbers = total + sum(p.numbers for p in left_out.values())
+    return f" ({(total - kept) / numbers:.3f} of all {numbers:,} numbers)"
+
+
+def left_out_text(left_out: Mapping[str, LeftOut], before: str = "") -> str:
+    """Name the parameters of two or more dimensions that were left out, after `before`; or "".
+
+    >>> left_out_text({"b": LeftOut((6,), "a bias"), "t": LeftOut((2, 3), "a table")})
+    't (6 numbers: a table)'
+    """
+    named = [f"{n} ({p.numbers:,} numbers: {p.why})" for n, p in left_out.items() if p.is_named]
+    if not named:
+        return ""
+    more = f", and {len(named) - 3} more: .left_out" if len(named) > 3 else ""
+    return before + "; ".join(named[:3]) + more
+
+
+def _count_text(n: int, names: Iterable[str], groups: Groups | None) -> str:
     things, part = ("weights", "layer") if groups is None else ("units", "group")
+    parts = len({layer_name(name) if groups is None else name for name in names})
     return f"{n:,} {things} in {parts} {part}" + ("" if parts == 1 else "s")

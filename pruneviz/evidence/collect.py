@@ -23,6 +23,7 @@ from pruneviz.model.batches import read
 from pruneviz.model.hooks import evaluating, hooked, plain_torch
 from pruneviz.model.layers import consumers, open_attention, weight_of
 from pruneviz.model.patches import reads_neighbours
+from pruneviz.model.weights import check_not_quantised
 
 WIDE = 4096  # columns: beyond, a co-moment takes more than 128 MiB
 
@@ -56,7 +57,7 @@ def collect(
         examples. Without targets, only those for drawn labels. Examples of a label that the loss
         ignores (-100 for `cross_entropy`) are left out.
     layers : iterable of str, optional
-        Names of Linear and Conv layers; default: all of them.
+        Names of Linear and Conv layers; default: all of them that run. One that is named must run.
     comoment : bool or "all"
         Whether to keep the co-moment of each layer's input, if it has at most 4,096 columns (for a
         convolution: weights of a filter); ``"all"``: for any number. False: only its diagonal,
@@ -102,12 +103,13 @@ def collect(
     model = checks.unwrapped(model)
     known = consumers(model)
     if not known:
+        check_not_quantised(model)
         raise ArgumentError(
             f"`model` ({type(model).__name__}) has no Linear or Conv layer: there is nothing to watch. "
             "Pass a model with such layers."
         )
     names = list(known) if layers is None else list(dict.fromkeys(
-        checks.choice(n, "layer", known, what="layer") for n in checks.names(layers, "layers")))  # fmt: skip
+        checks.layer(n, known) for n in checks.names(layers, "layers")))  # fmt: skip
     if not names:
         raise ArgumentError(
             "`layers` is empty: there is nothing to watch. Leave it out to watch all of them."
@@ -144,7 +146,7 @@ def collect(
                 batch.run(model)
             else:
                 gradients.add(batch, watch)
-        evidence = watch.evidence(examples)
+        evidence = watch.evidence(examples, named=layers is not None)
         return evidence if gradients is None else gradients.join(evidence)
 
 
@@ -162,6 +164,11 @@ class Watch:
         module, x = self.modules[name], inputs[0].detach()
         if not x.numel():
             return
+        if x.is_complex():
+            raise ArgumentError(
+                f"layer {name!r} reads complex numbers, of which no moments are collected. Leave it "
+                "out: name the others in `layers`."
+            )
         rows = at_least_float32(input_rows(module, x))
         if name not in self.inputs:
             self._start(name, module, rows.shape[1])
@@ -181,10 +188,10 @@ class Watch:
     def _whole(self, n: int) -> bool:
         return self.comoment == "all" or (self.comoment is True and n <= WIDE)
 
-    def evidence(self, examples: int) -> Evidence:
-        """Return the evidence of all batches."""
+    def evidence(self, examples: int, *, named: bool) -> Evidence:
+        """Return the evidence of all batches; `named`: each layer was asked for, and must have run."""
         for name, module in self.modules.items():
-            if name not in self.inputs:
+            if name not in self.inputs and (named or not self.inputs):
                 raise ArgumentError(
                     f"layer {name!r} ({type(module).__name__}) never ran as a layer on these batches. "
                     "Leave it out: name the others in `layers`."

@@ -67,11 +67,13 @@ class Evidence:
     def __repr__(self) -> str:
         n = len(self.inputs)
         text = f"Evidence from {self.examples:,} examples on {n} layer{'s' * (n != 1)}"
-        return text + (", with gradients" if self.output_grad else "")
+        text += ", with gradients" if self.output_grad else ""
+        idle = [layer for layer in self.shapes if layer not in self.inputs]
+        return text + (f"; never ran: {', '.join(idle)}" if idle else "")
 
     def columns(self, layer: str) -> Moments:
         """Return the moments of the numbers that a layer's weights multiply, in their order."""
-        checks.choice(layer, "layer", self.inputs, what="layer")
+        layer = checks.layer(layer, self.inputs)
         return self.patches.get(layer, self.inputs[layer])
 
     def of_units(self, group: Group) -> tuple[str, Moments]:

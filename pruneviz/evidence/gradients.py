@@ -72,9 +72,6 @@ class Gradients:
                 id(m) not in {id(c) for c in consumers(model).values()} for m, _ in held.holders
             ):
                 self.unhooked.append(name)
-        for name in self.watched:  # GPT-2's Conv1D, which `places` does not list
-            if is_conv1d(self.modules[name]):
-                self.weights[name] = f"{name}.weight"
         self.examples = 0
         self.labelled: bool | None = None
         self.known_shapes: set[Any] = (

@@ -42,6 +42,8 @@ def find_groups(model: nn.Module, example_input: Any, *, approximate: bool = Fal
     Groups
         In the order of the forward. A group that cannot be cut has the reason in ``frozen``: its
         units are the model's output, a softmax runs over them, an operator has no rule, …
+        ``unused`` marks groups whose units no output needs, and layers that did not run on the
+        example; these come last, and are frozen. `lossless_plan` drops the units of both.
 
     Raises
     ------

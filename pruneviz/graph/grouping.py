@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
 from pruneviz.core.groups import Group, Groups
+from pruneviz.core.names import layer_name
 from pruneviz.core.slices import Slice
-from pruneviz.graph.state import SINGLE_UNIT, Walk
+from pruneviz.graph.state import OUTPUT, SINGLE_UNIT, Walk
 
+UNRUN = "it never ran on the example: lossless_plan(model, x, unrun=True) cuts it"
 ASK_APPROXIMATE = "{}: cut them with find_groups(..., approximate=True)"
 
 
@@ -17,7 +20,8 @@ def build_groups(w: Walk, *, approximate: bool) -> Groups:
     """Return the groups that a walk has found.
 
     A class of atoms is one unit. Classes with the same pattern (they occur in the same tensors, as
-    often in each) are the units of one group.
+    often in each) are the units of one group. Last come the layers that did not run: the graph says
+    nothing of their units, so the rows of each layer are a group of their own, and frozen.
     """
     even_out(w)
     keys = tensors_in_use_order(w)
@@ -49,6 +53,9 @@ def build_groups(w: Walk, *, approximate: bool) -> Groups:
             index = positions[np.argsort(unit, kind="stable")].reshape(units.size, -1)
             slices.append(Slice(name, dim, index, part, blocks))
         reason, norm = reasons[frozen[units[0]]], reasons[approx[units[0]]]
+        computed = next(filter(None, (w.computed_text(s.layer) for s in slices)), "")
+        if reason and computed and reason not in (OUTPUT, SINGLE_UNIT):
+            reason = f"it meets {computed}"
         if not reason and norm and not approximate:
             reason = ASK_APPROXIMATE.format(norm)
         if not reason and units.size == 1:
@@ -58,8 +65,33 @@ def build_groups(w: Walk, *, approximate: bool) -> Groups:
         even = labels(w, units)
         if not reason and even is not None and np.bincount(even).max() == 1:
             reason = "each of the parts that must stay equal holds a single unit"
-        groups.append(Group("", units.size, tuple(slices), reason, norm, even))
-    return Groups(tuple(named(groups)))
+        unread = "" if any(is_needed(w, s.tensor) for s in slices if s.role == "out") else "unread"
+        groups.append(Group("", units.size, tuple(slices), reason, norm, even, unread))
+    return Groups(tuple(named([*groups, *unrun_groups(w)])))
+
+
+def is_needed(w: Walk, tensor: str) -> bool:
+    """Whether an output needs an operator that uses a tensor."""
+    nodes = [node for node, (_, name) in w.traced.sources.items() if name == tensor]
+    return any(user in w.traced.live for node in nodes for user in node.users)
+
+
+def unrun_groups(w: Walk) -> list[Group]:
+    """Return a group for each layer of whose parameters no operator uses any."""
+    layers: dict[str, list[tuple[str, bool]]] = {}
+    for node, (kind, name) in w.traced.sources.items():
+        if kind == "parameter":
+            layers.setdefault(layer_name(name), []).append((name, bool(node.users)))
+    groups = []
+    for parameters in layers.values():
+        sized = [(name, w.shapes[name][0]) for name, _ in parameters if w.shapes[name]]
+        if not sized or any(used for _, used in parameters):
+            continue
+        n = sized[0][1]
+        units = np.arange(n)[:, None]
+        slices = tuple(Slice(name, 0, units, "out") for name, rows in sized if rows == n)
+        groups.append(Group("", n, slices, UNRUN, unused="unrun"))
+    return groups
 
 
 def role(w: Walk, key: tuple[str, int, int], makers: set[int]) -> str:
@@ -187,8 +219,7 @@ def named(groups: list[Group]) -> list[Group]:
             while name in names:
                 name += "'"
         names.append(name)
-    return [Group(n, g.size, g.slices, g.frozen, g.approximate, g.even)
-            for n, g in zip(names, groups, strict=True)]  # fmt: skip
+    return [replace(g, name=n) for n, g in zip(names, groups, strict=True)]
 
 
 def _first_name(s: Slice, main: Slice) -> str:

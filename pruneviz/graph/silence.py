@@ -41,7 +41,7 @@ def freeze_unfoldable(w: Walk) -> None:
     run_graph(
         w, silent, w.traced.inputs, removed=removed, watch=ends_watcher(w, removed, bad, constant)
     )
-    for group in groups if reason_of else ():
+    for group in [g for g in groups if g.unused != "unrun"] if reason_of else ():
         s = group.slices[0]
         ids = w.tensors[s.tensor, s.dim, s.blocks][s.index.ravel()]
         found = [reason_of[r] for r in w.atoms.roots(ids).tolist() if r in reason_of]

@@ -27,6 +27,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
+OUTPUT = "its units are the model's output"
 SINGLE_UNIT = "it is a single unit, and a layer must keep one"
 
 
@@ -56,6 +57,7 @@ class Walk:
     number: dict[tuple[str, int, int], int] = field(default_factory=dict)  # owner -> number
     starts: list[int] = field(default_factory=list)  # first atom of each owner
     combined: dict[int, set[int]] = field(default_factory=dict)  # owners combined into one tensor
+    computed: dict[str, tuple[str, str]] = field(default_factory=dict)  # see `computed_weights`
     constants: bool = False  # some silenced unit arrives as a constant
     dead: bool = False  # the current operator is needed by no output: it ties, but freezes nothing
 
@@ -79,6 +81,13 @@ class Walk:
                 ids = v.dims[d]
                 if ids is not None:
                     self.atoms.freeze(ids, why)
+
+    def computed_text(self, layer: str) -> str:
+        """Say by what the weight of a layer is computed, and what has to go first."""
+        if layer not in self.computed:
+            return ""
+        kind, remove = self.computed[layer]
+        return f"the weight of {layer or 'the model'!r}: take {kind} off first: {remove}"
 
     def mark(self, ids: Ids | None, where: set[int]) -> None:
         """Add the owners of these atoms to one of the sets `made`, `read` and `not_zeroed`."""

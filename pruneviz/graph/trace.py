@@ -27,6 +27,7 @@ from pruneviz.model.forward import (
 )
 from pruneviz.model.hooks import evaluating, seeded
 from pruneviz.model.outputs import outputs_of
+from pruneviz.model.weights import check_masks_are_ours, check_not_quantised
 
 # export keeps its state in global variables, and a panel may trace in a thread of its own
 _exporting = threading.RLock()
@@ -124,6 +125,8 @@ def trace(model: nn.Module, example_input: Any, *, program: bool = False) -> Tra
     if first_tensor.ndim and first_tensor.shape[0] == 0:
         one_example(example_input)  # raises: the batch is empty
     model = checks.unwrapped(model)
+    check_not_quantised(model)
+    check_masks_are_ours(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise GraphError(
             f"`model` is a TorchScript module ({type(model).__name__}), which has no Python to follow. "

@@ -8,27 +8,27 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from pruneviz.core.names import layer_name
 from pruneviz.graph.rules import rule_of
-from pruneviz.graph.state import Walk
+from pruneviz.graph.state import OUTPUT, Walk
 from pruneviz.graph.trace import Traced
 from pruneviz.graph.values import args_of, arguments_of, flatten, shape_of, size, untied
 from pruneviz.model.tensors import tensors_of
-
-OUTPUT = "its units are the model's output"
+from pruneviz.model.weights import computed_weights
 
 
 def walk(traced: Traced) -> Walk:
     """Walk the graph of a model."""
-    w = Walk(traced)
-    spectral = _spectral(traced)
+    w = Walk(traced, computed=computed_weights(traced.model))
     tensors = tensors_of(traced.model)
     for node in traced.nodes:
         if node.op == "placeholder":
             kind, name = traced.sources[node]
             if kind in ("parameter", "buffer"):
                 w.values[node] = w.source(name, tensors[name], kind)
-                if name in spectral:
-                    w.freeze(w.values[node], "spectral_norm divides by a norm of the whole weight")
+                # it divides by a norm of the whole weight
+                if w.computed.get(layer_name(name), ("",))[0] == "spectral_norm":
+                    w.freeze(w.values[node], f"it meets {w.computed_text(layer_name(name))}")
             else:
                 what = (
                     "the model's input" if kind == "input" else "a constant tensor of the forward"
@@ -56,16 +56,6 @@ def walk(traced: Traced) -> Walk:
             for v in flatten(w.values[node]):
                 v.static = static
     return w
-
-
-def _spectral(traced: Traced) -> set[str]:
-    """Return the names of the weights under spectral normalisation, in its old or new form."""
-    names = set(traced.model.state_dict())
-    found = {n for n in names if n.endswith("_orig") and n.removesuffix("_orig") + "_u" in names}
-    for name, module in traced.model.named_modules():
-        if type(module).__name__ == "_SpectralNorm":
-            found.add(name.rpartition(".")[0] + ".original")
-    return found
 
 
 def bound(w: Walk, node: Node) -> dict[str, Any]:

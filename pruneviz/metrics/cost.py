@@ -10,15 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruneviz.core import checks
-from pruneviz.metrics.latency import latencies
+from pruneviz.metrics.latency import Latency, calls_of, latency_of, time_in_turn
 from pruneviz.model.batches import one_example
 from pruneviz.model.forward import run_forward
 from pruneviz.model.hooks import evaluating, no_fast_path, plain_torch
-from pruneviz.model.weights import Mask, masked_attributes, steps
+from pruneviz.model.weights import (
+    Mask,
+    check_not_quantised,
+    masks_of_others,
+    steps,
+)
 
 aten = torch.ops.aten
 COMPRESSED = (torch.sparse_csr, torch.sparse_csc)
@@ -36,9 +42,9 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
         Arguments of the forward. The first dimension is the examples, and only the first example is
         used. A tuple holds positional arguments, a dict keyword arguments.
     latency : bool
-        Also measure the latency, for 0.2 seconds: ``latency_ms`` is the time of the fastest forward
-        with all of `example_input` at once, in eval mode, on this machine at this moment. To
-        compare two models use `compare_latency`.
+        Also measure the latency, for 0.2 seconds: ``latency_ms`` is the median time of a forward
+        with all of `example_input` at once, in eval mode, on this machine at this moment, with its
+        95 % interval (``latency_ms.low``, ``.high``). To compare two models use `compare_latency`.
 
     Returns
     -------
@@ -46,12 +52,13 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
         ``macs`` counts matrix products, convolutions, attention and LSTMs by their dense shapes,
         masked or not; a sparse CSR matrix (see `to_csr`) counts by its stored numbers. By
         convention additions, norms, pooling and activations are not counted. Any other operator
-        that could not be counted is named in ``uncounted``.
+        that could not be counted is named in ``uncounted``; so is a product of complex numbers,
+        which ``macs`` counts as one and not as the four real products that it is.
 
     Raises
     ------
     ArgumentError
-        If the example input does not fit, or the model's forward raises.
+        If the example input does not fit, the model's forward raises, or the model is quantised.
 
     Examples
     --------
@@ -60,7 +67,7 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
     >>> pv.measure(conv, torch.zeros(7, 1, 4, 4))
     Cost(params=18, nonzero=18, bytes=72, macs=72, uncounted=(), latency_ms=None)
     """
-    checks.model(model)
+    check_not_quantised(checks.model(model))
     args, kwargs = one_example(example_input)
     with evaluating(model):
         params, nonzero, size = _stored(model)
@@ -71,22 +78,34 @@ def measure(model: nn.Module, example_input: Any, *, latency: bool = False) -> C
         ):
             run_forward(model, args, kwargs)
         known = counter.flop_registry
-    unknown = sorted({str(op) for op in log.ops if op not in known and not _is_free(op, log)})
-    ms = latencies([model], example_input)[0] if latency else None
-    return Cost(params, nonzero, size, counter.get_total_flops() // 2, tuple(unknown), ms)
+    complex_products = {
+        f"{op} of complex numbers: 3 of 4 products" for op in log.complex if op in known
+    }
+    unknown = {str(op) for op in log.ops if op not in known and not _is_free(op, log)}
+    unknown |= complex_products
+    ms = None
+    if latency:
+        with calls_of([model], example_input) as calls:
+            ms = latency_of(time_in_turn(calls, seconds=0.2)[:, 0])
+    return Cost(params, nonzero, size, counter.get_total_flops() // 2, tuple(sorted(unknown)), ms)
 
 
 def _stored(model: nn.Module) -> tuple[int, int, int]:
-    """Return (params, nonzero, bytes), without the buffers of masks."""
+    """Return (params, nonzero, bytes), without the buffers of masks: ours and torch's own."""
     masks = {id(m.keep) for m in model.modules() if isinstance(m, Mask)}
     params = list(model.parameters())  # each tied parameter once
-    buffers = [b for b in model.buffers() if id(b) not in masks]
     masked: dict[int, Tensor] = {}
     for module in model.modules():
-        for attribute in masked_attributes(module):
+        own = getattr(module, "parametrizations", ()) if parametrize.is_parametrized(module) else ()
+        for attribute in own:
             original = getattr(steps(module, attribute), "original", None)
             if original is not None:
                 masked[id(original)] = getattr(module, attribute)
+    for _, module, attribute in masks_of_others(model):
+        original, mask = (getattr(module, f"{attribute}_{part}") for part in ("orig", "mask"))
+        masks.add(id(mask))
+        masked[id(original)] = original * mask
+    buffers = [b for b in model.buffers() if id(b) not in masks]
     nonzero = sum(int((masked.get(id(p), p) != 0).sum()) for p in params)
     size = sum(t.numel() * t.element_size() for t in (*params, *buffers))
     return sum(p.numel() for p in params), nonzero, size
@@ -108,6 +127,7 @@ class _OperatorLog(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.ops: dict[Any, Any] = {}  # packet -> one of its overloads
+        self.complex: set[Any] = set()  # packets of those that had complex operands
 
     def __torch_dispatch__(
         self,
@@ -116,7 +136,10 @@ class _OperatorLog(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        self.ops[getattr(func, "_overloadpacket", func)] = func
+        packet = getattr(func, "_overloadpacket", func)
+        self.ops[packet] = func
+        if any(isinstance(a, Tensor) and a.is_complex() for a in args):
+            self.complex.add(packet)
         return func(*args, **(kwargs or {}))
 
 
@@ -230,8 +253,9 @@ class Cost:
         are multiplied like any other number.
     uncounted : tuple of str
         Operators that ran but could not be counted: their work is missing in `macs`.
-    latency_ms : float or None
-        Milliseconds for one forward pass; None if it was not measured.
+    latency_ms : Latency or None
+        Milliseconds for one forward pass, a float with ``low`` and ``high``; None if it was not
+        measured.
 
     Examples
     --------
@@ -246,7 +270,7 @@ class Cost:
     bytes: int
     macs: int
     uncounted: tuple[str, ...] = field(default=())
-    latency_ms: float | None = None
+    latency_ms: Latency | None = None
 
     @property
     def flops(self) -> int:

@@ -1,4 +1,4 @@
-"""How long does a forward take, on this machine, now? The fastest run of each model counts."""
+"""How long does a forward take, on this machine, now? Medians of rounds in turn, with intervals."""
 
 from __future__ import annotations
 
@@ -7,74 +7,128 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError
 from pruneviz.model.forward import arguments, device_of, moved, run_forward
 from pruneviz.model.hooks import evaluating
 
+BLOCK = 0.0005  # seconds of runs timed at once: far less than a time slice of a busy processor
+LEAST_ROUNDS = 15
+# the speeds of two copies of one model can differ by this share, because of their memory addresses
+SAME_SPEED = 0.01
 
-def latencies(
-    models: Sequence[nn.Module], example_input: Any, *, seconds: float = 0.2, least: int = 5
-) -> list[float]:
-    """Measure how long a forward of each model takes; the models take turns.
 
-    In each round every model runs once, so that all run under the same conditions. The fastest run
-    of each counts, since other load on the machine can only add time. (On a busy machine the median
-    depends on how often a run is interrupted.) The numbers hold for this machine at this moment:
-    compare only numbers from one call.
+class Latency(float):
+    """Milliseconds of one forward: the median of all rounds, with its 95 % confidence interval.
 
     Parameters
     ----------
-    models : sequence of nn.Module
-        Not changed. They run in eval mode, without gradients.
-    example_input : Tensor, tuple or dict
-        Arguments of the forward, unchanged: all examples of the batch at once.
-    seconds : float
-        About how long to measure, for all models together.
-    least : int
-        The least number of rounds, however long they take.
-
-    Returns
-    -------
-    list of float
-        Milliseconds for one forward of each model, the fastest of all rounds. Two rounds before
-        them warm up, and do not count.
-
-    Raises
-    ------
-    ArgumentError
-        If the example input does not fit, or a model's forward raises.
+    value, low, high : float
 
     Examples
     --------
-    >>> import torch
-    >>> small, large = torch.nn.Linear(1000, 1), torch.nn.Linear(1000, 5000)
-    >>> short, long = latencies([small, large], torch.zeros(50, 1000))
-    >>> short < long
-    True
+    >>> Latency(1.5, 1.4, 1.75)
+    1.5 (1.4 to 1.75)
     """
-    if not models:
-        raise ArgumentError(
-            "`models` is empty: there is nothing to measure. Pass at least one model."
-        )
+
+    low: float
+    high: float
+
+    def __new__(cls, value: float, low: float, high: float) -> Latency:
+        """Make it from the median and the ends of its interval."""
+        new = super().__new__(cls, value)
+        new.low, new.high = low, high
+        return new
+
+    def __getnewargs__(self) -> tuple[float, float, float]:  # type: ignore[override]
+        return float(self), self.low, self.high
+
+    def __repr__(self) -> str:
+        return f"{float(self):.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+def latency_of(times: np.ndarray) -> Latency:
+    """Return the median of the milliseconds of many rounds, and its exact interval, from ranks.
+
+    >>> latency_of(np.arange(20.0))
+    9.5 (5 to 14)
+    """
+    return Latency(*_median(times))
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Return the median of a ÷ b over rounds, and its exact 95 % interval, from ranks.
+
+    >>> ratio(np.full(9, 3.0), np.full(9, 2.0))
+    (1.5, 1.5, 1.5)
+    """
+    return _median(a / b)
+
+
+def _median(values: np.ndarray) -> tuple[float, float, float]:
+    from scipy.stats import quantile_test
+
+    found = quantile_test(values, p=0.5).confidence_interval(0.95)
+    return float(np.median(values)), float(found.low), float(found.high)
+
+
+def speed_text(value: float, low: float, high: float) -> str:
+    """Say how many times as fast something is; only if the clock can tell.
+
+    >>> speed_text(2, 1.9, 2.1), speed_text(0.5, 0.4, 1.2)
+    ('2.00 times as fast (1.90 to 2.10)', 'no difference measured (0.40 to 1.20 times as fast)')
+    """
+    if not differs(low, high):
+        return f"no difference measured ({low:.2f} to {high:.2f} times as fast)"
+    return f"{value:.2f} times as fast ({low:.2f} to {high:.2f})"
+
+
+def differs(low: float, high: float) -> bool:
+    """Whether a whole interval of ratios is more than 1 % above 1, or more than 1 % below.
+
+    >>> differs(1.2, 1.3), differs(0.9, 1.1), differs(1.001, 1.005)
+    (True, False, False)
+    """
+    return low > 1 + SAME_SPEED or high < 1 - SAME_SPEED
+
+
+def time_in_turn(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    seconds: float,
+    threads: int | None = None,
+    seed: int = 0,
+    between: Callable[[], None] | None = None,
+) -> np.ndarray:
+    """Return milliseconds per call, shape (rounds, calls); each round times all, in random order.
+
+    `between` is called before each round, and may raise to stop the measurement.
+
+    >>> time_in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
+    (15, 3)
+    """
+    # imported here: above, it would double the time of `import pruneviz`
+    from torch.utils.benchmark import Timer
+
     seconds = checks.number(seconds, "seconds", low=0)
-    least = checks.count(least, "least", low=1)
-    taken: list[list[float]] = [[] for _ in models]
-    with calls_of(models, example_input) as calls:
-        for call in calls:  # warm up once more: first runs are slow (caches, buffers)
-            call()
-        end = time.perf_counter() + seconds
-        while len(taken[0]) < least or time.perf_counter() < end:
-            for call, times in zip(calls, taken, strict=True):
-                _wait()
-                start = time.perf_counter()
-                call()
-                _wait()
-                times.append((time.perf_counter() - start) * 1000)
-    return [min(times) for times in taken]
+    rng = np.random.default_rng(checks.count(seed, "seed"))
+    n = torch.get_num_threads() if threads is None else checks.count(threads, "threads", low=1)
+    timers = [Timer("call()", globals={"call": c}, num_threads=n) for c in calls]
+    once = [min(t.timeit(1).median for _ in range(3)) for t in timers]  # this also warms up
+    number = [max(1, round(BLOCK / max(s, 1e-9))) for s in once]
+    rounds: list[np.ndarray] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < LEAST_ROUNDS or time.perf_counter() < end:
+        if between is not None:
+            between()
+        row = np.empty(len(calls))
+        for i in rng.permutation(len(calls)):
+            row[i] = timers[i].timeit(number[i]).median  # the timer waits for an accelerator
+        rounds.append(row * 1000)
+    return np.array(rounds)
 
 
 @contextmanager
@@ -90,9 +144,3 @@ def calls_of(models: Iterable[nn.Module], example_input: Any) -> Iterator[list[C
 
     with ExitStack() as stack:
         yield [call_of(model) for model in models]
-
-
-def _wait() -> None:
-    """Wait until an accelerator has finished its work."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +10,11 @@ import torch
 from torch import nn
 
 from pruneviz.core import checks
-from pruneviz.core.imports import imported
 from pruneviz.metrics.cost import measure
-from pruneviz.metrics.latency import calls_of
+from pruneviz.metrics.latency import calls_of, differs, ratio, speed_text, time_in_turn
 from pruneviz.model.batches import examples_in
 from pruneviz.model.hooks import plain_torch
-
-BLOCK = 0.0005  # seconds of runs timed at once: far less than a time slice of a busy processor
-LEAST_ROUNDS = 15
-# the speeds of two copies of one model can differ by this share, because of their memory addresses
-SAME_SPEED = 0.01
+from pruneviz.model.weights import quantised_layer
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,16 +71,16 @@ class Timing:
 
     def __repr__(self) -> str:
         threads = f"{self.threads} thread" + ("" if self.threads == 1 else "s")
-        verdict = "says slower: " if self.latency_speedup < 1 else "says "
-        if not self.told_apart:
-            verdict = "could not tell them apart: "
-        times = f"{self.latency_speedup:.2f} times as fast ({self.low:.2f} to {self.high:.2f})"
+        verdict = "slower: " if self.told_apart and self.latency_speedup < 1 else ""
+        times = speed_text(self.latency_speedup, self.low, self.high)
+        counted = not np.isnan(self.speedup)
+        promise = f"; the MACs promise {self.speedup:.2f} times" if counted else ""
         return (
             f"Timing of {self.rounds} rounds in turn: batch of {self.examples}, {threads}, "
             f"{self.device}\n"
             f"  before  {self.before_ms:.3g} ms (spread {self.before_iqr_ms:.2g})\n"
             f"  after   {self.after_ms:.3g} ms (spread {self.after_iqr_ms:.2g})\n"
-            f"  the clock {verdict}{times}; the MACs promise {self.speedup:.2f} times"
+            f"  the clock says {verdict}{times}{promise}"
         )
 
 
@@ -137,7 +130,8 @@ def compare_latency(
     (100.0, True)
     """
     models = [checks.model(before), checks.model(after)]
-    macs = [measure(m, example_input).macs for m in models]
+    quantised = any(quantised_layer(m) is not None for m in models)  # its MACs cannot be counted
+    macs = [0 if quantised else measure(m, example_input).macs for m in models]
     with calls_of(models, example_input) as calls:
         times = time_in_turn(calls, seconds=seconds, threads=threads, seed=seed)
     value, low, high = ratio(times[:, 0], times[:, 1])
@@ -156,63 +150,6 @@ def compare_latency(
         threads=torch.get_num_threads() if threads is None else threads,
         device=" and ".join(dict.fromkeys(_device(m) for m in models)),
     )
-
-
-def differs(low: float, high: float) -> bool:
-    """Whether a whole interval of ratios is more than 1 % above 1, or more than 1 % below.
-
-    >>> differs(1.2, 1.3), differs(0.9, 1.1), differs(1.001, 1.005)
-    (True, False, False)
-    """
-    return low > 1 + SAME_SPEED or high < 1 - SAME_SPEED
-
-
-def time_in_turn(
-    calls: Sequence[Callable[[], Any]],
-    *,
-    seconds: float,
-    threads: int | None = None,
-    seed: int = 0,
-    between: Callable[[], None] | None = None,
-) -> np.ndarray:
-    """Return milliseconds per call, shape (rounds, calls); each round times all, in random order.
-
-    `between` is called before each round, and may raise to stop the measurement.
-
-    >>> time_in_turn([lambda: None, lambda: None, lambda: None], seconds=0).shape
-    (15, 3)
-    """
-    # imported here: above, it would double the time of `import pruneviz`
-    from torch.utils.benchmark import Timer
-
-    seconds = checks.number(seconds, "seconds", low=0)
-    rng = np.random.default_rng(checks.count(seed, "seed"))
-    n = torch.get_num_threads() if threads is None else checks.count(threads, "threads", low=1)
-    timers = [Timer("call()", globals={"call": c}, num_threads=n) for c in calls]
-    once = [min(t.timeit(1).median for _ in range(3)) for t in timers]  # this also warms up
-    number = [max(1, round(BLOCK / max(s, 1e-9))) for s in once]
-    rounds: list[np.ndarray] = []
-    end = time.perf_counter() + seconds
-    while len(rounds) < LEAST_ROUNDS or time.perf_counter() < end:
-        if between is not None:
-            between()
-        row = np.empty(len(calls))
-        for i in rng.permutation(len(calls)):
-            row[i] = timers[i].timeit(number[i]).median  # the timer waits for an accelerator
-        rounds.append(row * 1000)
-    return np.array(rounds)
-
-
-def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Return the median of a ÷ b over rounds, and its exact 95 % interval, from ranks.
-
-    >>> ratio(np.full(9, 3.0), np.full(9, 2.0))
-    (1.5, 1.5, 1.5)
-    """
-    quantile_test = imported("scipy.stats").quantile_test
-
-    found = quantile_test(a / b, p=0.5).confidence_interval(0.95)
-    return float(np.median(a / b)), float(found.low), float(found.high)
 
 
 def _device(model: nn.Module) -> str:

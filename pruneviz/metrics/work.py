@@ -105,7 +105,7 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
         rows.append(head + counts[name].columns(examples))
     rows.append((OTHER, "", 0, math.nan, *counts[OTHER].columns(examples)))
     whole = Count(*(sum(getattr(c, f) for c in counts.values()) for f in Count.__annotations__))
-    rows.append((WHOLE, "", n, 1 - total_nonzero / n, *whole.columns(examples)))
+    rows.append((WHOLE, "", n, 1 - total_nonzero / n if n else math.nan, *whole.columns(examples)))
     names = ["tensor", "shape", "weights", "sparsity", "macs", "flops", "macs_weights", "active",
              "macs_weights_activations"]  # fmt: skip
     return pd.DataFrame(rows, columns=names)
@@ -142,7 +142,14 @@ class _Products(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = getattr(func, "_overloadpacket", func)
-        if packet in self.known:
+        if packet is aten.mkldnn_rnn_layer:  # one operator with two weights
+            x, *weights = args[:3]
+            for w in weights:
+                # the state inside is not seen: it starts at 0, and is hardly ever 0 later
+                state = torch.ones((), device=x.device)
+                macs = x.shape[0] * x.shape[1] * w.numel()
+                self._add(packet, macs, [x if w is weights[0] else state, w])
+        elif packet in self.known:
             macs = self.known[packet](*args, **(kwargs or {}), out_val=out) // 2
             self._add(packet, macs, [a for a in args if isinstance(a, Tensor)])
         return out

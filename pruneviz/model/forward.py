@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, first_line
 from pruneviz.model.hooks import evaluating, is_in_background, no_fast_path, switch_for_all_threads
+from pruneviz.model.weights import check_masks_are_ours, computed_weights
 
 
 def arguments(
@@ -128,10 +129,16 @@ def copy_of(model: nn.Module) -> nn.Module:
             # attention biases). In a copy whose weights change that is wrong; `_apply` clears it
             new._apply(_same)
     except (RuntimeError, TypeError) as e:
+        check_masks_are_ours(model)
+        for layer, (kind, remove) in computed_weights(model).items():
+            if "remove_parametrizations" not in remove:  # of the old kind
+                raise ArgumentError(
+                    f"`model` cannot be copied, because {kind} of the old kind keeps the weight of "
+                    f"layer {layer or type(model).__name__!r} as a result. Take it off first: {remove}."
+                ) from e
         raise ArgumentError(
             f"`model` cannot be copied ({e}). Only parameters and buffers may be tensors of a model: "
-            "move what forward computed out of its attributes, or detach it. Make masks of "
-            "torch.nn.utils.prune permanent first: torch.nn.utils.prune.remove(layer, 'weight')."
+            "move what forward computed out of its attributes, or detach it."
         ) from e
     for module in new.modules():
         if parametrize.is_parametrized(module):

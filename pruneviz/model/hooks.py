@@ -220,9 +220,10 @@ def hooked(
     model : nn.Module
         Not changed.
     layers : iterable of str, or None
-        Names as in ``model.named_modules()``; None: every module without children.
+        Names as in ``model.named_modules()``, with or without the prefix of DataParallel
+        (``module.``) or torch.compile (``_orig_mod.``); None: every module without children.
     fn : callable
-        Called with the layer's name, the tuple of its positional inputs, and its output. If it
+        Called with the layer's name, without such a prefix, the tuple of its positional inputs, and its output. If it
         returns a tensor, this replaces the output.
 
     Raises
@@ -238,13 +239,11 @@ def hooked(
     ...     _ = model(torch.zeros(5, 2))
     1 torch.Size([5, 3])
     """
-    modules = dict(checks.model(model).named_modules())
+    modules = dict(checks.unwrapped(model).named_modules())
     if layers is None:
         names = [n for n, m in modules.items() if next(m.children(), None) is None]
     else:
-        names = [
-            checks.choice(n, "layer", modules, what="layer") for n in checks.names(layers, "layers")
-        ]
+        names = [checks.layer(n, modules) for n in checks.names(layers, "layers")]
 
     thread = threading.get_ident()
 

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 from pruneviz.core import checks
 from pruneviz.core.imports import imported
-from pruneviz.metrics.latency_comparison import differs
+from pruneviz.metrics.latency import differs
 from pruneviz.model.batches import examples_in, first_n
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 BATCHES = (1, 8, 64)
-CLOCK = ("ms", "latency_speedup", "low", "high")
+CLOCK = ("ms", "ms_low", "ms_high", "latency_speedup", "low", "high")
 # one line for each way, so that nothing below moves when the measured times are added
 LINES = "<style>.pv-costs .widget-html-content p { white-space: pre-line }</style>"
 
@@ -72,8 +72,9 @@ def panel_costs(
     -------
     Panel
         ``controls``: ``"sparsity"``, ``"batch"``, ``"again"`` (every change measures again).
-        ``result``: ``sparsity``, ``batch``, ``ways`` (name to ``bytes``, ``macs``, ``ms``,
-        ``speedup``, ``latency_speedup``, ``low``, ``high``; None for what is not measured yet),
+        ``result``: ``sparsity``, ``batch``, ``ways`` (name to ``bytes``, ``macs``, ``ms``, ``ms_low``,
+        ``ms_high``, ``speedup``, ``latency_speedup``, ``low``, ``high``; None for what is not
+        measured yet),
         ``break_even`` (sparse way to its break-even sparsity, None if there is none; empty without
         `crossover`).
 
@@ -223,15 +224,19 @@ class CostsPanel(Panel):
             name, words = LABELS[way].replace("dense", "Dense"), bytes_text(cost["bytes"])
             measured = cost["ms"] is not None
             if way == "dense":
-                lines.append(
-                    f"{name}: {words}, {format(cost['ms'], '.3g') if measured else '…'} ms."
-                )
+                clock = "… ms"
+                if measured:
+                    clock = f"{cost['ms']:.3g} ms ({cost['ms_low']:.3g} to {cost['ms_high']:.3g})"
+                lines.append(f"{name}: {words}, {clock}.")
                 continue
-            clock = f"{cost['latency_speedup']:.2f}" if measured else "…"
-            clock += " times as fast"
-            if measured and not differs(cost["low"], cost["high"]):
-                clock = "as fast, within the noise"
-            lines.append(f"{name}: {words}, {clock} (MACs promise {cost['speedup']:.2f}).")
+            clock, interval = "… times as fast", ""
+            if measured:
+                clock = f"{cost['latency_speedup']:.3g} times as fast"
+                if not differs(cost["low"], cost["high"]):
+                    clock = "no difference measured"
+                interval = f"{cost['low']:.3g} to {cost['high']:.3g}; "
+            promise = f"by MACs {cost['speedup']:.3g}"
+            lines.append(f"{name}: {words}, {clock} ({interval}{promise}).")
         return "\n".join(lines)
 
     def _wins(self, result: dict[str, Any]) -> str:

@@ -152,7 +152,7 @@ class SleepersPanel(Panel):
         if not self._cuttable:
             raise ArgumentError("`model` has no group that a Linear or Conv layer reads.")
         first = self._most_dead() if layer is None else layer
-        checks.choice(first, "layer", self._cuttable, what="layer")
+        first = checks.layer(first, self._cuttable)
         self._activations: dict[str, Any] = {}
         self._drawn: tuple[Any, Any] = (None, None)  # settings of the picture, and the picture
         # by (units removed and how, class of the examples)

@@ -13,7 +13,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
-from pruneviz.metrics.latency import latencies
+from pruneviz.metrics.latency_comparison import compare_latency
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 SECONDS = 0.03  # for measuring the time, after every move
 AVAILABLE = {"weight", "generator"}  # what a criterion can use here, without data
-MEASURED = ("accuracy", "macs", "speedup", "latency_ms", "latency_speedup")
+MEASURED = ("accuracy", "macs", "speedup", "timing")
 
 
 @plain_torch()
@@ -99,8 +99,8 @@ def panel_neurons(
         ``frozen`` (why it cannot be removed, or ``""``), ``gone`` (whether it is removed),
         ``producers``, ``consumers``, ``tensors``; of the smaller network ``plan``, ``by_hand``
         (layer to unit number to whether the unit is kept), ``sparsity`` (of units), ``accuracy``
-        (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷ smaller), ``latency_ms``
-        (whole, smaller) and ``latency_speedup``, both just measured.
+        (None without batches), ``macs``, ``speedup`` (of MACs: whole ÷ smaller), ``timing`` (a
+        `Timing`, just measured; None while all units stay).
 
     Raises
     ------
@@ -172,7 +172,7 @@ class NeuronsPanel(Panel):
         check_some_cuttable(self._groups)
         cuttable = [n for n in layers if not all(g.frozen for g, _ in self._makes[n])]
         first = [*cuttable, *layers][0] if layer is None else layer
-        layer = checks.choice(first, "layer", layers, what="layer")
+        layer = checks.layer(first, layers)
         unit = checks.count(unit, "unit")
         super().__init__()
         self._lay_out(layers, layer, unit, usable, criterion, sparsity)
@@ -250,13 +250,14 @@ class NeuronsPanel(Panel):
             if self.batches is not None:
                 share_right = accuracy(small, token.through(self.batches))
             token()
-            whole_ms, small_ms = latencies([self._whole, small], self._x, seconds=SECONDS, least=5)
+            timing = None  # with all units in place there is nothing to compare
+            if plan.kept < plan.total:
+                timing = compare_latency(self._whole, small, self._x, seconds=SECONDS)
             measured = {
                 "accuracy": share_right,
                 "macs": macs,
                 "speedup": self._macs / macs,
-                "latency_ms": (whole_ms, small_ms),
-                "latency_speedup": whole_ms / small_ms,
+                "timing": timing,
             }
             self._measured = plan_key(plan), measured
             return measured

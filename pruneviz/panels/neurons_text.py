@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
+from pruneviz.metrics.latency import speed_text
 from pruneviz.panels.kit.script import groups_line
 from pruneviz.plots.network import Row, Side
 
@@ -94,13 +95,13 @@ def sentence(result: dict[str, Any], kinds: Mapping[str, str]) -> str:
 
 def timing_sentence(result: dict[str, Any]) -> str:
     """Say the measured times: they differ from run to run, so `sentence` leaves them out."""
-    if result["latency_ms"] is None:
+    if result["macs"] is None:
         return "When the hand rests, the smaller network is made, and its work and time measured."
-    whole_ms, small_ms = result["latency_ms"]
-    return (
-        f"Measured just now on this machine, in turn: the whole network {whole_ms:.2f} ms, "
-        f"this one {small_ms:.2f} ms: {result['latency_speedup']:.1f} times as fast."
-    )
+    timing = result["timing"]
+    if timing is None:
+        return "All units stay: there is no smaller network to time."
+    speed = speed_text(timing.latency_speedup, timing.low, timing.high)
+    return f"Measured just now on this machine, in turn with the whole network: {speed}."
 
 
 def code(

@@ -137,7 +137,7 @@ class TwinsPanel(Panel):
         names = [g.name for g in self._groups.cuttable]
         check_some_cuttable(self._groups)
         names += [ALL] * (len(names) > 1)
-        layer = names[0] if layer is None else checks.choice(layer, "layer", names, what="layer")
+        layer = names[0] if layer is None else checks.layer(layer, names)
         self._shrinker = session.shrinker
         self.batches = fast_batches(batches, model=self._model)
         self._batches_line = batches_line(batches)

@@ -11,7 +11,7 @@ from pruneviz.model.hooks import plain_torch
 from pruneviz.panels.kit.html import static_image
 from pruneviz.panels.kit.panel import Panel
 from pruneviz.plots.schedule import SOURCE, plot_schedule
-from pruneviz.plots.style import figure
+from pruneviz.plots.style import figure, plain
 from pruneviz.training.targets import dropped_shares
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class SchedulePanel(Panel):
                 plot_schedule(shown, y=y, chosen=chosen, ax=ax)
             axs[1].get_legend().remove()  # the upper axes have the same one
             axs[0].set_xlabel("")
-            axs[1].set_ylabel(self._name)
+            axs[1].set_ylabel(plain(self._name))
         return fig
 
     def to_python(self) -> str:

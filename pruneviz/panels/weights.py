@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
+from pruneviz.core.plan import left_out_text, of_all_text
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
@@ -18,7 +20,7 @@ from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
 from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.plots import svg
-from pruneviz.plots.style import figure
+from pruneviz.plots.style import figure, plain
 from pruneviz.plots.weights import folded, plot_layers, plot_weights, pruned_bins
 from pruneviz.pruning.mask import mask
 from pruneviz.selection.ranking import Ranking
@@ -28,6 +30,8 @@ from pruneviz.selection.select import lowest_kept, select
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
+    from pruneviz.core.plan import Plan
 
 
 ALL = "all layers"
@@ -76,7 +80,7 @@ def panel_weights(
     >>> panel = pv.panel_weights(torch.nn.Linear(10, 10))
     >>> panel.controls["sparsity"].value = 0.25
     >>> panel.result["plan"]
-    Plan for 100 weights in 1 layer: keeps 75, sparsity 0.250
+    Plan for 100 weights in 1 layer: keeps 75, sparsity 0.250 (0.227 of all 110 numbers)
     >>> panel.close()
     """
     return WeightsPanel(model, batches, bins, absolute, log)
@@ -103,6 +107,11 @@ class WeightsPanel(Panel):
         self._ranked = Ranking(
             {n: _wide(v).numpy().ravel() for n, v in self._scores.values.items()}
         )
+        if not self._ranked.total:
+            raise ArgumentError(
+                "all layers of `model` are empty: there is no weight to show. Pass a model with "
+                "weights."
+            )
         self._drawn: tuple[Any, Any] = (None, None)
         self._exact: tuple[Any, dict[str, Any]] = (None, {})
         top = float(self._edges[-1])
@@ -150,7 +159,7 @@ class WeightsPanel(Panel):
         result = {
             "threshold": threshold,
             "sparsity": 1 - sum(kept.values()) / sum(total.values()),
-            "layers": {n: k / self._total[n] for n, k in self._kept.items()},
+            "layers": _density(self._kept, self._total),
             "accuracy": None,
             "plan": None,
         }
@@ -173,14 +182,10 @@ class WeightsPanel(Panel):
             right = None
             if self.batches is not None:
                 right = accuracy(mask(self._model, plan), token.through(self.batches))
-            frame = plan.to_frame()
-            layers = dict(
-                zip(frame["layer"], (frame["kept"] / frame["total"]).tolist(), strict=True)
-            )
             return {
                 "threshold": threshold,
                 "sparsity": plan.sparsity,
-                "layers": layers,
+                "layers": _density(*_counts_of(plan)),
                 "accuracy": right,
                 "plan": plan,
             }
@@ -189,8 +194,7 @@ class WeightsPanel(Panel):
 
     def show(self, result: dict[str, Any]) -> tuple[str, str]:
         if result["plan"] is not None and self._exact[1] is not result:
-            frame = result["plan"].to_frame()
-            self._kept = dict(zip(frame["layer"], frame["kept"].tolist(), strict=True))
+            self._kept, _ = _counts_of(result["plan"])
             self._exact = self._measuring, result
         absolute, log = self.controls["absolute"].value, self.controls["log"].value
         left, right, count = self._bars()
@@ -239,7 +243,7 @@ class WeightsPanel(Panel):
         height = 0.6 + 0.3 * len(layers)
         with figure(6.4, 3.3 + height, rows=(3, height)) as (fig, axs):
             plot_weights(bins, threshold=result["threshold"], **how, ax=axs[0])
-            axs[0].set_title(self._title(result), fontsize=10)
+            axs[0].set_title(plain(self._title(result)), fontsize=10)
             plot_layers(layers, ax=axs[1])
             axs[1].legend_ = None  # the upper axes have the same one
         return fig
@@ -286,10 +290,12 @@ class WeightsPanel(Panel):
         text = (
             f"Threshold {result['threshold']:.4f}: {kept:,} of {total:,} weights stay, "
             f"sparsity {_below_one(result['sparsity'])} over all layers"
+            f"{of_all_text(kept, total, self._scores.left_out)}"
         )
         if result["accuracy"] is not None:
             text += f", accuracy {result['accuracy']:.0%}"
-        return text + "."
+        rest = left_out_text(self._scores.left_out)
+        return f"{text}. Left out: {rest}." if rest else f"{text}."
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -303,6 +309,16 @@ def _by_layer(counts: dict[str, int]) -> dict[str, int]:
         layer = layer_name(tensor)
         layers[layer] = layers.get(layer, 0) + count
     return layers
+
+
+def _counts_of(plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many weights of each layer a plan keeps, and how many there are."""
+    kept = _by_layer({n: int(k.sum()) for n, k in plan.keep.items()})
+    return kept, _by_layer({n: k.numel() for n, k in plan.keep.items()})
+
+
+def _density(kept: dict[str, int], total: dict[str, int]) -> dict[str, float]:
+    return {n: k / total[n] if total[n] else 1.0 for n, k in kept.items()}
 
 
 def _densities(result: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from pruneviz.panels.whatif_text import (
 from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
 from pruneviz.plots.images import plot_strip
-from pruneviz.plots.style import figure
+from pruneviz.plots.style import figure, plain
 from pruneviz.pruning.repair.ladder import RUNGS
 from pruneviz.selection.criteria.registry import CRITERIA
 from pruneviz.study.whatif import WhatIf
@@ -282,7 +282,7 @@ class WhatIfPanel(Panel):
             free_axes = list(axs) if len(rows) > 1 else [axs]
             plot.draw_bars(bars(self._what, result) if result else [], free_axes[0])
             if result:
-                free_axes[0].set_title(choice_in_words(self._choice()), fontsize=9)
+                free_axes[0].set_title(plain(choice_in_words(self._choice())), fontsize=9)
             free_axes.pop(0)
             if layers:
                 plot.draw_layers(layers, free_axes.pop(0))

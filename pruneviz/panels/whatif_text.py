@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.plan import Plan
+from pruneviz.core.plan import Plan, left_out_text, of_all_text
 from pruneviz.metrics.accuracy_comparison import Comparison
-from pruneviz.metrics.latency_comparison import Timing, differs
+from pruneviz.metrics.latency import speed_text
+from pruneviz.metrics.latency_comparison import Timing
 from pruneviz.panels.kit.script import FROM_PANEL, groups_line
 from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.whatif import Bar, LayerBar
@@ -69,9 +70,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     if timing is None:
         return [*rows, Bar("time", "…")]
     # without milliseconds: their quotient differs from the median of the quotients, which is shown
-    text = f"{timing.latency_speedup:.2f} times as fast ({timing.low:.2f} to {timing.high:.2f})"
-    if not differs(timing.low, timing.high):
-        text = "the clock cannot tell them apart"
+    text = speed_text(timing.latency_speedup, timing.low, timing.high)
     share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
     return [*rows, Bar("time", text, share, 1.0, low, high)]
 
@@ -79,7 +78,7 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
 def layer_bars(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
     """Return how many units or weights of each layer are kept; `protected`: names of layers."""
     if plan.groups is None:
-        frame = plan.to_frame()
+        frame = plan.to_frame().groupby("layer", sort=False, as_index=False).sum(numeric_only=True)
         counts = zip(frame["layer"], frame["kept"].tolist(), frame["total"].tolist(), strict=True)
         rows = [LayerBar(n, k, t) for n, k, t in counts]
     else:
@@ -127,7 +126,13 @@ def sentence(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
         text += f", protected: {', '.join(n or '(model)' for n in choice.protect)}"
     if plan is None:
         return f"{text}."
-    text += f": {plan.kept:,} of {plan.total:,} {choice.granularity}s stay."
+    text += f": {plan.kept:,} of {plan.total:,} {choice.granularity}s stay"
+    if plan.left_out:
+        text += f", sparsity {plan.sparsity:.3f}"
+        text += of_all_text(plan.kept, plan.total, plan.left_out)
+    text += "."
+    if rest := left_out_text(plan.left_out):
+        text += f" Left out: {rest}."
     if result["metric"] is not None:
         name = "Accuracy" if what.evaluate is None else "Metric"
         text += f" {name} {result['metric']:.3f} (before: {result['metric_before']:.3f})"
@@ -175,7 +180,9 @@ def timing_sentence(timing: Timing | None) -> str:
     """Say how long the whole model took."""
     if timing is None:
         return ""
-    return f" Before, {timing.examples:,} example{'s' * (timing.examples != 1)} at once took {timing.before_ms:.3g} ms."
+    examples = f"{timing.examples:,} example{'s' * (timing.examples != 1)}"
+    took = f"{timing.before_ms:.3g} ms (spread {timing.before_iqr_ms:.2g})"
+    return f" Before, {examples} at once took {took}."
 
 
 def _verdict(comparison: Comparison) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, hide_frame
+from pruneviz.plots.style import GREY, KEPT, MARKERS, PALETTE, PRUNED, axes, hide_frame, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ def plot_card(
             ceiling, ymin=0.3, color=GREY, ls="--", lw=1.4, label=label
         )  # not behind the legend
     names = [f"▸ {c}" if c == mark else str(c) for c in rows["criterion"]]
-    ax.set_yticks(places, names)
+    ax.set_yticks(places, map(plain, names))
     if "notices" in rows:
         _write_rescaled(ax, places, rows)
     ax.set(xlabel="rank correlation with the loss measured without each unit", xlim=_limits(rows))
@@ -159,7 +159,7 @@ def plot_agreement(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 text = f"{round(value, 1) + 0.0:.1f}"
                 text_colour = _text_colour(colours(Normalize(-1, 1)(value)))
                 ax.text(j, i, text, ha="center", va="center", fontsize=9, color=text_colour)
-    names = [str(n) for n in data.columns]
+    names = [plain(n) for n in data.columns]
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(length=0)
@@ -210,16 +210,22 @@ def plot_ranks(
         for name, colour, marker in zip(names, PALETTE, MARKERS, strict=False):
             in_layer = np.asarray(layers) == name
             ax.scatter(
-                ranks[in_layer], b[in_layer], s=14, color=colour, marker=marker, lw=0, label=name
+                ranks[in_layer],
+                b[in_layer],
+                s=14,
+                color=colour,
+                marker=marker,
+                lw=0,
+                label=plain(name),
             )
         ax.legend(frameon=False, loc="upper left", fontsize=9)
     else:
         ax.scatter(ranks, b, s=14, color=KEPT, lw=0)
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set(
-        xlabel=f"place by {criterion or 'the criterion'}: the least important first",
+        xlabel=f"place by {plain(criterion) or 'the criterion'}: the least important first",
         ylabel="loss without it − loss",
-        title=group,
+        title=plain(group),
     )
     hide_frame(ax)
     return ax
@@ -258,7 +264,7 @@ def plot_choices(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.scatter(part["metric"], rows[part.index] + (0.13 if unrepaired else -0.13), s=26, lw=1,
                    marker="o" if unrepaired else "D", fc="none" if unrepaired else KEPT,
                    ec=PRUNED if unrepaired else KEPT, label=label)  # fmt: skip
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), map(plain, names))
     ax.set(xlabel="accuracy")
     ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     hide_frame(ax)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruneviz.core import checks
-from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, hide_frame
+from pruneviz.plots.style import GREY, KEPT, PRUNED, axes, hide_frame, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def plot_damage(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             bar.set(facecolor="none", edgecolor=GREY, hatch="////", linewidth=1)
     ax.hlines(places, low, high, color=GREY, lw=1.5)
     ax.axvline(0, color=GREY, lw=0.8)
-    ax.set_yticks(places, [str(c) for c in rows["class"]])
+    ax.set_yticks(places, [plain(c) for c in rows["class"]])
     for y, before, after in zip(places, rows["before"], rows["after"], strict=True):
         ax.text(1.01, y, f"{before:.2f} → {after:.2f}", transform=ax.get_yaxis_transform(), va="center",
                 fontsize=9)  # fmt: skip

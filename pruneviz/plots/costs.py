@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.plots.bytes import bytes_text
 from pruneviz.plots.crossover import COLOURS, GREY_LINE, LABELS
-from pruneviz.plots.style import GREY, axes, hide_frame
+from pruneviz.plots.style import GREY, axes, hide_frame, plain
 from pruneviz.plots.svg import FONT, open_tag
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Axes
         Three bars for each way, in its colour of `plot_crossover`: bytes (plain), MACs (hatched),
         time (dotted), each divided by the value of the dense model, on a logarithmic scale. A bar
-        to the right of the line costs more than dense. The thin line on the time is its interval.
+        to the right of the line costs more than dense. The thin line on the time is the interval of
+        the speed-up, which is written beside it.
 
     Raises
     ------
@@ -76,14 +78,16 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                       path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
             outer = np.where(share >= 1, high, low)
         ends += [outer.min() / 4, outer.max() * 4]  # and room for the texts beside them
-        for value, right, end, bar_y in zip(data[column], share >= 1, outer, ys, strict=True):
-            ax.annotate(_number_text(column, value), (end, bar_y), (5 if right else -5, 0), va="center",
+        for row, right, end, bar_y in zip(
+            data.to_dict("records"), share >= 1, outer, ys, strict=True
+        ):
+            ax.annotate(_number_text(column, row), (end, bar_y), (5 if right else -5, 0), va="center",
                         textcoords="offset points", ha="left" if right else "right", fontsize=8)  # fmt: skip
     ax.axvline(1, color=GREY, lw=2)
     ax.set_xscale("log")
     ax.set_xlim(min(ends), max(ends))
     ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    ax.set(yticks=y, yticklabels=[LABELS.get(w, w) for w in data["way"]],
+    ax.set(yticks=y, yticklabels=[LABELS.get(w, plain(w)) for w in data["way"]],
            xlabel="share of what the dense model takes")  # fmt: skip
     ax.invert_yaxis()
     handles = [Patch(fc=GREY, hatch=hatch, ec="white", lw=0, label=name) for name, hatch in MEASURES.values()]  # fmt: skip
@@ -93,7 +97,7 @@ def plot_costs(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 760, 168, 744, 30, 54  # of the SVG
-TEXT_WIDTH = 76  # pixels for the text beside a bar
+TEXT_WIDTH = 150  # pixels for the longest text beside a bar
 
 
 def svg(data: pd.DataFrame, *, label: str, uid: str = "pv") -> str:
@@ -151,7 +155,7 @@ def svg(data: pd.DataFrame, *, label: str, uid: str = "pv") -> str:
                 ends, right = [one], not right  # no room on this side
             text_x, anchor = (max(ends) + 5, "start") if right else (min(ends) - 5, "end")
             parts.append(f'<text x="{text_x:.1f}" y="{top + 10.5}" font-size="11" text-anchor="{anchor}">'
-                         f"{_number_text(column, row[column])}</text>")  # fmt: skip
+                         f"{_number_text(column, row)}</text>")  # fmt: skip
     ticks = "".join(
         f'<text x="{px(10**e):.1f}" y="{bottom + 16}" text-anchor="middle">{10**e:g}</text>'
         for e in np.arange(low, high + 1)
@@ -186,11 +190,19 @@ def _bar(x: float, y: float, width: float, fill: str, pattern: str, name: str = 
     return f'<rect class="{name}" {box} fill="{fill}"/>{over}'
 
 
-def _number_text(column: str, value: float) -> str:
+def _number_text(column: str, row: Mapping[Hashable, Any]) -> str:
+    if (
+        column == "ms"
+    ):  # a time of its own would need its own interval: the drawn one is the ratio's
+        low, high = row["low"], row["high"]
+        if low == high == 1:
+            return ""  # dense itself
+        if low <= 1.01 and high >= 0.99:  # two copies of one model differ by that much
+            return f"no difference ({low:.2g}–{high:.2g})"
+        return f"{row['latency_speedup']:.2g} × as fast ({low:.2g}–{high:.2g})"
+    value = row[column]
     if column == "bytes":
         return bytes_text(value)
-    if column == "ms":
-        return f"{value:.3g} ms"
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3g} {name} MACs"

@@ -9,7 +9,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, PRUNED, axes, hide_frame
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, PRUNED, axes, hide_frame, plain
 from pruneviz.plots.svg import FONT, open_tag
 from pruneviz.plots.tradeoff import log_ticks, points_text, svg_marker
 
@@ -237,7 +237,7 @@ def plot_speed_break_evens(data: pd.DataFrame, *, ax: Axes | None = None) -> Axe
             lw=1.6,
             elinewidth=0.8,
             capsize=3,
-            label=f"{LABELS.get(str(way), way)}, batch of {batch}",
+            label=f"{LABELS.get(str(way), plain(way))}, batch of {batch}",
         )
         ax.plot(x[not_faster], y[not_faster], mark, ms=11, mfc="none", mec=colour, ls="")
     set_sparsity_scale(ax, [*np.round(known, 3), top], "y")

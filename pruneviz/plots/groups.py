@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, KEPT, PALETTE, axes
+from pruneviz.plots.style import GREY, KEPT, PALETTE, axes, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,15 +84,15 @@ def plot_groups(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for x, y, role, width in marks:
         if width > 1 and role == "reads":  # after a flatten, `width` columns read one unit
             ax.text(x + 0.16, y + 0.02, f"×{width}", fontsize=7, va="center", ha="left")
-    ax.set(xticks=range(len(heads)), yticks=range(len(labels)), yticklabels=labels)
-    ax.set_xticklabels(heads, rotation=0 if flat else 90)
+    ax.set(xticks=range(len(heads)), yticks=range(len(labels)), yticklabels=map(plain, labels))
+    ax.set_xticklabels(map(plain, heads), rotation=0 if flat else 90)
     ax.tick_params(length=0, labelsize=8.5)
     ax.xaxis.tick_top()
     ax.set(xlim=(-0.6, len(heads) - 0.4), ylim=(len(labels) - 0.4, -0.6))
     ax.grid(alpha=0.18)
     ax.set_axisbelow(True)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("\n".join(notes), loc="left", fontsize=8.5, color=GREY)
+    ax.set_xlabel(plain("\n".join(notes)), loc="left", fontsize=8.5, color=GREY)
     ax.xaxis.set_label_position("bottom")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5)
     return ax

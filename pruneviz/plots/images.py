@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import KEPT, PRUNED, axes
+from pruneviz.plots.style import KEPT, PRUNED, axes, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,7 @@ def plot_strip(
         ax.text(
             x + 0.5,
             -0.06,
-            f"{'✓' if right else '✗'} {classes[predicted]}",
+            f"{'✓' if right else '✗'} {plain(classes[predicted])}",
             ha="center",
             va="top",
             fontsize=8,

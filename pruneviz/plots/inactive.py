@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pruneviz.plots.activation_map import MARKS, ROW, WIDTH, X0, X1, Y0, Picture, picture
-from pruneviz.plots.style import GREY, axes
+from pruneviz.plots.style import GREY, axes, plain
 from pruneviz.plots.svg import FONT, open_tag, uri
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def draw(p: Picture, ax: Axes) -> None:
     for name, first, end, picked in p.blocks:
         x0, x1 = p.x(first), p.x(end)
         bold = "bold" if picked else "normal"
-        ax.text((x0 + x1) / 2, 15, name, ha="center", va="center", fontsize=7.5, weight=bold)
+        ax.text((x0 + x1) / 2, 15, plain(name), ha="center", va="center", fontsize=7.5, weight=bold)
         frame = Rectangle((x0, Y0), x1 - x0, p.bottom - Y0, fill=False, edgecolor=GREY, zorder=3)
         frame.set_linewidth(1.8 if picked else 0.4)
         ax.add_patch(frame)
@@ -152,7 +152,7 @@ def draw(p: Picture, ax: Axes) -> None:
         colour, sign = MARKS[kind]
         ax.plot([x + 5], [p.bottom + 14], sign, color=colour, markersize=5, label="_key")
         ax.text(x + 16, p.bottom + 14, words, va="center", fontsize=8)
-    ax.text(X0, p.bottom + 32, p.caption(), va="center", fontsize=7.5)
+    ax.text(X0, p.bottom + 32, plain(p.caption()), va="center", fontsize=7.5)
     ax.set(xlim=(0, WIDTH), ylim=(p.height, 0))
     ax.axis("off")
 

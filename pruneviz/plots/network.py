@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pruneviz.plots.groups import MAKES, READS
-from pruneviz.plots.style import GREY, PRUNED
+from pruneviz.plots.style import GREY, PRUNED, plain
 from pruneviz.plots.svg import LARGE, open_tag
 
 if TYPE_CHECKING:
@@ -156,11 +156,16 @@ def draw(rows: Sequence[Row], ax: Axes) -> None:
     drawn = [("lit", "lit", picked), *((kind, kind, places) for kind, places in p.cells.items())]
     for kind, label, places in [*drawn, *((kind, "", [(x, y)]) for x, y, kind in p.legend)]:
         colour, sign = KINDS[kind]
-        style = {"marker": sign, "color": colour, "label": label, **_SIZES.get(kind, _SIZES[sign])}
+        style = {
+            "marker": sign,
+            "color": colour,
+            "label": plain(label),
+            **_SIZES.get(kind, _SIZES[sign]),
+        }
         ax.scatter([x for x, _ in places], [y for _, y in places], **style)
     for x, y, text, anchor, bold in p.texts:
         where = {"start": "left", "end": "right", "middle": "center"}[anchor]
-        ax.text(x, y, text, ha=where, va="center", fontsize=7.5, weight=_WEIGHT[bold])
+        ax.text(x, y, plain(text), ha=where, va="center", fontsize=7.5, weight=_WEIGHT[bold])
     ax.set(xlim=(min(0, _left(rows)), WIDTH), ylim=(p.height, 0))
     ax.axis("off")
 

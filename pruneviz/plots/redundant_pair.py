@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruneviz.plots.redundant import PICKED, SCALE, SIMILARITY, plot_redundant, scatter_points
-from pruneviz.plots.style import GREY, KEPT, PRUNED, hide_frame
+from pruneviz.plots.style import GREY, KEPT, PRUNED, hide_frame, plain
 from pruneviz.plots.svg import FONT, LARGE, open_tag, round_ticks, uri
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def static_figure(view: View) -> Figure:
     for i, (image, title) in enumerate(zip(view.images, view.titles, strict=True)):
         ax = fig.add_subplot(grid[0, i + 1])
         ax.imshow(image, cmap=_greys(), vmin=-largest, vmax=largest)
-        ax.set_title(title, fontsize=9)
+        ax.set_title(plain(title), fontsize=9)
         ax.set(xticks=[], yticks=[])
     ax = fig.add_subplot(grid[1, 1:])
     names = list(view.bars)
@@ -152,7 +152,7 @@ def static_figure(view: View) -> Figure:
     for y, value in zip(rows.tolist(), values.tolist(), strict=True):
         known = "" if np.isnan(value) else f"{value:.1%}"
         ax.text(1.02, y, known, va="center", fontsize=9, transform=ax.get_yaxis_transform())
-    ax.set(yticks=rows, yticklabels=names, xlim=(0, 1), xticks=[])
+    ax.set(yticks=rows, yticklabels=map(plain, names), xlim=(0, 1), xticks=[])
     ax.set_title(f"accuracy (whole network: {view.whole:.1%})", fontsize=9)
     ax.tick_params(labelsize=9, length=0)
     ax.invert_yaxis()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def plot_schedule(
         else:
             high = rows["sparsity"]["mean"]
             height = high if y == "sparsity" else 1 - high
-            ax.plot(rows.index, height, label=name, drawstyle="steps-pre", **style)
+            ax.plot(rows.index, height, label=plain(name), drawstyle="steps-pre", **style)
     if y == "density":
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -117,7 +117,7 @@ def _sawtooth(
         x += [at[i - 1], at[i]]
         height += [cut[i], tuned[i]]
         marked.append(2 * i)
-    (line,) = ax.plot(x, height, label=name, markevery=marked, **style)
+    (line,) = ax.plot(x, height, label=plain(name), markevery=marked, **style)
     low, high = rows["metric"]["min"], rows["metric"]["max"]
     ax.vlines(at, low, high, color=line.get_color(), alpha=line.get_alpha(), lw=3)
     if hollow:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ax.fill_between(rows["target_sparsity"], rows["low"], rows["high"],
                             color=colours[i], alpha=0.12, linewidth=0)  # fmt: skip
         ax.plot(x, y, color=colours[i], marker=MARKERS[i % len(MARKERS)], markersize=5,
-                label=layer or "the model")  # fmt: skip
+                label=plain(layer or "the model"))  # fmt: skip
     what = "weights" if (data["granularity"] == "weight").all() else "units"
     ax.set(xlabel=f"share of the {what} of one layer that are pruned", ylabel="metric")
     ax.grid(alpha=0.25)
@@ -89,7 +89,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     title = None
     if len(layers) > len(PALETTE):  # only the layers that lose most
         worst = data.groupby("layer", sort=False)["metric"].min().nsmallest(MAX_NAMED).index
-        named = {"whole model", *(n or "the model" for n in worst)}
+        named = {"whole model", *(plain(n or "the model") for n in worst)}
         handles = [h for h, t in zip(handles, labels, strict=True) if t in named]
         labels = [t for t in labels if t in named]
         title = f"the most sensitive of {len(layers)}"

@@ -20,6 +20,15 @@ PALETTE = (KEPT, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", PRUNED, "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
+def plain(text: object) -> str:
+    r"""Return a name as matplotlib writes it literally: it takes what stands between two $ for TeX.
+
+    >>> plain(r"$\frac{$")
+    '\\$\\frac{\\$'
+    """
+    return str(text).replace("$", r"\$")
+
+
 def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
     """Return `ax`, or the axes of a new pyplot figure of `size` inches."""
     if ax is not None:

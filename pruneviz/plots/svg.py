@@ -164,7 +164,7 @@ def layers(
     height = row * len(names) + 6
     parts = []
     for i, (name, k, n) in enumerate(zip(names, kept, total, strict=True)):
-        y, cut = 4 + i * row, x0 + (x1 - x0) * k / n
+        y, cut = 4 + i * row, x0 + (x1 - x0) * (k / n if n else 1)  # a layer may be empty
         short = name if len(name) <= 20 else "…" + name[-19:]
         parts.append(
             f'<rect x="{x0}" y="{y}" width="{cut - x0:.1f}" height="{row - 6}" fill="{KEPT}"/>'

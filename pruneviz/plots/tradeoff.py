@@ -9,7 +9,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.imports import imported
-from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame
+from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame, plain
 from pruneviz.plots.svg import FONT, open_tag, round_ticks
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def plot_pareto(
     ax = axes(ax, (7.6, 3.8))
     for i, (name, part) in enumerate(points.groupby("curve", sort=False)):
         colour = PALETTE[i % len(PALETTE)]
-        ax.plot(part[x], part[y], color=colour, marker=MARKERS[i % len(MARKERS)], label=str(name))
+        ax.plot(part[x], part[y], color=colour, marker=MARKERS[i % len(MARKERS)], label=plain(name))
         ax.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
     front = points[points["pareto"]].sort_values(x)
     ax.step(front[x], front[y], where="post", color=GREY, lw=4, alpha=0.45, zorder=1,
@@ -78,7 +78,7 @@ def plot_pareto(
         ax.axvline(budget, color=GREY, ls="--", lw=1.2, label="budget")
     if log:
         ax.set_xscale("log")
-    ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    ax.set(xlabel=LABELS.get(x, plain(x)), ylabel=LABELS.get(y, plain(y)))
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     hide_frame(ax)
@@ -304,6 +304,8 @@ def plot_tradeoff(
         # seeds end at slightly different costs: draw them at their mean
         same = data.groupby([hue, "target_sparsity"], sort=False)[x]
         data = data.assign(**{x: same.transform("mean")})
+    if data[hue].map(lambda v: isinstance(v, str)).all():
+        data = data.assign(**{hue: data[hue].map(plain)})
     values = list(dict.fromkeys(data[hue]))
     sns.lineplot(
         data,
@@ -319,12 +321,14 @@ def plot_tradeoff(
         errorbar=("pi", 100),
         ax=ax,
     )
-    ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    ax.set(xlabel=LABELS.get(x, plain(x)), ylabel=LABELS.get(y, plain(y)))
     ax.grid(alpha=0.25)
     handles, labels = ax.get_legend_handles_labels()
     for line in set(ax.lines) - before:
         if not np.size(line.get_xdata()):  # an empty line that seaborn adds for its legend
             line.remove()
-    ax.legend(handles, labels, title=hue, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(
+        handles, labels, title=plain(hue), frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
+    )
     hide_frame(ax)
     return ax

@@ -8,7 +8,7 @@ import numpy as np
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.plots.style import KEPT, PRUNED, axes, hide_frame
+from pruneviz.plots.style import KEPT, PRUNED, axes, hide_frame, plain
 from pruneviz.plots.svg import LOW
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax, (6.4, 0.6 + 0.42 * max(len(data), 2)))
     names = [str(n) or "(model)" for n in data["layer"]]
     y = np.arange(len(data))
-    share = (data["kept"] / data["total"]).to_numpy()
+    share = (data["kept"] / data["total"]).fillna(1.0).to_numpy()  # a layer may be empty
     ax.barh(y, share, color=KEPT, label="kept", height=0.7)
     removed = ax.barh(
         y, 1 - share, left=share, color=PRUNED, label="pruned", height=0.7, hatch="//"
@@ -168,7 +168,10 @@ def plot_layers(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for i, (kept, total) in enumerate(zip(data["kept"], data["total"], strict=True)):
         ax.text(1.01, i, f"{kept:,} of {total:,}", va="center", transform=ax.get_yaxis_transform())
     ax.set(
-        yticks=y, yticklabels=names, xlim=(0, 1), xlabel="density (share of the layer's weights)"
+        yticks=y,
+        yticklabels=map(plain, names),
+        xlim=(0, 1),
+        xlabel="density (share of the layer's weights)",
     )
     ax.invert_yaxis()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from pruneviz.plots.style import GREY, KEPT, PRUNED, hide_frame
+from pruneviz.plots.style import GREY, KEPT, PRUNED, hide_frame, plain
 from pruneviz.plots.svg import FONT, hatch, open_tag
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def draw_bars(rows: Sequence[Bar], ax: Axes) -> None:
         if b.low is not None and b.high is not None:
             ends = [min(v, MAX_END) for v in (b.low, b.high)]
             ax.plot(ends, [i, i], color="black", linewidth=1.2, clip_on=False)
-        ax.text(1.05, i, b.text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
+        ax.text(1.05, i, plain(b.text), va="center", fontsize=8, transform=ax.get_yaxis_transform())
     _rows(ax, [b.name for b in rows], 1.0)
 
 
@@ -204,7 +204,7 @@ def draw_layers(rows: Sequence[LayerBar], ax: Axes) -> None:
 
 def _rows(ax: Axes, names: list[str], end: float) -> None:
     ax.set(yticks=range(len(names)), xlim=(0, end))
-    ax.set_yticklabels(names, fontsize=8)
+    ax.set_yticklabels(map(plain, names), fontsize=8)
     ax.set_xticks([])
     ax.invert_yaxis()
     hide_frame(ax)

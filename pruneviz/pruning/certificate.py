@@ -165,7 +165,9 @@ class _Cut:
         self.groups, self.removed = groups, removed
         keep = keep_all(groups)
         for name, units in removed.items():
-            keep[name][list(units)] = False
+            # a layer that never ran on the example is frozen, but may have been cut
+            kept = keep.setdefault(name, torch.ones(groups[name].size, dtype=torch.bool))
+            kept[list(units)] = False
         self.plan = Plan(keep, groups)
         self.shrinker = Shrinker(before, example)
 
@@ -174,7 +176,12 @@ class _Cut:
         marks = inactive_units(
             self.before, self.example, self.groups, None, low, high, off_border=True
         )
-        return {(g, u): bool(marks[g][u]) for g, units in self.removed.items() for u in units}
+        # units of layers that never ran on the example have no marks: of them nothing is proved
+        return {
+            (g, u): g in marks and bool(marks[g][u])
+            for g, units in self.removed.items()
+            for u in units
+        }
 
     def is_proved(self, inactive: Mapping[tuple[str, int], bool]) -> bool:
         """Whether `after` is the removal done again, of units that add nothing."""

@@ -1,4 +1,4 @@
-"""Which units can be removed without changing the outputs: dead, constant, unread, redundant.
+"""Which units can be removed without changing the outputs: dead, constant, unread, redundant, unrun.
 
 Two kinds of knowledge are used. *Proved*: from the weights alone, for every input of a box
 (interval bounds, consumers' weights that are all 0, equal incoming weights). *Observed*: true on
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Plan, keep_all
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.graph.find_groups import find_groups
-from pruneviz.model.forward import arguments, copied_inputs
+from pruneviz.model.batches import one_example
+from pruneviz.model.forward import arguments, copied_inputs, quiet, run_forward
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.patches import reads_neighbours
@@ -43,13 +45,15 @@ def lossless_plan(
     evidence: Evidence | None = None,
     low: float | Tensor = -WIDE_BOX,
     high: float | Tensor = WIDE_BOX,
+    unrun: bool = False,
 ) -> Plan:
     """Return the plan that drops all units whose removal does not change the outputs.
 
     These units are *proved* to be one of three kinds: the activation is 0 or constant for every
-    input of a box (by `bounds`); no consumer reads the unit, because all of its weights there are
-    0; or the unit equals another one, or a multiple of it where the operators between producer and
-    consumer keep multiples. With `evidence`, units are also dropped that were only *observed* to be
+    input of a box (by `bounds`); nobody reads the unit, because all weights that would are 0, or
+    because no output needs its branch (an auxiliary head whose result is not returned; one unit of
+    each of its layers stays, so that the forward still runs); or the unit equals another one, or a
+    multiple of it where the operators between producer and consumer keep multiples. With `evidence`, units are also dropped that were only *observed* to be
     dead, constant or redundant on the collected batches.
 
     ``shrink(model, plan, example_input=x, repair="merge")`` removes the units and keeps the outputs
@@ -68,6 +72,10 @@ def lossless_plan(
     low, high : float or Tensor
         The box of inputs, as for `bounds`; for images, say, 0 and 1. The default is so large that
         the proofs hold for any input.
+    unrun : bool
+        Also drop all units but one of each layer that does not run on the example, such as a head
+        for training only. Where it does run, the smaller model raises an error. `certify` says
+        ``"observed"`` then.
 
     Returns
     -------
@@ -116,6 +124,9 @@ def lossless_plan(
     ):
         observed = find_redundant(model, groups=groups, evidence=evidence, threshold=EQUAL_WEIGHTS)
         plan = _drop_units(plan, {}, observed)
+    if unrun:
+        idle = {g.name: torch.arange(g.size) < 1 for g in groups if g.unused == "unrun"}
+        plan = Plan({**plan.keep, **idle}, groups)
     return plan
 
 
@@ -139,7 +150,12 @@ def inactive_units(
         tensors = tensors_by_name(model)
         cut = groups.cuttable
         padded = {g.name: _read_with_padding(g, tensors) and not off_border for g in cut}
-        marks = {g.name: _unread(g, tensors) for g in cut}
+        unread = _unread_branches(model, example_input, groups)
+        idle = {layer for g in groups if g.unused == "unread" for layer in g.producers}
+        marks = {
+            g.name: np.full(g.size, True) if g.name in unread else _unread(g, tensors, idle)
+            for g in cut
+        }
     if _has_float_input(example_input):
         frame = bounds(model, example_input, low=low, high=high, groups=groups)
         for name in marks:
@@ -155,11 +171,37 @@ def inactive_units(
     return marks
 
 
-def _unread(g: Group, tensors: dict[str, Held]) -> np.ndarray:
-    """Mark the units for which all weights of all consumers are 0; shape (units,)."""
+def _unread_branches(model: nn.Module, example_input: Any, groups: Groups) -> set[str]:
+    """Return the groups that no output needs, and whose units can be cut: the forward still runs."""
+    unread = [g for g in groups.cuttable if g.unused == "unread"]
+    if not unread:
+        return set()
+    shrinker = Shrinker(model, example_input)
+
+    def can_go(some: list[Group]) -> bool:
+        keep = keep_all(groups)
+        for g in some:
+            keep[g.name][:] = False
+            _restore_units(g, keep[g.name])
+        try:
+            small = shrinker.quick(Plan(keep, groups))
+            with quiet(), evaluating(small):  # no output shows a wrong `view(-1, 8)` in the branch
+                run_forward(small, *one_example(example_input))
+        except (GraphError, ArgumentError):  # its code uses a size that is written there
+            return False
+        return True
+
+    return {g.name for g in unread} if can_go(unread) else {g.name for g in unread if can_go([g])}
+
+
+def _unread(g: Group, tensors: dict[str, Held], idle: set[str]) -> np.ndarray:
+    """Mark the units for which all weights of all consumers are 0; shape (units,).
+
+    `idle`: layers whose results no output needs; what they read does not matter.
+    """
     unread, has_consumer = np.ones(g.size, bool), False
     for s in g.slices:
-        if s.role != "in" or s.layer not in g.consumers:
+        if s.role != "in" or s.layer not in g.consumers or s.layer in idle:
             continue
         used = matrix(tensors[unmasked_name(s.tensor)].visible, s) != 0  # (units, numbers)
         has_consumer = True

@@ -19,7 +19,13 @@ from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name
-from pruneviz.model.weights import Mask, masked_attributes, steps, visible_weights, weight_places
+from pruneviz.model.weights import (
+    Mask,
+    check_masks_are_ours,
+    maskable_places,
+    masked_attributes,
+    steps,
+)
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.weights import refit_weights
 
@@ -44,6 +50,10 @@ def mask(
     zero; the consumers' columns do not change. Parameters are held at zero. Floating-point buffers,
     such as a running mean, and tensors inside another parametrization, such as the norms of
     weight_norm, are set to zero once; training may change them again.
+
+    torch moves a masked weight to the end of its layer's parameters, and its key in the state_dict
+    becomes ``"parametrizations.weight.original"``: an optimizer goes on with `carry_optimizer`. A
+    masked model cannot be pickled: `torch.save` takes ``pv.bake(masked)``, or the state_dict.
 
     Parameters
     ----------
@@ -100,18 +110,20 @@ def mask(
             check_evidence(evidence, weight_shapes(model))
     if plan.groups is not None:
         return _silence(model, plan.keep, plan.groups)
-    weights = visible_weights(model)
-    for name, keep in plan.keep.items():
-        if name not in weights:
-            known = ", ".join(list(weights)[:6])
-            raise ArgumentError(
-                f"`plan` is of another model: it names {name!r}, but the weights here are: {known}."
-            )
-        check_keep(name, keep, tuple(weights[name].shape))
+    with evaluating(model):  # reading a weight may run parametrizations
+        places = maskable_places(model)
+        for name, keep in plan.keep.items():
+            if name not in places:
+                known = ", ".join(list(places)[:6])
+                raise ArgumentError(
+                    f"`plan` is of another model: it names {name!r}, but the weights here are: "
+                    f"{known}."
+                )
+            check_keep(name, keep, tuple(places[name].visible.shape))
     new = copy_of(model)
-    for name, held in weight_places(new).items():
+    for name, held in maskable_places(new).items():
         if name in plan.keep:
-            keep = plan.keep[name].to(weights[name].device)
+            keep = plan.keep[name].to(held.tensor.device)
             for module, attribute in held.holders:
                 _add_mask(module, attribute, keep)
     if repair != "none":
@@ -142,7 +154,9 @@ def bake(model: nn.Module) -> nn.Module:
     >>> list(pv.bake(masked).state_dict())
     ['weight', 'bias']
     """
-    new = copy_of(checks.unwrapped(model))
+    model = checks.unwrapped(model)
+    check_masks_are_ours(model)
+    new = copy_of(model)
     for module in list(new.modules()):
         # torch registers an unmasked weight last: restore the old order of the parameters
         order = _param_order(module)
@@ -194,6 +208,24 @@ def _add_mask(module: nn.Module, attribute: str, keep: Tensor) -> None:
         place = _param_order(module).index(attribute) if attribute in _param_order(module) else 0
         held_at_zero = Mask(keep.clone(), place)
         parametrize.register_parametrization(module, attribute, held_at_zero, unsafe=True)
+        if isinstance(module, nn.RNNBase):
+            _forget_flat_weights_in_copies(module)
+
+
+def _forget_flat_weights_in_copies(module: nn.RNNBase) -> None:
+    """Let `copy.deepcopy` leave out the list in which a recurrent layer keeps its masked weights.
+
+    They are results of a computation, which torch refuses to copy; the next forward makes new ones.
+    """
+    cls = type(module)  # of this module alone: torch makes a class for each parametrized one
+    copied = cls.__deepcopy__  # type: ignore[attr-defined]
+
+    def without_flat_weights(self: nn.RNNBase, memo: dict[int, Any]) -> Any:
+        memo[id(self._flat_weights)] = []
+        return copied(self, memo)
+
+    if copied.__name__ != without_flat_weights.__name__:
+        cls.__deepcopy__ = without_flat_weights  # type: ignore[attr-defined]
 
 
 def _param_order(module: nn.Module) -> list[str]:
@@ -214,3 +246,5 @@ def _remove_mask(module: nn.Module, attribute: str) -> None:
             "torch.nn.utils.parametrize.remove_parametrizations(layer, name)."
         )
     parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+    if isinstance(module, nn.RNNBase):
+        module._apply(lambda t: t)  # its list of weights still holds the masked ones

@@ -310,9 +310,15 @@ class Shrinker:
 
 
 def check_numbers(model: nn.Module) -> None:
-    """Raise if a weight holds NaN or infinity, because outputs could not be compared then."""
+    """Raise if a weight holds NaN, infinity or complex numbers: outputs could not be compared."""
     weights = dict(model.named_parameters())
     for name, t in {**weights, **dict(model.named_buffers())}.items():
+        if name in weights and t.is_complex():
+            raise ArgumentError(
+                f"{name!r} holds complex numbers, and torch does not convert such a layer to higher "
+                "precision, so no removal could be checked. Silence units instead: pv.mask(model, "
+                "plan)."
+            )
         # a buffer may hold infinities, such as an attention mask
         bad = ~torch.isfinite(t.detach()) if name in weights else torch.isnan(t)
         if bad.any():

@@ -85,6 +85,8 @@ def find_inactive(
     else:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
         for g in groups.cuttable:
+            if g.unused == "unread":  # whatever its units do, no output needs them
+                continue
             layer, m = evidence.of_units(g)
             rows += _rows((layer, g.name), m, rare)
     first = ["layer"] if groups is None else ["layer", "group"]

@@ -117,7 +117,7 @@ class RemovalOrder(Ranking):
         for n, v in scores.values.items():
             dropped = lowest(self.arrays[n], removed[n], self.in_order[n][removed[n] - 1 :][:1])
             keep[n] = torch.from_numpy(~dropped).view(v.shape).to(v.device)
-        return Plan(keep)
+        return Plan(keep, left_out=scores.left_out)
 
 
 def _numbers(values: Tensor) -> np.ndarray:

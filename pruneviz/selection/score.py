@@ -12,12 +12,12 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
-from pruneviz.core.plan import Scores
+from pruneviz.core.plan import LeftOut, Scores
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held, check_fit, matrix, tensors_by_name
-from pruneviz.model.weights import weight_places
+from pruneviz.model.weights import left_out, weight_places
 from pruneviz.selection.criteria.registry import GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.criteria.requirements import Requirements
@@ -47,10 +47,11 @@ def score(
         of shape (units,).
     groups : Groups, optional
         From `find_groups`. With groups, the units of each group that can be cut are scored. All
-        weights of a unit count, in producers and consumers, but no biases and no norms.
+        weights of a unit count, in producers and consumers, but no biases and no norms. Units that
+        no output needs score 0.
     evidence : Evidence, optional
         From `collect`, for criteria that need it. Layers without evidence get no scores, so
-        `select` does not prune them.
+        `select` does not prune them; scores and plan name them (``left_out``).
     reduction : str
         A unit has weights in several tensors. The criterion scores it by each of them, and the
         unit's score is their ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``; or ``"first"``: the
@@ -99,27 +100,32 @@ def score(
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
         cut = groups.cuttable
+        live = [g for g in cut if g.unused != "unread"]
         with evaluating(model):
             have = tensors_by_name(model)
             check_fit(groups, cut, have, "groups")
             required = Requirements(chosen, evidence, model)
-            values: dict[str, Tensor]
+            found: dict[str, Tensor]
             if "model" in chosen.needs:
-                values = cast(dict[str, Tensor], chosen.fn(model, cut, evidence))
+                found = cast(dict[str, Tensor], chosen.fn(model, live, evidence)) if live else {}
             else:
-                values = {
+                found = {
                     g.name: _unit_scores(chosen, g, have, reduction, arguments, required)
-                    for g in cut
+                    for g in live
                 }
+        values = {g.name: found[g.name] if g in live else torch.zeros(g.size) for g in cut}
         return Scores(values, chosen.name, groups)
     with evaluating(model):
         required = Requirements(chosen, evidence, model)
-        values = {
-            name: _scored(chosen, name, held.visible, arguments | required.of(held.visible, name))
-            for name, held in weight_places(model).items()
-            if required.has(name)
-        }
-    return Scores(values, chosen.name)
+        values, rest = {}, left_out(model)
+        for name, held in weight_places(model).items():
+            weight = held.visible
+            if required.has(name):
+                values[name] = _scored(chosen, name, weight, arguments | required.of(weight, name))
+            else:
+                why = f"`evidence` has nothing of it that {chosen.name!r} could use"
+                rest[name] = LeftOut(tuple(weight.shape), why)
+    return Scores(values, chosen.name, left_out=rest)
 
 
 def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, Any]) -> Tensor:
@@ -168,7 +174,8 @@ def _weights(group: Group, have: dict[str, Held]) -> list[tuple[Slice, Tensor]]:
     for s in group.slices:
         entry = have[unmasked_name(s.tensor)]
         weight = entry.visible
-        if not (isinstance(entry.tensor, nn.Parameter) and weight.is_floating_point()):
+        numbers = weight.is_floating_point() or weight.is_complex()
+        if not (isinstance(entry.tensor, nn.Parameter) and numbers):
             continue
         if weight.shape != entry.tensor.shape:  # such as the norms that weight_norm keeps
             continue

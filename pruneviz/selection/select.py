@@ -117,7 +117,8 @@ def select(
     if groups is not None:
         below = threshold is not None
         drop = {n: _allowed(groups[n], flat[n], drop[n], round_to, below) for n in flat}
-    return Plan({n: _like(~drop[n], scores.values[n]) for n in flat}, groups)
+    keep = {n: _like(~drop[n], scores.values[n]) for n in flat}
+    return Plan(keep, groups, scores.left_out)
 
 
 def lowest_kept(scores: Scores, plan: Plan) -> float:
@@ -143,7 +144,7 @@ def tensors_of_layers(layers: Iterable[str], known: Iterable[str]) -> list[str]:
     by_layer: dict[str, list[str]] = {name: [name] for name in known}
     for name in known:
         by_layer.setdefault(layer_name(name), []).append(name)
-    names = [checks.choice(layer, "layer", by_layer, what="layer") for layer in layers]
+    names = [checks.layer(layer, by_layer) for layer in layers]
     return [tensor for name in names for tensor in by_layer[name]]
 
 

@@ -17,7 +17,7 @@ from pruneviz.core.imports import imported
 from pruneviz.core.tensor_file import file_bytes
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import Held
-from pruneviz.model.weights import Mask, steps, weight_places
+from pruneviz.model.weights import Mask, check_real, steps, weight_places
 from pruneviz.pruning.mask import bake
 from pruneviz.storage.files import contents
 from pruneviz.storage.packing import DENSE, ENCODINGS, VALUE, relative_bits, size_of, to_relative
@@ -146,6 +146,7 @@ def bytes_break_even(shape: Iterable[int], encoding: str) -> float:
 
 
 def _row(name: str, weight: Tensor, gzip: bool) -> dict[str, Any]:
+    check_real(name, weight)
     flat, shape = weight.float().cpu().numpy().reshape(-1), tuple(weight.shape)
     nonzero = int(np.count_nonzero(flat))
     padding = len(to_relative(flat, relative_bits(shape))[0]) - nonzero

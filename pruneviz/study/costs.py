@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
 from pruneviz.metrics.cost import measure
-from pruneviz.metrics.latency import calls_of
-from pruneviz.metrics.latency_comparison import ratio, time_in_turn
+from pruneviz.metrics.latency import calls_of, latency_of, ratio, time_in_turn
 from pruneviz.model.batches import examples_in
 from pruneviz.model.hooks import plain_torch
 from pruneviz.model.weights import named_weights
@@ -62,8 +60,9 @@ def compare_costs(
     -------
     DataFrame
         One row a way; columns ``way``, ``sparsity`` (obtained), ``bytes`` and ``macs`` (as `measure`
-        counts them), ``ms`` (median), ``speedup`` (of MACs), ``latency_speedup`` (measured),
-        ``low``, ``high`` (its interval at 95 %), ``batch``, ``threads``. The ways:
+        counts them), ``ms`` (median), ``ms_low``, ``ms_high`` (its 95 % interval), ``speedup`` (of
+        MACs), ``latency_speedup`` (measured), ``low``, ``high`` (its interval), ``batch``,
+        ``threads``. The ways:
 
         - ``"dense"``: the unchanged model
         - ``"zeros"``: the smallest weights of each layer are zero
@@ -142,8 +141,8 @@ def compare_models(
     """Return the table of `compare_costs` for models by name; all are compared with the first."""
     count = count_costs(ways, example_input)
     clock = time_models(ways, example_input, seconds=seconds, threads=threads, seed=seed)
-    columns = ["way", "sparsity", "bytes", "macs", "ms", "speedup", "latency_speedup", "low", "high",
-               "batch", "threads"]  # fmt: skip
+    columns = ["way", "sparsity", "bytes", "macs", "ms", "ms_low", "ms_high", "speedup",
+               "latency_speedup", "low", "high", "batch", "threads"]  # fmt: skip
     return count.merge(clock, on="way")[columns]
 
 
@@ -178,11 +177,21 @@ def time_models(
     with calls_of(ways.values(), example_input) as calls:
         times = time_in_turn(calls, seconds=seconds, threads=n, seed=seed, between=between)
     batch = examples_in(example_input)
-    rows = [
-        (way, float(np.median(times[:, i])), *ratio(times[:, 0], times[:, i]), batch, n)
-        for i, way in enumerate(ways)
+    rows = []
+    for i, way in enumerate(ways):
+        ms = latency_of(times[:, i])
+        rows.append((way, float(ms), ms.low, ms.high, *ratio(times[:, 0], times[:, i]), batch, n))
+    columns = [
+        "way",
+        "ms",
+        "ms_low",
+        "ms_high",
+        "latency_speedup",
+        "low",
+        "high",
+        "batch",
+        "threads",
     ]
-    columns = ["way", "ms", "latency_speedup", "low", "high", "batch", "threads"]
     return pd.DataFrame(rows, columns=columns)
 
 

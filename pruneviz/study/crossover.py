@@ -15,7 +15,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
 from pruneviz.core.progress import progress_bar
-from pruneviz.metrics.latency_comparison import ratio, time_in_turn
+from pruneviz.metrics.latency import latency_of, ratio, time_in_turn
 from pruneviz.model.hooks import plain_torch
 from pruneviz.storage.csr import csr_of
 
@@ -98,11 +98,12 @@ def crossover(
             times = time_in_turn(list(calls.values()), seconds=seconds, threads=n, seed=seed)
         for i, way in enumerate(calls):
             value, low, high = ratio(times[:, 0], times[:, i])
-            rows.append((width, batch, sparsity, way, float(np.median(times[:, i])),
+            ms = latency_of(times[:, i])
+            rows.append((width, batch, sparsity, way, float(ms), ms.low, ms.high,
                          width * width / macs[way] if macs[way] else math.inf,
                          value, low, high, n))  # fmt: skip
-    columns = ["width", "batch", "sparsity", "way", "ms", "speedup", "latency_speedup", "low", "high",
-               "threads"]  # fmt: skip
+    columns = ["width", "batch", "sparsity", "way", "ms", "ms_low", "ms_high", "speedup",
+               "latency_speedup", "low", "high", "threads"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -117,7 +117,8 @@ def sweep(
     DataFrame
         One row for each setting: ``criterion, granularity, scope, repair, seed, target_sparsity,
         sparsity, metric, (low, high, examples,) params, nonzero, bytes, macs``; criteria outermost,
-        then seeds, repairs, sparsities.
+        then seeds, repairs, sparsities. ``sparsity`` is that of the weights, or units, that are
+        scored; ``1 - nonzero / params`` is that of all numbers.
 
     Raises
     ------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +79,8 @@ def lottery_ticket(
         if control == "random-weights":
             start = _initialised_again(start)
         elif control == "random-mask":
-            plan = Plan({n: _shuffled(n, k, plan) for n, k in plan.keep.items()}, plan.groups)
+            keep = {n: _shuffled(n, k, plan) for n, k in plan.keep.items()}
+            plan = replace(plan, keep=keep)
     return mask(start, plan)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
-from pruneviz.core.plan import Plan
+from pruneviz.core.plan import Plan, of_all_text
 from pruneviz.core.tensor_file import DAMAGED, damage, opened, write_tensors
 from pruneviz.pruning.mask import mask
 from pruneviz.storage.fingerprint import UNKNOWN, differing
@@ -56,6 +56,7 @@ class Rounds:
     def __repr__(self) -> str:
         n = len(self.plans)
         text = f"{n} round{'' if n == 1 else 's'} to sparsity {self.plan.sparsity:.3f}"
+        text += of_all_text(self.plan.kept, self.plan.total, self.plan.left_out)
         if "metric" in self.frame:
             first, last = self.frame["metric"].iloc[[0, -1]]
             text += f": metric {first:.3f} → {last:.3f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -71,8 +72,8 @@ def round_plan(
         keep[name] = kept.get(name, torch.ones_like(values, dtype=torch.bool)).to(values.device)
         values = values if values.is_floating_point() else values.double()
         ranked[name] = values.masked_fill(~keep[name], -math.inf)  # the lowest score
-    plan = select(Scores(ranked, scores.criterion, scores.groups), sparsity=target, scope=scope)
-    return Plan({n: k & keep[n] for n, k in plan.keep.items()}, plan.groups)
+    plan = select(replace(scores, values=ranked), sparsity=target, scope=scope)
+    return replace(plan, keep={n: k & keep[n] for n, k in plan.keep.items()})
 
 
 def total_sparsity(target: Target, plan: Plan) -> float:

@@ -201,7 +201,8 @@ def test_the_threshold_changes_result_and_picture():
     assert panel.result["plan"].total == plan.total
     assert panel.sentence == (
         f"Threshold 0.1000: {panel.result['plan'].kept} of 312 weights stay, "
-        f"sparsity {panel.result['sparsity']:.3f} over all layers."
+        f"sparsity {panel.result['sparsity']:.3f} over all layers "
+        f"({(312 - panel.result['plan'].kept) / 323:.3f} of all 323 numbers)."
     )
     assert html(panel) != dense
     assert html(panel).count("stroke-dasharray") == 2

@@ -641,3 +641,103 @@ def test_nice_values_are_the_same_at_every_scale(scale):
     np.testing.assert_allclose(
         got, np.array([-0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3]) * scale, atol=1e-9 * scale
     )
+
+
+TEX = r"$\frac{$"  # half a formula: matplotlib raises when it draws it
+SECOND = "a$b$"  # and a whole one, which it would draw as another name
+
+
+def math_groups():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    frame = pv.find_groups(model, torch.zeros(1, 4)).to_frame()
+    return frame.assign(group=TEX, layer=frame["layer"].map({"0": TEX, "2": SECOND}))
+
+
+def card_frame():
+    rows = {"criterion": [TEX, SECOND], "group": TEX, "spearman": 0.6, "low": 0.5, "high": 0.7}
+    return pd.DataFrame(rows)
+
+
+def damage():
+    numbers = {"before": 0.9, "after": 0.8, "lost": 0.1, "low": 0.0, "high": 0.2}
+    return pd.DataFrame({"class": [TEX, SECOND], **numbers})
+
+
+def sensitivities(layers):
+    data = pd.DataFrame({"layer": layers, "granularity": "weight", "target_sparsity": 0.5})
+    return data.assign(metric=0.8, dense=0.9)
+
+
+def paretos():
+    data = swept().replace({"magnitude": TEX, "lamp": SECOND})
+    return pv.pareto(data.assign(target_sparsity=data["sparsity"]), x="sparsity")
+
+
+def rounds():
+    columns = {"round": [0, 1], "sparsity": [0.0, 0.5], "metric": 0.9, "metric_untuned": 0.8}
+    return pd.concat([pd.DataFrame({**columns, "schedule": n}) for n in (TEX, SECOND)])
+
+
+NAMED_BY_USERS = {
+    "layers": lambda ax: pv.plot_layers(layer_frame((TEX, SECOND)), ax=ax),
+    "groups": lambda ax: pv.plot_groups(math_groups(), ax=ax),
+    "tradeoff": lambda ax: pv.plot_tradeoff(
+        swept().replace({"magnitude": TEX, "lamp": SECOND}), ax=ax
+    ),
+    "strip": lambda ax: pv.plot_strip(
+        **{**strip(2), "predictions": [0, 1], "classes": [TEX, SECOND]}, ax=ax
+    ),
+    "agreement": lambda ax: pv.plot_agreement(
+        pd.DataFrame(np.eye(2), index=[TEX, SECOND], columns=[TEX, SECOND]), ax=ax
+    ),
+    "card": lambda ax: pv.plot_card(card_frame(), group=TEX, ax=ax),
+    "ranks": lambda ax: pv.plots.card.plot_ranks(
+        [1, 2, 3], [1, 2, 3], criterion=TEX, group=SECOND, layers=[TEX, SECOND, SECOND], ax=ax
+    ),
+    "choices": lambda ax: pv.plots.card.plot_choices(
+        pd.DataFrame({"criterion": [TEX, SECOND], "metric": [0.8, 0.9], "repair": "none"}), ax=ax
+    ),
+    "damage": lambda ax: pv.plot_damage(damage(), ax=ax),
+    "schedule": lambda ax: pv.plot_schedule(rounds(), ax=ax),
+    "schedule's metric": lambda ax: pv.plot_schedule(rounds(), y="metric", ax=ax),
+    "pareto": lambda ax: pv.plot_pareto(paretos(), x="sparsity", ax=ax),
+    "costs": lambda ax: pv.plot_costs(
+        crossed().iloc[:2].assign(way=[TEX, SECOND]), ax=ax
+    ),
+    "sensitivity": lambda ax: pv.plot_sensitivity(sensitivities([TEX, SECOND]), ax=ax),
+    "sensitivity of many": lambda ax: pv.plot_sensitivity(
+        sensitivities([TEX, SECOND, *"abcdefgh"]), ax=ax
+    ),
+    "inactive": lambda ax: pv.plot_inactive(
+        np.eye(2), labels=[0, 1], classes=[TEX, SECOND], ax=ax
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plot", NAMED_BY_USERS)
+def test_names_are_written_as_they_are(plot):
+    ax = Figure(figsize=(9, 7)).subplots()
+    NAMED_BY_USERS[plot](ax)
+    out = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        ax.figure.savefig(out, format="svg")
+    written = "".join(ET.fromstring(out.getvalue()).itertext())
+    assert TEX in written and SECOND in written
+
+
+@pytest.mark.parametrize("name", [TEX, SECOND])
+def test_panels_draw_layers_of_any_name(name):
+    model = nn.Sequential()
+    for n, m in ((name, nn.Linear(4, 6)), ("relu", nn.ReLU()), ("last", nn.Linear(6, 3))):
+        model.add_module(n, m)
+    x, y = torch.randn(8, 4), torch.arange(8) % 3
+    panels = [
+        pv.panel_weights(model),
+        pv.panel_neurons(model, x),
+        pv.panel_whatif(model, [(x, y)]),
+        pv.panel_redundant(model, x, batches=[(x, y)]),
+        pv.panel_inactive(model, [(x, y)]),
+    ]
+    for panel in panels:
+        panel.figure().savefig(io.BytesIO())
+        panel.close()

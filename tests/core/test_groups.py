@@ -118,11 +118,22 @@ def test_reprs_of_one():
 def test_a_frame_has_one_row_a_slice():
     frame = CONV.to_frame()
     assert list(frame.columns) == [
-        *("group", "units", "layer", "tensor", "dim", "role", "width", "frozen", "approximate")
+        *(
+            "group",
+            "units",
+            "layer",
+            "tensor",
+            "dim",
+            "role",
+            "width",
+            "frozen",
+            "approximate",
+            "unused",
+        )
     ]
     assert len(frame) == sum(len(g.slices) for g in CONV)
     last = frame[frame["group"] == "stem"].iloc[-1].tolist()
-    assert last == ["stem", 4, "head", "head.weight", 1, "in", 9, "", ""]
+    assert last == ["stem", 4, "head", "head.weight", 1, "in", 9, "", "", ""]
     assert frame["frozen"].unique().tolist() == ["", OUTPUT]
     assert list(pv.Groups(()).to_frame().columns) == list(frame.columns)
 

@@ -172,7 +172,9 @@ def test_reprs_tell_what_there_is():
     scores = pv.score(mlp(), "lamp")
     assert repr(scores) == "Scores by 'lamp': 312 weights in 2 layers"
     plan = pv.select(scores, sparsity=0.5)
-    assert repr(plan) == "Plan for 312 weights in 2 layers: keeps 156, sparsity 0.500"
+    assert repr(plan) == (
+        "Plan for 312 weights in 2 layers: keeps 156, sparsity 0.500 (0.483 of all 323 numbers)"
+    )
     one = pv.Plan({"weight": torch.ones(1200, dtype=torch.bool)})
     assert repr(one) == "Plan for 1,200 weights in 1 layer: keeps 1,200, sparsity 0.000"
 

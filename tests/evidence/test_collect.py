@@ -954,7 +954,7 @@ WRONG = {
         "`layers` is empty: there is nothing to watch. Leave it out to watch all of them.",
     ),
     "a layer that never runs": (
-        lambda: collect(Unused(), [X]),
+        lambda: collect(Unused(), [X], layers=["a", "spare"]),
         "layer 'spare' (Linear) never ran as a layer on these batches. Leave it out: name the others "
         "in `layers`.",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers import MODELS, assert_untouched, bits, build, inputs, refused, snapshot
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from zoo.case import net, param
 
 import pruneviz as pv
@@ -401,11 +403,47 @@ def test_groups_along_two_dimensions_of_one_table():
     assert groups["table.weight, dimension 0"].size == 5
 
 
+NORMED = {
+    "weight_norm": parametrizations.weight_norm,
+    "weight_norm of columns": lambda layer: parametrizations.weight_norm(layer, dim=1),
+    "weight_norm of all": lambda layer: parametrizations.weight_norm(layer, dim=None),
+    "spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "old spectral_norm": nn.utils.spectral_norm,
+    "old weight_norm": nn.utils.weight_norm,
+}
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_what_normalises_a_weight_is_named_with_what_takes_it_off(name):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's: it is old
+        NORMED[name](model[2])
+    kind = name.removeprefix("old ").partition(" ")[0]
+    remove = f"torch.nn.utils.remove_{kind}(layer)" if name.startswith("old") else (
+        "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+    )  # fmt: skip
+    x = torch.randn(2, 4)
+    if name == "old weight_norm":
+        with pytest.raises(pv.ArgumentError, match=re.escape(f"Take it off first: {remove}.")):
+            pv.find_groups(model, x)
+    else:
+        reasons = [g.frozen for g in pv.find_groups(model, x) if g.name in ("0", "2") and g.frozen]
+        assert reasons
+        for reason in reasons:
+            assert reason.endswith(f"the weight of '2': take {kind} off first: {remove}")
+    eval(remove, {"torch": torch, "layer": model[2]})
+    assert [g.frozen for g in pv.find_groups(model, x)][:2] == ["", ""]
+    assert pv.prune(model, x, sparsity=0.5)[2].weight.shape == (3, 4)
+
+
 def test_spectral_norm_and_what_it_does_not_touch():
     spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5))
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), spectral, nn.ReLU(), nn.Linear(5, 2))
     assert set(names(pv.find_groups(model, BATCH)).values()) == {
-        "spectral_norm divides by a norm of the whole weight",
+        "it meets the weight of '2': take spectral_norm off first: "
+        "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')",
         OUTPUT,
     }
 

@@ -12,8 +12,9 @@ from helpers import MODELS, assert_untouched, build, inputs, mlp, refused, snaps
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.metrics import latency_comparison as timing
-from pruneviz.metrics.latency_comparison import Timing, ratio, time_in_turn
+from pruneviz.metrics import latency as timing
+from pruneviz.metrics.latency import ratio, time_in_turn
+from pruneviz.metrics.latency_comparison import Timing
 
 ROWS = 40
 
@@ -28,9 +29,9 @@ def said(value, low, high, **other):
     [
         (2.0, 1.9, 2.1, "the clock says 2.00 times as fast (1.90 to 2.10);", True),
         (0.5, 0.4, 0.6, "the clock says slower: 0.50 times as fast (0.40 to 0.60);", True),
-        (1.02, 0.97, 1.1, "the clock could not tell them apart: 1.02 times as fast (0.97 to 1.10);", False),
-        (1.005, 1.001, 1.009, "the clock could not tell them apart: 1.00 times as fast (1.00 to 1.01);", False),
-        (0.98, 0.95, 1.0, "the clock could not tell them apart: 0.98 times as fast (0.95 to 1.00);", False),
+        (1.02, 0.97, 1.1, "the clock says no difference measured (0.97 to 1.10 times as fast);", False),
+        (1.005, 1.001, 1.009, "the clock says no difference measured (1.00 to 1.01 times as fast);", False),
+        (0.98, 0.95, 1.0, "the clock says no difference measured (0.95 to 1.00 times as fast);", False),
     ],
 )  # fmt: skip
 def test_what_is_said(value, low, high, words, apart):
@@ -101,7 +102,7 @@ def test_a_hundred_times_the_work_is_slower():
 
 def test_no_macs_no_promise():
     t = pv.compare_latency(nn.ReLU(), nn.Sigmoid(), torch.zeros(4, 3), seconds=0)
-    assert math.isnan(t.speedup) and "the MACs promise nan times" in repr(t)
+    assert math.isnan(t.speedup) and "MACs" not in repr(t)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -193,7 +193,7 @@ def test_it_leaves_no_trace(name):
         ),
         (
             lambda: pv.effective_macs(nn.ReLU(), [inputs()]),
-            "`model` (ReLU) has no parameters: it needs a Linear, Conv or Embedding layer. There is "
+            "`model` (ReLU) has no parameters: it needs a Linear, Conv, Embedding, attention or recurrent layer. There is "
             "nothing to prune.",
         ),
         (

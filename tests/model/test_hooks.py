@@ -221,3 +221,33 @@ def test_seeded_restores_after_an_error():
         torch.rand(1)
         raise KeyError
     assert bits(torch.get_rng_state()) == before
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_layers_have_their_names_with_and_without_a_wrapper(wrap):
+    inner = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    model, x = wrap(inner), torch.zeros(2, 3)
+    wrapped = [n for n, _ in model.named_modules() if n.endswith(".2")]
+    groups = pv.find_groups(model, x)
+    for name in ("2", *wrapped):
+        seen = []
+        with pv.hooked(model, [name], lambda n, *_, seen=seen: seen.append(n)):
+            inner(x)
+        assert seen == ["2"]
+        assert list(pv.collect(model, [x], layers=[name], progress=False).inputs) == ["2"]
+        first = name[:-1] + "0"
+        assert pv.drop(groups, {first: [1]}).kept == 3
+        scores = pv.score(model, "magnitude")
+        kept = pv.select(scores, sparsity=0.5, protect=[name]).keep
+        assert kept["2.weight"].all() and not kept["0.weight"].all()
+        panel = pv.panel_neurons(model, x, layer=first)
+        assert panel.controls["layer"].value == "0"
+        panel.close()
+    unknown = pytest.raises(pv.ArgumentError, match=r"layer 'module\.9' is unknown")
+    with unknown, pv.hooked(model, ["module.9"], print):
+        pass
+    own = nn.Sequential()
+    own.add_module("module", nn.Sequential(nn.Linear(2, 2)))  # a name of the user's own
+    with pv.hooked(own, ["module.0"], lambda n, *_: seen.append(n)):
+        own(torch.zeros(1, 2))
+    assert seen[-1] == "module.0"

@@ -12,7 +12,6 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.metrics.latency import latencies
 from pruneviz.panels.kit import worker as background
 
 
@@ -152,7 +151,7 @@ def test_the_sparsity_cuts_for_real(panel):
     assert r["speedup"] == pytest.approx(pv.measure(model, X).macs / r["macs"])
     assert r["accuracy"] == pv.accuracy(small, [(X, Y)])
     assert r["sparsity"] == 0.5
-    assert min(r["latency_ms"]) > 0
+    assert r["timing"].low <= r["timing"].latency_speedup <= r["timing"].high
     assert panel._view.value != before
     assert "Measured just now" in panel._view.value
     assert "Sparsity 0.50: 7 of 14 units stay" in panel.sentence
@@ -160,9 +159,24 @@ def test_the_sparsity_cuts_for_real(panel):
 
 def test_picking_measures_nothing_anew(panel):
     panel.controls["sparsity"].value = 0.5
-    measured = panel.result["latency_ms"]
+    measured = panel.result["timing"]
     panel.controls["unit"].value = 2
-    assert panel.result["latency_ms"] is measured or panel.result["latency_ms"] == measured
+    assert panel.result["timing"] is measured is not None
+
+
+def test_nothing_is_said_of_the_time_while_all_units_stay(panel):
+    assert panel.result["plan"].kept == panel.result["plan"].total
+    assert panel.result["timing"] is None and panel.result["macs"] > 0
+    assert "All units stay: there is no smaller network to time." in panel._view.value
+    assert "as fast" not in panel._view.value
+    panel.controls["sparsity"].value = 0.5
+    said = re.search(r"in turn with the whole network: (.*?)\.</p>", panel._view.value)[1]
+    number = r"[0-9]+\.[0-9]{2}"
+    assert re.fullmatch(
+        f"no difference measured \\({number} to {number} times as fast\\)"
+        f"|{number} times as fast \\({number} to {number}\\)",
+        said,
+    )
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "random"])
@@ -186,7 +200,7 @@ def test_the_user_sees_removed_units_at_once_and_then_the_cost(panel, monkeypatc
     panel.controls["sparsity"].set_state({"value": 0.5})
     quick, view = panel._result, panel._view.value
     assert quick["plan"].kept == 7 and quick["sparsity"] == 0.5
-    assert [quick[n] for n in ("accuracy", "macs", "speedup", "latency_ms")] == [None] * 4
+    assert [quick[n] for n in ("accuracy", "macs", "speedup", "timing")] == [None] * 4
     assert "Sparsity 0.50: 7 of 14 units stay." in view
     assert WHEN_IDLE in view and "measuring…" in view
     assert panel.result["macs"] < pv.measure(net(), X).macs  # it waits
@@ -421,24 +435,3 @@ def test_bad_calls_leave_no_widgets(options, message):
     with pytest.raises(pv.ArgumentError, match=message):
         pv.panel_neurons(net(), X, **options)
     assert set(_instances) == before
-
-
-def test_latencies_are_of_this_machine_and_in_turn():
-    wide = nn.Sequential(nn.Linear(1000, 1))
-    small, large = nn.Linear(100, 1), nn.Sequential(*[nn.Linear(1000, 1000) for _ in range(5)])
-    ran = []
-    for name, m in (("small", small), ("large", large)):
-        m.register_forward_hook(lambda *_, name=name: ran.append(name))
-    before = [snapshot(m) for m in (small, large)]
-    with pytest.raises(pv.ArgumentError, match="could not run"):
-        latencies([small, large], torch.zeros(2, 7))
-    ran.clear()
-    wide.register_forward_hook(lambda *_: ran.append("wide"))
-    short, long = latencies([wide, large], torch.zeros(64, 1000), seconds=0)
-    assert 0 < short < long
-    assert ran == ["wide", "large"] * 7  # two rounds to warm up, five that count
-    for m, b in zip((small, large), before, strict=True):
-        assert_untouched(m, b)
-    with pytest.raises(pv.ArgumentError, match="`models` is empty"):
-        latencies([], torch.zeros(1))
-    assert pv.measure(wide, torch.zeros(1, 1000), latency=True).latency_ms > 0

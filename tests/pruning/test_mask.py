@@ -354,8 +354,7 @@ UNFIT = [
     ),
     (
         old_weight_norm,
-        f"the weight of layer '1' {HOOK} Use torch.nn.utils.parametrizations, or remove what "
-        "computes it.",
+        f"the weight of layer '1' {HOOK} Remove it first: torch.nn.utils.remove_weight_norm(layer).",
     ),
     (
         lazy,
@@ -407,7 +406,10 @@ COUNTED = [
     (nn.EmbeddingBag(3, 2), ["weight"]),
     (attention(), ["in_proj_weight", "out_proj.weight"]),
     (cnn(), ["0.weight", "5.weight"]),
-    (nn.Sequential(nn.LayerNorm(3), nn.LSTM(3, 2), nn.Linear(2, 2)), ["2.weight"]),
+    (
+        nn.Sequential(nn.LayerNorm(3), nn.LSTM(3, 2), nn.Linear(2, 2)),
+        ["1.weight_ih_l0", "1.weight_hh_l0", "2.weight"],
+    ),
 ]
 
 

@@ -205,7 +205,7 @@ def test_break_evens_of_a_layer():
     [
         (
             lambda: pv.encodings(nn.ReLU()),
-            "`model` (ReLU) has no parameters: it needs a Linear, Conv or Embedding layer. There is "
+            "`model` (ReLU) has no parameters: it needs a Linear, Conv, Embedding, attention or recurrent layer. There is "
             "nothing to prune.",
         ),
         (

@@ -39,8 +39,11 @@ def test_a_row_a_round_and_one_before():
     assert result.frame["target_sparsity"].tolist() == want
     assert len(result.plans) == 3 and result.plan is result.plans[-1]
     assert list(run().frame.columns) == COLUMNS
-    assert repr(result) == "3 rounds to sparsity 0.798: metric 0.500 → 0.500"
-    assert repr(run(rounds=1)) == "1 round to sparsity 0.798"
+    assert (
+        repr(result)
+        == "3 rounds to sparsity 0.798 (0.771 of all 323 numbers): metric 0.500 → 0.500"
+    )
+    assert repr(run(rounds=1)) == "1 round to sparsity 0.798 (0.771 of all 323 numbers)"
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
+from pruneviz.core.names import layer_name
 from pruneviz.graph.rules.pointwise import meet, pointwise
 from pruneviz.graph.state import Walk, rule
 from pruneviz.graph.values import Args, End, Shape, Value, args_of, name_of, operand, untied
@@ -130,11 +131,13 @@ def _is_moment(node: Node) -> bool:
 @rule("_weight_norm_interface", "_weight_norm")
 def _weight_norm(w: Walk, node: Node, a: Args, shape: Shape) -> Any:
     v, g, d = a["v"], a["g"], a["dim"]
-    why = "weight_norm runs over it"
+    names = [w.traced.sources[n][1] for n in node.all_input_nodes if n in w.traced.sources]
+    texts = [w.computed_text(layer_name(name)) for name in names]
+    why = next(filter(None, texts), "a weight under weight_norm")
     if d < 0 or d >= len(v.shape):
-        w.freeze([v, g], why)
+        w.freeze([v, g], f"it meets {why}")
         return untied(node, why) if not shape else Value([None] * len(shape), shape, why)
-    w.freeze(v, why, [i for i in v.live if i != d])
+    w.freeze(v, f"it meets {why}", [i for i in v.live if i != d])
     w.mark(v.dims[d], w.not_zeroed)  # the norm of a row of zeros is 0, and 0 ÷ 0: zero only g
     w.tie(g.dims[d], v.dims[d], why)
     out = Value([g.dims[d] if i == d else None for i in range(len(v.shape))], v.shape, why)

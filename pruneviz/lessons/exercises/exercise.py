@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 
 NOTHING = "Not answered yet. Fill in the cell above, run it, then run this one."
 ANSWERS_OFF = "PRUNEVIZ_ANSWERS"  # environment variable; "off" hides the solutions in a classroom
@@ -132,7 +133,7 @@ def solution(name: str) -> None:
     Sure? Try a hint first: lessons.hint('02-magnitude'). Ask again to see the solution.
     """
     task = _find(name)
-    if os.environ.get(ANSWERS_OFF) == "off":
+    if _answers_are_off():
         print("The solutions are switched off here. Ask your teacher.")
         return
     task.asked["solution"] += 1
@@ -141,6 +142,16 @@ def solution(name: str) -> None:
         print(f"Sure? {first}Ask again to see the solution.")
     else:
         print(task.solution)
+
+
+def _answers_are_off() -> bool:
+    value = os.environ.get(ANSWERS_OFF, "").strip().lower()
+    if value not in ("", "on", "1", "true", "yes", "off", "0", "false", "no"):
+        raise ArgumentError(
+            f"the environment variable {ANSWERS_OFF} must be 'on' or 'off', but it is "
+            f"{os.environ[ANSWERS_OFF]!r}. Set it to 'off' to hide the solutions."
+        )
+    return value in ("off", "0", "false", "no")
 
 
 class _NotAnswered(Exception):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pruneviz.lessons.exercises.exercise import exercise
 from pruneviz.lessons.recorded import curves
+from pruneviz.metrics.latency import speed_text
 from pruneviz.storage.packing import size_of
 from pruneviz.study.crossover import speed_break_evens
 
@@ -90,12 +91,9 @@ def crossing(answer: Any) -> str:
             return (
                 f"{given:g} was not measured. These were: {', '.join(f'{s:g}' for s in measured)}."
             )
-        faster = rows[(rows["batch"] == batch) & (rows["sparsity"] == given)][
-            "latency_speedup"
-        ].item()
-        if faster <= 1:
-            return (
-                f"At batch {batch} and {given:g} it is {faster:.2f} times as fast: that is slower."
-            )
+        row = rows[(rows["batch"] == batch) & (rows["sparsity"] == given)].iloc[0]
+        if row["latency_speedup"] <= 1:
+            said = speed_text(row["latency_speedup"], row["low"], row["high"])
+            return f"At batch {batch} and {given:g} it is not faster: {said}."
         return f"At batch {batch} and {given:g} it is faster, but that is not where it begins."
     return ""

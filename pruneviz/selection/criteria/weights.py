@@ -54,7 +54,7 @@ def lamp(weight: Tensor) -> Tensor:
     >>> lamp(torch.tensor([[2.0, -1.0]]))
     tensor([[1.0000, 0.2000]], dtype=torch.float64)
     """
-    square = weight.double().reshape(-1) ** 2
+    square = weight.abs().double().reshape(-1) ** 2
     order = torch.argsort(square, stable=True)
     ascending = square[order]
     remaining = ascending.flip(0).cumsum(0).flip(0)  # sum over this weight and all larger ones

@@ -285,8 +285,8 @@ def test_weights_that_are_no_numbers_are_refused(bad):
     [
         (nn.Linear, "`model` must be a torch.nn.Module, but the class Linear was passed. Pass an instance: Net(), not Net."),
         ("net", "`model` must be a torch.nn.Module, but a str was passed."),
-        (nn.ReLU(), "`model` (ReLU) has no parameters: it needs a Linear, Conv or Embedding layer. There is nothing to prune."),
-        (nn.BatchNorm2d(3), "`model` (BatchNorm2d) has 6 parameters, but none of them in a Linear, Conv or Embedding layer. There is nothing to prune."),
+        (nn.ReLU(), "`model` (ReLU) has no parameters: it needs a Linear, Conv, Embedding, attention or recurrent layer. There is nothing to prune."),
+        (nn.BatchNorm2d(3), "`model` (BatchNorm2d) has 6 parameters, but none of them in a Linear, Conv, Embedding, attention or recurrent layer. There is nothing to prune."),
     ],
 )  # fmt: skip
 def test_a_model_without_weights_is_refused(model, message):
