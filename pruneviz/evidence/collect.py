@@ -114,7 +114,7 @@ def collect(
         raise ArgumentError(
             "`layers` is empty: there is nothing to watch. Leave it out to watch all of them."
         )
-    if not isinstance(comoment, (bool, str)) or comoment not in (True, False, "all"):
+    if not isinstance(comoment, (int, str)) or comoment not in (True, False, "all"):
         raise ArgumentError(
             f"`comoment` must be True, False or 'all', but {comoment!r} was passed."
         )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pruneviz.core import checks
+from pruneviz.core.imports import imported
 from pruneviz.model.forward import arguments, device_of, moved, run_forward
 from pruneviz.model.hooks import evaluating
 
@@ -69,7 +70,7 @@ def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 
 
 def _median(values: np.ndarray) -> tuple[float, float, float]:
-    from scipy.stats import quantile_test
+    quantile_test = imported("scipy.stats").quantile_test
 
     found = quantile_test(values, p=0.5).confidence_interval(0.95)
     return float(np.median(values)), float(found.low), float(found.high)

@@ -322,13 +322,16 @@ class WhatIf:
     def _predict_dense(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the class that the dense model predicts for each example, and its label."""
         predicted, labels = [], []
+        for batch in self.batches:
+            said, count = self._predict_batch(batch)
+            predicted.append(said.numpy())
+            labels.append(batch.classes(said.shape, count).numpy())
+        return np.concatenate(predicted), np.concatenate(labels)
+
+    def _predict_batch(self, batch: Batch) -> tuple[Tensor, int]:
         try:
             with evaluating(self.model):
-                for batch in self.batches:
-                    said, count = predicted_classes(self.model, batch)
-                    predicted.append(said.numpy())
-                    labels.append(batch.classes(said.shape, count).numpy())
-            return np.concatenate(predicted), np.concatenate(labels)
+                return predicted_classes(self.model, batch)
         except ArgumentError as e:
             raise ArgumentError(
                 f"{e} Or pass `evaluate`, a function from a model to a number; higher is better."

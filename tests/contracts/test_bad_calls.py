@@ -178,7 +178,7 @@ SAID = {
     ),
     "a table that is none": (
         lambda: pv.pareto(3),
-        "pareto draws a DataFrame, but an int was passed.",
+        "pareto needs a DataFrame, but an int was passed.",
     ),
     "a column that is none": (
         lambda: pv.pareto(SWEPT, x=["macs"]),

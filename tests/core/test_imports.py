@@ -140,5 +140,5 @@ def test_every_late_import_is_whole():
     # torch is there by then: these are small parts of it
     assert {p: names for p, names in late.items() if names} == {
         "evidence/evidence.py": ["torch.distributed"],
-        "metrics/latency_comparison.py": ["torch.utils.benchmark"],
+        "metrics/latency.py": ["torch.utils.benchmark"],
     }

@@ -503,7 +503,7 @@ BAD = {
     ),
     "dtype": (
         torch.zeros(2, 3, dtype=torch.int64),
-        f"{COULD}int64[2, 3]: RuntimeError: mat1 and mat2 must have the same dtype, but got Long and Float {FIRST}",
+        f"{COULD}int64[2, 3]: RuntimeError: mat1 and mat2 must have the same dtype, but got Long and Float (its weights are torch.float32: pass x.to(torch.float32), scaled as in training).",
     ),
     "name": (
         {"y": BATCH},
