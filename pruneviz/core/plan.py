@@ -176,6 +176,7 @@ class Plan:
         if self.groups is not None:
             data |= {"granularity": "unit", "groups": plan_json.pack_groups(self.groups)}
         data["keep"] = {n: plan_json.pack_bits(k) for n, k in self.keep.items()}
+        data["left_out"] = {n: [list(p.shape), p.why] for n, p in self.left_out.items()}
         return json.dumps({**data, "checksum": plan_json.checksum(data)})
 
     @classmethod
@@ -197,17 +198,21 @@ class Plan:
             if (wanted is not None or data["version"] == 2) and wanted != plan_json.checksum(data):
                 raise ValueError("its checksum is that of another plan")
             keep = {name: plan_json.unpack_bits(entry) for name, entry in data["keep"].items()}
+            rest = {
+                name: LeftOut(tuple(strict_json.whole(s) for s in shape), str(why))
+                for name, (shape, why) in data.get("left_out", {}).items()
+            }
             if data["granularity"] == "weight":
-                return cls(keep)
+                return cls(keep, None, rest)
             if data["granularity"] != "unit":
                 raise KeyError("granularity")
             groups = plan_json.unpack_groups(data["groups"])
             for name, k in keep.items():
                 if k.shape != (groups[name].size,):
                     raise ValueError(f"{tuple(k.shape)} is not the shape of group {name!r}")
-                if groups[name].frozen:
+                if groups[name].frozen and groups[name].unused != "unrun":
                     raise ValueError(f"it names group {name!r}, which cannot be cut")
-            return cls(keep, groups)
+            return cls(keep, groups, rest)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise ArgumentError(
                 f"`text` must be JSON written by Plan.to_json(), but it could not be read ({e!r}). "

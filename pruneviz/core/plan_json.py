@@ -45,6 +45,7 @@ def pack_groups(groups: Groups) -> list[dict[str, Any]]:
             "size": g.size,
             "frozen": g.frozen,
             "approximate": g.approximate,
+            "unused": g.unused,
             "even": None if g.even is None else _pack(g.even),
             "slices": [
                 {"tensor": s.tensor, "dim": s.dim, "role": s.role, "blocks": s.blocks}
@@ -68,7 +69,8 @@ def _group(e: dict[str, Any]) -> Group:
         raise ValueError(f"{len(even)} labels for {size} units of group {name!r}")
     slices = tuple(_slice(s, size) for s in e["slices"])
     _check_order(name, slices)
-    return Group(name, size, slices, str(e["frozen"]), str(e["approximate"]), even)
+    reasons = (str(e["frozen"]), str(e["approximate"]))
+    return Group(name, size, slices, *reasons, even, str(e.get("unused", "")))
 
 
 def _slice(e: dict[str, Any], size: int) -> Slice:

@@ -228,3 +228,24 @@ def test_what_is_listed_is_there_and_nothing_else():
 def test_errors_come_before_work():
     with refused("`plan` must be a Plan, but the class Plan was passed. Make it: pv.select(scores, sparsity=0.5)."):  # fmt: skip
         pv.mask(mlp(), pv.Plan)
+
+
+def test_what_is_unused_or_left_out_survives_json():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.aside, self.never = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            self.aside(h)
+            return self.b(h)
+
+    model, x = Branches().eval(), torch.randn(8, 4)
+    plan = pv.lossless_plan(model, x, unrun=True)
+    again = pv.Plan.from_json(plan.to_json())
+    assert [again.groups[n].unused for n in ("aside", "never")] == ["unread", "unrun"]
+    small = pv.shrink(model, again, example_input=x, repair="merge")
+    assert (small.aside.out_features, small.never.out_features) == (1, 1)
+    weights = pv.select(pv.score(nn.LSTM(3, 4), "magnitude"), sparsity=0.5)
+    assert pv.Plan.from_json(weights.to_json()).left_out == weights.left_out
