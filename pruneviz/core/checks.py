@@ -115,7 +115,7 @@ def names(value: Any, name: str) -> list[Any]:
     """
     if isinstance(value, str):
         return [value]
-    if isinstance(value, (bytes, Mapping, type)) or not isinstance(value, Iterable):
+    if isinstance(value, (bytes, type)) or not isinstance(value, Iterable):
         raise ArgumentError(
             f"`{name}` must be a name or a list of names, but {described(value)} was passed."
         )

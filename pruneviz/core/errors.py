@@ -19,6 +19,8 @@ class ArgumentError(ValueError):
 class GraphError(ValueError):
     """A model cannot be traced, a layer is frozen, or a removal was refused.
 
+    ``reason`` says in a few words why a group cannot be cut, if one is to blame; else it is "".
+
     Examples
     --------
     >>> import pruneviz as pv
@@ -27,6 +29,11 @@ class GraphError(ValueError):
     """
 
     __module__ = "pruneviz"
+    reason = ""
+
+
+class IncomparableError(GraphError):
+    """The whole model cannot be compared with a smaller one, whatever is cut."""
 
 
 def first_line(e: BaseException) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -194,6 +194,13 @@ class Groups:
             If nothing that has units has this name.
         """
         return list({g.name: g for g, _ in self._places(name)}.values())
+
+    def without(self, reasons: Mapping[str, str]) -> Groups:
+        """Return the groups with some of them frozen, by name and reason."""
+        if not reasons:
+            return self
+        return Groups(tuple(
+            replace(g, frozen=reasons[g.name]) if g.name in reasons else g for g in self))  # fmt: skip
 
     def units_of(self, name: str) -> list[tuple[Group, int]]:
         """Return the output units of a layer: for each its group, and its number in that group.

@@ -25,22 +25,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A parameter that was not scored, so that no plan made from the scores drops any of it.
+    """A parameter, or a group of units, that no plan made from the scores drops any of.
 
     Parameters
     ----------
     shape : tuple of int
+        Of the parameter; ``(units,)`` of a group.
     why : str
         Why it was left out.
+    macs : float, optional
+        The share of the model's MACs that is spent in making the units of the group.
 
     Examples
     --------
     >>> LeftOut((2, 3), "a table of positions").numbers
     6
+    >>> print(LeftOut((8,), "its code uses an old size", macs=0.125))
+    12 % of the MACs: its code uses an old size
     """
 
     shape: tuple[int, ...]
     why: str
+    macs: float | None = None
+
+    def __str__(self) -> str:
+        share = f"{self.numbers:,} numbers" if self.macs is None else share_text(self.macs)
+        return f"{share}: {self.why}"
 
     @property
     def numbers(self) -> int:
@@ -50,7 +60,7 @@ class LeftOut:
     @property
     def is_named(self) -> bool:
         """Whether plans, frames and panels name it: biases and norms are only counted."""
-        return len(self.shape) > 1
+        return len(self.shape) > 1 or self.macs is not None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -67,7 +77,7 @@ class Scores:
     groups : Groups or None
         The groups whose units were scored; None for scores of single weights.
     left_out : mapping of str to LeftOut
-        The parameters without scores, and why; empty for scores of units, or if it is unknown.
+        The parameters, or groups, without scores, and why; empty if it is unknown.
 
     Examples
     --------
@@ -100,8 +110,8 @@ class Plan:
     groups : Groups or None
         All groups of the model; None for a plan for single weights.
     left_out : mapping of str to LeftOut
-        The parameters that the plan is silent about, and why; empty for a plan for units, or if it
-        is unknown.
+        The parameters that the plan is silent about, and why; for a plan for units, the groups that
+        could not be cut or scored. Empty if it is unknown.
 
     Examples
     --------
@@ -176,7 +186,7 @@ class Plan:
         if self.groups is not None:
             data |= {"granularity": "unit", "groups": plan_json.pack_groups(self.groups)}
         data["keep"] = {n: plan_json.pack_bits(k) for n, k in self.keep.items()}
-        data["left_out"] = {n: [list(p.shape), p.why] for n, p in self.left_out.items()}
+        data["left_out"] = {n: [list(p.shape), p.why, p.macs] for n, p in self.left_out.items()}
         return json.dumps({**data, "checksum": plan_json.checksum(data)})
 
     @classmethod
@@ -199,8 +209,12 @@ class Plan:
                 raise ValueError("its checksum is that of another plan")
             keep = {name: plan_json.unpack_bits(entry) for name, entry in data["keep"].items()}
             rest = {
-                name: LeftOut(tuple(strict_json.whole(s) for s in shape), str(why))
-                for name, (shape, why) in data.get("left_out", {}).items()
+                name: LeftOut(
+                    tuple(map(strict_json.whole, shape)),
+                    str(why),
+                    None if macs is None else float(macs),
+                )
+                for name, (shape, why, macs) in data.get("left_out", {}).items()
             }
             if data["granularity"] == "weight":
                 return cls(keep, None, rest)
@@ -229,25 +243,34 @@ def keep_all(groups: Groups) -> dict[str, Tensor]:
     return {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups.cuttable}
 
 
+def share_text(macs: float) -> str:
+    """Say a share of the MACs.
+
+    >>> share_text(0.125), share_text(0.0004)
+    ('12 % of the MACs', 'less than 1 % of the MACs')
+    """
+    return f"{100 * macs:.0f} % of the MACs" if macs >= 0.01 else "less than 1 % of the MACs"
+
+
 def of_all_text(kept: int, total: int, left_out: Mapping[str, LeftOut]) -> str:
     """Say which share of *all* the model's numbers is dropped; "" if it is unknown.
 
     >>> of_all_text(1, 2, {"b": LeftOut((6,), "a bias")})
     ' (0.125 of all 8 numbers)'
     """
-    if not left_out:
+    if not left_out or any(p.macs is not None for p in left_out.values()):
         return ""
     numbers = total + sum(p.numbers for p in left_out.values())
     return f" ({(total - kept) / numbers:.3f} of all {numbers:,} numbers)"
 
 
 def left_out_text(left_out: Mapping[str, LeftOut], before: str = "") -> str:
-    """Name the parameters of two or more dimensions that were left out, after `before`; or "".
+    """Name the groups, or parameters of two or more dimensions, that were left out; or return "".
 
     >>> left_out_text({"b": LeftOut((6,), "a bias"), "t": LeftOut((2, 3), "a table")})
     't (6 numbers: a table)'
     """
-    named = [f"{n} ({p.numbers:,} numbers: {p.why})" for n, p in left_out.items() if p.is_named]
+    named = [f"{n} ({p})" for n, p in left_out.items() if p.is_named]
     if not named:
         return ""
     more = f", and {len(named) - 3} more: .left_out" if len(named) > 3 else ""

@@ -111,6 +111,21 @@ def effective_macs(model: nn.Module, batches: Iterable[Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
+def macs_by_tensor(model: nn.Module, example_input: Any) -> dict[str, float]:
+    """Return the MACs of one example for each weight, and of all other products under ``"other"``.
+
+    Empty if the model cannot be counted.
+
+    >>> macs_by_tensor(nn.Linear(4, 8), torch.zeros(1, 4))
+    {'weight': 32, 'other': 0}
+    """
+    try:
+        frame = effective_macs(model, [(example_input, None)])[:-1]  # the last row is the whole
+    except ArgumentError:
+        return {}
+    return dict(zip(frame["tensor"], frame["macs"].tolist(), strict=True))
+
+
 @dataclass
 class Count:
     """Multiply-accumulates (MACs) of all examples."""

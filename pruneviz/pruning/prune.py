@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError
-from pruneviz.core.groups import check_some_cuttable
-from pruneviz.core.plan import Plan
+from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.groups import Groups, check_some_cuttable
+from pruneviz.core.plan import Plan, Scores
 from pruneviz.evidence.evidence import Evidence
+from pruneviz.model.batches import Batch
 from pruneviz.model.hooks import plain_torch
+from pruneviz.pruning.budget import (
+    COSTS,
+    METRICS,
+    Limits,
+    held_out,
+    judge_of,
+    one_budget,
+    smallest_that_holds,
+    sparsity_for_cost,
+)
 from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
 from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.select import select
-
-STEPS = 12  # bisections when searching a sparsity: a resolution of 1 ÷ 4096
 
 
 @plain_torch()
@@ -28,27 +38,38 @@ def prune(
     *,
     sparsity: float | None = None,
     macs: float | None = None,
-    criterion: str | Callable[[Tensor], Tensor] = "l2",
+    params: float | None = None,
+    bytes: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    criterion: str | Callable[[Tensor], Tensor] | None = None,
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
-    repair: str = "none",
+    evaluate: Callable[[nn.Module], Any] | None = None,
+    groups: Groups | None = None,
+    scores: Scores | None = None,
+    repair: str | None = None,
     ridge: float = RIDGE,
     scope: str | None = None,
     protect: Iterable[str] = (),
     min_keep: int = 1,
     round_to: int = 1,
     approximate: bool = False,
+    as_program: bool = False,
+    strict: bool = False,
     seed: int = 0,
     session: Session | None = None,
 ) -> nn.Module:
     """Remove the least important units of a model, and return the smaller model.
 
-    Does the same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other.
-    In our measurements without training, the second-order criterion with least squares loses the
-    least accuracy::
+    Does the same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other. With
+    `batches` the recipe that lost least in our measurements is used, without training: units are
+    chosen by the second-order criterion, and what is left is repaired by least squares. Without them
+    only the weights are known: units of small L2 norm are removed, and nothing is repaired. ::
 
-        evidence = pv.collect(model, batches, loss=F.cross_entropy)
-        small = pv.prune(model, x, macs=0.5, criterion="obs", repair="lstsq", evidence=evidence, batches=batches)
+        small = pv.prune(model, x, macs=0.5, batches=images)
+
+    A group that cannot be cut or scored is left out, and said in one warning; all others are pruned.
 
     Parameters
     ----------
@@ -57,12 +78,18 @@ def prune(
     example_input : Tensor, tuple or dict
         Arguments of the forward, as for `find_groups`.
     sparsity : float, optional
-        Share of the units of each group to remove, in [0, 1).
-    macs : float, optional
-        Largest share of the multiply-accumulates that the new model may have, in (0, 1]. Pass this
-        or `sparsity`. The smallest sparsity that reaches it is used.
-    criterion : str or callable
-        For units, such as ``"l2"``; see `score`.
+        Share of the units of each group to remove, in [0, 1). Pass this or one of the other budgets.
+    macs, params, bytes : float, optional
+        The most of it that the new model may have: a share in (0, 1], or a count above 1. The smallest
+        sparsity that meets it is used.
+    at_least, at_most : float, optional
+        The metric that the new model must hold, such as ``at_least=0.88`` of the accuracy; `at_most`
+        where lower is better. The smallest model that was found to hold it is returned. The accuracy
+        is measured on every tenth example of `batches`, which no criterion and no repair sees: look
+        at its interval, `accuracy_interval`.
+    criterion : str or callable, optional
+        For units, such as ``"l2"``; see `score`. Default: ``"obs"`` with data and where it can be had,
+        else ``"l2"``.
     evidence : Evidence, optional
         From `collect`; for criteria and repairs that need it.
     batches : iterable, optional
@@ -70,17 +97,28 @@ def prune(
         batches. A criterion that needs gradients uses `cross_entropy`, with labels drawn from the
         model's own predictions. With ``repair="lstsq"`` the layers are re-fitted on these batches
         one after the other.
-    repair, ridge
+    evaluate : callable, optional
+        With `at_least` or `at_most`: a function from a model to a number. Then no example is held out.
+    groups, scores : Groups, Scores, optional
+        From `find_groups` and `score`, if they are there already.
+    repair : str, optional
+        As for `shrink`. Default: ``"lstsq"`` with `batches`, else ``"none"``.
+    ridge
         As for `shrink`.
     scope, protect, min_keep, round_to
         As for `select`.
     approximate : bool
         As for `find_groups`: whether units over which a norm runs may be removed.
+    as_program : bool
+        As for `shrink`: for models with sizes in their Python code.
+    strict : bool
+        Raise if a group cannot be cut or scored, instead of leaving it out.
     seed : int
         As for `score`.
     session : Session, optional
-        Made for this model, with what is otherwise passed as `batches`, `evidence` and
-        `approximate`. Several prunings with one session trace and collect once.
+        Made for this model, with what is otherwise passed as `batches`, `evidence`, `groups`,
+        `approximate`, `as_program` and `strict`. Several prunings with one session trace and collect
+        once.
 
     Returns
     -------
@@ -90,8 +128,8 @@ def prune(
     Raises
     ------
     ArgumentError
-        If not exactly one of `sparsity` and `macs` is passed, a value is out of range, or the share
-        of MACs cannot be reached.
+        If not exactly one budget is passed, a value is out of range, or the budget cannot be met; it
+        says what stands in the way, and with which share.
     GraphError
         If the model cannot be traced, no unit of it can be removed, or `shrink` refuses.
 
@@ -103,61 +141,66 @@ def prune(
     >>> small[0]
     Linear(in_features=8, out_features=16, bias=True)
     """
-    if (sparsity is None) == (macs is None):
-        passed = "neither was" if sparsity is None else "both were"
-        raise ArgumentError(
-            "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share of "
-            f"MACs to keep: {passed} passed."
-        )
-    if sparsity is not None:
-        sparsity = checks.sparsity(sparsity)
-    else:
-        macs = checks.number(macs, "macs", low=0, high=1)
-    checks.choice(repair, "repair", RUNGS)
+    budget, value = one_budget({"sparsity": sparsity, "macs": macs, "params": params, "bytes": bytes,
+                                "at_least": at_least, "at_most": at_most})  # fmt: skip
+    if repair is not None:
+        checks.choice(repair, "repair", RUNGS)
     ridge, seed = checks.number(ridge, "ridge", low=0), checks.count(seed, "seed")
-    if repair != "none":
-        given = (evidence, batches) if session is None else session.source
-        check_repair_data(repair, *given)
+    judged: list[Batch] | None = None
+    own = {"batches": batches, "evidence": evidence, "groups": groups, "approximate": approximate,
+           "as_program": as_program, "strict": strict}  # fmt: skip
     if session is None:
-        session = Session(model, example_input, batches=batches, evidence=evidence,
-                          approximate=approximate, seed=seed)  # fmt: skip
-    elif batches is not None or evidence is not None or approximate:
-        raise ArgumentError(
-            "`batches`, `evidence` and `approximate` belong to the session. Pass them to it: "
-            "pv.Session(model, example_input, batches=batches)."
-        )
+        if budget in METRICS and evaluate is None and batches is not None:
+            own["batches"], judged = held_out(batches)
+        own["groups"] = scores.groups if groups is None and scores is not None else groups
+        session = Session(model, example_input, seed=seed, **own)  # type: ignore[arg-type]
+    else:
+        _check_nothing_beside(own)
     session.check(model)
-    chosen = criterion if callable(criterion) else registered(criterion, "unit")
-    check_some_cuttable(session.groups)
-    scores = session.scores(chosen, seed=seed)
+    known = session.source
+    rung = repair or ("none" if known[1] is None else "lstsq")
+    if rung != "none":
+        check_repair_data(rung, *known)
+    limits = Limits(tuple(checks.names(protect, "protect")), min_keep)
+    chosen = _scores(session, criterion, scores, seed)
 
     def plan(share: float) -> Plan:
-        return select(scores, sparsity=share, scope=scope, protect=protect, min_keep=min_keep,
-                      round_to=round_to)  # fmt: skip
+        return select(chosen, sparsity=share, scope=scope, protect=limits.protect,
+                      min_keep=min_keep, round_to=round_to)  # fmt: skip
 
-    if sparsity is None:
-        assert macs is not None
-        sparsity = _sparsity_for_macs(session, plan, macs)
-    return session.smaller(plan(sparsity), repair, ridge=ridge)
+    def smaller(share: float) -> nn.Module:
+        return session.smaller(plan(share), rung, ridge=ridge)
+
+    if budget in METRICS:
+        return smallest_that_holds(budget, value, smaller, judge_of(evaluate, judged))
+    if budget in COSTS:
+        value = sparsity_for_cost(session, plan, budget, value, limits)
+    return smaller(value)
 
 
-def _sparsity_for_macs(session: Session, plan: Callable[[float], Plan], macs: float) -> float:
-    """Find by bisection the smallest sparsity with at most this share of the MACs."""
-
-    def macs_kept(share: float) -> float:
-        return session.macs(plan(share)) / max(1, session.dense.macs)
-
-    if macs >= 1:
-        return 0.0
-    low, high = 0.0, 1 - 2**-STEPS
-    least = macs_kept(high)
-    if least > macs:
+def _check_nothing_beside(own: Mapping[str, Any]) -> None:
+    """Raise if something was passed beside a session that belongs to it."""
+    passed = [
+        f"`{name}`" for name, value in own.items() if value is not None and value is not False
+    ]
+    if passed:
         raise ArgumentError(
-            f"`macs` must be at least {least:.3f} here, but {macs:g} was passed: {least:.3f} of "
-            "the MACs remain even if all removable units are removed. Protect fewer layers, lower "
-            "`min_keep`, or pass approximate=True."
+            f"{' and '.join(passed)} belong{'s' * (len(passed) == 1)} to the session. Pass {'it' if len(passed) == 1 else 'them'} there: "
+            "pv.Session(model, example_input, batches=batches)."
         )
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if macs_kept(middle) <= macs else (middle, high)
-    return high
+
+
+def _scores(session: Session, criterion: Any, given: Scores | None, seed: int) -> Scores:
+    """Return the scores that the caller gave, or those of a criterion: the best that can be had."""
+    check_some_cuttable(session.groups)
+    if given is not None:
+        checks.kind(given, "scores", Scores, "Make them: pv.score(model, 'l2', groups=groups).")
+        values = {n: v for n, v in given.values.items() if not session.groups[n].frozen}
+        return replace(given, values=values, groups=session.groups)
+    if criterion is None and session.source != (None, None):
+        try:
+            return session.scores(registered("obs", "unit"), seed=seed)
+        except (ArgumentError, GraphError):
+            pass  # no gradients can be had, or no co-moments: the weights are known in any case
+    chosen = "l2" if criterion is None else criterion
+    return session.scores(chosen if callable(chosen) else registered(chosen, "unit"), seed=seed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,16 +14,20 @@ from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.groups import Groups
-from pruneviz.core.plan import Plan, Scores
+from pruneviz.core.groups import Group, Groups
+from pruneviz.core.names import unmasked_name
+from pruneviz.core.plan import LeftOut, Plan, Scores, left_out_text
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
 from pruneviz.graph.state import Walk
 from pruneviz.metrics.cost import Cost, measure
+from pruneviz.metrics.work import macs_by_tensor
 from pruneviz.model.batches import Batch, listed, read_all
 from pruneviz.model.hooks import plain_torch
+from pruneviz.model.tensors import tensors_by_name
+from pruneviz.pruning.refused import reason_of, refused_groups
 from pruneviz.pruning.repair.ladder import RIDGE
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import Criterion
@@ -56,6 +62,10 @@ class Session:
         From `find_groups`; used in place of what would be found.
     approximate : bool
         As for `find_groups`.
+    as_program : bool
+        As for `shrink`.
+    strict : bool
+        Raise if a group cannot be cut or scored. Otherwise it is left out: see ``left_out``.
     seed : int
         As for `collect`.
 
@@ -83,12 +93,16 @@ class Session:
         evidence: Evidence | None = None,
         groups: Groups | None = None,
         approximate: bool = False,
+        as_program: bool = False,
+        strict: bool = False,
         seed: int = 0,
     ) -> None:
         self.model = checks.unwrapped(model)
         self.example_input = example_input
         self.batches = None if batches is None else read_all(batches, "learn from")
         self.loss, self.approximate = loss, approximate
+        self.as_program, self.strict = as_program, strict
+        self.left_out: dict[str, LeftOut] = {}
         self.seed = checks.count(seed, "seed")
         self.given: dict[str, Any] = {}  # what the caller made
         if evidence is not None:
@@ -111,12 +125,40 @@ class Session:
     @property
     def groups(self) -> Groups:
         """All groups of the model, also those that cannot be cut."""
+        return self._once("groups", self._settled_groups)
+
+    def _settled_groups(self) -> Groups:
+        """Return the groups; those that cannot be cut, though their graph allows it, are frozen."""
         made = self.given.get("groups")
         if made is None:
-            made = self._once(
-                "groups", lambda: build_groups(self.walk, approximate=self.approximate)
-            )
-        return made
+            made = build_groups(self.walk, approximate=self.approximate)
+        errors = {} if self.as_program else refused_groups(self.shrinker, made)
+        if errors and self.strict:
+            raise next(iter(errors.values()))
+        found = {
+            n: LeftOut((made[n].size,), reason_of(e), self.share(made[n]))
+            for n, e in errors.items()
+        }
+        self._leave_out(found)
+        return made.without({n: p.why for n, p in found.items()})
+
+    def _leave_out(self, found: Mapping[str, LeftOut]) -> None:
+        """Note what is left out, and say it once."""
+        new = {n: p for n, p in found.items() if n not in self.left_out}
+        self.left_out |= new
+        if new:
+            warnings.warn(left_out_text(new, "left out: "), stacklevel=2)
+
+    def share(self, group: Group) -> float:
+        """Return the share of the MACs that is spent in making the units of a group."""
+        macs = self._once("by tensor", lambda: macs_by_tensor(self.model, self.example_input))
+        total, tensors = sum(macs.values()), tensors_by_name(self.model)
+        made = 0.0
+        for s in group.slices:
+            name = unmasked_name(s.tensor)
+            if s.role == "out" and macs.get(name):
+                made += macs[name] * s.index.size / tensors[name].tensor.shape[s.dim]
+        return min(1.0, made / total) if total else 0.0
 
     @property
     def shrinker(self) -> Shrinker:
@@ -134,10 +176,14 @@ class Session:
         return self.given.get("evidence"), self.batches
 
     def macs(self, plan: Plan) -> int:
-        """Return the MACs of the smaller model; they depend on how many units of each group are kept."""
-        key = ("macs", *((name, int(keep.sum())) for name, keep in plan.keep.items()))
+        """Return the MACs of the smaller model."""
+        return self.cost(plan).macs
+
+    def cost(self, plan: Plan) -> Cost:
+        """Return the cost of the smaller model; it depends on how many units of each group are kept."""
+        key = ("cost", *((name, int(keep.sum())) for name, keep in plan.keep.items()))
         quick = partial(self.smaller, plan, compare=False)
-        return self._once(key, lambda: measure(quick(), self.example_input).macs)
+        return self._once(key, lambda: measure(quick(), self.example_input))
 
     def evidence(self, *, gradients: bool = False) -> Evidence | None:
         """Return what the layers read, with gradients if asked for; None without any data."""
@@ -179,7 +225,13 @@ class Session:
         def make() -> Scores:
             groups = self.groups if granularity == "unit" else None
             evidence = self.evidence_for(needs)
-            return score(self.model, chosen, groups=groups, evidence=evidence, seed=seed)
+            made = score(self.model, chosen, groups=groups, evidence=evidence, seed=seed,
+                         strict=self.strict)  # fmt: skip
+            if groups is None:
+                return made
+            found = {n: replace(p, macs=self.share(groups[n])) for n, p in made.left_out.items()}
+            self._leave_out(found)
+            return replace(made, left_out={**self.left_out, **found})
 
         found = self._once(("scores", granularity, chosen, seed), make)
         with self.lock:
@@ -200,7 +252,10 @@ class Session:
         `compare`: it is compared with the masked model each time; otherwise see `Shrinker.quick`.
         """
         with self.lock, plain_torch():
-            new = self.shrinker.compared(plan) if compare else self.shrinker.quick(plan)
+            if compare or self.as_program:
+                new = self.shrinker.compared(plan, as_program=self.as_program)
+            else:
+                new = self.shrinker.quick(plan)
             if repair != "none":
                 evidence = self.evidence_for(repairs=[repair])
                 self.shrinker.repair(new, plan, repair, evidence, self.batches, ridge)

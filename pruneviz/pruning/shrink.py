@@ -342,13 +342,20 @@ def _layer_names(w: Walk, removed: np.ndarray) -> str:
 
 
 def _outputs_differ(w: Walk, removed: np.ndarray, proof: Proof) -> GraphError:
-    return GraphError(
+    return _refused(
+        "it would not compute what the masked model does",
         f"the model without these units of {_layer_names(w, removed)} would not compute what the "
         f"masked one does: outputs differ by {proof.error:.1e} (of at most {proof.scale:.1e}; the "
         f"mask itself changes {proof.effect:.1e}). Its Python code probably uses an old size: "
         "shrink(..., as_program=True) returns the graph with the new sizes, or leave these layers "
-        "out of the plan."
+        "out of the plan.",
     )
+
+
+def _refused(reason: str, message: str) -> GraphError:
+    error = GraphError(message)
+    error.reason = reason
+    return error
 
 
 def _forward_failed(e: Exception) -> GraphError:
@@ -357,8 +364,9 @@ def _forward_failed(e: Exception) -> GraphError:
     libraries = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)  # ours, torch
     own = [f for f in frames if not f.filename.startswith(libraries)]
     where = f"{own[-1].filename}:{own[-1].lineno}: `{own[-1].line}`" if own else "a layer of torch"
-    return GraphError(
+    return _refused(
+        f"an old size is used at {where}" if own else "a layer of torch keeps an old size",
         f"the forward of the smaller model fails at {where} ({sentence_of(e)}) The code there uses "
         "an old size: compute it from a shape (x.flatten(1), x.shape[1]), or take the graph with "
-        "the new sizes: shrink(..., as_program=True)."
+        "the new sizes: shrink(..., as_program=True).",
     )

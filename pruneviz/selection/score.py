@@ -20,7 +20,7 @@ from pruneviz.model.tensors import Held, check_fit, matrix, tensors_by_name
 from pruneviz.model.weights import left_out, weight_places
 from pruneviz.selection.criteria.registry import GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
-from pruneviz.selection.criteria.requirements import Requirements
+from pruneviz.selection.criteria.requirements import NoEvidenceError, Requirements
 
 REDUCTIONS = ("mean", "sum", "max", "min", "first")
 
@@ -33,6 +33,7 @@ def score(
     groups: Groups | None = None,
     evidence: Evidence | None = None,
     reduction: str = "mean",
+    strict: bool = False,
     seed: int = 0,
 ) -> Scores:
     """Score every single weight of a model, or every unit of its groups: higher = more important.
@@ -51,11 +52,14 @@ def score(
         no output needs score 0.
     evidence : Evidence, optional
         From `collect`, for criteria that need it. Layers without evidence get no scores, so
-        `select` does not prune them; scores and plan name them (``left_out``).
+        `select` does not prune them; scores and plan name them (``left_out``). Nor do groups of
+        which nothing is known.
     reduction : str
         A unit has weights in several tensors. The criterion scores it by each of them, and the
         unit's score is their ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``; or ``"first"``: the
         score by the first producer's own weights alone, the classic norm of a filter.
+    strict : bool
+        Raise if `evidence` has nothing of a group, instead of leaving the group out.
     seed : int
         For criteria that draw random numbers. The caller's random state is not changed.
 
@@ -99,22 +103,7 @@ def score(
         arguments["generator"] = torch.Generator().manual_seed(checks.count(seed, "seed"))
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-        cut = groups.cuttable
-        live = [g for g in cut if g.unused != "unread"]
-        with evaluating(model):
-            have = tensors_by_name(model)
-            check_fit(groups, cut, have, "groups")
-            required = Requirements(chosen, evidence, model)
-            found: dict[str, Tensor]
-            if "model" in chosen.needs:
-                found = cast(dict[str, Tensor], chosen.fn(model, live, evidence)) if live else {}
-            else:
-                found = {
-                    g.name: _unit_scores(chosen, g, have, reduction, arguments, required)
-                    for g in live
-                }
-        values = {g.name: found[g.name] if g in live else torch.zeros(g.size) for g in cut}
-        return Scores(values, chosen.name, groups)
+        return _score_groups(model, chosen, groups, evidence, reduction, arguments, strict)
     with evaluating(model):
         required = Requirements(chosen, evidence, model)
         values, rest = {}, left_out(model)
@@ -126,6 +115,37 @@ def score(
                 why = f"`evidence` has nothing of it that {chosen.name!r} could use"
                 rest[name] = LeftOut(tuple(weight.shape), why)
     return Scores(values, chosen.name, left_out=rest)
+
+
+def _score_groups(
+    model: nn.Module, chosen: Criterion, groups: Groups, evidence: Evidence | None,
+    reduction: str, arguments: dict[str, Any], strict: bool,
+) -> Scores:  # fmt: skip
+    """Score the units of all groups that can be cut and of which enough is known."""
+    cut = groups.cuttable
+    live = [g for g in cut if g.unused != "unread"]
+    found: dict[str, Tensor] = {}
+    unscored: dict[str, ArgumentError] = {}
+    with evaluating(model):
+        have = tensors_by_name(model)
+        check_fit(groups, cut, have, "groups")
+        required = Requirements(chosen, evidence, model)
+        if "model" in chosen.needs:
+            found = cast(dict[str, Tensor], chosen.fn(model, live, evidence)) if live else {}
+            unscored = {g.name: required.unread(g) for g in live if g.name not in found}
+        else:
+            for g in live:
+                try:
+                    found[g.name] = _unit_scores(chosen, g, have, reduction, arguments, required)
+                except NoEvidenceError as e:
+                    unscored[g.name] = e
+    if unscored and (strict or not found):
+        raise next(iter(unscored.values()))
+    found |= {g.name: torch.zeros(g.size) for g in cut if g not in live}
+    why = f"`evidence` has nothing of it that {chosen.name!r} could use"
+    rest = {n: LeftOut((groups[n].size,), why) for n in unscored}
+    values = {g.name: found[g.name] for g in cut if g.name in found}
+    return Scores(values, chosen.name, groups, rest)
 
 
 def _scored(chosen: Criterion, name: str, weight: Tensor, arguments: dict[str, Any]) -> Tensor:

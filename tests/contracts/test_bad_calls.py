@@ -196,8 +196,9 @@ SAID = {
     ),
     "both budgets": (
         lambda: pv.prune(MODEL, X, sparsity=0.5, macs=0.5),
-        "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share of MACs "
-        "to keep: both were passed.",
+        "`prune` takes one budget: `sparsity`, the share of units to remove; `macs`, `params` or "
+        "`bytes`, the share to keep; `at_least` or `at_most`, the metric to hold. `sparsity` and "
+        "`macs` were passed.",
     ),
 }
 

@@ -73,10 +73,10 @@ def test_norms_over_units_only_on_request():
 
 
 BAD = [
-    ({}, "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share of MACs to keep: neither was passed."),
-    ({"sparsity": 0.5, "macs": 0.5}, "`prune` takes either `sparsity`, the share of units to remove, or `macs`, the share of MACs to keep: both were passed."),
+    ({}, "`prune` takes one budget: `sparsity`, the share of units to remove; `macs`, `params` or `bytes`, the share to keep; `at_least` or `at_most`, the metric to hold. None was passed."),
+    ({"sparsity": 0.5, "macs": 0.5}, "`prune` takes one budget: `sparsity`, the share of units to remove; `macs`, `params` or `bytes`, the share to keep; `at_least` or `at_most`, the metric to hold. `sparsity` and `macs` were passed."),
     ({"sparsity": 50}, "Did you mean 0.5? Fractions, never percentages."),
-    ({"macs": 1.5}, "`macs` must be a number in [0, 1], but 1.5 was passed."),
+    ({"macs": 1.5}, "`macs` must be a share in (0, 1], or a whole number of MACs, but 1.5 was passed."),
     ({"macs": 0.0001}, "`macs` must be at least 0.0"),
     ({"sparsity": 0.5, "criterion": "l3"}, "criterion 'l3' is unknown."),
     ({"sparsity": 0.5, "criterion": "magnitude"}, "magnitude"),

@@ -62,7 +62,8 @@ def test_what_was_passed_is_used(counted):
     data = [x for x, _ in batches()]
     groups, evidence = pv.find_groups(model, inputs()), pv.collect(model, data, progress=False)
     session = pv.Session(model, inputs(), evidence=evidence, groups=groups)
-    assert session.groups is groups and session.evidence(gradients=True) is evidence
+    assert session.groups is groups
+    assert session.evidence(gradients=True) is evidence
     alone = pv.prune(model, inputs(), sparsity=0.5, repair="lstsq", evidence=evidence)
     assert same(pv.prune(model, inputs(), sparsity=0.5, repair="lstsq", session=session), alone)
 
@@ -124,8 +125,8 @@ def test_the_session_of_another_model_is_refused():
 def test_what_belongs_to_the_session_is_refused_beside_it(more):
     model = mlp()
     with refused(
-        "`batches`, `evidence` and `approximate` belong to the session. Pass them to it: "
-        "pv.Session(model, example_input, batches=batches)."
+        f"`{next(iter(more))}` belongs to the session. Pass it there: pv.Session(model, "
+        "example_input, batches=batches)."
     ):
         pv.prune(model, inputs(), sparsity=0.5, session=pv.Session(model, inputs()), **more)
 

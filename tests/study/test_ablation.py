@@ -172,7 +172,7 @@ NAN = torch.full_like(X, torch.nan)
         (
             [(X, Y + 2)],
             {},
-            "targets must be classes from 0 to 2, as many as the model has outputs, but 3 is among "
+            "a label of batch 1 of `batches` is 3, but classes of the model go from 0 to 2. Pass the "
             "them.",
         ),
         (

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from pruneviz.core.errors import GraphError
+from pruneviz.core.errors import GraphError, IncomparableError
 from pruneviz.graph.interpreter import promoted, promoted_types, run_graph, silenced
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import draws_random_numbers
@@ -188,7 +188,7 @@ def _check_graph(
         got = outputs_of(model(*copied(args), **copied(kwargs)))
     not_finite = places_not_finite(got.tensors)
     if not_finite:
-        raise GraphError(
+        raise IncomparableError(
             f"`model` returns NaN or infinity on the example, at {not_finite[0]}, so no cut could be "
             "checked. Pass another example, or wrap the model to return what it computes before a mask."
         )
@@ -197,7 +197,7 @@ def _check_graph(
     if in_float64 and LIMIT * scale < error <= LIMIT_FLOAT32 * scale:
         raise NotImplementedError("constants of the graph are float32: compare in float32")
     if not Proof(error, scale, scale, in_float64).holds:
-        raise GraphError(
+        raise IncomparableError(
             "`model` does not compute what its exported graph does: outputs differ by "
             f"{error:.1e} (of at most {scale:.1e}), so no cut could be checked. Does it draw "
             "random numbers, or keep a state between calls? Remove that first."

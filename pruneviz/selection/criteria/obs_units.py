@@ -33,7 +33,7 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
     Raises
     ------
     ArgumentError
-        If the evidence has no gradients, or if no layer that reads a group has a co-moment.
+        If the evidence has no gradients. Groups of which no reader has a co-moment have no scores.
     """
     if not evidence.output_grad:
         raise ArgumentError(
@@ -47,15 +47,16 @@ def obs_scores(model: nn.Module, groups: Iterable[Group], evidence: Evidence) ->
     for g in groups:
         found = [(n, reads[n][g.name]) for n in layers if g.name in reads[n]]
         usable = [r for n, s in found for r in _reader(layers[n], n, s, evidence)]
-        if not usable:
-            raise ArgumentError(
-                f"criterion 'obs' needs the co-moment of what reads group {g.name!r} "
-                f"({', '.join(g.consumers) or 'no layer'}), but `evidence` has none. Protect the group, or "
-                "collect with comoment='all'."
-            )
-        readers[g.name] = usable
+        if usable:
+            readers[g.name] = usable
     work = [
-        LayerWork(n, _macs(n, m, evidence) * rows_share * columns_share, made, read, rows)
+        LayerWork(
+            n,
+            _macs(n, m, evidence) * rows_share * columns_share,
+            made if made in readers else "",
+            read if read in readers else "",
+            rows if made in readers else None,
+        )
         for n, m in layers.items()
         for made, rows, rows_share in _shares(makes[n], m)
         for read, _, columns_share in _shares(reads[n], m)

@@ -21,6 +21,10 @@ HOW_TO_COLLECT = {
 }
 
 
+class NoEvidenceError(ArgumentError):
+    """The evidence has nothing of a group, or of a weight, that a criterion could use."""
+
+
 class Requirements:
     """The part of the evidence that a criterion needs.
 
@@ -81,13 +85,24 @@ class Requirements:
         if "reads" not in self.chosen.evidence:
             return {}
         assert self.given is not None
-        return {"reads": self.given.of_units(group)[1]}
+        try:
+            return {"reads": self.given.of_units(group)[1]}
+        except ArgumentError as e:
+            raise NoEvidenceError(str(e)) from None
 
-    def missing(self, where: str) -> ArgumentError:
+    def unread(self, group: Group) -> NoEvidenceError:
+        """Return the error of a group of which no reader has a co-moment."""
+        return NoEvidenceError(
+            f"criterion {self.chosen.name!r} needs the co-moment of what reads group {group.name!r} "
+            f"({', '.join(group.consumers) or 'no layer'}), but `evidence` has none. Protect the group, "
+            "or collect with comoment='all'."
+        )
+
+    def missing(self, where: str) -> NoEvidenceError:
         """Return an error that says what is missing and how to collect it."""
         how = HOW_TO_COLLECT["grad_sq" if self.chosen.needs_gradients else "input_sq"]
         of = f" for the layers {where}" if where else ""
-        return ArgumentError(f"criterion {self.chosen.name!r} needs{of} {how}")
+        return NoEvidenceError(f"criterion {self.chosen.name!r} needs{of} {how}")
 
     def _known(self, name: str) -> bool:
         assert self.given is not None

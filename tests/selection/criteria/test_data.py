@@ -385,8 +385,14 @@ def deep() -> nn.Module:
 def test_a_group_without_evidence(criterion, text):
     model = deep()
     groups = pv.find_groups(model, X)
+    evidence = seen(model, X, layers=["4"])
     with refused(text):
-        pv.score(model, criterion, groups=groups, evidence=seen(model, X, layers=["4"]))
+        pv.score(model, criterion, groups=groups, evidence=evidence, strict=True)
+    scores = pv.score(model, criterion, groups=groups, evidence=evidence)
+    assert set(scores.left_out) == {"0"} and set(scores.values) == {"2"}
+    why = f"`evidence` has nothing of it that {criterion!r} could use"
+    assert scores.left_out["0"].why == why
+    assert pv.select(scores, sparsity=0.5).left_out == scores.left_out
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "fisher", "wanda", "activation", "apoz"])

@@ -484,7 +484,7 @@ def test_without_what_reads_a_group(options):
         f"criterion 'obs' needs the co-moment of what reads group {name!r} ({reads}), but `evidence` "
         "has none. Protect the group, or collect with comoment='all'."
     ):
-        pv.score(model, "obs", groups=pv.find_groups(model, x[:2]), evidence=evidence)
+        pv.score(model, "obs", groups=pv.find_groups(model, x[:2]), evidence=evidence, strict=True)
 
 
 def test_it_does_not_score_single_weights():

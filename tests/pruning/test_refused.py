@@ -1,0 +1,121 @@
+"""A group that cannot be cut is left out, with the reason and its share; the model is pruned."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import pruneviz as pv
+from pruneviz.pruning.refused import reason_of, refused_groups
+from pruneviz.pruning.shrink import Shrinker
+
+X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Written(nn.Module):
+    """A size is written into its Python: the units of `b` cannot go without editing it."""
+
+    def __init__(self, stubborn: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c, self.d = (
+            nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 10), nn.Linear(10, 3),
+        )  # fmt: skip
+        self.stubborn = stubborn
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        x = torch.relu(self.b(x))
+        if self.stubborn:
+            x = x.reshape(x.shape[0], 8)
+        x = torch.relu(self.c(x))
+        if self.stubborn > 1:
+            x = x.reshape(x.shape[0], 10)
+        return self.d(x)
+
+
+LEFT_OUT = r"left out: b \(3[0-9] % of the MACs: an old size is used at .*test_refused.py:\d+: `x = x.reshape\(x.shape\[0\], 8\)`\)"
+
+
+@pytest.mark.parametrize("budget", [{"sparsity": 0.5}, {"macs": 0.6}, {"params": 0.7}])
+def test_prune_leaves_a_stubborn_group_out(budget):
+    model = Written().eval()
+    with pytest.warns(UserWarning, match=LEFT_OUT) as said:
+        small = pv.prune(model, X, **budget)
+    assert len(said) == 1
+    assert small.b.out_features == 8
+    assert small.a.out_features < 12 and small.c.out_features < 10
+    with pytest.raises(pv.GraphError, match=r"would not compute|fails at"):
+        pv.prune(model, X, **budget, strict=True)
+    program = pv.prune(model, X, **budget, as_program=True)
+    assert program(X).shape == (16, 3)
+    assert sum(p.numel() for p in program.parameters()) < sum(p.numel() for p in small.parameters())
+
+
+def test_it_is_said_once_and_stands_in_the_plan():
+    model = Written(2).eval()
+    session = pv.Session(model, X)
+    with pytest.warns(UserWarning, match="left out: b .*; c ") as said:
+        groups = session.groups
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan = pv.select(session.scores("l2"), sparsity=0.5)
+        small = pv.prune(model, X, sparsity=0.5, session=session)
+    assert set(plan.left_out) == {"b", "c"} == set(session.left_out)
+    assert plan.left_out["b"].macs == pytest.approx(96 / (72 + 96 + 80 + 30))
+    assert "left out: b (35 % of the MACs: an old size is used at" in repr(plan)
+    assert "reshape(x.shape[0], 8)" in groups["b"].frozen
+    assert [small.a.out_features, small.b.out_features, small.c.out_features] == [6, 8, 10]
+    assert [*plan.to_frame()["left_out"]].count("") == len(plan.keep)
+
+
+def test_tables_and_searches_go_on():
+    model = Written().eval()
+    judge = lambda m: float(sum(p.detach().abs().sum() for p in m.parameters()))  # noqa: E731
+    with pytest.warns(UserWarning, match=LEFT_OUT):
+        frame = pv.sensitivity(
+            model, X, criterion="l2", sparsities=[0.5], evaluate=judge, progress=False
+        )
+    assert frame["layer"].tolist() == ["a", "c"]
+    with pytest.warns(UserWarning, match=LEFT_OUT):
+        swept = pv.sweep(
+            model, X, criteria=["l2"], granularity="unit", sparsities=[0.5], evaluate=judge,
+            progress=False,
+        )  # fmt: skip
+    assert swept["params"].iloc[0] < sum(p.numel() for p in model.parameters())
+    with pytest.warns(UserWarning, match=LEFT_OUT):
+        pv.allocate(frame, model=model, example_input=X, macs=0.8)
+
+
+def test_only_the_guilty_groups_are_refused():
+    for stubborn in (0, 1, 2):
+        model = Written(stubborn).eval()
+        groups = pv.find_groups(model, X)
+        refused = refused_groups(Shrinker(model, X), groups)
+        assert list(refused) == ["b", "c"][:stubborn]
+        assert all("reshape" in reason_of(e) for e in refused.values())
+
+
+def test_a_model_that_cannot_be_compared_is_refused_as_a_whole():
+    class Noisy(Written):
+        def forward(self, x):
+            return super().forward(x) * float("nan")
+
+    with pytest.raises(pv.GraphError, match="returns NaN or infinity on the example"):
+        pv.prune(Noisy(0).eval(), X, sparsity=0.5)
+
+
+def test_groups_of_which_nothing_is_known_are_left_out():
+    model = Written(0).eval()
+    evidence = pv.collect(model, [X], layers=["b", "d"], progress=False)
+    with pytest.warns(
+        UserWarning, match=r"left out: b \(35 % of the MACs: `evidence` has nothing of it"
+    ):
+        small = pv.prune(model, X, sparsity=0.5, criterion="activation", evidence=evidence)
+    assert [small.a.out_features, small.b.out_features, small.c.out_features] == [6, 8, 5]
+    with pytest.raises(pv.ArgumentError, match="has no layer that reads group 'b'"):
+        pv.prune(model, X, sparsity=0.5, criterion="activation", evidence=evidence, strict=True)
