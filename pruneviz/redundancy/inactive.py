@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.core.imports import imported
 from pruneviz.evidence.evidence import Evidence
@@ -25,7 +27,11 @@ KINDS = ("dead", "constant", "rare")
 
 @plain_torch()
 def find_inactive(
-    evidence: Evidence, *, groups: Groups | None = None, rare: float = RARE
+    evidence: Evidence,
+    *,
+    groups: Groups | None = None,
+    rare: float = RARE,
+    strict: bool = False,
 ) -> pd.DataFrame:
     """List the units that were never active, constant, or rarely active at their consumer's input.
 
@@ -40,6 +46,9 @@ def find_inactive(
         first layer that reads them. Default: every input of every layer, whatever its producer.
     rare : float
         A unit is rarely active if the share of its values that are not 0 is at most this, in [0, 1).
+    strict : bool
+        Raise if the evidence has no layer that reads a group. Otherwise such groups are left out, and
+        named in a warning.
 
     Returns
     -------
@@ -53,7 +62,7 @@ def find_inactive(
     Raises
     ------
     ArgumentError
-        If `rare` is out of range, or the evidence has no layer that reads a group.
+        If `rare` is out of range, or the evidence has no layer that reads any of the groups.
 
     References
     ----------
@@ -84,11 +93,22 @@ def find_inactive(
             rows += _rows((layer,), _column_units(m), rare)
     else:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
-        for g in groups.cuttable:
-            if g.unused == "unread":  # whatever its units do, no output needs them
+        unread: dict[str, ArgumentError] = {}
+        asked = [g for g in groups.cuttable if g.unused != "unread"]  # no output needs the others
+        for g in asked:
+            try:
+                layer, m = evidence.of_units(g)
+            except ArgumentError as e:
+                unread[g.name] = e
                 continue
-            layer, m = evidence.of_units(g)
             rows += _rows((layer, g.name), m, rare)
+        if unread and (strict or len(unread) == len(asked)):
+            raise next(iter(unread.values()))
+        if unread:
+            warnings.warn(
+                f"left out: {', '.join(unread)} (`evidence` has no layer that reads them)",
+                stacklevel=2,
+            )
     first = ["layer"] if groups is None else ["layer", "group"]
     columns = [*first, "unit", "kind", "active", "mean", "std", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

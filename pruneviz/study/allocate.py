@@ -15,7 +15,6 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups
 from pruneviz.core.plan import Scores
-from pruneviz.metrics.cost import measure
 from pruneviz.metrics.work import effective_macs
 from pruneviz.model.hooks import plain_torch
 from pruneviz.model.weights import visible_weights
@@ -217,8 +216,7 @@ def _kept_of_units(
     def kept(sparsities: Sparsities) -> int:
         if not sparsities:
             return int(getattr(session.dense, name))
-        new = session.smaller(select(scores, sparsity=sparsities), compare=False)
-        return int(getattr(measure(new, example_input), name))
+        return int(getattr(session.cost(select(scores, sparsity=sparsities)), name))
 
     return kept
 

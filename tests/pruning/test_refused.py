@@ -88,7 +88,7 @@ def test_tables_and_searches_go_on():
         )  # fmt: skip
     assert swept["params"].iloc[0] < sum(p.numel() for p in model.parameters())
     with pytest.warns(UserWarning, match=LEFT_OUT):
-        pv.allocate(frame, model=model, example_input=X, macs=0.8)
+        pv.allocate(model, frame, example_input=X, macs=0.8)
 
 
 def test_only_the_guilty_groups_are_refused():
