@@ -6,17 +6,16 @@ import torch
 
 from pruneviz.core.errors import GraphError, IncomparableError, sentence_of
 from pruneviz.core.groups import Groups
-from pruneviz.core.plan import Plan, Scores
+from pruneviz.core.plan import Plan, keep_all
 from pruneviz.pruning.shrink import Shrinker
-from pruneviz.selection.select import select
 
 
-def refused_groups(shrinker: Shrinker, groups: Groups) -> dict[str, GraphError]:
-    """Return the error of each group that cannot be cut together with the others.
+def refused_groups(shrinker: Shrinker, plan: Plan) -> dict[str, GraphError]:
+    """Return the error of each group that cannot be cut as a plan says, beside the others.
 
-    Half of the units of all groups are removed at once, and compared. If that fails, the groups are
-    halved until the guilty ones are found: a few comparisons for each of them. A size that is written
-    into the user's Python code is found in no other way.
+    All of them are cut at once, and compared. If that fails, the groups are halved until the guilty
+    ones are found: a few comparisons for each of them. A size that is written into the user's Python
+    code is found in no other way.
 
     Raises
     ------
@@ -27,7 +26,7 @@ def refused_groups(shrinker: Shrinker, groups: Groups) -> dict[str, GraphError]:
 
     def added(names: list[str], good: list[str]) -> list[str]:
         """Return the good groups, and those of `names` that can be cut beside them."""
-        error = _attempt(shrinker, groups, [*good, *names])
+        error = _attempt(shrinker, plan, [*good, *names])
         if error is None:
             return [*good, *names]
         if len(names) == 1:
@@ -36,10 +35,29 @@ def refused_groups(shrinker: Shrinker, groups: Groups) -> dict[str, GraphError]:
         middle = len(names) // 2
         return added(names[middle:], added(names[:middle], good))
 
-    names = [g.name for g in groups.cuttable if g.size > 1]
+    names = [n for n, keep in plan.keep.items() if not bool(keep.all())]
     if names:
         added(names, [])
     return refused
+
+
+def least_plan(groups: Groups) -> Plan:
+    """Return the plan that removes as few units as possible of each group, but at least one.
+
+    The numbers of two groups that were equal are different then, so that a size which the code takes
+    for both is found.
+    """
+    keep = keep_all(groups)
+    for g in groups.cuttable:
+        for part in g.even_parts if min(map(len, g.even_parts)) > 1 else ():
+            keep[g.name][part[-1]] = False
+    return Plan(keep, groups)
+
+
+def without(plan: Plan, names: object) -> Plan:
+    """Return a plan that keeps all units of the named groups."""
+    kept = {n: torch.ones_like(k) if n in names else k for n, k in plan.keep.items()}  # type: ignore[operator]
+    return Plan(kept, plan.groups, plan.left_out)
 
 
 def reason_of(error: GraphError) -> str:
@@ -47,12 +65,9 @@ def reason_of(error: GraphError) -> str:
     return error.reason or sentence_of(error).rstrip(".")
 
 
-def _attempt(shrinker: Shrinker, groups: Groups, names: list[str]) -> GraphError | None:
-    # any scores will do: what fits does not depend on which units of a group are removed
-    values = {n: torch.arange(groups[n].size).float() for n in names}
-    plan: Plan = select(Scores(values, "any", groups), sparsity=0.5)
+def _attempt(shrinker: Shrinker, plan: Plan, names: list[str]) -> GraphError | None:
     try:
-        shrinker.compared(plan)
+        shrinker.compared(without(plan, plan.keep.keys() - set(names)))
     except IncomparableError:
         raise
     except GraphError as e:

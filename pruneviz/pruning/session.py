@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError
+from pruneviz.core.errors import ArgumentError, GraphError, IncomparableError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import LeftOut, Plan, Scores, left_out_text
@@ -27,7 +27,7 @@ from pruneviz.metrics.work import macs_by_tensor
 from pruneviz.model.batches import Batch, listed, read_all
 from pruneviz.model.hooks import plain_torch
 from pruneviz.model.tensors import tensors_by_name
-from pruneviz.pruning.refused import reason_of, refused_groups
+from pruneviz.pruning.refused import least_plan, reason_of, refused_groups, without
 from pruneviz.pruning.repair.ladder import RIDGE
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import Criterion
@@ -132,15 +132,24 @@ class Session:
         made = self.given.get("groups")
         if made is None:
             made = build_groups(self.walk, approximate=self.approximate)
-        errors = {} if self.as_program else refused_groups(self.shrinker, made)
+        if self.as_program:
+            return made
+        return made.without(self._refused(least_plan(made)))
+
+    def _refused(self, plan: Plan) -> dict[str, str]:
+        """Return the reason of each group that cannot be cut as a plan says; it is left out."""
+        errors = refused_groups(self.shrinker, plan)
         if errors and self.strict:
             raise next(iter(errors.values()))
-        found = {
-            n: LeftOut((made[n].size,), reason_of(e), self.share(made[n]))
-            for n, e in errors.items()
-        }
-        self._leave_out(found)
-        return made.without({n: p.why for n, p in found.items()})
+        groups, reasons = plan.groups, {n: reason_of(e) for n, e in errors.items()}
+        assert groups is not None
+        self._leave_out(
+            {
+                n: LeftOut((groups[n].size,), why, self.share(groups[n]))
+                for n, why in reasons.items()
+            }
+        )
+        return reasons
 
     def _leave_out(self, found: Mapping[str, LeftOut]) -> None:
         """Note what is left out, and say it once."""
@@ -252,14 +261,30 @@ class Session:
         `compare`: it is compared with the masked model each time; otherwise see `Shrinker.quick`.
         """
         with self.lock, plain_torch():
-            if compare or self.as_program:
-                new = self.shrinker.compared(plan, as_program=self.as_program)
-            else:
-                new = self.shrinker.quick(plan)
+            try:
+                new = self._cut(plan, compare)
+            except IncomparableError:
+                raise
+            except GraphError:
+                if self.strict or self.as_program:
+                    raise
+                # with other numbers of units these groups could be cut: they are left out from now on
+                reasons = self._refused(plan)
+                if not reasons:
+                    raise
+                self._made = {k: v for k, v in self._made.items() if k[0] not in ("scores", "cost")}
+                self._made["groups"] = self.groups.without(reasons)
+                plan = without(plan, reasons)
+                new = self._cut(plan, compare)
             if repair != "none":
                 evidence = self.evidence_for(repairs=[repair])
                 self.shrinker.repair(new, plan, repair, evidence, self.batches, ridge)
             return new
+
+    def _cut(self, plan: Plan, compare: bool) -> nn.Module:
+        if compare or self.as_program:
+            return self.shrinker.compared(plan, as_program=self.as_program)
+        return self.shrinker.quick(plan)
 
     def check(self, model: nn.Module) -> None:
         """Raise unless this is the session's model, with the weights that it had at first."""

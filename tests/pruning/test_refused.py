@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import pruneviz as pv
-from pruneviz.pruning.refused import reason_of, refused_groups
+from pruneviz.pruning.refused import least_plan, reason_of, refused_groups
 from pruneviz.pruning.shrink import Shrinker
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
@@ -95,7 +95,7 @@ def test_only_the_guilty_groups_are_refused():
     for stubborn in (0, 1, 2):
         model = Written(stubborn).eval()
         groups = pv.find_groups(model, X)
-        refused = refused_groups(Shrinker(model, X), groups)
+        refused = refused_groups(Shrinker(model, X), least_plan(groups))
         assert list(refused) == ["b", "c"][:stubborn]
         assert all("reshape" in reason_of(e) for e in refused.values())
 

@@ -1,0 +1,1 @@
+"""Networks of many tasks, small and quick: what a practitioner brings."""

@@ -1,0 +1,99 @@
+"""Every task goes the whole way: nothing in a practitioner's model stops the front door."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+import pruneviz as pv
+from tasks.networks import NAMES, Task, task
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def given(request) -> Task:
+    return task(request.param)
+
+
+@pytest.fixture
+def allowed():
+    """What is left out is said in a warning; that is no failure here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="left out: ")
+        yield
+
+
+def numbers(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.usefixtures("allowed")
+def test_readers(given):
+    groups = pv.find_groups(given.model, given.example, approximate=given.approximate)
+    assert groups.cuttable
+    evidence = pv.collect(given.model, given.batches, loss=given.loss, progress=False)
+    frame = pv.find_inactive(evidence, groups=groups, rare=0.5)
+    assert set(frame["kind"]) <= {"dead", "constant", "rare"}
+    assert len(pv.find_redundant(given.model, groups=groups, evidence=evidence, top=2)) <= 2
+    plan = pv.lossless_plan(given.model, given.example, evidence=evidence)
+    small = pv.shrink(
+        given.model, plan, example_input=given.example, repair="merge", evidence=evidence
+    )
+    found = pv.certify(given.model, small, given.inputs)
+    assert found.kind in ("exact", "observed")
+
+
+@pytest.mark.usefixtures("allowed")
+@pytest.mark.parametrize(
+    "budget", [{"sparsity": 0.3}, {"macs": 0.9}, {"params": 0.9}, {"bytes": 0.9}, {"at_most": 2.0}]
+)
+def test_prune_in_one_call(given, budget):
+    options = {"evaluate": given.evaluate} if "at_most" in budget else {}
+    small = pv.prune(given.model, given.example, batches=given.inputs,
+                     approximate=given.approximate, **budget, **options)  # fmt: skip
+    assert numbers(small) < numbers(given.model)
+    assert given.evaluate(small) < given.evaluate(given.build().eval())
+    if "at_most" in budget:
+        assert given.evaluate(small) <= 2.0
+
+
+@pytest.mark.usefixtures("allowed")
+def test_the_repaired_model_is_no_worse_than_the_plain_one(given):
+    def loss(**options) -> float:
+        return given.evaluate(pv.prune(
+            given.model, given.example, sparsity=0.4, approximate=given.approximate, **options))  # fmt: skip
+
+    assert loss(batches=given.inputs) <= loss(criterion="l2", repair="none") + 0.02
+
+
+# torch's own, of a GRU that is exported
+@pytest.mark.filterwarnings("ignore:The tensor attributes self.gru._flat_weights")
+@pytest.mark.usefixtures("allowed")
+def test_tables_and_home(given, tmp_path):
+    frame = pv.sensitivity(
+        given.model, given.example, criterion="l2", sparsities=[0.5], evaluate=given.evaluate,
+        groups=pv.find_groups(given.model, given.example, approximate=given.approximate),
+        progress=False,
+    )  # fmt: skip
+    assert len(frame) and frame["metric"].notna().all()
+    small = pv.prune(given.model, given.example, sparsity=0.3, batches=given.inputs,
+                     approximate=given.approximate)  # fmt: skip
+    tuned = pv.fit(small, given.batches, loss=given.loss, epochs=1, lr=1e-3, progress=False)
+    pv.save(tuned, tmp_path / "small.safetensors")
+    again = pv.load(tmp_path / "small.safetensors", given.build)
+    with torch.no_grad():
+        want = tuned(given.example)
+        assert torch.allclose(again.eval()(given.example), want, atol=1e-6)
+        exported = torch.export.export(tuned.eval(), (given.example,))
+        assert torch.allclose(exported.module()(given.example), want, atol=1e-5)
+
+
+@pytest.mark.usefixtures("allowed")
+def test_panel(given):
+    panel = pv.panel_whatif(given.model, given.inputs, evaluate=lambda m: -given.evaluate(m),
+                            approximate=given.approximate)  # fmt: skip
+    panel.controls["sparsity"].value = 0.3
+    assert panel.result["metric"] < panel.result["metric_before"] + 1
+    assert panel.result["macs"] < panel.result["macs_before"]
+    panel.close()
