@@ -174,7 +174,14 @@ def test_every_file_can_be_imported(name):
 
 def test_tests_stand_beside_what_they_test():
     tests = ROOT / "tests"
-    apart = {"contracts", "zoo", "browser", "helpers", "lessons"}  # lessons: of the notebooks, too
+    apart = {
+        "contracts",
+        "zoo",
+        "tasks",
+        "browser",
+        "helpers",
+        "lessons",
+    }  # lessons: of the notebooks, too
     for path in tests.rglob("test_*.py"):
         room = path.relative_to(tests).parent
         if room.parts[0] in apart:

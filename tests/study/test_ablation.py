@@ -173,7 +173,7 @@ NAN = torch.full_like(X, torch.nan)
             [(X, Y + 2)],
             {},
             "a label of batch 1 of `batches` is 3, but classes of the model go from 0 to 2. Pass the "
-            "them.",
+            "data that the model was made for.",
         ),
         (
             [(NAN, Y)],
