@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_untouched, refused, snapshot, storages
+from helpers import assert_untouched, by_units, refused, snapshot, storages
 from torch import Tensor, nn
 from zoo.case import net, stir
 
@@ -28,7 +28,8 @@ def cut(model: nn.Module, units: dict[str, list[int]], x: Tensor, **options) -> 
     options.setdefault("repair", "lstsq")
     if "batches" not in options:
         options.setdefault("evidence", pv.collect(model, [x], progress=False))
-    plan = pv.drop(pv.find_groups(model, x), units)
+    groups = pv.find_groups(model, x)
+    plan = pv.drop(groups, by_units(groups, units))
     return pv.shrink(model, plan, example_input=x, **options)
 
 
@@ -519,7 +520,8 @@ def test_gpt2_loses_doubled_neurons_and_heads_without_a_trace(rung, batches):
             parts = t.unflatten(-1, (3, 4, 4))
             parts[..., 3, :] = parts[..., 1, :]
     groups = pv.find_groups(model, {"input_ids": ids})
-    plan = pv.drop(groups, {"transformer.h.0.mlp.c_fc": [5], "transformer.h.0.attn.c_attn": [3]})
+    units = {"transformer.h.0.mlp.c_fc": [5], "transformer.h.0.attn.c_attn": [3]}  # a head
+    plan = pv.drop(groups, by_units(groups, units))
     given = [{"input_ids": i} for i in ids.split(4)]
     source = {"evidence": pv.collect(model, given, progress=False)}
     source = {"batches": given} if batches else source
