@@ -31,6 +31,8 @@ def prune(
     criterion: str | Callable[[Tensor], Tensor] = "l2",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    draw: Callable[..., Any] | None = None,
     repair: str = "none",
     ridge: float = RIDGE,
     scope: str | None = None,
@@ -67,9 +69,11 @@ def prune(
         From `collect`; for criteria and repairs that need it.
     batches : iterable, optional
         As for `collect`. If evidence is needed and none was passed, it is collected from these
-        batches. A criterion that needs gradients uses `cross_entropy`, with labels drawn from the
-        model's own predictions. With ``repair="lstsq"`` the layers are re-fitted on these batches
-        one after the other.
+        batches. With ``repair="lstsq"`` the layers are re-fitted on these batches one after the
+        other.
+    loss, draw : callable, optional
+        As for `collect`, for a criterion that needs gradients; with `loss`, `batches` have targets.
+        Default: `cross_entropy`, with labels drawn from the model's own predictions.
     repair, ridge
         As for `shrink`.
     scope, protect, min_keep, round_to
@@ -119,12 +123,12 @@ def prune(
         given = (evidence, batches) if session is None else session.source
         check_repair_data(repair, *given)
     if session is None:
-        session = Session(model, example_input, batches=batches, evidence=evidence,
-                          approximate=approximate, seed=seed)  # fmt: skip
-    elif batches is not None or evidence is not None or approximate:
+        session = Session(model, example_input, batches=batches, loss=loss, draw=draw,
+                          evidence=evidence, approximate=approximate, seed=seed)  # fmt: skip
+    elif approximate or any(v is not None for v in (batches, evidence, loss, draw)):
         raise ArgumentError(
-            "`batches`, `evidence` and `approximate` belong to the session. Pass them to it: "
-            "pv.Session(model, example_input, batches=batches)."
+            "`batches`, `evidence`, `loss`, `draw` and `approximate` belong to the session. Pass them to "
+            "it: pv.Session(model, example_input, batches=batches)."
         )
     session.check(model)
     chosen = criterion if callable(criterion) else registered(criterion, "unit")

@@ -119,13 +119,15 @@ def test_the_session_of_another_model_is_refused():
 
 
 @pytest.mark.parametrize(
-    "more", [{"batches": batches()}, {"approximate": True}], ids=lambda more: next(iter(more))
+    "more",
+    [{"batches": batches()}, {"approximate": True}, {"loss": F.cross_entropy}, {"draw": len}],
+    ids=lambda more: next(iter(more))
 )
 def test_what_belongs_to_the_session_is_refused_beside_it(more):
     model = mlp()
     with refused(
-        "`batches`, `evidence` and `approximate` belong to the session. Pass them to it: "
-        "pv.Session(model, example_input, batches=batches)."
+        "`batches`, `evidence`, `loss`, `draw` and `approximate` belong to the session. Pass them to "
+        "it: pv.Session(model, example_input, batches=batches)."
     ):
         pv.prune(model, inputs(), sparsity=0.5, session=pv.Session(model, inputs()), **more)
 
