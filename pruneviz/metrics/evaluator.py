@@ -19,8 +19,6 @@ from pruneviz.metrics.intervals import clustered_interval
 from pruneviz.model.batches import Batch, read_all, runs_channels_last, same_shape, split_batches
 from pruneviz.model.hooks import plain_torch
 
-BETTER = ("higher", "lower")
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Accuracy:
@@ -139,6 +137,18 @@ class Accuracy:
     def _rows(self) -> list[Batch]:
         # without convolutions the given memory layout is as good as any: only split the batches
         return split_batches(self.batches, False)
+
+
+def checked_better(better: Any, evaluate: Any) -> str:
+    """Return which numbers of an `evaluate` are better; raise if it is of accuracies."""
+    if checks.choice(better, "better", checks.BETTER) == "lower" and (
+        evaluate is None or isinstance(evaluate, Accuracy)
+    ):
+        raise ArgumentError(
+            "better='lower' is said of what `evaluate` returns, but of accuracies higher is better. "
+            "Pass a function such as a loss as `evaluate`, or leave `better` out."
+        )
+    return str(better)
 
 
 def columns_of(evaluate: Any) -> dict[str, type]:

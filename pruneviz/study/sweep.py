@@ -17,13 +17,13 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.imports import imported
 from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
+from pruneviz.metrics.evaluator import Accuracy, checked_better, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.setup import Setup
 from pruneviz.study.stored import Row, Table
-from pruneviz.study.table import all_rows, as_list, row_error
+from pruneviz.study.table import all_rows, as_list, row_error, with_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ def sweep(
     criteria: Iterable[str],
     sparsities: Iterable[float],
     evaluate: Callable[[nn.Module], Any],
+    better: str = "higher",
     granularity: str | None = None,
     groups: Groups | None = None,
     scope: str | None = None,
@@ -76,6 +77,9 @@ def sweep(
     evaluate : callable
         ``evaluate(model)`` returns a finite number, or a tensor of one: the column ``metric``. An
         `Accuracy` is fastest, and adds the columns ``low``, ``high`` and ``examples``.
+    better : str
+        Whether ``"higher"`` or ``"lower"`` numbers of `evaluate` are better, such as losses. If lower,
+        the table has a column ``better`` that says so to `pareto`, `choose`, `allocate` and the plots.
     granularity : str, optional
         ``"weight"`` or ``"unit"``. Default: units if `groups` are passed, or for criteria that rank
         only units; else weights.
@@ -159,6 +163,7 @@ def sweep(
                  strict=True))
         for c in setup.criteria.values() for seed in runs for r in rungs for s in targets
     ]  # fmt: skip
+    rows = with_better(rows, key_columns, checked_better(better, evaluate))
     fixed = {c.name for c in setup.criteria.values() if "generator" not in c.needs and tune is None}
 
     def same(row: Row) -> Row:

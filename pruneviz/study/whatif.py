@@ -20,7 +20,7 @@ from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.metrics.accuracy import classified
 from pruneviz.metrics.accuracy_comparison import Comparison
-from pruneviz.metrics.evaluator import BETTER, metric
+from pruneviz.metrics.evaluator import checked_better, metric
 from pruneviz.metrics.latency_comparison import Timing, compare_latency
 from pruneviz.model.batches import (
     PART,
@@ -107,12 +107,7 @@ class WhatIf:
         self.model = copy_of(model).eval()
         self._timed_copy: nn.Module | None = None  # no other thread runs it
         needs_labels = evaluate is None
-        self.better = checks.choice(better, "better", BETTER)
-        if needs_labels and self.better == "lower":
-            raise ArgumentError(
-                "better='lower' is said of `evaluate`, but none was passed, and of accuracies higher is "
-                "better. Pass evaluate=..., or leave `better` out."
-            )
+        self.better = checked_better(better, evaluate)
         self.ignore_index = ignore_index
         self.given = given = read_all(
             batches, "judge by", targets=needs_labels, ignore_index=ignore_index
