@@ -115,7 +115,9 @@ class Comparison:
         after, before = (r.astype(int) for r in right)
         return after - before
 
-    def _of_examples(self, values: np.ndarray, chosen: Any = slice(None)) -> tuple[np.ndarray, ...]:
+    def _of_examples(
+        self, values: np.ndarray, chosen: Any = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return for each example the sum of these values of its labels, and their number."""
         values = values[chosen].astype(int)
         if self.example is None:

@@ -208,9 +208,7 @@ class TradeoffPanel(Panel):
     def _points(self, x: str, y: str) -> pd.DataFrame:
         """Return the points for a cost and a quality; each pair is averaged once."""
         if (x, y) not in self._averaged:
-            self._averaged[x, y] = pareto(
-                self._data, x=x, y=y, by=self._by, better=self._better
-            )
+            self._averaged[x, y] = pareto(self._data, x=x, y=y, by=self._by, better=self._better)
         return self._averaged[x, y]
 
     def _options(self) -> dict[str, Any]:

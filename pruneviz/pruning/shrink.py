@@ -309,6 +309,7 @@ class Shrinker:
             ) from e
         if not proof.holds:
             raise _outputs_differ(w, removed, proof)
+        record_cut(new, Cut(kept_places(w, removed)), self.model)
         return new
 
 

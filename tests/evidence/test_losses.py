@@ -76,7 +76,9 @@ def squares(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("wrap", ["tensor", "dict", "tuple"])
-@pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss()], ids=["function", "class"])
+@pytest.mark.parametrize(
+    "loss", [F.cross_entropy, nn.CrossEntropyLoss()], ids=["function", "class"]
+)
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_gradients_of_positions_are_those_of_single_examples(kind, loss, wrap):
     x, y = data(kind)
@@ -145,7 +147,7 @@ def test_what_a_criterion_learns_from_the_targets_of_a_loader():
     own = pv.Session(model, x, batches=[(x, y)]).evidence(gradients=True)
     want = squares(model, x, y)
     torch.testing.assert_close(own.grad_sq["mix.weight"].float(), want["mix.weight"], rtol=1e-4, atol=1e-9)  # fmt: skip
-    with pytest.raises(pv.ArgumentError, match="Pass draw=..., or the `loss` and batches of"):
+    with pytest.raises(pv.ArgumentError, match=r"Pass draw=\.\.\., or the `loss` and"):
         pv.prune(model, x, sparsity=0.5, criterion="obs", batches=[x])
     drawn = []
 
@@ -167,7 +169,7 @@ def test_a_regression_says_which_loss_to_pass():
     assert pv.prune(model, x, loss=F.mse_loss, **call)[0].out_features < 8
     one = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
     call["batches"] = [(x, (y[:, 0] > 0).long())]  # one logit: no class can be drawn
-    with pytest.raises(pv.ArgumentError, match="Pass draw=..., or the `loss` and batches of"):
+    with pytest.raises(pv.ArgumentError, match=r"Pass draw=\.\.\., or the `loss` and"):
         pv.prune(one, x, **call)
 
     def loss(z, y):

@@ -10,7 +10,17 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import MODELS, assert_untouched, bits, build, by_units, inputs, refused, snapshot, storages
+from helpers import (
+    MODELS,
+    assert_untouched,
+    bits,
+    build,
+    by_units,
+    inputs,
+    refused,
+    snapshot,
+    storages,
+)
 from torch import Tensor, nn
 from zoo.case import net, param, stir
 

@@ -157,15 +157,33 @@ def test_load_leaves_the_built_model_alone(tmp_path):
     assert template[0].out_channels == 8
 
 
+def test_a_program_is_loaded_into_one_of_the_same_plan(tmp_path):
+    path, groups = tmp_path / "p.safetensors", pv.find_groups(build(), X)
+
+    def program(channels, of=build):
+        plan = pv.Plan.from_json(pv.drop(groups, {"0": channels}).to_json())
+        return pv.shrink(of().eval(), plan, example_input=X, as_program=True)
+
+    saved = pv.fit(program([1]), [(X, torch.arange(len(X)) % 2)], progress=False)
+    pv.save(saved, path, encoding="csr_int32")
+    again = pv.load(path, lambda: program([1]))
+    assert torch.equal(again(X), saved(X))
+    pv.save(again, path)  # and once more
+    assert torch.equal(pv.load(path, lambda: program([1]))(X), saved(X))
+    with pytest.raises(pv.ArgumentError, match=r"cut by another plan. Pass the plan of the saved"):
+        pv.load(path, lambda: program([2]))
+    with pytest.raises(pv.ArgumentError, match="a program was saved, but `build` returns none"):
+        pv.load(path, build)
+    pv.save(build(), path)
+    with pytest.raises(pv.ArgumentError, match="no program was saved, but `build` returns one"):
+        pv.load(path, lambda: program([1]))
+
+
 def test_what_cannot_be_saved(tmp_path):
     model = build().eval()
     plan = pv.select(pv.score(model, "magnitude"), sparsity=0.5)
     with pytest.raises(pv.ArgumentError, match=r"has masks.*pv\.bake\(model\)"):
         pv.save(pv.mask(model, plan), tmp_path / "m.safetensors")
-    groups = pv.find_groups(model, X)
-    program = pv.shrink(model, pv.drop(groups, {"0": [1]}), example_input=X, as_program=True)
-    with pytest.raises(pv.ArgumentError, match="a shrunken program has no such code"):
-        pv.save(program, tmp_path / "p.safetensors")
     with pytest.raises(pv.ArgumentError, match="cannot be written"):
         pv.save(model, tmp_path / "nowhere" / "m.safetensors")
     with pytest.raises(pv.ArgumentError, match=r"`model` must be a torch\.nn\.Module"):

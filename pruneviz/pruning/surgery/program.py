@@ -12,10 +12,10 @@ from pruneviz.core.names import layer_name
 from pruneviz.graph.values import name_of
 
 LAYERS: dict[str, type[nn.Module]] = {
-    "aten.linear.default": nn.Linear,
-    "aten.conv1d.default": nn.Conv1d,
-    "aten.conv2d.default": nn.Conv2d,
-    "aten.conv3d.default": nn.Conv3d,
+    "linear": nn.Linear,
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
 }
 
 
@@ -33,7 +33,6 @@ def make_model_of(program: GraphModule, model: nn.Module) -> None:
         layer = layer_name(str(_target(node, 1)))
         if kind is not None and layer and type(dense.get(layer)) is kind:
             _make_layer(program, node, layer, dense[layer])
-    program.graph.eliminate_dead_code()
     program.recompile()
     for name, module in program.named_modules():
         module.training = dense[name].training if name in dense else model.training
@@ -46,8 +45,8 @@ def _make_layer(program: GraphModule, node: Node, layer: str, old: nn.Module) ->
     if [_target(node, 1), _target(node, 2)] != list(named.values()) or held._modules:
         return
     if not isinstance(held, type(old)):
-        new = _empty(old, held.weight.shape)
-        if isinstance(new, _ConvNd) and _settings(new) != _settings_of(node, new):
+        new = _empty(old, tuple(held.get_parameter("weight").shape), node)
+        if new is None:
             return
         new._parameters.update({n: held._parameters[n] for n in new._parameters if named[n]})
         program.set_submodule(layer, new)
@@ -55,30 +54,32 @@ def _make_layer(program: GraphModule, node: Node, layer: str, old: nn.Module) ->
         called = program.graph.call_module(layer, (node.args[0],))
     called.meta = node.meta
     node.replace_all_uses_with(called)
+    read = [n for n in node.all_input_nodes if n.op == "get_attr"]
     program.graph.erase_node(node)
+    for tensor in read:
+        if not tensor.users:
+            program.graph.erase_node(tensor)
 
 
-def _empty(old: Any, shape: tuple[int, ...]) -> nn.Module:
-    """Return a layer like another one, for a weight of this shape, without tensors of its own."""
-    bias = {"bias": old.bias is not None, "device": "meta"}
-    if isinstance(old, nn.Linear):
-        return nn.Linear(shape[1], shape[0], **bias)
-    # a depthwise convolution lost as many groups as channels
-    groups = old.groups if old.in_channels != old.groups else shape[0] * old.groups // old.out_channels
-    sizes = {n: getattr(old, n) for n in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
-    return type(old)(shape[1] * groups, shape[0], groups=groups, **sizes, **bias)
+def _empty(old: Any, shape: tuple[int, ...], node: Node) -> nn.Module | None:
+    """Return a layer like another one, without tensors, that does what an operator does.
 
-
-def _settings(conv: Any) -> tuple[Any, ...]:
-    return conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
-
-
-def _settings_of(node: Node, conv: Any) -> tuple[Any, ...]:
-    """Return the settings with which an operator convolves, as a layer of its own has them."""
-    n = len(conv.kernel_size)
-    stride, padding, dilation, groups = (*node.args[3:], *(1, 0, 1, 1)[max(0, len(node.args) - 3) :])
-    lists = (tuple(v) if isinstance(v, (list, tuple)) else (v,) for v in (stride, padding, dilation))
-    return *(v * n if len(v) == 1 else v for v in lists), groups, "zeros"
+    `shape`: of its weight. None if the operator does something else: a convolution may pad before it.
+    """
+    options: dict[str, Any] = {"bias": old.bias is not None, "device": "meta"}
+    if not isinstance(old, _ConvNd):
+        return nn.Linear(shape[1], shape[0], **options)
+    settings: list[Any] = [*node.args[3:]]
+    stride, padding, dilation, groups = settings + [1, 0, 1, 1][len(settings) :]
+    for name, value in (("stride", stride), ("padding", padding), ("dilation", dilation)):
+        own = options[name] = getattr(old, name)
+        if not isinstance(value, str):
+            value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if own not in (value, value * len(old.kernel_size)):
+            return None
+    if old.padding_mode != "zeros":
+        return None
+    return type(old)(shape[1] * groups, shape[0], old.kernel_size, groups=groups, **options)
 
 
 def _target(node: Node, place: int) -> str | None:

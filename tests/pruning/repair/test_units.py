@@ -689,14 +689,18 @@ def test_batches_of_no_examples(rung):
         cut(model, {"0": [1]}, x, repair=rung, batches=[x[:0]])
 
 
-def test_a_program_has_no_layers_to_watch():
-    model, x = small()
+def test_a_layer_that_is_no_layer_of_a_program():
+    torch.manual_seed(0)
+    circular = nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular")
+    model = ready(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), circular))
+    x = torch.randn(6, 1, 7, 7, dtype=torch.float64)
     with refused(
-        "repair 'lstsq' with `batches` does not work with as_program=True: it reads the inputs of each "
-        "layer, but a program has no layers. Pass evidence=pv.collect(model, batches) instead."
+        "repair 'lstsq' with `batches` reads the inputs of each layer, but in a program '2' is several "
+        "operators and no layer. Pass evidence=pv.collect(model, batches) instead."
     ):
         cut(model, {"0": [1]}, x, as_program=True, batches=[x])
-    cut(model, {"0": [1]}, x, as_program=True, batches=[x], repair="merge")(x)
+    one, two = (cut(model, {"0": [1]}, x, as_program=p) for p in (True, False))  # with evidence
+    torch.testing.assert_close(one(x), two(x))
 
 
 @pytest.mark.parametrize("ridge", [-1, float("nan"), "much"])
