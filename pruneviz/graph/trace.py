@@ -86,7 +86,8 @@ class Traced:
         module: GraphModule = self.exported.module(check_guards=False)
         new: dict[int, Tensor] = {}
         for m in module.modules():
-            for store in (m._parameters, m._buffers):
+            stores: tuple[dict[str, Any], ...] = m._parameters, m._buffers
+            for store in stores:
                 for name, t in store.items():
                     if t is not None:
                         copied = t.detach().clone()
