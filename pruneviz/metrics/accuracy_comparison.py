@@ -31,8 +31,9 @@ class Comparison:
     """The predictions of two models for the same examples, and everything that follows from them.
 
     Where an example has several labels (pixels, tokens), accuracies are shares of the labels, and
-    intervals and p those of examples whose labels are right or wrong together. Examples that both models classify correctly, or both wrongly, do not show which model is
-    better: only examples that flipped count.
+    intervals and p those of examples whose labels are right or wrong together. Examples that both
+    models classify correctly, or both wrongly, do not show which model is better: only examples
+    that flipped count.
 
     Parameters
     ----------

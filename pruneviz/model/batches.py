@@ -344,6 +344,12 @@ def by_class(batches: Iterable[Any]) -> dict[int, list[Batch]]:
     """
     found: dict[int, list[Batch]] = {}
     for batch in read_all(batches, "look at", targets=True):
+        if isinstance(batch.targets, Tensor) and batch.targets.ndim > 1 < batch.targets.shape[-1]:
+            raise ArgumentError(
+                f"examples are looked at class by class here, but those of {batch.place} have several "
+                f"labels each, {shape_text(batch.targets)}. Pass one class per example; or look at all of "
+                "them at once: pv.find_inactive(pv.collect(model, batches))."
+            )
         x, labels = batch.inputs, batch.classes((batch.examples,))
         if not isinstance(x, Tensor):
             raise ArgumentError(

@@ -49,6 +49,8 @@ def sensitivity(
     repair: str = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    draw: Callable[..., Any] | None = None,
     seed: int = 0,
     n_jobs: int | None = None,
     path: str | Path | None = None,
@@ -84,7 +86,7 @@ def sensitivity(
         evidence, are in the evidence.
     groups : Groups, optional
         From `find_groups`; default: they are found if units are pruned.
-    repair, evidence, batches
+    repair, evidence, batches, loss, draw
         As for `sweep`, but one repair.
     seed : int
         For criteria that draw random numbers, and for torch's random numbers in `evaluate`.
@@ -126,7 +128,7 @@ def sensitivity(
     result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS}
     seed = checks.count(seed, "seed")
     setup = Setup.of(model, example_input, [criterion], granularity=None, groups=groups,
-                    repairs=[repair], evidence=evidence, batches=batches)  # fmt: skip
+                    repairs=[repair], evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
     granularity = setup.granularity[criterion]
     parts = _parts(setup, granularity, layers)
     key_columns = {"layer": str, "criterion": str, "granularity": str, "repair": str,

@@ -47,6 +47,8 @@ def sweep(
     repair: str | Iterable[str] = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    draw: Callable[..., Any] | None = None,
     tune: Callable[[nn.Module], nn.Module] | None = None,
     seeds: Iterable[int] = (0,),
     n_jobs: int | None = None,
@@ -93,9 +95,10 @@ def sweep(
     evidence : Evidence, optional
         From `collect`, for criteria and repairs that need it.
     batches : iterable, optional
-        As for `collect`. If evidence is needed and none was passed, it is collected from these,
-        with `cross_entropy` for criteria that need gradients. ``"lstsq"`` re-fits layer by layer on
-        these.
+        As for `collect`. If evidence is needed and none was passed, it is collected from these.
+        ``"lstsq"`` re-fits layer by layer on these.
+    loss, draw : callable, optional
+        As for `prune`.
     tune : callable, optional
         ``tune(model)`` returns a new model, such as ``lambda m: pv.fit(m, batches)``.
     seeds : iterable of int
@@ -155,7 +158,7 @@ def sweep(
         checks.choice(scope, "scope", SCOPES)
     result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS}
     setup = Setup.of(model, example_input, names, granularity=granularity, groups=groups,
-                    repairs=rungs, evidence=evidence, batches=batches)  # fmt: skip
+                    repairs=rungs, evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
     key_columns = {"criterion": str, "granularity": str, "scope": str, "repair": str, "seed": int,
             "target_sparsity": float}  # fmt: skip
     rows = [

@@ -167,6 +167,15 @@ def test_a_regression_says_which_loss_to_pass():
     with pytest.raises(pv.ArgumentError, match="pass the `loss` that the model was trained with"):
         pv.prune(model, x, **call)
     assert pv.prune(model, x, loss=F.mse_loss, **call)[0].out_features < 8
+    frame = {"criterion": "obs", "sparsities": [0.5], "batches": [(x, y)], "progress": False,
+             "groups": pv.find_groups(model, x), "evaluate": lambda m: 0.0}  # fmt: skip
+    with pytest.raises(pv.ArgumentError, match="pass the `loss` that the model was trained with"):
+        pv.sensitivity(model, x, **frame)
+    assert len(pv.sensitivity(model, x, loss=F.mse_loss, **frame)) == 1
+    frame["criteria"] = [frame.pop("criterion")]
+    assert len(pv.sweep(model, x, loss=F.mse_loss, **frame)) == 1
+    evidence = pv.collect(model, [(x, y)], loss=F.mse_loss, progress=False)
+    assert len(pv.sweep(model, x, **{**frame, "evidence": evidence})) == 1
     one = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
     call["batches"] = [(x, (y[:, 0] > 0).long())]  # one logit: no class can be drawn
     with pytest.raises(pv.ArgumentError, match=r"Pass draw=\.\.\., or the `loss` and"):
