@@ -171,6 +171,28 @@ def labels_advice(labels: Any, shape: tuple[int, ...]) -> str:
     return "There must be as many labels as examples in every batch."
 
 
+BETTER = ("higher", "lower")
+COSTS = ("params", "nonzero", "bytes", "macs", "latency_ms", "sparsity", "target_sparsity")
+
+
+def lower_is_better(frame: Any, column: str = "metric", better: Any = None) -> bool:
+    """Whether lower numbers of a column are better: as `better` says, or the frame's own column.
+
+    >>> import pandas as pd
+    >>> lower_is_better(pd.DataFrame({"metric": [3.1], "better": "lower"}))
+    True
+    """
+    if better is None and "better" in frame and column not in COSTS:
+        found = list(dict.fromkeys(frame["better"]))
+        if len(found) > 1:
+            raise ArgumentError(
+                "the frame holds metrics of which higher and such of which lower numbers are better. "
+                "Take the rows of one kind: frame[frame['better'] == 'lower']."
+            )
+        better = found[0] if found else None
+    return better is not None and choice(better, "better", BETTER) == "lower"
+
+
 def images_and_labels(x: Any, labels: Any) -> None:
     """Raise unless `x` is a tensor and `labels` has one dimension; lengths are not checked."""
     kind(x, "x", Tensor, "A few examples: torch.as_tensor(images).")

@@ -227,11 +227,34 @@ class Groups:
         >>> [(group.name, unit) for group, unit in groups.units_of("conv")]
         [('conv, part 2', 0), ('conv', 0), ('conv', 1), ('conv, part 2', 1)]
         """
+        return [(g, u) for _, g, u in self._numbered(name)]
+
+    def numbers_of(self, name: str) -> list[np.ndarray]:
+        """Return, for each of `units_of`, the numbers that the layer itself gives to it.
+
+        Mostly one number each: neuron 3 of a Linear, channel 3 of a Conv. Before a pixel shuffle, a
+        chunk or a split into heads several channels of one layer make one unit. The heads of an
+        `nn.MultiheadAttention`, and the units of a group that is named, are counted one by one.
+
+        Examples
+        --------
+        >>> import numpy as np, pruneviz as pv
+        >>> chunked = pv.Slice("fc.weight", 0, np.array([[0, 2], [1, 3]]), "out")
+        >>> pv.Groups((pv.Group("fc", 2, (chunked,)),)).numbers_of("fc")
+        [array([0, 2]), array([1, 3])]
+        """
+        return [
+            np.array([i]) if own is None else own
+            for i, (own, _, _) in enumerate(self._numbered(name))
+        ]
+
+    def _numbered(self, name: str) -> list[tuple[np.ndarray | None, Group, int]]:
+        """Return the units of a layer in its own order, each with its numbers in the layer if any."""
         places = self._places(name)
         if len({g.name for g, _ in places}) == 1 and not any(
             name in (s.layer, s.tensor) for _, s in places
         ):  # the name of a group only: its units in their own order
-            return [(places[0][0], u) for u in range(places[0][0].size)]
+            return [(None, places[0][0], u) for u in range(places[0][0].size)]
         # a layer may hold several tensors, with units along several dimensions: take the first that
         # can be cut
         main = next((s for g, s in places if not g.frozen), places[0][1])
@@ -239,8 +262,13 @@ class Groups:
         for g, s in places:
             if (s.tensor, s.dim) == (main.tensor, main.dim):
                 chosen.setdefault(g.name, (g, s))
-        first = [(int(p), g, u) for g, s in chosen.values() for u, p in enumerate(s.index.min(1))]
-        return [(g, u) for _, g, u in sorted(first, key=lambda unit: unit[0])]
+        found = [(np.sort(p), g, u) for g, s in chosen.values() for u, p in enumerate(s.index)]
+        found.sort(key=lambda unit: int(unit[0][0]))
+        # rows of an in-projection, or the gates of an LSTM, are no outputs that anyone counts
+        counted = main.tensor in (f"{main.layer}.weight", "weight")
+        every = np.sort(np.concatenate([p for p, _, _ in found]))
+        counted = counted and bool((every == np.arange(len(every))).all())
+        return [(p if counted else None, g, u) for p, g, u in found]
 
     def read_by(self, name: str) -> list[tuple[Group, int]]:
         """Return the units that a layer reads: for each its group, and its number in that group.

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pruneviz.core.errors import ArgumentError, first_line
-from pruneviz.model.batches import Batch, check_labels, cut_examples
+from pruneviz.model.batches import Batch, check_labels, class_dimension, cut_examples
 from pruneviz.model.forward import moved, shape_text
+from pruneviz.model.outputs import logits_of
 
 CLASSES = ("cross_entropy", "CrossEntropyLoss")
 
@@ -41,7 +42,8 @@ class Losses:
     def of_each(self, outputs: Any, batch: Batch, labels: Any) -> Tensor:
         """Return the loss of each example, whatever reduction the loss uses; shape (n,)."""
         n = batch.examples
-        if self.loss is F.cross_entropy and isinstance(outputs, Tensor) and outputs.ndim == 2:
+        outputs = _for_loss(self.loss, outputs, labels, batch.place)
+        if _gives_each(self.loss, outputs):
             losses = loss_of(self.loss, outputs, batch.with_(batch.inputs, labels), each=True)
         else:
             labels = on_device_of(labels, outputs)
@@ -68,8 +70,11 @@ class Losses:
         return value.reshape(())
 
     def drawn(self, outputs: Any, targets: Any) -> Any:
-        """Draw targets from the model's predictions; return the given ones if none can be drawn."""
-        logits = getattr(outputs, "logits", outputs)
+        """Draw targets from the model's predictions; return the given ones if none can be drawn.
+
+        Where each position of an example has a label, a position without one gets none.
+        """
+        logits = logits_of(outputs)
         numbers = isinstance(targets, Tensor) and targets.is_floating_point()
         with torch.no_grad():
             if self.draw is not None:
@@ -82,21 +87,35 @@ class Losses:
             elif logits.ndim == 2 and logits.shape[1] > 1 and (
                 not numbers or self.name in CLASSES
             ):  # fmt: skip
-                p = logits.double().softmax(1).cpu()
-                if not torch.isfinite(p).all():
-                    raise ArgumentError(
-                        "`model` returns NaN or infinity, so no label can be drawn. Look at the data and "
-                        "at the weights."
-                    )
-                p = p.cumsum(1)
-                drawn = torch.searchsorted(p, self._uniform((len(p), 1)) * p[:, -1:], right=True)
-                return drawn[:, 0].clamp(max=p.shape[1] - 1).to(logits.device)
+                return self._classes(logits, 1)
+            elif logits.ndim > 2 and self.name in CLASSES and not numbers:
+                if targets is not None:
+                    dim = class_dimension(tuple(logits.shape), targets, "the batches")
+                    ignored = ignored_label(self.loss) or 0
+                    unlabelled = on_device_of(targets, logits) == ignored
+                    return self._classes(logits, dim).masked_fill(unlabelled, ignored)
+                if logits.ndim > 3:  # images, as torch has them; a text may be either way
+                    return self._classes(logits, 1)
         if targets is None:
             raise ArgumentError(
-                "there are no targets, and none can be drawn from these outputs, which are not of shape "
-                "(n, classes). Pass draw=..., or batches of (inputs, targets)."
+                f"there are no targets, and none can be drawn from these outputs, {shape_text(logits)}, "
+                "which are not of shape (n, classes). Pass draw=..., or the `loss` and batches of "
+                "(inputs, targets)."
             )
         return targets
+
+    def _classes(self, logits: Tensor, dim: int) -> Tensor:
+        """Draw a class at each position of logits; `dim`: the dimension of the classes."""
+        logits = logits.movedim(dim, -1)
+        p = logits.flatten(0, -2).double().softmax(1).cpu()
+        if not torch.isfinite(p).all():
+            raise ArgumentError(
+                "`model` returns NaN or infinity, so no label can be drawn. Look at the data and "
+                "at the weights."
+            )
+        p = p.cumsum(1)
+        drawn = torch.searchsorted(p, self._uniform((len(p), 1)) * p[:, -1:], right=True)
+        return drawn.clamp(max=p.shape[1] - 1).reshape(logits.shape[:-1]).to(logits.device)
 
     def _uniform(self, shape: Iterable[int]) -> Tensor:
         """Return numbers in (0, 1), the same however the examples are split into batches."""
@@ -120,16 +139,23 @@ def loss_of(
 ) -> Any:
     """Return what a loss returns for the targets of a batch; an error names the batch.
 
-    `each`: cross-entropy is returned for each example, (n,).
+    Cross-entropy gets the logits of an output that holds more, their classes in the second
+    dimension. `each`: it is returned for each example, (n,): the mean over its labels, if it has
+    several.
     """
     targets = batch.targets
+    outputs = _for_loss(loss, outputs, targets, batch.place)
     dims = outputs.ndim if isinstance(outputs, Tensor) else 0
     labels = isinstance(targets, Tensor) and not targets.is_floating_point()
     if _is_of_classes(loss) and dims > 1 and labels:
         check_labels(targets, batch.place, outputs.shape[1], ignored_label(loss))
-    reduced = {"reduction": "none"} if each and loss is F.cross_entropy and dims == 2 else {}
+    each = each and _gives_each(loss, outputs)
+    given = on_device_of(targets, outputs)
     try:
-        return loss(outputs, on_device_of(targets, outputs), **reduced)
+        value = loss(outputs, given, **({"reduction": "none"} if each else {}))
+        if each and value.ndim > 1:  # as of one example alone: those that it ignores do not count
+            value = value.flatten(1).sum(1) / (given != ignored_label(loss)).flatten(1).sum(1)
+        return value
     except ArgumentError:
         raise
     except Exception as e:
@@ -137,6 +163,22 @@ def loss_of(
             f"`loss` could not be computed for {batch.place}, from outputs {shape_text(outputs)} and "
             f"targets {shape_text(targets)}: {type(e).__name__}: {first_line(e)[:200]}"
         ) from e
+
+
+def _gives_each(loss: Callable[[Any, Any], Any], outputs: Any) -> bool:
+    """Whether a loss can be had for all examples at once."""
+    return loss is F.cross_entropy and isinstance(outputs, Tensor) and outputs.ndim > 1
+
+
+def _for_loss(loss: Callable[[Any, Any], Any], outputs: Any, targets: Any, place: str) -> Any:
+    """Return what a loss reads: of the outputs for cross-entropy, the logits as it wants them."""
+    if not _is_of_classes(loss):
+        return outputs
+    logits = logits_of(outputs)
+    labels = isinstance(targets, Tensor) and not targets.is_floating_point()
+    if labels and isinstance(logits, Tensor) and logits.ndim > 2:
+        return logits.movedim(class_dimension(tuple(logits.shape), targets, place), 1)
+    return logits
 
 
 def ignored_label(loss: Callable[..., Any]) -> int | None:

@@ -81,12 +81,13 @@ class Traced:
     root: GraphModule
     exported: Any
 
-    def program(self) -> nn.Module:
+    def program(self) -> GraphModule:
         """Return the graph as a module of its own, with copies of all tensors."""
-        module = self.exported.module(check_guards=False)
+        module: GraphModule = self.exported.module(check_guards=False)
         new: dict[int, Tensor] = {}
         for m in module.modules():
-            for store in (m._parameters, m._buffers):
+            stores: tuple[dict[str, Any], ...] = m._parameters, m._buffers
+            for store in stores:
                 for name, t in store.items():
                     if t is not None:
                         copied = t.detach().clone()

@@ -12,8 +12,13 @@ from torch import nn
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
-from pruneviz.metrics.accuracy import predicted_classes
-from pruneviz.metrics.intervals import accuracy_interval, checked_level, paired_interval
+from pruneviz.metrics.accuracy import classified
+from pruneviz.metrics.intervals import (
+    checked_level,
+    clustered_difference,
+    clustered_interval,
+    swap_p_value,
+)
 from pruneviz.model.batches import read
 from pruneviz.model.hooks import evaluating, plain_torch
 
@@ -25,18 +30,22 @@ if TYPE_CHECKING:
 class Comparison:
     """The predictions of two models for the same examples, and everything that follows from them.
 
-    Examples that both models classify correctly, or both wrongly, do not show which model is
-    better: only examples that flipped count.
+    Where an example has several labels (pixels, tokens), accuracies are shares of the labels, and
+    intervals and p those of examples whose labels are right or wrong together. Examples that both
+    models classify correctly, or both wrongly, do not show which model is better: only examples
+    that flipped count.
 
     Parameters
     ----------
-    labels, said_before, said_after : ndarray of int, shape (examples,)
-        The right class of each example, and the class that each model predicts, in the order of the
-        batches.
+    labels, said_before, said_after : ndarray of int, shape (labels,)
+        The right class of each example, or each of its positions, and the class that each model
+        predicts, in the order of the batches.
     level : float
         Confidence level of all intervals, a fraction in (0, 1).
     names : tuple of str, optional
         Name of each class.
+    example : ndarray of int, shape (labels,), optional
+        The number of the example that each label belongs to; default: each has one label.
 
     Examples
     --------
@@ -57,11 +66,12 @@ class Comparison:
     said_after: np.ndarray
     level: float = 0.95
     names: tuple[str, ...] | None = None
+    example: np.ndarray | None = None
 
     @property
     def examples(self) -> int:
         """Number of examples."""
-        return len(self.labels)
+        return len(self._of_examples(self.labels == self.labels)[1])
 
     @property
     def accuracy_before(self) -> float:
@@ -76,32 +86,45 @@ class Comparison:
     @property
     def interval_before(self) -> tuple[float, float]:
         """Wilson's interval of the accuracy before."""
-        right = int((self.said_before == self.labels).sum())
-        return accuracy_interval(right, self.examples, level=self.level)
+        right = self._of_examples(self.said_before == self.labels)
+        return clustered_interval(*right, level=self.level)
 
     @property
     def interval_after(self) -> tuple[float, float]:
         """Wilson's interval of the accuracy after."""
-        right = int((self.said_after == self.labels).sum())
-        return accuracy_interval(right, self.examples, level=self.level)
+        right = self._of_examples(self.said_after == self.labels)
+        return clustered_interval(*right, level=self.level)
 
     @property
     def difference(self) -> float:
         """Accuracy after − accuracy before."""
-        return float(len(self.better) - len(self.worse)) / self.examples
+        return float(len(self.better) - len(self.worse)) / len(self.labels)
 
     @property
     def interval(self) -> tuple[float, float]:
         """Bonett and Price's interval of the difference, for paired examples."""
-        return paired_interval(len(self.worse), len(self.better), self.examples, self.level)
+        return clustered_difference(*self._of_examples(self._change), self.level)
 
     @property
     def p_value(self) -> float:
         """McNemar's exact p, two-sided: how often equally good models differ at least as much."""
-        binomtest = imported("scipy.stats").binomtest
+        return swap_p_value(self._of_examples(self._change)[0])
 
-        flipped = len(self.worse) + len(self.better)
-        return float(binomtest(len(self.worse), flipped).pvalue) if flipped else 1.0
+    @property
+    def _change(self) -> np.ndarray:
+        right = (said == self.labels for said in (self.said_after, self.said_before))
+        after, before = (r.astype(int) for r in right)
+        return after - before
+
+    def _of_examples(
+        self, values: np.ndarray, chosen: Any = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each example the sum of these values of its labels, and their number."""
+        values = values[chosen].astype(int)
+        if self.example is None:
+            return values, np.ones(len(values), int)
+        _, place = np.unique(self.example[chosen], return_inverse=True)
+        return np.bincount(place, values).round().astype(int), np.bincount(place)
 
     @property
     def inside_noise(self) -> bool:
@@ -131,7 +154,7 @@ class Comparison:
         Returns
         -------
         DataFrame
-            ``class``, ``examples``, ``before`` and ``after`` (accuracies), ``lost`` (before − after)
+            ``class``, ``examples`` (labels of the class, if an example has several), ``before`` and ``after`` (accuracies), ``lost`` (before − after)
             with its interval ``low``, ``high``. Classes without an example are left out.
 
         Examples
@@ -152,10 +175,10 @@ class Comparison:
             in_class = self.labels == c
             n = int(in_class.sum())
             before, after = (said[in_class] == c for said in (self.said_before, self.said_after))
-            worse, better = int((before & ~after).sum()), int((after & ~before).sum())
-            low, high = paired_interval(better, worse, n, self.level)
+            lost = -self._change
+            low, high = clustered_difference(*self._of_examples(lost, in_class), self.level)
             name = int(c) if self.names is None else self.names[c]
-            rows.append((name, n, before.mean(), after.mean(), (worse - better) / n, low, high))
+            rows.append((name, n, before.mean(), after.mean(), lost[in_class].mean(), low, high))
         columns = ["class", "examples", "before", "after", "lost", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -164,14 +187,16 @@ class Comparison:
             low, high = (round(v, 3) + 0.0 for v in interval)  # + 0.0: no "-0.000"
             return f"  {name:15}  {round(value, 3) + 0.0:.3f} ({low:.3f} to {high:.3f})"
 
-        p = self.p_value
+        p, several = self.p_value, self.examples < len(self.labels)
+        test = "p of swapped examples" if several else "McNemar's exact p"
+        on = f"{len(self.labels):,} labels of " * several
         return "\n".join([
-            f"Comparison on {self.examples:,} examples, intervals at level {self.level:g}",
+            f"Comparison on {on}{self.examples:,} examples, intervals at level {self.level:g}",
             line("accuracy before", self.accuracy_before, self.interval_before),
             line("accuracy after", self.accuracy_after, self.interval_after),
             line("difference", self.difference, self.interval),
             f"  {len(self.worse):,} got worse, {len(self.better):,} got better, "
-            f"{len(self.otherwise):,} wrong in another way; McNemar's exact p = {p:.2g}",
+            f"{len(self.otherwise):,} wrong in another way; {test} = {p:.2g}",
             f"  {self._verdict(p)}",
         ])  # fmt: skip
 
@@ -201,7 +226,7 @@ def compare_accuracy(
     Parameters
     ----------
     before, after : nn.Module
-        Return logits of shape (n, classes). Not changed. Each runs once over the batches.
+        Return logits, as for `accuracy`. Not changed. Each runs once over the batches.
     batches : iterable of (inputs, labels)
         As for `accuracy`. They are read once, so a generator is allowed.
     level : float
@@ -209,7 +234,7 @@ def compare_accuracy(
     names : sequence of str, optional
         Name of each class; default: its number.
     ignore_index : int, optional
-        Leave out examples of this label, such as -100.
+        Leave out examples, or positions, of this label, such as -100.
 
     Returns
     -------
@@ -217,7 +242,8 @@ def compare_accuracy(
         Its repr says the result in words. ``accuracy_before``, ``interval_before``, and the same
         ``after``; ``difference`` and its ``interval``; McNemar's ``p_value``; ``inside_noise``;
         ``to_frame()``, the damage per class, for `plot_damage`; ``worse``, ``better`` and
-        ``otherwise``, the indices of the examples that flipped.
+        ``otherwise``, the indices of the examples that flipped. Where an example has several labels,
+        these are indices of ``labels``, and ``example`` says to which example each belongs.
 
     Raises
     ------
@@ -247,16 +273,20 @@ def compare_accuracy(
     before, after = checks.unwrapped(before), checks.unwrapped(after)
     level = checked_level(level)
     found: list[tuple[np.ndarray, ...]] = []
+    examples = 0
     with evaluating(before), evaluating(after):
         for batch in read(batches, "compare by", targets=True, ignore_index=ignore_index):
-            said, counts = zip(*(predicted_classes(m, batch) for m in (before, after)), strict=True)
-            labels = batch.classes(said[0].shape, min(counts))
-            found.append((labels.numpy(), *(s.numpy() for s in said)))
-    truth, said_before, said_after = map(np.concatenate, zip(*found, strict=True))
+            (said, labels, example), (new, _, _) = (
+                classified(m, batch, ignore_index) for m in (before, after)
+            )
+            found.append((labels, said, new, examples + example))
+            examples += batch.examples
+    truth, said_before, said_after, owner = map(np.concatenate, zip(*found, strict=True))
     named = None if names is None else tuple(map(str, checks.names(names, "names")))
     if named is not None and truth.max() >= len(named):
         raise ArgumentError(
             f"`names` must have a name for each class, but it has {len(named)}, and {truth.max()} is among "
             "the labels."
         )
-    return Comparison(truth, said_before, said_after, level, named)
+    several = owner if len(owner) > len(np.unique(owner)) else None
+    return Comparison(truth, said_before, said_after, level, named, several)

@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.accuracy import count_correct
-from pruneviz.metrics.intervals import accuracy_interval
-from pruneviz.model.batches import Batch, read_all, runs_channels_last, split_batches
+from pruneviz.metrics.intervals import clustered_interval
+from pruneviz.model.batches import Batch, read_all, runs_channels_last, same_shape, split_batches
 from pruneviz.model.hooks import plain_torch
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Accuracy:
-    """The share of examples that a model classifies correctly: for `sweep` and `sensitivity`.
+    """The share of examples, or positions, that a model classifies correctly: for `sweep`.
 
     Call it with a model, like any other ``evaluate``. The batches are read once and kept in the
     layout that a CPU runs fastest; all models are judged on the same examples. A table made with it
     has three more columns: ``low`` and ``high``, Wilson's interval, which contains the accuracy
-    over all such examples in 95 of 100 cases, and ``examples``.
+    over all such examples in 95 of 100 cases, and ``examples``. Where an example has several labels
+    (pixels, tokens), the metric is a share of the labels, and the interval is that of examples whose
+    labels are right or wrong together; see `clustered_interval` in ``metrics/intervals.py``.
 
     Parameters
     ----------
@@ -38,7 +41,7 @@ class Accuracy:
     seed : int
         For drawing. The caller's random state is not changed.
     ignore_index : int, optional
-        Leave out examples of this label, such as -100.
+        Leave out examples, or positions, of this label, such as -100.
 
     Raises
     ------
@@ -70,7 +73,7 @@ class Accuracy:
     def __post_init__(self) -> None:
         given = read_all(self.batches, "judge by", targets=True, ignore_index=self.ignore_index)
         for batch in given:
-            batch.classes()  # raises if they are not whole numbers
+            batch.classes(ignored=self.ignore_index)  # raises if they are not whole numbers
         if self.examples is not None:
             n = checks.count(self.examples, "examples", low=1)
             given = _drawn(given, n, checks.count(self.seed, "seed"))
@@ -83,25 +86,31 @@ class Accuracy:
         }
 
     def __repr__(self) -> str:
-        return f"Accuracy on {self.total:,} examples"
+        positions = f"{self.positions:,} positions of " * (self.positions != self.total)
+        return f"Accuracy on {positions}{self.total:,} examples"
 
     def __call__(self, model: nn.Module) -> float:
         """Return the accuracy of a model, in [0, 1]; the model is not changed."""
-        return self.right(model) / self.total
+        return float(self.columns(model)["metric"])
 
     def columns(self, model: nn.Module) -> dict[str, float]:
         """Return ``metric``, ``low``, ``high`` and ``examples`` for a model."""
         return self.of(self.right(model))
 
-    def of(self, right: int) -> dict[str, float]:
-        """Return the same for a number of correctly classified examples."""
-        low, high = accuracy_interval(right, self.total)
-        return {"metric": right / self.total, "low": low, "high": high, "examples": self.total}
+    def of(self, counts: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+        """Return the same from the number of right labels, and of all labels, of each example."""
+        right, labels = counts
+        low, high = clustered_interval(right, labels)
+        share = int(right.sum()) / int(labels.sum())
+        return {"metric": share, "low": low, "high": high, "examples": len(labels)}
 
     @plain_torch()
-    def right(self, model: nn.Module, batches: list[Batch] | None = None) -> int:
-        """Count the examples that a model classifies correctly."""
-        return count_correct(model, self.laid_out(model) if batches is None else batches)[0]
+    def right(
+        self, model: nn.Module, batches: list[Batch] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Count for each example the labels that a model predicts, and all labels."""
+        given = self.laid_out(model) if batches is None else batches
+        return count_correct(model, given, self.ignore_index)
 
     def laid_out(self, model: nn.Module) -> list[Batch]:
         """Return the batches in the layout that this model runs fastest."""
@@ -111,7 +120,14 @@ class Accuracy:
     @cached_property
     def total(self) -> int:
         """Number of examples."""
-        return sum(len(labels) for _, labels in self.batches)
+        return sum(b.examples for b in self.batches)
+
+    @cached_property
+    def positions(self) -> int:
+        """Number of labels."""
+        ignored = self.ignore_index
+        every = (b.targets for b in self.batches)
+        return sum(y.numel() if ignored is None else int((y != ignored).sum()) for y in every)
 
     @cached_property
     def _images(self) -> list[Batch]:
@@ -121,6 +137,18 @@ class Accuracy:
     def _rows(self) -> list[Batch]:
         # without convolutions the given memory layout is as good as any: only split the batches
         return split_batches(self.batches, False)
+
+
+def checked_better(better: Any, evaluate: Any) -> str:
+    """Return which numbers of an `evaluate` are better; raise if it is of accuracies."""
+    if checks.choice(better, "better", checks.BETTER) == "lower" and (
+        evaluate is None or isinstance(evaluate, Accuracy)
+    ):
+        raise ArgumentError(
+            "better='lower' is said of what `evaluate` returns, but of accuracies higher is better. "
+            "Pass a function such as a loss as `evaluate`, or leave `better` out."
+        )
+    return str(better)
 
 
 def columns_of(evaluate: Any) -> dict[str, type]:
@@ -173,7 +201,8 @@ def metric(value: Any) -> float:
 
 def _drawn(batches: list[Batch], n: int, seed: int) -> list[Batch]:
     """Return n random examples, in their original order."""
-    if not all(isinstance(x, Tensor) and len(x) == len(y) for x, y in batches):
+    fits = all(isinstance(x, Tensor) and len(x) == len(y) for x, y in batches)
+    if not fits or not all(map(same_shape, zip(*batches, strict=True))):
         raise ArgumentError(
             "`examples` draws from batches of tensors, (inputs, labels) of one length, but these "
             "batches are different. Leave it out to judge on all examples."

@@ -15,8 +15,10 @@ targets                                anything that the loss takes; None: there
                                        "labels" of a mapping is an argument of the forward, not a
                                        target
 labels                                 targets that are classes: a tensor of whole numbers from 0,
-                                       one an example. With ``ignore_index`` examples of that label
-                                       are left out, wherever they are counted
+                                       (n,) for logits (n, classes), or one for each position of an
+                                       example: (n, ...) for logits (n, classes, ...), as torch has
+                                       it, or (n, ..., classes). With ``ignore_index`` examples, or
+                                       positions, of that label are left out, wherever they count
 example                                an index of the first dimension of the first tensor of the
                                        inputs; a batch of no examples is left out
 =====================================  ===========================================================
@@ -77,10 +79,15 @@ class Batch(_Pair):
         """Return a part of this batch, or the batch in another form."""
         return _batch(inputs, targets, self.place)
 
-    def classes(self, shape: tuple[int, ...] | None = None, count: int | None = None) -> Tensor:
+    def classes(
+        self,
+        shape: tuple[int, ...] | None = None,
+        count: int | None = None,
+        ignored: int | None = None,
+    ) -> Tensor:
         """Return the labels, int64, on the CPU; raise unless they are classes of this shape.
 
-        `count`: the number of classes that the model knows.
+        `count`: the number of classes that the model knows; `ignored`: a label that is no class.
         """
         labels = self.targets
         is_tensor = isinstance(labels, Tensor)
@@ -90,23 +97,60 @@ class Batch(_Pair):
         if not whole or shape not in (None, labels.shape):
             shape = (self.examples,) if shape is None else tuple(shape)
             got = shape_text(labels) if is_tensor else checks.described(labels)
+            of_each = "one class per example" if len(shape) == 1 else "one class per position"
             raise ArgumentError(
-                f"the labels of {self.place} must be one class per example, whole numbers of shape "
-                f"{shape}, but {got} was passed. {checks.labels_advice(labels, shape)}"
+                f"the labels of {self.place} must be {of_each}, whole numbers of shape {shape}, but "
+                f"{got} was passed. {checks.labels_advice(labels, shape)}"
             )
         classes: Tensor = labels.cpu().long()
-        check_labels(classes, self.place, count)
+        check_labels(classes, self.place, count, ignored)
         return classes
 
     def without(self, label: int) -> Batch:
-        """Return the batch without the examples of a label."""
+        """Return the batch without the examples all of whose labels are this one."""
         labels = self.targets
-        if not isinstance(labels, Tensor) or labels.ndim != 1 or len(labels) != self.examples:
+        if not isinstance(labels, Tensor) or not labels.ndim or len(labels) != self.examples:
             return self
-        kept = labels != label
+        kept = (labels != label).flatten(1).any(1) if labels.ndim > 1 else labels != label
         if bool(kept.all()):
             return self
         return self.with_(*cut_examples((self.inputs, labels), kept, len(labels)))
+
+
+def class_dimension(logits: tuple[int, ...], labels: Any, place: str) -> int:
+    """Return the dimension of the classes in logits of this shape, from the shape of the labels.
+
+    Raises
+    ------
+    ArgumentError
+        If no dimension fits, or two do.
+
+    Examples
+    --------
+    >>> class_dimension((8, 3, 16, 16), torch.zeros(8, 16, 16), "x")  # an image
+    1
+    >>> class_dimension((8, 20, 65), torch.zeros(8, 20), "x")  # a text
+    2
+    """
+    last = len(logits) - 1
+    if last < 2:
+        return last
+    shapes = {d: logits[:d] + logits[d + 1 :] for d in (1, last)}
+    fits = [d for d, shape in shapes.items() if shape == tuple(getattr(labels, "shape", ()))]
+    if len(fits) == 2 and last == 2:
+        raise ArgumentError(
+            f"the labels of {place}, {shape_text(labels)}, fit logits of shape {logits} in two ways: "
+            "the second or the last dimension may be the classes. Leave out one position: x[:, 1:], "
+            "labels[:, 1:]."
+        )
+    if not fits:
+        wanted = " or ".join(dict.fromkeys(map(str, shapes.values())))
+        raise ArgumentError(
+            f"the labels of {place} must be one class per position, whole numbers of shape {wanted} "
+            f"for logits of shape {logits}, but {shape_text(labels)} was passed. Pass labels of that "
+            "shape, or wrap the model in a module that returns logits of shape (examples, classes)."
+        )
+    return fits[0]  # of images as large as there are classes, torch's way is the usual one
 
 
 def check_labels(
@@ -300,6 +344,12 @@ def by_class(batches: Iterable[Any]) -> dict[int, list[Batch]]:
     """
     found: dict[int, list[Batch]] = {}
     for batch in read_all(batches, "look at", targets=True):
+        if isinstance(batch.targets, Tensor) and batch.targets.ndim > 1 < batch.targets.shape[-1]:
+            raise ArgumentError(
+                f"examples are looked at class by class here, but those of {batch.place} have several "
+                f"labels each, {shape_text(batch.targets)}. Pass one class per example; or look at all of "
+                "them at once: pv.find_inactive(pv.collect(model, batches))."
+            )
         x, labels = batch.inputs, batch.classes((batch.examples,))
         if not isinstance(x, Tensor):
             raise ArgumentError(

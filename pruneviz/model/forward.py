@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -123,7 +124,10 @@ def copy_of(model: nn.Module) -> nn.Module:
     """
     checks.model(model)
     try:
-        with torch.inference_mode(False):  # a copy made inside that mode could never be trained
+        # torch warns of its own way to copy a program; the other thread's warnings are left alone
+        program = isinstance(model, GraphModule) and not is_in_background()
+        # a copy made inside inference mode could never be trained
+        with torch.inference_mode(False), _silence() if program else nullcontext():
             new = copy.deepcopy(model)
             # a module may cache what its forward computed from the weights (timm's tables of
             # attention biases). In a copy whose weights change that is wrong; `_apply` clears it

@@ -47,6 +47,25 @@ class Outputs:
     others: Mapping[str, Any]
 
 
+def logits_of(output: Any) -> Any:
+    """Return the logits of a model's output: of a mapping or tuple its `logits`, `out` or first.
+
+    So name transformers, torchvision's segmentation, and models that also return a loss or a state.
+    Anything else is returned as it is.
+
+    Examples
+    --------
+    >>> logits_of({"logits": torch.zeros(2)}), logits_of((torch.ones(1), None))
+    (tensor([0., 0.]), tensor([1.]))
+    """
+    named = getattr(output, "logits", None)
+    if named is None and isinstance(output, Mapping):
+        named = output.get("logits", output.get("out"))
+    if named is None and isinstance(output, (tuple, list)) and output:
+        named = output[0]
+    return named if isinstance(named, Tensor) else output
+
+
 def outputs_of(output: Any, *, traced: bool = False) -> Outputs:
     """Separate a model's output, of any containers, into its tensors and its other values.
 

@@ -38,6 +38,7 @@ def panel_tradeoff(
     y: str = "metric",
     by: str | Sequence[str] | None = None,
     budget: float = 1.0,
+    better: str | None = None,
 ) -> Panel:
     """Show the quality over the cost of the models of a sweep, with a budget to drag.
 
@@ -52,12 +53,14 @@ def panel_tradeoff(
         Cost that is shown first; default: the first of macs, bytes, params, nonzero, latency_ms that
         is in the frame and varies.
     y : str
-        Column with the quality that is shown first; higher is better. The drop-down also offers the
-        columns whose names begin with ``metric``, such as ``metric_untuned``.
+        Column with the quality that is shown first. The drop-down also offers the columns whose names
+        begin with ``metric``, such as ``metric_untuned``.
     by : str or sequence of str, optional
         Columns that name a curve, as for `pareto`.
     budget : float
         First value of the slider: a share of the highest cost, in (0, 1].
+    better : str, optional
+        As for `pareto`: ``"lower"`` for losses.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def panel_tradeoff(
     (0.7, 50.0)
     >>> panel.close()
     """
-    return TradeoffPanel(data, x, y, by, budget)
+    return TradeoffPanel(data, x, y, by, budget, better)
 
 
 class TradeoffPanel(Panel):
@@ -97,6 +100,7 @@ class TradeoffPanel(Panel):
         y: str,
         by: str | Sequence[str] | None,
         budget: float,
+        better: str | None,
     ) -> None:
         budget = checks.number(budget, "budget", low=0, high=1)
         checks.columns(data, dict.fromkeys((y, "target_sparsity"), "pv.sweep(model, …)"),
@@ -112,7 +116,7 @@ class TradeoffPanel(Panel):
             )
         by = by or curve_columns(data)
         self._by = by if isinstance(by, str) else list(by)
-        self._data = data.copy()
+        self._data, self._better = data.copy(), better
         self._averaged: dict[tuple[str, str], pd.DataFrame] = {}  # by cost and quality
         curves = dict.fromkeys(name for c in costs for name in self._points(c, y)["curve"])
         qualities = [y, *(c for c in data if c != y and _is_quality(data, c, costs))]
@@ -193,9 +197,10 @@ class TradeoffPanel(Panel):
                 f"point = pv.choose({among}, at_most={{{x!r}: {limit!r}}}, best={y!r})\n"
                 f"# {name}, target sparsity {best['target_sparsity']:.3g}: {y} {best[y]:.3f}"
             )
+        better = "" if self._better is None else f", better={self._better!r}"
         return (
             "import pruneviz as pv\n\n"
-            f"points = pv.pareto(data, x={x!r}, y={y!r}, by={self._by!r})\n"
+            f"points = pv.pareto(data, x={x!r}, y={y!r}, by={self._by!r}{better})\n"
             f"{chosen}\n"
             f"ax = pv.plot_pareto(points, x={x!r}, y={y!r}, budget={limit!r}, log={log})\n"
         )
@@ -203,7 +208,7 @@ class TradeoffPanel(Panel):
     def _points(self, x: str, y: str) -> pd.DataFrame:
         """Return the points for a cost and a quality; each pair is averaged once."""
         if (x, y) not in self._averaged:
-            self._averaged[x, y] = pareto(self._data, x=x, y=y, by=self._by)
+            self._averaged[x, y] = pareto(self._data, x=x, y=y, by=self._by, better=self._better)
         return self._averaged[x, y]
 
     def _options(self) -> dict[str, Any]:
@@ -229,9 +234,10 @@ class TradeoffPanel(Panel):
         start = f"At most {result['budget']:.0%} of the {cost} ({shown}): "
         if point is None:
             return f"{start}no point is that cheap."
+        lower = ", lower is better" * (point.get("better") == "lower")
         return (
             f"{start}{point['curve']} at target sparsity {point['target_sparsity']:.3g}, "
-            f"{y} {point[y]:.3f} ({point['low']:.3f} to {point['high']:.3f}), "
+            f"{y} {point[y]:.3f} ({point['low']:.3f} to {point['high']:.3f}){lower}, "
             f"{'not beaten' if point['pareto'] else 'beaten by another'}."
         )
 

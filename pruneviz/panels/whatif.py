@@ -55,6 +55,8 @@ def panel_whatif(
     *,
     example_input: Any = None,
     evaluate: Callable[[nn.Module], float] | None = None,
+    better: str = "higher",
+    ignore_index: int | None = None,
     learn: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     classes: Sequence[str] | None = None,
@@ -80,11 +82,16 @@ def panel_whatif(
     example_input : Tensor, tuple or dict, optional
         Arguments of the forward; default: the first inputs of the first batch.
     evaluate : callable, optional
-        ``evaluate(model)`` returns a number, higher is better. Then `batches` need no labels, and
-        flipped examples are not shown. Default: the accuracy of a model that returns logits.
+        ``evaluate(model)`` returns a number. Then `batches` need no labels, and flipped examples are
+        not shown. Default: the accuracy of a model that returns logits.
+    better : str
+        Whether ``"higher"`` or ``"lower"`` numbers of `evaluate` are better.
+    ignore_index : int, optional
+        As for `accuracy`.
     learn : iterable, optional
         As the `batches` of `collect`: data for criteria and repairs. Default: the inputs of the
-        first 500 examples of `batches`, without their labels. The metric of a repaired model is too
+        first 500 examples of `batches`, without their labels (with them if each position of an example
+        has one). The metric of a repaired model is too
         good on the data of its repair, so pass examples of the training set for a fair metric.
     loss : callable, optional
         ``loss(outputs, targets)`` for the criteria that need gradients; then `learn` has targets.
@@ -106,7 +113,7 @@ def panel_whatif(
         ``"sparsity"``, ``"repair"``, ``"protect"`` (layers of which nothing is removed).
         ``result``: ``plan``, ``sparsity``, ``model`` (the smaller one, a new model), ``metric``,
         ``metric_before``, ``comparison`` (a `Comparison`; None with `evaluate`), ``worse`` and
-        ``better`` (indices of flipped examples), ``params``, ``bytes``, ``macs``, each also
+        ``better`` (indices of flipped examples, or labels, see `compare_accuracy`), ``params``, ``bytes``, ``macs``, each also
         ``…_before``, ``encoding`` (of the bytes), ``speedup`` (of MACs), ``timing`` (a `Timing`),
         ``frozen`` (group name to the reason).
 
@@ -130,6 +137,8 @@ def panel_whatif(
         batches,
         example_input=example_input,
         evaluate=evaluate,
+        better=better,
+        ignore_index=ignore_index,
         learn=learn,
         loss=loss,
         approximate=approximate,
@@ -334,7 +343,7 @@ class WhatIfPanel(Panel):
     def _flipped(self, result: dict[str, Any]) -> Any:
         """Return images that are now wrong, their classes, the new predictions, and class names."""
         worse = result["worse"]
-        if worse is None or not len(worse):
+        if worse is None or not len(worse) or result["comparison"].example is not None:
             return None
         shown = images_of([x for x, _ in self._what.batches], worse[:FLIPS])
         if shown is None:

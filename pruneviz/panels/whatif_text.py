@@ -47,12 +47,14 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     """Return bars of accuracy, MACs, bytes and time, as far as measured, and the whole model's."""
     metric, before = result["metric"], result["metric_before"]
     is_accuracy = what.evaluate is None
-    name, mark = ("accuracy", before) if is_accuracy else ("metric", None)
-    rows = [Bar(name, f"… (before: {before:.3f})", None, mark)]
+    name, lower = "accuracy" if is_accuracy else "metric", "; lower is better" * is_lower(what)
+    known = before if metric is None else metric
+    share, mark = (known, before) if is_accuracy else metric_shares(known, before)
+    rows = [Bar(name, f"… (before: {before:.3f}{lower})", None, mark)]
     if metric is not None:
         interval = result["comparison"].interval_after if is_accuracy else (None, None)
-        text = f"{metric:.3f} (before: {before:.3f})"
-        rows = [Bar(name, text, metric if is_accuracy else None, mark, *interval)]
+        text = f"{metric:.3f} (before: {before:.3f}{lower})"
+        rows = [Bar(name, text, share, mark, *interval)]
     for key, unit in (("macs", "MACs"), ("bytes", "bytes")):
         if key not in result:
             rows.append(Bar(unit, "…"))
@@ -73,6 +75,24 @@ def bars(what: WhatIf, result: dict[str, Any]) -> list[Bar]:
     text = speed_text(timing.latency_speedup, timing.low, timing.high)
     share, low, high = (1 / v for v in (timing.latency_speedup, timing.high, timing.low))
     return [*rows, Bar("time", text, share, 1.0, low, high)]
+
+
+def is_lower(what: WhatIf) -> bool:
+    """Whether lower metrics are better."""
+    return what.better == "lower"
+
+
+def metric_shares(metric: float, before: float) -> tuple[float, float]:
+    """Return the length of a metric's bar, and the place of the mark of the whole model.
+
+    The mark of a metric that is no share stands in the middle, and a bar of twice the metric is full.
+
+    >>> metric_shares(0.75, 0.9), metric_shares(30.0, 20.0), metric_shares(-30.0, -20.0)
+    ((0.75, 0.9), (0.75, 0.5), (0.25, 0.5))
+    """
+    if 0 <= before <= 1 and 0 <= metric <= 1:
+        return metric, before
+    return min(1.0, max(0.0, 0.5 + 0.5 * (metric - before) / (abs(before) or 1.0))), 0.5
 
 
 def layer_bars(plan: Plan, protected: Collection[str]) -> list[LayerBar]:
@@ -135,10 +155,12 @@ def sentence(choice: Choice, what: WhatIf, result: dict[str, Any]) -> str:
         text += f" Left out: {rest}."
     if result["metric"] is not None:
         name = "Accuracy" if what.evaluate is None else "Metric"
-        text += f" {name} {result['metric']:.3f} (before: {result['metric_before']:.3f})"
+        text += f" {name} {result['metric']:.3f} (before: {result['metric_before']:.3f}"
+        text += f"{'; lower is better' * is_lower(what)})"
         if result["comparison"] is not None:
+            several = result["comparison"].example is not None
             text += (
-                f", {len(result['worse']):,} examples got worse, {len(result['better']):,} better"
+                f", {len(result['worse']):,} {'positions' if several else 'examples'} got worse, {len(result['better']):,} better"
                 f": {_verdict(result['comparison'])}"
             )
         text += "."

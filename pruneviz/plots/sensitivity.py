@@ -88,7 +88,8 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     handles, labels = ax.get_legend_handles_labels()
     title = None
     if len(layers) > len(PALETTE):  # only the layers that lose most
-        worst = data.groupby("layer", sort=False)["metric"].min().nsmallest(MAX_NAMED).index
+        metric = -data["metric"] if checks.lower_is_better(data) else data["metric"]
+        worst = metric.groupby(data["layer"], sort=False).min().nsmallest(MAX_NAMED).index
         named = {"whole model", *(plain(n or "the model") for n in worst)}
         handles = [h for h, t in zip(handles, labels, strict=True) if t in named]
         labels = [t for t in labels if t in named]

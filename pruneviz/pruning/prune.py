@@ -45,6 +45,8 @@ def prune(
     criterion: str | Callable[[Tensor], Tensor] | None = None,
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    draw: Callable[..., Any] | None = None,
     evaluate: Callable[[nn.Module], Any] | None = None,
     groups: Groups | None = None,
     scores: Scores | None = None,
@@ -94,9 +96,11 @@ def prune(
         From `collect`; for criteria and repairs that need it.
     batches : iterable, optional
         As for `collect`. If evidence is needed and none was passed, it is collected from these
-        batches. A criterion that needs gradients uses `cross_entropy`, with labels drawn from the
-        model's own predictions. With ``repair="lstsq"`` the layers are re-fitted on these batches
-        one after the other.
+        batches. With ``repair="lstsq"`` the layers are re-fitted on these batches one after the
+        other.
+    loss, draw : callable, optional
+        As for `collect`, for a criterion that needs gradients; with `loss`, `batches` have targets.
+        Default: `cross_entropy`, with labels drawn from the model's own predictions.
     evaluate : callable, optional
         With `at_least` or `at_most`: a function from a model to a number. Then no example is held out.
     groups, scores : Groups, Scores, optional
@@ -116,8 +120,8 @@ def prune(
     seed : int
         As for `score`.
     session : Session, optional
-        Made for this model, with what is otherwise passed as `batches`, `evidence`, `groups`,
-        `approximate`, `as_program` and `strict`. Several prunings with one session trace and collect
+        Made for this model, with what is otherwise passed as `batches`, `evidence`, `groups`, `loss`,
+        `draw`, `approximate`, `as_program` and `strict`. Several prunings with one session trace and collect
         once.
 
     Returns
@@ -147,8 +151,8 @@ def prune(
         checks.choice(repair, "repair", RUNGS)
     ridge, seed = checks.number(ridge, "ridge", low=0), checks.count(seed, "seed")
     judged: list[Batch] | None = None
-    own = {"batches": batches, "evidence": evidence, "groups": groups, "approximate": approximate,
-           "as_program": as_program, "strict": strict}  # fmt: skip
+    own = {"batches": batches, "evidence": evidence, "groups": groups, "loss": loss, "draw": draw,
+           "approximate": approximate, "as_program": as_program, "strict": strict}  # fmt: skip
     if session is None:
         if budget in METRICS and evaluate is None and batches is not None:
             own["batches"], judged = held_out(batches)

@@ -55,7 +55,10 @@ class Session:
         As for `collect`; read once. Criteria and repairs learn from them.
     loss : callable, optional
         As for `collect`, for criteria that need gradients; then `batches` have targets. Default:
-        cross-entropy with labels drawn from the model's own predictions.
+        cross-entropy with labels drawn from the model's own predictions; with the given labels, too,
+        where each position of an example has one.
+    draw : callable, optional
+        As for `collect`.
     evidence : Evidence, optional
         From `collect`; used in place of what would be collected.
     groups : Groups, optional
@@ -90,6 +93,7 @@ class Session:
         *,
         batches: Iterable[Any] | None = None,
         loss: Callable[..., Any] | None = None,
+        draw: Callable[..., Any] | None = None,
         evidence: Evidence | None = None,
         groups: Groups | None = None,
         approximate: bool = False,
@@ -100,7 +104,7 @@ class Session:
         self.model = checks.unwrapped(model)
         self.example_input = example_input
         self.batches = None if batches is None else read_all(batches, "learn from")
-        self.loss, self.approximate = loss, approximate
+        self.loss, self.draw, self.approximate = loss, draw, approximate
         self.as_program, self.strict = as_program, strict
         self.left_out: dict[str, LeftOut] = {}
         self.seed = checks.count(seed, "seed")
@@ -201,11 +205,13 @@ class Session:
         if not gradients and ("evidence", True) in self._made:
             gradients = True  # it has the moments, too
         drawn = gradients and self.loss is None  # labels from the model's own predictions
-        data = listed(self.batches, "learn from") if drawn else self.batches
+        data = _for_cross_entropy(self.batches) if drawn else self.batches
         loss = None if not gradients else F.cross_entropy if drawn else self.loss
 
         def make() -> Evidence:
-            return collect(self.model, data, loss=loss, seed=self.seed, progress=False)
+            return collect(
+                self.model, data, loss=loss, draw=self.draw, seed=self.seed, progress=False
+            )
 
         return self._once(("evidence", gradients), make)
 
@@ -330,3 +336,20 @@ class Session:
         self.__dict__.update(state)
         self.lock = threading.RLock()
         self._versions = self._now()
+
+
+def _for_cross_entropy(batches: list[Batch]) -> list[Batch]:
+    """Return the batches without their labels, which will be drawn; raise if they are no labels.
+
+    Labels of positions stay: their shape says which dimension of the logits the classes are, and
+    they say which positions are padding.
+    """
+    targets = [y for _, y in batches if isinstance(y, Tensor)]
+    if any(y.is_floating_point() for y in targets):
+        raise ArgumentError(
+            "this criterion needs gradients of a loss. The targets of `batches` are numbers, not classes, "
+            "so it is not cross-entropy: pass the `loss` that the model was trained with, such as "
+            "loss=torch.nn.functional.mse_loss, or evidence=pv.collect(model, batches, loss=...)."
+        )
+    positions = len(targets) == len(batches) and all(y.ndim > 1 for y in targets)
+    return batches if positions else listed(batches, "learn from")

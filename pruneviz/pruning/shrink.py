@@ -37,6 +37,7 @@ from pruneviz.pruning.repair.sites import sites
 from pruneviz.pruning.repair.units import merge_without_data, repair_layers
 from pruneviz.pruning.surgery.constants import Folds, add_folds, fold_watcher
 from pruneviz.pruning.surgery.cut import Cut, cut, record_cut
+from pruneviz.pruning.surgery.program import make_model_of
 from pruneviz.pruning.surgery.proof import Proof, Reference, reference
 from pruneviz.pruning.surgery.removal import kept_places, removed_classes
 from pruneviz.pruning.surgery.sizes import attribute_choices, bare_norm_sizes, resized_arguments
@@ -92,7 +93,8 @@ def shrink(
     as_program : bool
         Return the shrunken graph of `torch.export` instead of a copy of the model. It also runs
         where literal sizes in the model's own Python code, such as ``x.view(-1, 400)``, prevent
-        that. It computes what the model computes in eval mode. Batch size and sequence length may
+        that. It computes what the model computes in eval mode: `train` and `eval` set the flags of its
+        modules, but no dropout or batch norm follows them. Batch size and sequence length may
         vary where export allows it; the size of images may not.
 
     Returns
@@ -296,6 +298,7 @@ class Shrinker:
         for module in (new, compared):
             cut(module, Cut(kept_places(w, removed)))
             add_folds(w, module, folds, removed)
+            make_model_of(module, self.model)
         try:
             with redirect_stderr(io.StringIO()):  # if a graph fails, torch prints its code
                 proof = ref.compare(compared)
@@ -306,6 +309,7 @@ class Shrinker:
             ) from e
         if not proof.holds:
             raise _outputs_differ(w, removed, proof)
+        record_cut(new, Cut(kept_places(w, removed)), self.model)
         return new
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -28,9 +29,11 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     groups : Groups
         From `find_groups`.
     units : mapping of str to iterable of int
-        Name of a layer to the numbers of the output units to remove: neurons of a Linear, channels
-        of a Conv, heads of an attention layer. The name of a tensor or of a group is allowed, too.
-        All other units are kept.
+        Name of a layer to the numbers of the outputs to remove, as the layer counts them: neurons of
+        a Linear, channels of a Conv, heads of an `nn.MultiheadAttention`. The name of a tensor or of
+        a group is allowed, too. All other units are kept. Before a pixel shuffle, a chunk or a split
+        into heads several outputs of one layer make one unit: the unit that holds the named one goes,
+        and a warning says what else is in it, unless all of it is named.
 
     Returns
     -------
@@ -60,10 +63,14 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     checks.kind(units, "units", Mapping, "Name layers and units: pv.drop(groups, {'fc1': [3, 5]}).")
     keep = keep_all(groups)
     for name, numbers in units.items():
-        units_there = groups.units_of(name)
-        for i in _numbers(name, numbers, len(units_there)):
-            group, unit = place(name, units_there, i)
+        units_there, owned = groups.units_of(name), groups.numbers_of(name)
+        holder = {int(n): u for u, own in enumerate(owned) for n in own}
+        noun = "units" if len(holder) == len(owned) else "outputs"
+        named = _numbers(name, numbers, len(holder), noun)
+        for u in dict.fromkeys(holder[n] for n in named):
+            group, unit = place(name, units_there, u, owned[u])
             keep[group.name][unit] = False
+        _say_what_else_goes(name, named, [owned[holder[n]] for n in named])
     for name, kept in keep.items():
         if not kept.any():
             raise ArgumentError(
@@ -74,14 +81,31 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
     return Plan(keep, groups)
 
 
-def place(layer: str, units: list[tuple[Group, int]], i: int) -> tuple[Group, int]:
-    """Return the group of a layer's unit and its number there; raise if it cannot be cut."""
+def _say_what_else_goes(layer: str, named: list[int], units: list[np.ndarray]) -> None:
+    """Warn if a unit holds outputs of the layer that were not named."""
+    more = [own for own in units if not set(own.tolist()) <= set(named)]
+    if more:
+        which = "; ".join(dict.fromkeys(_span(own) for own in more[:3])) + "; …" * (len(more) > 3)
+        warnings.warn(
+            f"more outputs of layer {layer!r} go than were named, because several of them make one "
+            f"unit. These go together: {which}. Name all of them to say that you know.",
+            stacklevel=4,
+        )
+
+
+def place(
+    layer: str, units: list[tuple[Group, int]], i: int, own: np.ndarray | None = None
+) -> tuple[Group, int]:
+    """Return the group of a layer's unit and its number there; raise if it cannot be cut.
+
+    `own`: the layer's own numbers of the unit, for the error.
+    """
     group, unit = units[i]
     if all(g.frozen for g, _ in units):
         raise GraphError(refusal_text(layer, group))
     if group.frozen:
         raise GraphError(
-            f"unit {i} of layer {layer!r} cannot be cut: {group.frozen}. Leave it out of the plan."
+            f"unit {i if own is None else _span(own)} of layer {layer!r} cannot be cut: {group.frozen}. Leave it out of the plan."
         )
     return group, unit
 
@@ -92,7 +116,7 @@ def refusal_text(layer: str, group: Group) -> str:
     return f"{head}. Protect it, or leave it out of the plan."
 
 
-def _numbers(name: str, numbers: Any, size: int) -> list[int]:
+def _numbers(name: str, numbers: Any, size: int, noun: str) -> list[int]:
     what = f"`units[{name!r}]`"
     if isinstance(numbers, (torch.Tensor, np.ndarray)):
         numbers = numbers.tolist()
@@ -108,7 +132,7 @@ def _numbers(name: str, numbers: Any, size: int) -> list[int]:
         whole = isinstance(n, Integral) and not isinstance(n, bool)
         if not whole or not 0 <= int(n) < size:
             raise ArgumentError(
-                f"{what} must hold whole numbers in [0, {size}): {name!r} has {size} units. "
+                f"{what} must hold whole numbers in [0, {size}): {name!r} has {size} {noun}. "
                 f"But {n!r} was passed."
             )
         if int(n) in found:

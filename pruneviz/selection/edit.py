@@ -132,8 +132,9 @@ def units_to_drop(plan: Plan) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name, keep in plan.keep.items():
         # a layer of that name may hold units of other groups too, and number them all
-        numbered = enumerate(groups.units_of(name))
-        removed = [i for i, (g, unit) in numbered if g.name == name and not keep[unit]]
+        numbered = zip(groups.numbers_of(name), groups.units_of(name), strict=True)
+        gone = [own for own, (g, unit) in numbered if g.name == name and not keep[unit]]
+        removed = [int(n) for own in gone for n in own]
         found.update({name: removed} if removed else {})
     return found
 

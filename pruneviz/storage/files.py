@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from pruneviz._version import VERSION
 from pruneviz.core import checks
@@ -37,7 +39,7 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
     ----------
     model : nn.Module
         From `shrink` or `prune`, trained further or not, also after several cuts. A model without
-        cuts can be saved, too. Not changed.
+        cuts can be saved, too, and a program (`shrink` with ``as_program=True``). Not changed.
     path : str or Path
         A safetensors file, such as ``"small.safetensors"``; written completely or not at all, with
         a checksum. A link stays a link.
@@ -49,8 +51,7 @@ def save(model: nn.Module, path: str | Path, *, encoding: str = "dense") -> None
     Raises
     ------
     ArgumentError
-        If `load` could not restore the model: it is a shrunken program, has masks or CSR layers, or
-        was cut by another tool. If the indices of a weight do not fit, or the file cannot be
+        If `load` could not restore the model: it has masks or CSR layers, or was cut by another tool. If the indices of a weight do not fit, or the file cannot be
         written.
 
     Examples
@@ -88,6 +89,8 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
             aliases[name] = first_name
     records = [cut_to_json(c, set(tensors_by_name(model))) for c in cuts_of(model)]
     data = {"version": VERSION_OF_FILES, "by": VERSION, "cuts": records, "aliases": aliases}
+    if isinstance(model, GraphModule):
+        data |= {"program": True}
     if encoding != "dense":
         names = [n for n in weight_places(model) if n in tensors]
         data |= {"csr": {n: tuple(tensors[n].shape) for n in names}}
@@ -111,7 +114,9 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     path : str or Path
         From `save`.
     build : callable
-        Returns the model as it was before it was shrunk. Its weights do not matter.
+        Returns the model as it was before it was shrunk. Its weights do not matter. For a program: the
+        program of such a model, cut by the same plan, such as ``lambda: pv.shrink(Net(), plan,
+        example_input=x, as_program=True)``; a plan is kept by ``Plan.to_json``.
 
     Returns
     -------
@@ -177,7 +182,9 @@ def _check_version(head: Any, path: Path) -> None:
 
 def _restore(model: nn.Module, file: TensorFile) -> None:
     """Cut a model as the saved one was cut, and load the saved tensors; in place."""
-    for record in file.head["cuts"]:
+    if bool(file.head.get("program", False)) or isinstance(model, GraphModule):
+        _check_program(model, file.head)
+    for record in [] if isinstance(model, GraphModule) else file.head["cuts"]:
         what = cut_from_json(record, model)
         cut(model, what)
         record_cut(model, what, model)
@@ -189,6 +196,20 @@ def _restore(model: nn.Module, file: TensorFile) -> None:
         crow, col, value = (tensors.pop(f"{name}.{part}") for part in CSR_PARTS)
         tensors[name] = decompressed(crow, col, value, math.prod(shape[1:])).reshape(shape)
     model.load_state_dict(tensors | {name: tensors[other] for name, other in aliases.items()})
+
+
+def _check_program(model: nn.Module, head: Mapping[str, Any]) -> None:
+    """Raise unless both are programs, and cut alike: the graph of another one has other sizes."""
+    cuts = contents(model)[1]["cuts"]
+    if isinstance(model, GraphModule) and head.get("program") is True:
+        if json.loads(json.dumps(cuts)) == head["cuts"]:
+            return
+        raise GraphError("a program that was cut by another plan. Pass the plan of the saved one")
+    saved, built = ("a program", "none") if head.get("program") else ("no program", "one")
+    raise ArgumentError(
+        f"{saved} was saved, but `build` returns {built}. Let it return what was saved: of a program, "
+        "lambda: pv.shrink(Net(), plan, example_input=x, as_program=True) with the same plan."
+    )
 
 
 def _csr_shapes(shapes: Mapping[str, Any], model: nn.Module) -> dict[str, tuple[int, ...]]:

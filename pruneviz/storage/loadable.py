@@ -22,12 +22,6 @@ CUT_ELSEWHERE = (
 
 def check_loadable(model: nn.Module) -> None:
     """Raise unless `load` can put the tensors of a model into one that its own code builds."""
-    if hasattr(model, "graph") and hasattr(model, "code"):
-        raise ArgumentError(
-            "`save` writes tensors that `load` puts into a model built by its own code, but a "
-            "shrunken program has no such code. Export it: "
-            "torch.export.save(torch.export.export(program, args), path)."
-        )
     for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, Tensor):
             continue  # said where it is read

@@ -55,7 +55,8 @@ def allocate(
     model : nn.Module
         Not changed.
     frame : DataFrame
-        From `sensitivity` on this model, with one criterion; higher metrics are better.
+        From `sensitivity` on this model, with one criterion. Higher metrics are better, unless
+        its column ``better`` says ``"lower"``.
     params, bytes, macs : float
         The budget; pass one of them. The model keeps at most so much. Up to 1: a share of what the
         model has; above 1: a count. For units it is counted as by `measure`. For weights,
@@ -183,13 +184,13 @@ def _points(
 ) -> list[tuple[float, float, float]]:
     """Return the points (saved, loss, sparsity) of a layer, with increasing savings from 0 on."""
     rows = frame[frame["layer"] == layer].sort_values("target_sparsity")
-    points = [(0.0, 0.0, 0.0)]
+    points, sign = [(0.0, 0.0, 0.0)], -1 if checks.lower_is_better(frame) else 1
     for s, metric, dense in zip(
         rows["target_sparsity"], rows["metric"], rows["dense"], strict=True
     ):
         saved = total - kept({layer: float(s)})
         if saved > points[-1][0]:
-            points.append((saved, float(dense - metric), float(s)))
+            points.append((saved, float(sign * (dense - metric)), float(s)))
     return points
 
 

@@ -23,6 +23,7 @@ def pareto(
     x: str = "macs",
     y: str = "metric",
     by: str | Sequence[str] | None = None,
+    better: str | None = None,
 ) -> pd.DataFrame:
     """Average a sweep over its seeds, and mark the points that no other point beats.
 
@@ -36,10 +37,13 @@ def pareto(
     x : str
         Column of the cost; lower is better.
     y : str
-        Column of the quality; higher is better.
+        Column of the quality.
     by : str or sequence of str, optional
         Columns whose values name a curve. Default: those of network, criterion, granularity, scope,
         repair and tune that vary; if none varies, the criterion.
+    better : str, optional
+        Whether ``"higher"`` or ``"lower"`` numbers of `y` are better. Default: what the column
+        ``better`` of the frame says, or else higher.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def pareto(
         One row for each curve and target sparsity, cheapest last: ``curve``, `by`,
         ``target_sparsity``, ``seeds`` (their number), `x` and `y` (means), ``low`` and ``high`` (of
         `y`: the lowest and highest seed; with one seed its interval, if the sweep has one),
-        ``pareto`` (bool: no other point beats it).
+        ``pareto`` (bool: no other point beats it), and ``better`` if lower is better.
 
     Raises
     ------
@@ -72,6 +76,7 @@ def pareto(
     checks.columns(data, needed, "pareto")
     if data.empty:
         raise ArgumentError(f"`data` has no rows. Make it with {MAKER}.")
+    lower = checks.lower_is_better(data, y, better)
     valid = data.dropna(subset=[x, y])
     if valid.empty:
         raise ArgumentError(f"columns {x!r} and {y!r} have no row in which both are numbers.")
@@ -99,7 +104,10 @@ def pareto(
         ["curve", x], ascending=[True, False], kind="stable",
         key=lambda c: c.map(order) if c.name == "curve" else c, ignore_index=True,
     )  # fmt: skip
-    points["pareto"] = _on_front(points[x].tolist(), points[y].tolist())
+    qualities = (-points[y] if lower else points[y]).tolist()
+    points["pareto"] = _on_front(points[x].tolist(), qualities)
+    if lower:
+        points["better"] = "lower"
     return points
 
 
@@ -132,7 +140,8 @@ def choose(
     at_most, at_least : mapping of str to float, optional
         Column to limit, such as ``at_most={"bytes": 100_000}, at_least={"metric": 0.85}``.
     best : str
-        The column that is compared; higher is better. ``"-macs"``: lower is better.
+        The column that is compared; higher is better, unless the column ``better`` of the frame says
+        ``"lower"``. ``"-macs"``: lower is better.
 
     Returns
     -------
@@ -165,7 +174,8 @@ def choose(
     if fits.empty:
         raise ArgumentError(f"no row is within all limits. {_nearest(data, limits)}")
     values = fits[column].astype(float)
-    position = values.argmin() if best.startswith("-") else values.argmax()
+    lower = best.startswith("-") or checks.lower_is_better(data, column)
+    position = values.argmin() if lower else values.argmax()
     return fits.iloc[int(position)]
 
 

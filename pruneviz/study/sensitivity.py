@@ -19,7 +19,7 @@ from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
+from pruneviz.metrics.evaluator import Accuracy, checked_better, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.model.weights import weight_places
 from pruneviz.selection.drop import refusal_text
@@ -29,7 +29,7 @@ from pruneviz.study.prefix import Prefix
 from pruneviz.study.setup import Setup
 from pruneviz.study.stored import Row, Table
 from pruneviz.study.sweep import COSTS
-from pruneviz.study.table import all_rows, as_list, row_error
+from pruneviz.study.table import all_rows, as_list, row_error, with_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,12 +42,15 @@ def sensitivity(
     *,
     sparsities: Iterable[float],
     evaluate: Callable[[nn.Module], Any],
+    better: str = "higher",
     criterion: str = "magnitude",
     layers: Iterable[str] | None = None,
     groups: Groups | None = None,
     repair: str = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    draw: Callable[..., Any] | None = None,
     seed: int = 0,
     n_jobs: int | None = None,
     path: str | Path | None = None,
@@ -73,6 +76,8 @@ def sensitivity(
     evaluate : callable
         As for `sweep`; an `Accuracy` is fastest. For units, an `Accuracy` evaluates the model with
         silenced units, which has the same outputs; another `evaluate` gets the smaller model.
+    better : str
+        As for `sweep`.
     criterion : str
         A name of `CRITERIA`. A criterion that ranks only units prunes units; one that ranks both
         prunes units if `groups` are passed.
@@ -81,7 +86,7 @@ def sensitivity(
         evidence, are in the evidence.
     groups : Groups, optional
         From `find_groups`; default: they are found if units are pruned.
-    repair, evidence, batches
+    repair, evidence, batches, loss, draw
         As for `sweep`, but one repair.
     seed : int
         For criteria that draw random numbers, and for torch's random numbers in `evaluate`.
@@ -123,7 +128,7 @@ def sensitivity(
     result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS}
     seed = checks.count(seed, "seed")
     setup = Setup.of(model, example_input, [criterion], granularity=None, groups=groups,
-                    repairs=[repair], evidence=evidence, batches=batches)  # fmt: skip
+                    repairs=[repair], evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
     granularity = setup.granularity[criterion]
     parts = _parts(setup, granularity, layers)
     key_columns = {"layer": str, "criterion": str, "granularity": str, "repair": str,
@@ -132,6 +137,7 @@ def sensitivity(
         dict(zip(key_columns, (layer, criterion, granularity, repair, s), strict=True))
         for layer in parts for s in targets
     ]  # fmt: skip
+    rows = with_better(rows, key_columns, checked_better(better, evaluate))
     compared = {**setup.compared(evidence, groups), "evaluate": evaluate}
     prints = {} if where is None else fingerprints(compared, where)
     arguments = {

@@ -54,6 +54,8 @@ class Setup:
         repairs: Iterable[Any],
         evidence: Evidence | None,
         batches: Iterable[Any] | None,
+        loss: Any = None,
+        draw: Any = None,
     ) -> Setup:
         """Check the arguments; find groups and collect evidence if they are needed."""
         if groups is not None:
@@ -86,7 +88,8 @@ class Setup:
                 )
             if rung != "none":
                 check_repair_data(rung, evidence, batches)
-        session = Session(model, example_input, batches=batches, evidence=evidence, groups=groups)
+        session = Session(model, example_input, batches=batches, loss=loss, draw=draw,
+                          evidence=evidence, groups=groups)  # fmt: skip
         _ = session.dense  # raises if the example does not fit
         criteria = {name: CRITERIA[name] for name in chosen}
         session.evidence_for(criteria.values(), rungs)  # collected once for all of them
@@ -120,4 +123,5 @@ class Setup:
             "model": session.model, "example_input": session.example_input,
             "code of the criteria": [(c.fn, c.unit) for c in criteria],
             "batches": session.batches, "evidence": evidence, "groups": groups,
+            "loss": session.loss, "draw": session.draw,
         }  # fmt: skip

@@ -17,13 +17,13 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.imports import imported
 from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.metrics.evaluator import Accuracy, columns_of, evaluated
+from pruneviz.metrics.evaluator import Accuracy, checked_better, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.setup import Setup
 from pruneviz.study.stored import Row, Table
-from pruneviz.study.table import all_rows, as_list, row_error
+from pruneviz.study.table import all_rows, as_list, row_error, with_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +40,15 @@ def sweep(
     criteria: Iterable[str],
     sparsities: Iterable[float],
     evaluate: Callable[[nn.Module], Any],
+    better: str = "higher",
     granularity: str | None = None,
     groups: Groups | None = None,
     scope: str | None = None,
     repair: str | Iterable[str] = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    draw: Callable[..., Any] | None = None,
     tune: Callable[[nn.Module], nn.Module] | None = None,
     seeds: Iterable[int] = (0,),
     n_jobs: int | None = None,
@@ -76,6 +79,9 @@ def sweep(
     evaluate : callable
         ``evaluate(model)`` returns a finite number, or a tensor of one: the column ``metric``. An
         `Accuracy` is fastest, and adds the columns ``low``, ``high`` and ``examples``.
+    better : str
+        Whether ``"higher"`` or ``"lower"`` numbers of `evaluate` are better, such as losses. If lower,
+        the table has a column ``better`` that says so to `pareto`, `choose`, `allocate` and the plots.
     granularity : str, optional
         ``"weight"`` or ``"unit"``. Default: units if `groups` are passed, or for criteria that rank
         only units; else weights.
@@ -89,9 +95,10 @@ def sweep(
     evidence : Evidence, optional
         From `collect`, for criteria and repairs that need it.
     batches : iterable, optional
-        As for `collect`. If evidence is needed and none was passed, it is collected from these,
-        with `cross_entropy` for criteria that need gradients. ``"lstsq"`` re-fits layer by layer on
-        these.
+        As for `collect`. If evidence is needed and none was passed, it is collected from these.
+        ``"lstsq"`` re-fits layer by layer on these.
+    loss, draw : callable, optional
+        As for `prune`.
     tune : callable, optional
         ``tune(model)`` returns a new model, such as ``lambda m: pv.fit(m, batches)``.
     seeds : iterable of int
@@ -151,7 +158,7 @@ def sweep(
         checks.choice(scope, "scope", SCOPES)
     result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS}
     setup = Setup.of(model, example_input, names, granularity=granularity, groups=groups,
-                    repairs=rungs, evidence=evidence, batches=batches)  # fmt: skip
+                    repairs=rungs, evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
     key_columns = {"criterion": str, "granularity": str, "scope": str, "repair": str, "seed": int,
             "target_sparsity": float}  # fmt: skip
     rows = [
@@ -159,6 +166,7 @@ def sweep(
                  strict=True))
         for c in setup.criteria.values() for seed in runs for r in rungs for s in targets
     ]  # fmt: skip
+    rows = with_better(rows, key_columns, checked_better(better, evaluate))
     fixed = {c.name for c in setup.criteria.values() if "generator" not in c.needs and tune is None}
 
     def same(row: Row) -> Row:

@@ -24,6 +24,14 @@ class Job(Protocol):
         """Return the function that computes a row: from its key columns to its result columns."""
 
 
+def with_better(asked_rows: list[Row], key_columns: dict[str, type], better: str) -> list[Row]:
+    """Return the rows, and add a key column, if lower metrics are better: the table says it."""
+    if better == "higher":
+        return asked_rows
+    key_columns["better"] = str
+    return [{**row, "better": better} for row in asked_rows]
+
+
 def all_rows(
     job: Job,
     asked_rows: Sequence[Row],

@@ -18,9 +18,9 @@ from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan, Scores
-from pruneviz.metrics.accuracy import predicted_classes
+from pruneviz.metrics.accuracy import classified
 from pruneviz.metrics.accuracy_comparison import Comparison
-from pruneviz.metrics.evaluator import metric
+from pruneviz.metrics.evaluator import checked_better, metric
 from pruneviz.metrics.latency_comparison import Timing, compare_latency
 from pruneviz.model.batches import (
     PART,
@@ -63,10 +63,15 @@ class WhatIf:
     example_input : Tensor, tuple or dict, optional
         Arguments of the forward; default: the first inputs of the first batch.
     evaluate : callable, optional
-        ``evaluate(model)`` returns a number; higher is better. Default: accuracy.
+        ``evaluate(model)`` returns a number. Default: accuracy.
+    better : str
+        Whether a ``"higher"`` or a ``"lower"`` number of `evaluate` is better.
+    ignore_index : int, optional
+        As for `accuracy`.
     learn : iterable, optional
         As `batches` of `collect`: the data for criteria and repairs. Default: the inputs of the
-        first 500 examples of `batches`, without their labels.
+        first 500 examples of `batches`, without their labels; with them if each position has one,
+        because then they say which dimension of the logits the classes are.
     loss : callable, optional
         ``loss(outputs, targets)``, for criteria that need gradients; then `learn` must have
         targets. Default: cross-entropy. With `evaluate` there is no default, and these criteria are
@@ -91,6 +96,8 @@ class WhatIf:
         *,
         example_input: Any = None,
         evaluate: Callable[[nn.Module], float] | None = None,
+        better: str = "higher",
+        ignore_index: int | None = None,
         learn: Iterable[Any] | None = None,
         loss: Callable[..., Any] | None = None,
         approximate: bool = False,
@@ -100,7 +107,11 @@ class WhatIf:
         self.model = copy_of(model).eval()
         self._timed_copy: nn.Module | None = None  # no other thread runs it
         needs_labels = evaluate is None
-        self.given = given = read_all(batches, "judge by", targets=needs_labels)
+        self.better = checked_better(better, evaluate)
+        self.ignore_index = ignore_index
+        self.given = given = read_all(
+            batches, "judge by", targets=needs_labels, ignore_index=ignore_index
+        )
         # whether the first batches were left out, because they have no examples
         self.dropped = given[0].place != "batch 1 of `batches`"
         self.batches = fast_batches(given, model=self.model) if needs_labels else given
@@ -133,7 +144,13 @@ class WhatIf:
     def _read_learn(self, learn: Iterable[Any] | None, loss: Callable[..., Any] | None) -> None:
         """Read what criteria and repairs learn from, and say in words and code what it is."""
         inputs = [x for x, _ in self.given]
-        source = [(x, None) for x in first_examples(inputs, LEARN)] if learn is None else learn
+        source: Any = learn
+        if learn is None:
+            source = [(x, None) for x in first_examples(inputs, LEARN)]
+            each = self.evaluate is None and [getattr(y, "ndim", 0) > 1 for _, y in self.given]
+            if each and all(each):  # one label for each position
+                ends = np.cumsum([b.examples for b in self.given])
+                source = self.given[: int(np.searchsorted(ends, LEARN)) + 1]
         # what `collect` reads for gradients
         self.gradient_batches = read_all(source, "learn from", name="learn")
         self.learn = [b.with_(b.inputs) for b in self.gradient_batches]
@@ -155,16 +172,18 @@ class WhatIf:
             else f"[(x, None) for x, _ in batches][:{len(self.learn)}]"
         )
         n = sum(b.examples for b in self.learn)
+        if learn is None and self.has_targets:
+            self.how_to_learn = f"batches[:{len(self.learn)}]"
         self.learn_text = f"the inputs of the first {n:,} examples, not their labels"
-        if learn is not None:
+        if learn is not None or self.has_targets:
             self.learn_text = f"{n:,} examples{' with their labels' if self.has_targets else ''}"
 
     def _judge_dense(self) -> None:
         """Measure the dense model, with its predicted classes if it has any."""
-        self.labels, self._predicted = (np.zeros(0, int), np.zeros(0, int))
+        self.labels, self._predicted, self._example = (np.zeros(0, int) for _ in range(3))
         if self.evaluate is None:
-            self._predicted, self.labels = self._predict_dense()
-            self.before = Comparison(self.labels, self._predicted, self._predicted).accuracy_before
+            self._predicted, self.labels, self._example = self._predict_dense()
+            self.before = float((self._predicted == self.labels).mean())
         else:
             with evaluating(self.model):
                 self.given[0].run(self.model)  # raises, and names the batch, if it does not fit
@@ -301,7 +320,8 @@ class WhatIf:
         if self.evaluate is not None:
             return {"metric": metric(self.evaluate(new)), "comparison": None}
         predicted = self._predict(new, through(self.batches))
-        comparison = Comparison(self.labels, self._predicted, predicted)
+        several = self._example if len(np.unique(self._example)) < len(self.labels) else None
+        comparison = Comparison(self.labels, self._predicted, predicted, example=several)
         return {"metric": comparison.accuracy_after, "comparison": comparison}
 
     def timed(self, new: nn.Module, *, seconds: float, most: int = 32) -> Timing:
@@ -317,24 +337,25 @@ class WhatIf:
 
     def _predict(self, model: nn.Module, batches: Iterable[Batch]) -> np.ndarray:
         with evaluating(model):
-            return np.concatenate([predicted_classes(model, b)[0].numpy() for b in batches])
+            said = [classified(model, b, self.ignore_index)[0] for b in batches]
+        return np.concatenate(said)
 
-    def _predict_dense(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the class that the dense model predicts for each example, and its label."""
-        predicted, labels = [], []
+    def _predict_dense(self) -> tuple[np.ndarray, ...]:
+        """Return the classes that the dense model predicts, the labels, and their examples' numbers."""
+        found, examples = [], 0
         for batch in self.batches:
-            said, count = self._predict_batch(batch)
-            predicted.append(said.numpy())
-            labels.append(batch.classes(said.shape, count).numpy())
-        return np.concatenate(predicted), np.concatenate(labels)
+            said, labels, example = self._predict_batch(batch)
+            found.append((said, labels, examples + example))
+            examples += batch.examples
+        return tuple(map(np.concatenate, zip(*found, strict=True)))
 
-    def _predict_batch(self, batch: Batch) -> tuple[Tensor, int]:
+    def _predict_batch(self, batch: Batch) -> tuple[np.ndarray, ...]:
         try:
             with evaluating(self.model):
-                return predicted_classes(self.model, batch)
+                return classified(self.model, batch, self.ignore_index)
         except ArgumentError as e:
             raise ArgumentError(
-                f"{e} Or pass `evaluate`, a function from a model to a number; higher is better."
+                f"{e} Or pass `evaluate`, a function from a model to a number."
             ) from None
 
     def _in_groups(self, scores: Scores, protect: Sequence[str]) -> list[str]:

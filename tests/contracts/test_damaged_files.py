@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import refused
+from helpers import by_units, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as from_bytes
@@ -87,7 +87,8 @@ def saved(write) -> bytes:
 def model_file(encoding: str = "dense") -> bytes:
     torch.manual_seed(0)
     model = Net().eval()
-    plan = pv.drop(pv.find_groups(model, X), {"qkv": [1]})
+    groups = pv.find_groups(model, X)
+    plan = pv.drop(groups, by_units(groups, {"qkv": [1]}))
     small = pv.shrink(model, plan, example_input=X)
     assert small.heads == 2
     return saved(lambda path: pv.save(small, path, encoding=encoding))

@@ -1060,8 +1060,8 @@ WRONG = {
     ),
     "no targets": (
         lambda: collect(nn.Linear(4, 1), [torch.zeros(5, 4)], loss=F.l1_loss),
-        "there are no targets, and none can be drawn from these outputs, which are not of shape "
-        "(n, classes). Pass draw=..., or batches of (inputs, targets).",
+        "there are no targets, and none can be drawn from these outputs, float32[5, 1], which are not "
+        "of shape (n, classes). Pass draw=..., or the `loss` and batches of (inputs, targets).",
     ),
     "targets with some": (
         lambda: collect(mlp(), [(X, Y), X], loss=F.cross_entropy),

@@ -15,6 +15,14 @@ import pruneviz as pv
 CLASSES = 3
 
 
+def by_units(groups: pv.Groups, units: dict) -> dict[str, list[int]]:
+    """Name every output of these units of a layer, such as heads; `drop` counts outputs."""
+    return {
+        name: [int(n) for u in numbers for n in groups.numbers_of(name)[u]]
+        for name, numbers in units.items()
+    }
+
+
 def inputs(n: int = 5) -> Tensor:
     return torch.randn(n, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 

@@ -84,10 +84,9 @@ LOGITS = "`model` must return logits of shape (examples, classes), but it return
     ("value", "got"),
     [
         (torch.zeros(5), "(5,)"),
-        (torch.zeros(5, 3, 2, 2), "(5, 3, 2, 2)"),
         (torch.tensor(1.0), "()"),
-        ((torch.zeros(5, 3), None), "tuple"),
-        ({"logits": torch.zeros(5, 3)}, "dict"),
+        ((None, torch.zeros(5, 3)), "tuple"),
+        ({"scores": torch.zeros(5, 3)}, "dict"),
     ],
 )
 def test_what_are_no_logits_is_refused(value, got):
@@ -108,3 +107,84 @@ def test_labels_of_another_shape_are_refused(small_model, shape):
 def test_what_is_no_model_is_refused():
     with refused("`model` must be a torch.nn.Module, but None was passed."):
         pv.predict(None, inputs())
+
+
+# -- one label for each position -----------------------------------------------------------------
+
+
+@st.composite
+def positioned(draw):
+    """Logits with the classes in the second and in the last dimension, and labels, some ignored."""
+    n, classes = draw(st.integers(1, 4)), draw(st.integers(2, 5))
+    sides = draw(st.lists(st.integers(1, 4).filter(lambda s: s != classes), min_size=1, max_size=3))
+    g = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    logits = torch.randn(n, classes, *sides, generator=g)
+    y = torch.randint(classes, (n, *sides), generator=g)
+    y[torch.rand(y.shape, generator=g) < draw(st.sampled_from([0, 0.4]))] = -100
+    return logits, y
+
+
+@given(positioned(), st.integers(1, 3))
+def test_labels_of_positions_decide_where_the_classes_are(case, size):
+    second, y = case
+    kept = y != -100
+    if not kept.any():
+        return
+    want = float((second.argmax(1) == y)[kept].float().mean())
+    for logits in (second, second.movedim(1, -1)):
+        data = list(zip(logits.split(size), y.split(size), strict=True))
+        assert pv.accuracy(nn.Identity(), data, ignore_index=-100) == pytest.approx(want)
+        judge = pv.Accuracy(data, ignore_index=-100)
+        found = judge.columns(nn.Identity())
+        assert found["metric"] == judge(nn.Identity()) == pytest.approx(want)
+        assert found["low"] <= want <= found["high"]
+        assert found["examples"] == int(kept.flatten(1).any(1).sum())
+        assert judge.positions == int(kept.sum())
+    assert torch.equal(pv.predict(nn.Identity(), second, dim=1), second.argmax(1))
+    assert torch.equal(pv.predict(nn.Identity(), logits, dim=-1), second.argmax(1))
+
+
+def test_logits_are_taken_out_of_what_a_model_returns():
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    want = pv.accuracy(nn.Identity(), [(z, y)])
+    for value in ({"logits": z}, {"out": z, "aux": None}, (z, None), [z, z]):
+        assert pv.accuracy(Returns(value), [(inputs(), y)]) == want
+
+
+def test_what_fits_in_two_ways_is_refused_and_the_advice_helps():
+    logits, y = torch.randn(4, 6, 6), torch.randint(6, (4, 6))
+    with pytest.raises(pv.ArgumentError, match=r"in two ways: .* x\[:, 1:\], labels\[:, 1:\]"):
+        pv.accuracy(nn.Identity(), [(logits, y)])
+    want = float((logits[:, 1:].argmax(-1) == y[:, 1:]).float().mean())
+    assert pv.accuracy(nn.Identity(), [(logits[:, 1:], y[:, 1:])]) == pytest.approx(want)
+    images, y = torch.randn(4, 6, 6, 6), torch.randint(6, (4, 6, 6))  # torch's way
+    want = float((images.argmax(1) == y).float().mean())
+    assert pv.accuracy(nn.Identity(), [(images, y)]) == pytest.approx(want)
+    with pytest.raises(pv.ArgumentError, match="Pass dim=-1 for"):
+        pv.predict(nn.Identity(), logits)
+    assert pv.predict(nn.Identity(), logits, dim=-1).shape == (4, 6)
+    with pytest.raises(pv.ArgumentError, match="`dim` must be a dimension of the logits"):
+        pv.predict(nn.Identity(), logits, dim=3)
+
+
+def test_labels_that_fit_no_dimension_are_refused():
+    with pytest.raises(pv.ArgumentError, match=r"shape \(4, 5\) or \(4, 7\) for logits"):
+        pv.accuracy(nn.Identity(), [(torch.zeros(4, 7, 5), torch.zeros(4, dtype=torch.long))])
+    y = torch.full((4, 5), -100)
+    with pytest.raises(pv.ArgumentError, match="all labels of `batches` are -100"):
+        pv.accuracy(nn.Identity(), [(torch.zeros(4, 7, 5), y)], ignore_index=-100)
+    y[0] = 7
+    with pytest.raises(pv.ArgumentError, match="a label of batch 1 of `batches` is 7, but classes"):
+        pv.accuracy(nn.Identity(), [(torch.zeros(4, 7, 5), y)], ignore_index=-100)
+
+
+def test_flattened_logits_are_counted_by_their_examples():
+    """A language model may return (n · positions, classes)."""
+
+    class Flat(nn.Module):
+        def forward(self, x):
+            return x.flatten(0, 1)
+
+    x, y = torch.randn(4, 5, 3), torch.randint(3, (20,))
+    want = pv.Accuracy([(x, y.reshape(4, 5))]).columns(nn.Identity())
+    assert pv.Accuracy([(x, y)]).columns(Flat())["low"] == pytest.approx(want["low"])

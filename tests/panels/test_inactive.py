@@ -295,3 +295,15 @@ def test_bad_calls_leave_no_widgets(options, message):
     with pytest.raises(pv.ArgumentError, match=message):
         pv.panel_inactive(**{"model": net(), "batches": [(X, Y)], **options})
     assert set(_instances) == before
+
+
+def test_classes_of_positions_are_not_looked_at_one_by_one():
+    model = nn.Sequential(nn.Embedding(9, 6), nn.ReLU(), nn.Linear(6, 7))
+    x = torch.randint(9, (10, 5))
+    with pytest.raises(pv.ArgumentError, match="examples are looked at class by class here"):
+        pv.panel_inactive(model, [(x, x % 7)])
+    pv.find_inactive(pv.collect(model, [(x, x % 7)], progress=False))  # as the message says
+    batches = [(x, x % 7)]
+    for other in (pv.panel_neurons(model, x, batches=batches), pv.panel_redundant(model, x, batches=batches)):  # fmt: skip
+        assert other.result
+        other.close()

@@ -615,3 +615,34 @@ def test_units_under_a_norm_can_be_removed_on_request(approximate, tmp_path, mon
         panel.close()
     assert "a LayerNorm runs over these units" in html(what)
     assert ("0" in what.result["frozen"]) is not approximate
+
+
+class Words(nn.Module):
+    """Logits (n, words, classes)."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix, self.head = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, ids):
+        return {"logits": self.head(torch.relu(self.mix(self.table(ids))))}
+
+
+@pytest.mark.parametrize("criterion", ["unit l2", "unit obs"])
+def test_labels_of_positions(criterion):
+    torch.manual_seed(0)
+    model, ids = Words(), torch.randint(9, (30, 5))
+    batches = [(x, (x % 4).masked_fill(x == 8, -100)) for x in ids.split(10)]
+    panel = pv.panel_whatif(model, batches, ignore_index=-100, criterion=criterion, sparsity=0.5,
+                            repair="lstsq")  # fmt: skip
+    result = panel.result
+    assert result["metric_before"] == pv.accuracy(model, batches, ignore_index=-100)
+    assert result["metric"] == pv.accuracy(result["model"], batches, ignore_index=-100)
+    assert result["comparison"].examples == 30
+    assert len(result["comparison"].labels) == int((ids != 8).sum())
+    assert " positions got worse, " in panel.show(result)[1]
+    scope = {"model": model, "batches": batches}
+    code = panel.to_python().replace("pv.save(small", "(small")
+    exec(code, scope)
+    assert torch.equal(scope["small"](ids)["logits"], result["model"](ids)["logits"])
+    panel.close()

@@ -120,7 +120,9 @@ def test_the_session_of_another_model_is_refused():
 
 
 @pytest.mark.parametrize(
-    "more", [{"batches": batches()}, {"approximate": True}], ids=lambda more: next(iter(more))
+    "more",
+    [{"batches": batches()}, {"approximate": True}, {"loss": F.cross_entropy}, {"draw": len}],
+    ids=lambda more: next(iter(more)),
 )
 def test_what_belongs_to_the_session_is_refused_beside_it(more):
     model = mlp()

@@ -10,7 +10,17 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import MODELS, assert_untouched, bits, build, inputs, refused, snapshot, storages
+from helpers import (
+    MODELS,
+    assert_untouched,
+    bits,
+    build,
+    by_units,
+    inputs,
+    refused,
+    snapshot,
+    storages,
+)
 from torch import Tensor, nn
 from zoo.case import net, param, stir
 
@@ -29,7 +39,8 @@ def two(middle: nn.Module | None = None, **options) -> nn.Module:
 
 def cut(model: nn.Module, units: dict[str, list[int]], x=X, **options) -> nn.Module:
     approximate = options.pop("approximate", False)
-    plan = pv.drop(pv.find_groups(model, x, approximate=approximate), units)
+    groups = pv.find_groups(model, x, approximate=approximate)
+    plan = pv.drop(groups, by_units(groups, units))
     return pv.shrink(model, plan, example_input=x, **options)
 
 
@@ -605,7 +616,8 @@ def test_the_error_names_the_users_line_though_our_attention_raised_it():
 
 def test_a_model_that_runs_but_regroups_is_refused():
     model, x = stir(Regrouped()), torch.randn(2, 5, 6)
-    plan = pv.drop(pv.find_groups(model, x), {"qkv": [1, 2]})
+    groups = pv.find_groups(model, x)
+    plan = pv.drop(groups, by_units(groups, {"qkv": [1, 2]}))
     with pytest.raises(pv.GraphError, match="would not compute what the masked one does") as caught:
         pv.shrink(model, plan, example_input=x)
     assert "'qkv', 'out'" in str(caught.value)
@@ -680,7 +692,7 @@ def test_quickly_is_right_where_a_stale_size_runs(gone):
     name = next(g.name for g in groups if not g.frozen)
     shrinker = Shrinker(model, x)
     for units in (gone, [2], gone):  # the first one proves, the others know
-        plan = pv.drop(groups, {name: units})
+        plan = pv.drop(groups, by_units(groups, {name: units}))
         small = shrinker.quick(plan)
         assert close(small(x), pv.mask(model, plan)(x))
         assert small.heads == groups[name].size - len(units)
@@ -880,7 +892,7 @@ def test_the_model_is_untouched(name):
         return
     groups = pv.find_groups(model, x)
     free = [g.name for g in groups if not g.frozen]
-    plan = pv.drop(groups, {name: [0] for name in free[:1]})
+    plan = pv.drop(groups, by_units(groups, {name: [0] for name in free[:1]}))
     try:
         new = pv.shrink(model, plan, example_input=x)
     except pv.GraphError:

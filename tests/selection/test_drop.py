@@ -7,8 +7,12 @@ import pytest
 import torch
 from helpers import handmade, refused
 from helpers.handmade import rows, where
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
 import pruneviz as pv
+from pruneviz.selection.edit import units_to_drop
 
 MLP = handmade.mlp_groups()
 CONV = handmade.conv_groups()
@@ -147,3 +151,46 @@ def test_the_parts_are_named(labels, units, parts, named):
     with pytest.raises(pv.GraphError) as caught:
         pv.drop(even(labels), {"a": units})
     assert f"The parts are units {parts}; units named in each: {named}." in str(caught.value)
+
+
+def shuffled(upscale, units):
+    """A convolution whose channels reach the next one `upscale`² at a time."""
+    conv = nn.Conv2d(1, units * upscale**2, 3, padding=1)
+    return nn.Sequential(conv, nn.PixelShuffle(upscale), nn.ReLU(), nn.Conv2d(units, 2, 1))
+
+
+@given(st.integers(2, 3), st.integers(2, 4), st.data())
+def test_the_unit_that_holds_the_named_channel_goes(upscale, units, data):
+    model, x = shuffled(upscale, units), torch.randn(2, 1, 4, 4)
+    groups, block = pv.find_groups(model, x), upscale**2
+    channel = data.draw(st.integers(0, units * block - 1))
+    first = channel // block * block
+    with pytest.warns(UserWarning, match=f"go together: {first}–{first + block - 1}. Name all"):
+        plan = pv.drop(groups, {"0": [channel]})
+    small = pv.shrink(model, plan, example_input=x)
+    kept = [c for c in range(units * block) if not first <= c < first + block]
+    assert torch.equal(small[0].weight, model[0].weight[kept])
+    # with all of them named, as `units_to_drop` does, nothing is left to say
+    again = pv.drop(groups, {"0": range(first, first + block)})
+    assert dropped(again) == dropped(plan) == {"0": [channel // block]}
+    assert units_to_drop(plan) == {"0": list(range(first, first + block))}
+
+
+def test_halves_of_a_chunk_go_together_and_numbers_are_those_of_the_layer():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(4, 2)
+
+        def forward(self, x):
+            a, b = self.up(x).chunk(2, -1)
+            return self.down(a * torch.sigmoid(b))
+
+    groups = pv.find_groups(Gated(), torch.zeros(2, 3))
+    with pytest.warns(UserWarning, match="go together: 1/5. Name all"):
+        assert dropped(pv.drop(groups, {"up": [5]})) == {"up": [1]}
+    assert dropped(pv.drop(groups, {"up": [5, 1]})) == {"up": [1]}
+    with refused(
+        "`units['up']` must hold whole numbers in [0, 8): 'up' has 8 outputs. But 8 was passed."
+    ):
+        pv.drop(groups, {"up": [8]})

@@ -116,10 +116,14 @@ class Heads(nn.Module):
         return self.last(self.out(y.transpose(1, 2).reshape(b, n, 4 * self.heads)))
 
 
+HEAD = [*range(4, 8), *range(16, 20), *range(28, 32)]  # query, key and value of head 1
+
+
 def test_attributes_that_were_mended_come_back(tmp_path):
     x = torch.randn(2, 5, 8)
     model = Heads().eval()
-    small = pv.shrink(model, pv.drop(pv.find_groups(model, x), {"qkv": [1]}), example_input=x)
+    plan = pv.drop(pv.find_groups(model, x), {"qkv": HEAD})
+    small = pv.shrink(model, plan, example_input=x)
     assert small.heads == 2
     assert model.heads == 3
     pv.save(small, tmp_path / "h.safetensors")
@@ -153,15 +157,33 @@ def test_load_leaves_the_built_model_alone(tmp_path):
     assert template[0].out_channels == 8
 
 
+def test_a_program_is_loaded_into_one_of_the_same_plan(tmp_path):
+    path, groups = tmp_path / "p.safetensors", pv.find_groups(build(), X)
+
+    def program(channels, of=build):
+        plan = pv.Plan.from_json(pv.drop(groups, {"0": channels}).to_json())
+        return pv.shrink(of().eval(), plan, example_input=X, as_program=True)
+
+    saved = pv.fit(program([1]), [(X, torch.arange(len(X)) % 2)], progress=False)
+    pv.save(saved, path, encoding="csr_int32")
+    again = pv.load(path, lambda: program([1]))
+    assert torch.equal(again(X), saved(X))
+    pv.save(again, path)  # and once more
+    assert torch.equal(pv.load(path, lambda: program([1]))(X), saved(X))
+    with pytest.raises(pv.ArgumentError, match=r"cut by another plan. Pass the plan of the saved"):
+        pv.load(path, lambda: program([2]))
+    with pytest.raises(pv.ArgumentError, match="a program was saved, but `build` returns none"):
+        pv.load(path, build)
+    pv.save(build(), path)
+    with pytest.raises(pv.ArgumentError, match="no program was saved, but `build` returns one"):
+        pv.load(path, lambda: program([1]))
+
+
 def test_what_cannot_be_saved(tmp_path):
     model = build().eval()
     plan = pv.select(pv.score(model, "magnitude"), sparsity=0.5)
     with pytest.raises(pv.ArgumentError, match=r"has masks.*pv\.bake\(model\)"):
         pv.save(pv.mask(model, plan), tmp_path / "m.safetensors")
-    groups = pv.find_groups(model, X)
-    program = pv.shrink(model, pv.drop(groups, {"0": [1]}), example_input=X, as_program=True)
-    with pytest.raises(pv.ArgumentError, match="a shrunken program has no such code"):
-        pv.save(program, tmp_path / "p.safetensors")
     with pytest.raises(pv.ArgumentError, match="cannot be written"):
         pv.save(model, tmp_path / "nowhere" / "m.safetensors")
     with pytest.raises(pv.ArgumentError, match=r"`model` must be a torch\.nn\.Module"):
@@ -221,7 +243,8 @@ def test_smaller_models_are_unpickled_without_pruneviz(tmp_path, monkeypatch):
     (tmp_path / "mine_too.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     x, heads = torch.randn(2, 5, 8), importlib.import_module("mine_too").Heads().eval()
-    sized = pv.shrink(heads, pv.drop(pv.find_groups(heads, x), {"qkv": [1]}), example_input=x)
+    plan = pv.drop(pv.find_groups(heads, x), {"qkv": HEAD})
+    sized = pv.shrink(heads, plan, example_input=x)
     cases = [(m, X) for m in (once, twice, loaded, baked)] + [(sized, x)]
     torch.save([(m, x, m(x).detach()) for m, x in cases], tmp_path / "s.pt")
     done = subprocess.run(

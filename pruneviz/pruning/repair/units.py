@@ -166,11 +166,10 @@ def _refit_in_order(
     model: nn.Module, new: nn.Module, sites: list[Site], batches: list[Batch], ridge: float
 ) -> None:
     dense, cut = consumers(model), consumers(new)
-    if any(site.layer not in cut for site in sites):
+    if missing := [site.layer for site in sites if site.layer not in cut]:
         raise ArgumentError(
-            "repair 'lstsq' with `batches` does not work with as_program=True: it reads the inputs "
-            "of each layer, but a program has no layers. Pass evidence=pv.collect(model, batches) "
-            "instead."
+            f"repair 'lstsq' with `batches` reads the inputs of each layer, but in a program {missing[0]!r} "
+            "is several operators and no layer. Pass evidence=pv.collect(model, batches) instead."
         )
     with torch.inference_mode(False), torch.no_grad():
         for site in sites:

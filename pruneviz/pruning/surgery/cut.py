@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -42,7 +43,14 @@ def record_cut(model: nn.Module, what: Cut, before: nn.Module) -> None:
     """
     keep = tuple((*key, k.size, np.packbits(k).tobytes()) for *key, k in what.keep)
     one = {"keep": keep, "attributes": what.attributes}
-    model.__dict__[CUTS_ATTRIBUTE] = (*getattr(before, CUTS_ATTRIBUTE, ()), one)
+    # of a program a copy keeps nothing but its tensors and `meta`
+    store = model.meta if isinstance(model, GraphModule) else model.__dict__
+    store[CUTS_ATTRIBUTE] = (*_records(before), one)
+
+
+def _records(model: nn.Module) -> tuple[Any, ...]:
+    store = model.meta if isinstance(model, GraphModule) else model.__dict__
+    return tuple(store.get(CUTS_ATTRIBUTE, ()))
 
 
 def cuts_of(model: nn.Module) -> tuple[Cut, ...]:
@@ -54,7 +62,7 @@ def cuts_of(model: nn.Module) -> tuple[Cut, ...]:
     return tuple(
         Cut(tuple((*key, bits(size, packed)) for *key, size, packed in one["keep"]),
             one["attributes"])
-        for one in getattr(model, CUTS_ATTRIBUTE, ())
+        for one in _records(model)
     )  # fmt: skip
 
 

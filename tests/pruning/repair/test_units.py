@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_untouched, refused, snapshot, storages
+from helpers import assert_untouched, by_units, refused, snapshot, storages
 from torch import Tensor, nn
 from zoo.case import net, stir
 
@@ -28,7 +28,8 @@ def cut(model: nn.Module, units: dict[str, list[int]], x: Tensor, **options) -> 
     options.setdefault("repair", "lstsq")
     if "batches" not in options:
         options.setdefault("evidence", pv.collect(model, [x], progress=False))
-    plan = pv.drop(pv.find_groups(model, x), units)
+    groups = pv.find_groups(model, x)
+    plan = pv.drop(groups, by_units(groups, units))
     return pv.shrink(model, plan, example_input=x, **options)
 
 
@@ -519,7 +520,8 @@ def test_gpt2_loses_doubled_neurons_and_heads_without_a_trace(rung, batches):
             parts = t.unflatten(-1, (3, 4, 4))
             parts[..., 3, :] = parts[..., 1, :]
     groups = pv.find_groups(model, {"input_ids": ids})
-    plan = pv.drop(groups, {"transformer.h.0.mlp.c_fc": [5], "transformer.h.0.attn.c_attn": [3]})
+    units = {"transformer.h.0.mlp.c_fc": [5], "transformer.h.0.attn.c_attn": [3]}  # a head
+    plan = pv.drop(groups, by_units(groups, units))
     given = [{"input_ids": i} for i in ids.split(4)]
     source = {"evidence": pv.collect(model, given, progress=False)}
     source = {"batches": given} if batches else source
@@ -687,14 +689,18 @@ def test_batches_of_no_examples(rung):
         cut(model, {"0": [1]}, x, repair=rung, batches=[x[:0]])
 
 
-def test_a_program_has_no_layers_to_watch():
-    model, x = small()
+def test_a_layer_that_is_no_layer_of_a_program():
+    torch.manual_seed(0)
+    circular = nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular")
+    model = ready(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), circular))
+    x = torch.randn(6, 1, 7, 7, dtype=torch.float64)
     with refused(
-        "repair 'lstsq' with `batches` does not work with as_program=True: it reads the inputs of each "
-        "layer, but a program has no layers. Pass evidence=pv.collect(model, batches) instead."
+        "repair 'lstsq' with `batches` reads the inputs of each layer, but in a program '2' is several "
+        "operators and no layer. Pass evidence=pv.collect(model, batches) instead."
     ):
         cut(model, {"0": [1]}, x, as_program=True, batches=[x])
-    cut(model, {"0": [1]}, x, as_program=True, batches=[x], repair="merge")(x)
+    one, two = (cut(model, {"0": [1]}, x, as_program=p) for p in (True, False))  # with evidence
+    torch.testing.assert_close(one(x), two(x))
 
 
 @pytest.mark.parametrize("ridge", [-1, float("nan"), "much"])
