@@ -21,6 +21,7 @@ from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name
 from pruneviz.model.weights import Mask, masked_attributes, steps, visible_weights, weight_places
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
+from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.weights import refit_weights
 
 
@@ -115,7 +116,9 @@ def mask(
             for module, attribute in held.holders:
                 _add_mask(module, attribute, keep)
     if repair != "none":
-        refit_weights(model, new, plan.keep, evidence, batches, ridge)
+        said = Said(repair)
+        refit_weights(model, new, plan.keep, evidence, batches, ridge, said)
+        said.tell()
     return new
 
 

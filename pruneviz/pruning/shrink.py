@@ -18,7 +18,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError, sentence_of
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan
-from pruneviz.evidence.collect import collect
+from pruneviz.evidence.collect import gathered
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import tensors_in_use_order
@@ -27,12 +27,14 @@ from pruneviz.graph.silence import roles_of
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
+from pruneviz.model.batches import read
 from pruneviz.model.forward import arguments, copied_inputs, copy_of, quiet
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name, tensors_of
 from pruneviz.pruning.repair.data_free import twins_of
 from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
+from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import sites
 from pruneviz.pruning.repair.units import merge_without_data, repair_layers
 from pruneviz.pruning.surgery.constants import Folds, add_folds, fold_watcher
@@ -222,7 +224,8 @@ class Shrinker:
     ) -> None:
         """Repair a model that was cut by a plan, in place."""
         assert plan.groups is not None
-        affected = sites(self.walk, self.model, removed_classes(self.walk, plan), plan.groups)
+        removed = removed_classes(self.walk, plan)
+        affected, refused = sites(self.walk, self.model, removed, plan.groups)
         if evidence is None and batches is None:
             twins = twins_of(self.model, plan, self.example_input)
             merge_without_data(self.model, new, affected, twins)
@@ -232,10 +235,14 @@ class Shrinker:
         elif rung != "lstsq" and affected:
             assert batches is not None
             names = [s.layer for s in affected]
-            evidence = collect(self.model, batches, layers=names, progress=False)
+            evidence = gathered(self.model, read(batches, "collect"), names)
+        said = Said(rung)
+        for layer, reason in refused.items():
+            said.left(layer, reason)
         repair_layers(
-            self.model, new, affected, rung, evidence=evidence, batches=batches, ridge=ridge
+            self.model, new, affected, rung, said, evidence=evidence, batches=batches, ridge=ridge
         )
+        said.tell()
 
     def _removed(self, plan: Plan) -> np.ndarray:
         groups = checks.kind(plan, "plan", Plan, HOW_TO_MAKE).groups
