@@ -129,19 +129,16 @@ def best(
 def is_worse(errors: Tensor, others: Tensor, noise: float = 0.0) -> bool:
     """Whether squared errors are clearly larger than others, row by row; shapes (rows,).
 
-    Their sum may be larger because of a single row. So either most rows must be worse, too, or the
-    difference must be more than two standard errors.
+    Their sum may be larger because of a single row, or by chance. So the difference, or the relative
+    difference in which each row counts alike, must be more than two standard errors.
 
-    >>> is_worse(torch.tensor([2.0, 2.0, 2.0]), torch.ones(3))
+    >>> is_worse(torch.tensor([2.0, 2.1, 2.0]), torch.ones(3))
     True
     >>> is_worse(torch.tensor([0.1, 0.1, 9.0]), torch.ones(3))
     False
     """
     difference = errors - others
-    if float(difference.sum()) <= noise:
+    if len(errors) < 2 or float(difference.sum()) <= noise:
         return False
-    share = (
-        difference / (errors + others).clamp(min=1e-300)
-    ).mean()  # of each row alike, in [-1, 1]
-    deviation = difference.std() * len(difference) ** 0.5 if len(difference) > 1 else torch.inf
-    return bool(share > 0) or bool(difference.sum() > 2 * deviation)
+    relative = difference / (errors + others).clamp(min=1e-300)
+    return any(float(d.mean()) > 2 * float(d.std()) / len(d) ** 0.5 for d in (difference, relative))

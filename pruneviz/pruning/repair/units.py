@@ -22,6 +22,11 @@ from pruneviz.pruning.repair.rows import NotPaired
 from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import Site
 
+ONLY_DIAGONAL = (
+    "`evidence` has only the diagonal of its co-moment; collect it with comoment='all', or pass "
+    "batches with repair='lstsq'"
+)
+
 
 def repair_layers(
     model: nn.Module,
@@ -51,8 +56,7 @@ def repair_layers(
             said.left(site.layer, "`evidence` has nothing of it")
             continue
         if rung != "fold" and not evidence.columns(site.layer).full:
-            said.left(site.layer, "`evidence` has no co-moment of so many columns; pass "
-                      "repair='lstsq' and batches, without evidence")  # fmt: skip
+            said.left(site.layer, ONLY_DIAGONAL)
             continue
         module = dense[site.layer]
         parts = []
