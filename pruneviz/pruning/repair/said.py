@@ -23,8 +23,8 @@ class Said:
 
     def worse(self, layer: str, rung: str) -> None:
         """Note that a layer gets a lower rung, which is better on held-out examples."""
-        instead = "it stays as it is" if rung == "none" else f"it gets {rung!r}"
-        self.left(layer, f"on held-out examples it is better without, so {instead}")
+        better = "no repair is better" if rung == "none" else f"{rung!r} is better, and is applied"
+        self.left(layer, f"on held-out examples {better}")
 
     def before(self, text: str) -> None:
         """Say something before the repair begins, if there is anything to say."""
