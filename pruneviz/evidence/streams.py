@@ -82,10 +82,10 @@ class Patches:
         self.conv = conv
         self.streams = [Stream(comoment) for _ in range(conv.groups)]
 
-    def add(self, x: Tensor, size: Sequence[int]) -> None:
+    def add(self, x: Tensor, size: Sequence[int] | None = None) -> None:
         """Add a batch, (examples, channels, ...), or one example without that dimension.
 
-        `size`: that of the convolution's output, (height, width).
+        `size`: that of the output of a transposed convolution, (height, width).
         """
         # (examples, positions, channels * taps)
         columns = patches(self.conv, batched(self.conv, x), size)

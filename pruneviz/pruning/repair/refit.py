@@ -23,6 +23,7 @@ from pruneviz.pruning.repair.least_squares import (
 from pruneviz.pruning.repair.rows import NotPaired, Survey, held_out, pairs, surveys, too_few
 from pruneviz.pruning.repair.said import Said
 
+JUDGES = 10  # held-out rows; fewer say nothing
 AMPLE = 4  # rows a column; with fewer, stronger ridges are tried on held-out rows
 STRONGER = (10, 100, 1000)  # times the ridge
 
@@ -132,13 +133,13 @@ def is_worse(errors: Tensor, others: Tensor, noise: float = 0.0) -> bool:
     Their sum may be larger because of a single row, or by chance. So the difference, or the relative
     difference in which each row counts alike, must be more than two standard errors.
 
-    >>> is_worse(torch.tensor([2.0, 2.1, 2.0]), torch.ones(3))
+    >>> is_worse(torch.linspace(1.9, 2.1, 10), torch.ones(10))
     True
-    >>> is_worse(torch.tensor([0.1, 0.1, 9.0]), torch.ones(3))
+    >>> is_worse(torch.tensor([*[0.1] * 9, 99.0]), torch.ones(10))
     False
     """
     difference = errors - others
-    if len(errors) < 2 or float(difference.sum()) <= noise:
+    if len(errors) < JUDGES or float(difference.sum()) <= noise:
         return False
     relative = difference / (errors + others).clamp(min=1e-300)
     return any(float(d.mean()) > 2 * float(d.std()) / len(d) ** 0.5 for d in (difference, relative))
