@@ -55,12 +55,12 @@ def mask(
     repair : str
         ``"none"``, or ``"lstsq"`` for single weights: in Linear and Conv layers the kept weights of
         each row are re-fitted by least squares to the output of the whole row. A layer without
-        collected data, or with a shared weight, is not repaired.
+        collected data, or with a shared weight, is not repaired, and a warning names it.
     evidence : Evidence, optional
         From `collect` on this model, for the repair.
     batches : iterable, optional
         As for `collect`; used instead of `evidence`. The layers are re-fitted one after the other,
-        each on its inputs in the masked model.
+        each on its inputs in the masked model; every tenth example is held out, as in `shrink`.
     ridge : float
         How strongly the fit is pulled towards the old weights, as a share of the mean variance of
         the inputs.

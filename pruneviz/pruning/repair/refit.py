@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.model.batches import Batch
+from pruneviz.model.hooks import evaluating
 from pruneviz.pruning.repair.least_squares import (
     HELD,
     KEPT,
@@ -33,12 +34,25 @@ class Examples:
 
     def __init__(self, model: nn.Module, layers: Sequence[str], batches: list[Batch]) -> None:
         self.fit, self.rest = held_out(batches)
+        if self.rest and not runs(model, self.rest[0]):
+            self.fit, self.rest = batches, []  # it takes no other number of examples
         self.surveys = surveys(model, layers, batches)  # in forward order
         self.share = sum(b.examples for b in self.fit) / sum(b.examples for b in batches)
 
     def say_if_few(self, columns: dict[str, int], said: Said) -> None:
         """Say it before a fit if a layer has fewer rows than columns."""
-        said.before(too_few(self.surveys, columns, self.share))
+        rows = {n: round(s.rows * self.share) for n, s in self.surveys.items()}
+        said.before(too_few(rows, columns))
+
+
+def runs(model: nn.Module, batch: Batch) -> bool:
+    """Whether a model runs on a batch."""
+    try:
+        with evaluating(model):
+            batch.run(model)
+    except ArgumentError:
+        return False
+    return True
 
 
 @dataclass

@@ -183,20 +183,20 @@ def _count(module: nn.Module, z: Tensor, masks: list[Tensor]) -> int:
     return torch.Size(_places(module, z)).numel() if real is None else int(real.sum())
 
 
-def too_few(surveys: Mapping[str, Survey], columns: Mapping[str, int], share: float) -> str:
-    """Return a sentence on layers that have fewer rows than columns; "" if none has."""
-    few = {
-        n: (int(surveys[n].rows * share), c)
-        for n, c in columns.items()
-        if n in surveys and surveys[n].rows * share < c
-    }
+def too_few(rows: Mapping[str, int], columns: Mapping[str, int]) -> str:
+    """Return a sentence on layers that have fewer rows than columns; "" if none has.
+
+    >>> too_few({"a": 9, "b": 0}, {"a": 8, "b": 8})
+    ''
+    """
+    few = {n: (rows[n], c) for n, c in columns.items() if 0 < rows.get(n, 0) < c}
     if not few:
         return ""
     named = ", ".join(f"{n!r} ({r:,} for {c:,})" for n, (r, c) in list(few.items())[:4])
     more = max(-(-c // max(1, r)) for r, c in few.values())
     return (
         f"repair 'lstsq' has fewer rows than columns to fit in {len(few)} "
-        f"layer{'s' * (len(few) > 1)}: {named}{', …' * (len(few) > 4)}. A larger ridge is tried. "
+        f"layer{'s' * (len(few) > 1)}: {named}{', …' * (len(few) > 4)}. "
         f"Pass {more} times as many examples."
     )
 

@@ -18,7 +18,7 @@ from pruneviz.model.patches import is_constant_inside, reads_border
 from pruneviz.model.tensors import tensors_of
 from pruneviz.pruning.repair import ladder
 from pruneviz.pruning.repair.refit import Examples, best, refit
-from pruneviz.pruning.repair.rows import NotPaired
+from pruneviz.pruning.repair.rows import NotPaired, too_few
 from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import Site
 
@@ -51,6 +51,9 @@ def repair_layers(
         return
     assert evidence is not None
     dense = consumers(model)
+    if rung == "lstsq":
+        rows = {n: evidence.columns(n).count for n in evidence.inputs}
+        said.before(too_few(rows, {s.layer: int(s.columns[0].sum()) for s in sites}))
     for site in sites:
         if site.layer not in evidence.inputs:
             said.left(site.layer, "`evidence` has nothing of it")

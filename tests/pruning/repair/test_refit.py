@@ -134,13 +134,23 @@ def test_few_rows_ask_for_a_stronger_ridge():
     model = nn.Sequential(nn.Linear(10, 200), nn.ReLU(), nn.Linear(200, 3))
     x, fresh = torch.randn(60, 10), torch.randn(500, 10)
     units = {"0": list(range(100))}
-    with pytest.warns(
-        UserWarning, match=r"'2' \(54 for 100\)\. .* Pass 2 times as many examples\."
-    ):
+    with pytest.warns(UserWarning, match=r"'2' \(54 for 100\)\. Pass 2 times as many examples\."):
         new = cut(model, units, x, batches=x)
     none = cut(model, units, x, repair="none")
     assert error(new, model, fresh) < error(none, model, fresh)
     cut(model, units, x, batches=torch.randn(120, 10))  # the advice
+    with pytest.warns(UserWarning, match=r"'2' \(60 for 100\)"):
+        cut(model, units, x, evidence=pv.collect(model, x, progress=False))
+
+
+def test_a_model_that_takes_no_other_number_of_examples_is_fitted_to_all():
+    model = net(
+        lambda self, x: self.b(self.a(x.view(20, 4)).relu()), a=nn.Linear(4, 8), b=nn.Linear(8, 2)
+    )
+    x = torch.randn(20, 4)
+    plan = pv.drop(pv.find_groups(model, x), {"a": [1]})
+    new = pv.shrink(model, plan, example_input=x, repair="lstsq", batches=[x, x + 1])
+    assert error(new, model, x) < error(pv.shrink(model, plan, example_input=x), model, x)
 
 
 def test_one_row_does_not_decide():
