@@ -48,3 +48,17 @@ def tensor_name(layer: str, attribute: str = "weight") -> str:
     ('fc1.weight', 'bias')
     """
     return f"{layer}.{attribute}" if layer else attribute
+
+
+# attention multiplies its input with tensors of its own, where other layers have one "weight"
+_PROJECTED = re.compile(r"(.*(?:^|\.)(?:in|q|k|v)_proj)_weight")
+
+
+def reader_name(tensor: str) -> str:
+    """Return the name under which evidence has what multiplies a tensor; mostly that of its layer.
+
+    >>> reader_name("fc.weight"), reader_name("attn.in_proj_weight")
+    ('fc', 'attn.in_proj')
+    """
+    inside = _PROJECTED.fullmatch(unmasked_name(tensor))
+    return inside[1] if inside else layer_name(tensor)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruneviz.core.names import layer_name
+from pruneviz.core.names import layer_name, reader_name
 
 ROLES = ("out", "in")
 
@@ -48,6 +48,11 @@ class Slice:
     def layer(self) -> str:
         """Name of the layer that holds the tensor."""
         return layer_name(self.tensor)
+
+    @property
+    def reader(self) -> str:
+        """The name under which evidence has what this tensor multiplies; mostly that of the layer."""
+        return reader_name(self.tensor)
 
     @property
     def width(self) -> int:

@@ -15,8 +15,8 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.slices import Slice
 from pruneviz.model.forward import arguments, run_forward
-from pruneviz.model.hooks import evaluating, hooked, plain_torch
-from pruneviz.model.layers import consumers, open_attention
+from pruneviz.model.hooks import evaluating, plain_torch
+from pruneviz.model.layers import consumers, watched
 from pruneviz.model.patches import batched
 
 
@@ -57,14 +57,14 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
     model = checks.unwrapped(model)
     checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     chosen, known = _group_named(groups, group), consumers(model)
-    reader = next((s for s in chosen.reads if s.layer in known), None)
+    reader = next((s for s in chosen.reads if s.reader in known), None)
     if reader is None:
         raise ArgumentError(
             f"no Linear or Conv layer of `model` reads group {chosen.name!r} "
             f"({', '.join(chosen.consumers) or 'no layer does'}). Choose another group: "
             f"{', '.join(g.name for g in groups if g.consumers) or 'there is none'}."
         )
-    first_input: list[Tensor] = []
+    layer, first_input = reader.reader, list[Tensor]()
 
     def watch(name: str, inputs: tuple[Any, ...], output: Any) -> None:
         if not first_input:  # a layer may run several times
@@ -74,16 +74,15 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
     with (
         torch.inference_mode(False),
         evaluating(model),
-        open_attention(model),
-        hooked(model, [reader.layer], watch),
+        watched(model, [layer], watch),
     ):
         run_forward(model, args, kwargs)
     if not first_input:
         raise ArgumentError(
-            f"layer {reader.layer!r} never ran as a layer, so its input is not known. Let the forward "
+            f"layer {layer!r} never ran as a layer, so its input is not known. Let the forward "
             "call the layer, or choose another group."
         )
-    return _of_units(known[reader.layer], first_input[0], reader)
+    return _of_units(known[layer], first_input[0], reader)
 
 
 def activations_of_parts(

@@ -19,13 +19,15 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.evidence.gradients import Gradients
 from pruneviz.evidence.losses import ignored_label
 from pruneviz.evidence.streams import Patches, Stream, input_rows
-from pruneviz.model.batches import read
-from pruneviz.model.hooks import evaluating, hooked, plain_torch
-from pruneviz.model.layers import consumers, open_attention, weight_of
-from pruneviz.model.patches import reads_neighbours
+from pruneviz.model.batches import Batch, read
+from pruneviz.model.hooks import evaluating, plain_torch
+from pruneviz.model.layers import blocks_of, consumers, watched, weight_of
+from pruneviz.model.padding import real_rows, real_tokens
+from pruneviz.model.patches import batched, reads_neighbours
 from pruneviz.model.weights import check_not_quantised
 
 WIDE = 4096  # columns: beyond, a co-moment takes more than 128 MiB
+WIDEST = 32_768  # columns: 8 GiB
 
 
 @plain_torch()
@@ -50,18 +52,21 @@ def collect(
     batches : iterable
         Batches: a DataLoader, a list or a generator; or one tensor. A batch is inputs, or a pair of
         inputs and targets. Inputs are a tensor, a tuple of arguments, or a mapping of keyword
-        arguments, such as the encodings of `transformers`. The first dimension is the examples. A
-        tuple of two is always such a pair: two inputs without targets are ``((a, b), None)``.
+        arguments, such as the encodings of `transformers`. The first dimension is the examples.
+        Tokens at which a mask of the batch says padding (``attention_mask`` is 0,
+        ``key_padding_mask`` True) are left out. A tuple of two is always such a pair: two inputs without targets are ``((a, b), None)``.
     loss : callable, optional
         ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients of single
         examples. Without targets, only those for drawn labels. Examples of a label that the loss
         ignores (-100 for `cross_entropy`) are left out.
     layers : iterable of str, optional
-        Names of Linear and Conv layers; default: all of them that run. One that is named must run.
+        Names of layers that multiply their input with a weight: Linear, convolutions (also
+        transposed), GPT-2's Conv1D, and the in-projection of attention, ``"attn.in_proj"``.
+        Default: all that run.
     comoment : bool or "all"
         Whether to keep the co-moment of each layer's input, if it has at most 4,096 columns (for a
-        convolution: weights of a filter); ``"all"``: for any number. False: only its diagonal,
-        which costs little more than the forward itself.
+        convolution: weights of a filter); ``"all"``: up to 32,768 columns (8 GiB a layer). False:
+        only its diagonal, which costs little more than the forward itself.
     max_batches : int, optional
         Read no more batches than this.
     draw : callable, optional
@@ -81,8 +86,8 @@ def collect(
     Raises
     ------
     ArgumentError
-        If there is no example, a layer is unknown or never ran, the model's forward raises, a layer
-        reads NaN or infinity, or the loss is not finite.
+        If there is no example, a layer of `layers` is unknown or never ran, no layer ran, the
+        model's forward raises, a layer reads NaN or infinity, or the loss is not finite.
 
     References
     ----------
@@ -120,33 +125,52 @@ def collect(
         )
     comoment = comoment if comoment == "all" else bool(comoment)
     most = None if max_batches is None else checks.count(max_batches, "max_batches", low=1)
-    watch = Watch({n: known[n] for n in names}, comoment)
     seed = checks.count(seed, "seed")
     if draw is not None:
         checks.function(draw, "draw", "draw(outputs, generator)")
     if loss is not None:
         checks.function(loss, "loss", "loss(outputs, targets)")
-    gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
     ignored = None if loss is None else ignored_label(loss)
+    batches_read = read(batches, "collect", ignore_index=ignored)
+    return gathered(
+        model, islice(batches_read, most), names, comoment=comoment, loss=loss, draw=draw, seed=seed,
+        named=layers is not None, progress=progress,
+    )  # fmt: skip
+
+
+def gathered(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    names: Iterable[str],
+    *,
+    comoment: bool | str = True,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    draw: Callable[[Any, torch.Generator], Any] | None = None,
+    seed: int = 0,
+    named: bool = False,
+    progress: bool = False,
+) -> Evidence:
+    """Return the evidence on some layers, checked arguments given.
+
+    A layer that never runs is left out, unless the user named it: then an error says so.
+    """
+    known = consumers(model)
+    watch = Watch({n: known[n] for n in names}, comoment)
+    gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
     examples = 0
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(evaluating(model))
-        stack.enter_context(open_attention(model))
         if gradients is None:
-            stack.enter_context(hooked(model, names, watch))
-        for batch in progress_bar(
-            islice(read(batches, "collect", ignore_index=ignored), most),
-            shown=progress,
-            text="collect",
-            unit="batch",
-        ):
+            stack.enter_context(watched(model, names, watch))
+        for batch in progress_bar(batches, shown=progress, text="collect", unit="batch"):
             examples += batch.examples
+            watch.masks = real_tokens(batch)
             if gradients is None:
                 batch.run(model)
             else:
                 gradients.add(batch, watch)
-        evidence = watch.evidence(examples, named=layers is not None)
+        evidence = watch.evidence(examples, named)
         return evidence if gradients is None else gradients.join(evidence)
 
 
@@ -158,6 +182,7 @@ class Watch:
         self.comoment = comoment
         self.inputs: dict[str, Stream] = {}
         self.patches: dict[str, Patches] = {}
+        self.masks: list[Tensor] = []  # of the batch that runs: which tokens are no padding
 
     def __call__(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
         """Add the input of a layer."""
@@ -169,32 +194,42 @@ class Watch:
                 f"layer {name!r} reads complex numbers, of which no moments are collected. Leave it "
                 "out: name the others in `layers`."
             )
-        rows = at_least_float32(input_rows(module, x))
+        rows = at_least_float32(input_rows(module, x, real_rows(self.masks, module, x)))
+        if not rows.numel():
+            return
         if name not in self.inputs:
             self._start(name, module, rows.shape[1])
         self.inputs[name].add(rows)
         if name in self.patches:
-            self.patches[name].add(at_least_float32(x))
+            self.patches[name].add(at_least_float32(x), _size(module, output))
 
     def _start(self, name: str, module: nn.Module, n: int) -> None:
         conv = isinstance(module, _ConvNd) and (reads_neighbours(module) or module.groups > 1)
-        self.inputs[name] = Stream(self._whole(n) and not conv)
+        # of a transposed one both: its patches mix positions with the zeros between them
+        transposed = getattr(module, "transposed", False)
+        self.inputs[name] = Stream(self._whole(n) and (transposed or not conv))
         # with one input channel per group (depthwise) no co-moment is needed: nothing is re-fitted
         if isinstance(module, _ConvNd) and conv and self.comoment:
-            taps = module.weight[0].numel()
-            if self._whole(taps) and (module.groups == 1 or module.weight.shape[1] > 1):
+            taps = blocks_of(module).shape[-1]
+            if self._whole(taps) and (module.groups == 1 or module.groups < n):
                 self.patches[name] = Patches(module, True)
 
     def _whole(self, n: int) -> bool:
+        if self.comoment == "all" and n > WIDEST:
+            raise ArgumentError(
+                f"the co-moment of {n:,} columns takes {8 * n * n / 2**30:,.0f} GiB, and a layer may have "
+                f"{WIDEST:,} at most. Leave out comoment='all': it is kept where it fits."
+            )
         return self.comoment == "all" or (self.comoment is True and n <= WIDE)
 
-    def evidence(self, examples: int, *, named: bool) -> Evidence:
-        """Return the evidence of all batches; `named`: each layer was asked for, and must have run."""
+    def evidence(self, examples: int, named: bool) -> Evidence:
+        """Return the evidence of all batches; `named`: every layer must have run."""
         for name, module in self.modules.items():
             if name not in self.inputs and (named or not self.inputs):
+                advice = "Leave it out of `layers`." if named else "So did no other layer."
                 raise ArgumentError(
                     f"layer {name!r} ({type(module).__name__}) never ran as a layer on these batches. "
-                    "Leave it out: name the others in `layers`."
+                    f"{advice}"
                 )
         inputs = {n: s.result() for n, s in self.inputs.items()}
         patches = {n: p.result() for n, p in self.patches.items()}
@@ -208,3 +243,9 @@ class Watch:
                 )
         shapes = {n: tuple(weight_of(m).shape) for n, m in self.modules.items()}
         return Evidence(inputs, patches, examples=examples, shapes=shapes)
+
+
+def _size(module: nn.Module, output: Tensor) -> tuple[int, ...]:
+    """Return the size of a convolution's output, (height, width)."""
+    assert isinstance(module, _ConvNd)
+    return tuple(batched(module, output).shape[2:])

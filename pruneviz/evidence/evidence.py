@@ -91,11 +91,11 @@ class Evidence:
             If the evidence has no layer that reads the group.
         """
         for s in group.reads:
-            if s.layer in self.inputs:
-                m = self.inputs[s.layer].diagonal()
+            if s.reader in self.inputs:
+                m = self.inputs[s.reader].diagonal()
                 if int(s.index.max()) < m.mean.shape[-1]:
                     at = torch.from_numpy(s.index.astype("int64"))
-                    return s.layer, m.each(itemgetter(at))
+                    return s.reader, m.each(itemgetter(at))
         raise ArgumentError(
             f"`evidence` has no layer that reads group {group.name!r} "
             f"({', '.join(group.consumers) or 'no layer does'}). Collect it from all layers: "
@@ -111,23 +111,28 @@ class Evidence:
             If the layers differ, or only one has gradients.
         """
         checks.kind(other, "other", Evidence, "Collect it: pv.collect(model, batches).")
+        both = set(self.inputs) & set(other.inputs)  # a layer may have run in one pass only
         for name in ("inputs", "patches", *GRADIENTS):
             mine, theirs = set(getattr(self, name)), set(getattr(other, name))
-            if mine != theirs or self.shapes != other.shapes:
+            differ = (mine ^ theirs) & both if name == "patches" else set()
+            if differ or bool(mine) != bool(theirs) or self.shapes != other.shapes:
                 only = ", ".join(sorted(mine ^ theirs)[:4]) or "other shapes"
                 raise ArgumentError(
                     f"evidence of different layers cannot be merged: `{name}` differs ({only}). Collect "
                     "both from the same model, with the same arguments."
                 )
         n, m = self.examples, other.examples
-        merged: dict[str, Any] = {
-            part: {k: v.merge(getattr(other, part)[k]) for k, v in getattr(self, part).items()}
-            for part in ("inputs", "patches")
-        }
-        for part in GRADIENTS:
-            theirs = getattr(other, part)
+        merged: dict[str, Any] = {}
+        for part in ("inputs", "patches"):
+            mine, theirs = getattr(self, part), getattr(other, part)
             merged[part] = {
-                k: (v * n + theirs[k] * m) / (n + m) for k, v in getattr(self, part).items()
+                k: mine[k].merge(theirs[k]) if k in mine and k in theirs else {**theirs, **mine}[k]
+                for k in {**mine, **theirs}
+            }
+        for part in GRADIENTS:  # of a layer that did not run they are 0
+            mine, theirs = getattr(self, part), getattr(other, part)
+            merged[part] = {
+                k: (mine.get(k, 0) * n + theirs.get(k, 0) * m) / (n + m) for k in {**mine, **theirs}
             }
         return replace(self, examples=n + m, **merged)
 

@@ -20,7 +20,7 @@ def pairs_of(module: nn.Module, x: Tensor, g: Tensor, n: int) -> tuple[Tensor, T
     x, g = at_least_float32(x), at_least_float32(g)
     if isinstance(module, _ConvNd):
         groups = module.groups
-        x, g = patches(module, x), g.flatten(2).transpose(1, 2)
+        x, g = patches(module, x, g.shape[2:]), g.flatten(2).transpose(1, 2)
         x, g = (torch.stack(t.chunk(groups, -1)) for t in (x, g))
     else:
         x, g = x.unsqueeze(0), g.unsqueeze(0)

@@ -24,8 +24,7 @@ from pruneviz.evidence.gradient_squares import (
 from pruneviz.evidence.losses import Losses, first_of
 from pruneviz.model.batches import Batch
 from pruneviz.model.forward import run_forward
-from pruneviz.model.hooks import hooked
-from pruneviz.model.layers import consumers, is_conv1d
+from pruneviz.model.layers import consumers, shaped, watched, weight_name
 from pruneviz.model.patches import batched
 from pruneviz.model.weights import weight_places
 
@@ -60,17 +59,19 @@ class Gradients:
     ) -> None:
         self.model, self.losses = model, Losses(loss, draw, seed)
         self.layers = set(layers)
-        self.modules = dict(model.named_modules())
+        readers = consumers(model)
+        self.modules = {**dict(model.named_modules()), **readers}
         self.watched = [n for n, m in self.modules.items() if n in self.layers or is_table(m)]
         self.weights: dict[str, str] = {}  # a layer's name to the name of its weight
         self.unhooked: list[str] = []  # weights that are used outside of every watched layer
         watched = {id(self.modules[n]): n for n in self.watched}
+        hooked = {weight_name(n, m): n for n, m in readers.items() if n in self.layers}
         for name, held in weight_places(model).items():
-            if all(id(m) in watched and a == "weight" for m, a in held.holders):
+            if name in hooked and len(held.holders) == 1:
+                self.weights[hooked[name]] = name
+            elif all(id(m) in watched and a == "weight" for m, a in held.holders):
                 self.weights |= {watched[id(m)]: name for m, _ in held.holders}
-            elif all(
-                id(m) not in {id(c) for c in consumers(model).values()} for m, _ in held.holders
-            ):
+            elif all(id(m) not in {id(c) for c in readers.values()} for m, _ in held.holders):
                 self.unhooked.append(name)
         self.examples = 0
         self.labelled: bool | None = None
@@ -105,7 +106,7 @@ class Gradients:
             return output.clone()  # a later operator may write into it
 
         leaves = {name: self._leaf(name) for name in self.unhooked}
-        with torch.enable_grad(), hooked(self.model, self.watched, note):
+        with torch.enable_grad(), watched(self.model, self.watched, note):
             call = _Replaced(self.model, leaves) if leaves else self.model
             outputs = run_forward(call, args, kwargs, batch.place)
             for (name, x, _), version in zip(calls, versions, strict=True):
@@ -212,8 +213,7 @@ class Gradients:
             pairs = [pairs_of(*c, n) for c in dense]
             if pairs:
                 total = sum_of_squares(pairs)
-                back = is_conv1d(dense[0][0])
-                _plus(sums, weight, total.T.contiguous() if back else total.reshape(shape))
+                _plus(sums, weight, shaped(dense[0][0], total, shape).contiguous())
             if rows:
                 _plus(sums, weight, table_squares(rows, shape, n, pairs))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -72,7 +74,7 @@ class Patches:
 
     Parameters
     ----------
-    conv : nn.Conv1d, nn.Conv2d or nn.Conv3d
+    conv : nn.Conv1d, nn.Conv2d or nn.Conv3d, or transposed
     comoment : bool
     """
 
@@ -80,11 +82,13 @@ class Patches:
         self.conv = conv
         self.streams = [Stream(comoment) for _ in range(conv.groups)]
 
-    def add(self, x: Tensor) -> None:
-        """Add a batch, shape (examples, channels, ...), or one example without that dimension."""
-        columns = patches(
-            self.conv, batched(self.conv, x)
-        )  # (examples, positions, channels * taps)
+    def add(self, x: Tensor, size: Sequence[int] | None = None) -> None:
+        """Add a batch, (examples, channels, ...), or one example without that dimension.
+
+        `size`: that of the output of a transposed convolution, (height, width).
+        """
+        # (examples, positions, channels * taps)
+        columns = patches(self.conv, batched(self.conv, x), size)
         for stream, part in zip(self.streams, columns.chunk(self.conv.groups, 2), strict=True):
             stream.add(part.flatten(0, 1))
 
@@ -99,8 +103,13 @@ class Patches:
         )
 
 
-def input_rows(module: nn.Module, x: Tensor) -> Tensor:
-    """Return a layer's input, columns in dimension 1: (rows, n) or (examples, n, positions)."""
+def input_rows(module: nn.Module, x: Tensor, real: Tensor | None = None) -> Tensor:
+    """Return a layer's input, columns in dimension 1: (rows, n) or (examples, n, positions).
+
+    `real`: which tokens of an input (examples, tokens, n) are no padding.
+    """
     if isinstance(module, _ConvNd):
         return batched(module, x).flatten(2)
+    if real is not None:
+        return x[real]
     return x.reshape(-1, x.shape[-1])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
@@ -223,7 +224,8 @@ def hooked(
         Names as in ``model.named_modules()``, with or without the prefix of DataParallel
         (``module.``) or torch.compile (``_orig_mod.``); None: every module without children.
     fn : callable
-        Called with the layer's name, without such a prefix, the tuple of its positional inputs, and its output. If it
+        Called with the layer's name, without such a prefix, the tuple of its inputs, and its output.
+        Inputs passed by name (``linear(input=x)``) stand where the layer's forward has them. If it
         returns a tensor, this replaces the output.
 
     Raises
@@ -245,21 +247,50 @@ def hooked(
     else:
         names = [checks.layer(n, modules) for n in checks.names(layers, "layers")]
 
+    with hooked_modules({n: modules[n] for n in names}, fn):
+        yield model
+
+
+@contextmanager
+def hooked_modules(
+    modules: Mapping[str, nn.Module],
+    fn: Callable[[str, tuple[Any, ...], Any], Tensor | None],
+) -> Iterator[None]:
+    """Call ``fn(name, inputs, output)`` after each run of one of the modules, as `hooked` does."""
     thread = threading.get_ident()
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
-        return lambda module, inputs, output: (
-            fn(name, inputs, output) if threading.get_ident() == thread else None
+    def hook(name: str) -> Callable[..., Tensor | None]:
+        return lambda module, args, kwargs, output: (
+            fn(name, _in_order(module, args, kwargs), output)
+            if threading.get_ident() == thread
+            else None
         )
 
     handles = []
     try:
-        for name in names:
-            handles.append(modules[name].register_forward_hook(hook(name)))
-        yield model
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(hook(name), with_kwargs=True))
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _in_order(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Return the inputs of a call; those passed by name where the forward has them.
+
+    >>> _in_order(nn.Linear(2, 2), (), {"input": 3})
+    (3,)
+    """
+    if not kwargs:
+        return args
+    try:
+        found = inspect.signature(module.forward).bind(*args, **kwargs).args
+    except (TypeError, ValueError):  # a forward without a signature, such as one written in C
+        found = args
+    return found or tuple(kwargs.values())
 
 
 def switch_for_all_threads(

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from pruneviz.model.attention import SlimAttention
-from pruneviz.model.hooks import evaluating, no_fast_path
+from pruneviz.core.names import tensor_name
+from pruneviz.model.attention import (
+    InProjection,
+    in_projections,
+    is_attention,
+    open_attention,
+)
+from pruneviz.model.hooks import evaluating, hooked_modules
 
 
 def is_consumer(module: nn.Module) -> bool:
-    """Whether a layer is a Linear, a convolution (not a transposed one), or GPT-2's Conv1D."""
-    if isinstance(module, _ConvNd):
-        return not isinstance(module, _ConvTransposeNd)
-    return isinstance(module, nn.Linear) or is_conv1d(module)
+    """Whether a layer is a Linear, a convolution (also transposed), or GPT-2's Conv1D."""
+    return isinstance(module, (nn.Linear, _ConvNd, InProjection)) or is_conv1d(module)
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a layer is a convolution, plain or transposed."""
+    return isinstance(module, _ConvNd)
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -34,10 +42,52 @@ def is_conv1d(module: nn.Module) -> bool:
 def consumers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the layers of a model that multiply their input with a weight, by name.
 
+    The in-projection of an `nn.MultiheadAttention` is one, too: ``"attn.in_proj"``.
+
     >>> list(consumers(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))))
     ['0', '2']
     """
-    return {name: m for name, m in model.named_modules() if is_consumer(m)}
+    found: dict[str, nn.Module] = {}
+    for name, m in model.named_modules():
+        if is_consumer(m):
+            found[name] = m
+        elif is_attention(m):
+            for p in in_projections(cast(nn.MultiheadAttention, m)):
+                found[tensor_name(name, p.part)] = p
+    return found
+
+
+@contextmanager
+def watched(
+    model: nn.Module,
+    layers: Iterable[str],
+    fn: Callable[[str, tuple[Any, ...], Any], Tensor | None],
+) -> Iterator[None]:
+    """Call ``fn(name, inputs, output)`` after each run of one of the `consumers`, by name.
+
+    Meanwhile attention is open, so that its projections run as layers.
+    """
+    with open_attention(model):
+        known = {**dict(model.named_modules()), **consumers(model)}
+        with hooked_modules({n: known[n] for n in layers}, fn):
+            yield
+
+
+def weight_name(layer: str, module: nn.Module) -> str:
+    """Return the name of the weight of one of the `consumers`."""
+    return f"{layer}_weight" if isinstance(module, InProjection) else tensor_name(layer)
+
+
+def bias_name(layer: str, module: nn.Module) -> str:
+    """Return the name of the bias of one of the `consumers`; ``""`` if it has only a part of one."""
+    if isinstance(module, InProjection):
+        return f"{layer}_bias" if module.part == "in_proj" else ""
+    return tensor_name(layer, "bias")
+
+
+def input_dim(module: nn.Module) -> int:
+    """Return the dimension of a layer's weight that its inputs are multiplied with."""
+    return 0 if is_conv1d(module) or isinstance(module, _ConvTransposeNd) else 1
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -56,18 +106,34 @@ def blocks_of(module: nn.Module) -> Tensor:
 
     >>> blocks_of(nn.Conv2d(4, 6, 3)).shape, blocks_of(nn.Conv2d(4, 6, 3, groups=2)).shape
     (torch.Size([1, 6, 36]), torch.Size([2, 3, 18]))
+    >>> blocks_of(nn.ConvTranspose2d(4, 6, 3)).shape
+    torch.Size([1, 6, 36])
     """
-    weight = weight_of(module)
+    return blocks_in(module, weight_of(module))
+
+
+def blocks_in(module: nn.Module, weight: Tensor) -> Tensor:
+    """Return a tensor of the shape of a layer's weight as matrices, as `blocks_of` does."""
+    groups: int = getattr(module, "groups", 1)
+    if isinstance(module, _ConvTransposeNd):  # (inputs, outputs / groups, ...)
+        return weight.unflatten(0, (groups, -1)).flatten(3).transpose(1, 2).flatten(2)
     flat = weight.T if is_conv1d(module) else weight.flatten(1)
-    return flat.unflatten(0, (getattr(module, "groups", 1), -1))
+    return flat.unflatten(0, (groups, -1))
 
 
-def shaped(module: nn.Module, matrix: Tensor) -> Tensor:
-    """Return blocks as from `blocks_of`, or one matrix (outputs, n), in the shape of the weight."""
-    weight = weight_of(module)
+def shaped(module: nn.Module, matrix: Tensor, shape: Iterable[int] | None = None) -> Tensor:
+    """Return blocks as from `blocks_of`, or one matrix (outputs, n), in the shape of the weight.
+
+    `shape`: that of a smaller weight.
+    """
+    size = tuple(weight_of(module).shape if shape is None else shape)
+    flat = matrix.flatten(0, -2)
     if is_conv1d(module):
-        return matrix.flatten(0, -2).T.contiguous().to(weight)
-    return matrix.reshape(weight.shape).to(weight)
+        return flat.T.reshape(size)
+    if isinstance(module, _ConvTransposeNd):  # (groups, outputs, inputs, taps)
+        blocks = flat.reshape(module.groups, size[1], size[0] // module.groups, -1)
+        return blocks.transpose(1, 2).reshape(size)
+    return flat.reshape(size)
 
 
 def columns_of(index: np.ndarray, taps: int) -> Tensor:
@@ -79,31 +145,3 @@ def columns_of(index: np.ndarray, taps: int) -> Tensor:
     """
     places = torch.from_numpy(index.astype("int64"))
     return (places.unsqueeze(-1) * taps + torch.arange(taps)).flatten(1)
-
-
-_open_lock = threading.Lock()
-_open: dict[nn.Module, int] = {}  # attention layers that are opened now, and how many times
-
-
-@contextmanager
-def open_attention(model: nn.Module) -> Iterator[None]:
-    """Let torch's attention layers call their output projection as a layer, so that hooks see it.
-
-    torch passes the projection's tensors to one function, so no hook of the projection runs.
-    `SlimAttention` computes the same layer by layer. The last thread that leaves undoes it.
-    """
-    with _open_lock:
-        found = [m for m in model.modules() if type(m) is nn.MultiheadAttention or m in _open]
-        for m in found:
-            m.__class__ = SlimAttention
-            _open[m] = _open.get(m, 0) + 1
-    try:
-        with no_fast_path():
-            yield
-    finally:
-        with _open_lock:
-            for m in found:
-                _open[m] -= 1
-                if not _open[m]:
-                    del _open[m]
-                    m.__class__ = nn.MultiheadAttention

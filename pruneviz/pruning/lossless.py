@@ -25,7 +25,7 @@ from pruneviz.model.batches import one_example
 from pruneviz.model.forward import arguments, copied_inputs, quiet, run_forward
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
-from pruneviz.model.patches import reads_neighbours
+from pruneviz.model.patches import is_constant_inside, reads_border
 from pruneviz.model.tensors import Held, matrix, tensors_by_name
 from pruneviz.pruning.equivalence import difference_of
 from pruneviz.pruning.shrink import Shrinker
@@ -163,7 +163,7 @@ def inactive_units(
             removable = ["dead"] if padded[name] else ["dead", "constant"]
             marks[name] |= part["kind"].isin(removable).to_numpy()  # proved
     for g in cut if evidence is not None else ():
-        if not any(c in evidence.inputs for c in g.consumers):  # type: ignore[union-attr]
+        if not any(s.reader in evidence.inputs for s in g.reads):  # type: ignore[union-attr]
             continue
         kind = kinds(evidence.of_units(g)[1])  # type: ignore[union-attr]
         removable = ["dead"] if padded[g.name] else ["dead", "constant"]
@@ -210,13 +210,12 @@ def _unread(g: Group, tensors: dict[str, Held], idle: set[str]) -> np.ndarray:
 
 
 def _read_with_padding(g: Group, tensors: dict[str, Held]) -> bool:
-    """Whether a zero-padded convolution reads the group."""
+    """Whether a convolution reads the group that a constant does not reach everywhere alike."""
     modules = [
         tensors[unmasked_name(s.tensor)].holders[0][0] for s in g.slices if s.layer in g.consumers
     ]
     return any(
-        isinstance(m, _ConvNd) and reads_neighbours(m) and any(m._reversed_padding_repeated_twice)
-        for m in modules
+        isinstance(m, _ConvNd) and (reads_border(m) or not is_constant_inside(m)) for m in modules
     )
 
 

@@ -27,6 +27,7 @@ from pruneviz.model.weights import (
     steps,
 )
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
+from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.weights import refit_weights
 
 
@@ -64,12 +65,12 @@ def mask(
     repair : str
         ``"none"``, or ``"lstsq"`` for single weights: in Linear and Conv layers the kept weights of
         each row are re-fitted by least squares to the output of the whole row. A layer without
-        collected data, or with a shared weight, is not repaired.
+        collected data, or with a shared weight, is not repaired, and a warning names it.
     evidence : Evidence, optional
         From `collect` on this model, for the repair.
     batches : iterable, optional
         As for `collect`; used instead of `evidence`. The layers are re-fitted one after the other,
-        each on its inputs in the masked model.
+        each on its inputs in the masked model; every tenth example is held out, as in `shrink`.
     ridge : float
         How strongly the fit is pulled towards the old weights, as a share of the mean variance of
         the inputs.
@@ -127,7 +128,9 @@ def mask(
             for module, attribute in held.holders:
                 _add_mask(module, attribute, keep)
     if repair != "none":
-        refit_weights(model, new, plan.keep, evidence, batches, ridge)
+        said = Said(repair)
+        refit_weights(model, new, plan.keep, evidence, batches, ridge, said)
+        said.tell()
     return new
 
 

@@ -18,7 +18,7 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError, sentence_of
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import Plan
-from pruneviz.evidence.collect import collect
+from pruneviz.evidence.collect import gathered
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import tensors_in_use_order
@@ -27,12 +27,14 @@ from pruneviz.graph.silence import roles_of
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
+from pruneviz.model.batches import read
 from pruneviz.model.forward import arguments, copied_inputs, copy_of, quiet
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name, tensors_of
 from pruneviz.pruning.repair.data_free import twins_of
 from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
+from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import sites
 from pruneviz.pruning.repair.units import merge_without_data, repair_layers
 from pruneviz.pruning.surgery.constants import Folds, add_folds, fold_watcher
@@ -79,17 +81,21 @@ def shrink(
         of a batch norm behind them. ``"merge"``: the weights of a removed unit are added to those
         of the most similar kept unit; without evidence and batches only if the incoming weights of
         one are a multiple of the other's. ``"lstsq"``: the weights are re-fitted by least squares.
-        Linear and Conv layers are repaired, also inside attention, but not layers with a shared
-        weight or without collected data.
+        Linear layers and convolutions are repaired, also transposed ones and inside attention. A
+        layer that cannot be (a shared weight, no data, rows that a gate sends elsewhere in the
+        smaller model) stays as it is, and a warning names it.
     evidence : Evidence, optional
         From `collect` on this model, for a repair.
     batches : iterable, optional
         As for `collect`. With ``"lstsq"`` the layers are re-fitted one after the other, each from
-        its inputs in the smaller model to its outputs in the old model. Otherwise, without
-        `evidence`, the evidence is collected from these batches.
+        its inputs in the smaller model to its outputs in the old model; padded tokens are left out.
+        Every tenth example is held out: where the fit is clearly worse on these than the rung
+        below, that is taken, and a warning says so. Otherwise, without `evidence`, the evidence is
+        collected from these batches.
     ridge : float
         For ``"lstsq"``: how strongly the fit is pulled towards the old weights, as a share of the
-        mean variance of the inputs.
+        mean variance of the inputs. With less than four rows a column up to a thousand times as much
+        is tried, and taken if it is better on the held-out examples.
     as_program : bool
         Return the shrunken graph of `torch.export` instead of a copy of the model. It also runs
         where literal sizes in the model's own Python code, such as ``x.view(-1, 400)``, prevent
@@ -224,7 +230,8 @@ class Shrinker:
     ) -> None:
         """Repair a model that was cut by a plan, in place."""
         assert plan.groups is not None
-        affected = sites(self.walk, self.model, removed_classes(self.walk, plan), plan.groups)
+        removed = removed_classes(self.walk, plan)
+        affected, refused = sites(self.walk, self.model, removed, plan.groups)
         if evidence is None and batches is None:
             twins = twins_of(self.model, plan, self.example_input)
             merge_without_data(self.model, new, affected, twins)
@@ -234,10 +241,14 @@ class Shrinker:
         elif rung != "lstsq" and affected:
             assert batches is not None
             names = [s.layer for s in affected]
-            evidence = collect(self.model, batches, layers=names, progress=False)
+            evidence = gathered(self.model, read(batches, "collect"), names)
+        said = Said(rung)
+        for layer, reason in refused.items():
+            said.left(layer, reason)
         repair_layers(
-            self.model, new, affected, rung, evidence=evidence, batches=batches, ridge=ridge
+            self.model, new, affected, rung, said, evidence=evidence, batches=batches, ridge=ridge
         )
+        said.tell()
 
     def _removed(self, plan: Plan) -> np.ndarray:
         groups = checks.kind(plan, "plan", Plan, HOW_TO_MAKE).groups

@@ -236,10 +236,11 @@ def _moments_by_part(
         weight = have[unmasked_name(s.tensor)].visible
         if s.role != "in" or s.layer not in g.consumers or weight.ndim < 2:
             continue
-        m, patches = evidence.inputs.get(s.layer), evidence.patches.get(s.layer)
+        m, patches = evidence.inputs.get(s.reader), evidence.patches.get(s.reader)
         index = torch.from_numpy(s.index.astype(np.int64))  # (units, k)
         if m is not None and m.full:
-            yield m, index, np.arange(g.size)
+            for units in parts_of(g, have, ("in",)):
+                yield m, index[units], units
             return
         if patches is None or not patches.full:
             continue

@@ -25,6 +25,9 @@ import pruneviz as pv
 from pruneviz.lessons import load
 from pruneviz.model.hooks import seeded
 
+# a dozen examples: what a repair says of that is tested elsewhere
+pytestmark = pytest.mark.filterwarnings("ignore:repair 'lstsq'")
+
 
 def in_evaluating(model, x):
     with pv.evaluating(model):

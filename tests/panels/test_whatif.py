@@ -102,6 +102,7 @@ def test_the_model_goes_home_in_the_mode_it_came(panel):
     other.close()
 
 
+@pytest.mark.filterwarnings("ignore:repair 'lstsq' has fewer rows")
 def test_the_users_model_is_not_touched():
     model = net()
     before = snapshot(model)

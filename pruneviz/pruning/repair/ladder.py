@@ -162,12 +162,18 @@ def solve_ridge(square: Tensor, right: Tensor, ridge: float) -> Tensor:
     Shapes: `square` (k, k); `right` and the solution (k, columns). If the matrix is singular and
     there is no ridge, the solution with the smallest norm is returned.
     """
+    return solve_damped(
+        square, right, ridge * float(square.diagonal().mean()) if len(square) else 0
+    )
+
+
+def solve_damped(square: Tensor, right: Tensor, damping: float) -> Tensor:
+    """Solve (square + damping · I) x = right, as `solve_ridge`."""
     n = square.shape[0]
     if not n:
         return right.clone()
-    scale = float(square.diagonal().mean())
-    if ridge > 0 and scale > 0:
-        damped = square + ridge * scale * torch.eye(n, dtype=square.dtype)
+    if damping > 0:
+        damped = square + damping * torch.eye(n, dtype=square.dtype)
         factor, info = torch.linalg.cholesky_ex(damped)
         if not int(info):
             return torch.cholesky_solve(right, factor)

@@ -1,42 +1,30 @@
-"""Which weights of a pruned layer best give its old outputs: least squares over batches."""
+"""Which weights of a pruned layer best give its old outputs? Least squares over rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
-from pruneviz.core.errors import ArgumentError
 from pruneviz.core.names import at_least_float32
-from pruneviz.model.batches import Batch
-from pruneviz.model.hooks import evaluating, hooked
-from pruneviz.model.layers import consumers, open_attention
-from pruneviz.model.patches import patches
-from pruneviz.pruning.repair import ladder
+from pruneviz.pruning.repair.ladder import solve_damped, solve_ridge
+
+NARROW = 2048  # columns: up to here products are added up, beyond the rows themselves are kept
+KEPT = 1 << 26  # numbers of such rows: 256 MiB
+HELD = 1 << 23  # the same of held-out rows
+WIDEST = 8192  # columns of a layer whose single weights are re-fitted, row by row
+
+Solution = tuple[Tensor, Tensor]  # weights, (outputs, n), and the bias's change, (outputs,)
 
 
-def fits(model: nn.Module, new: nn.Module, layer: str, batches: Iterable[Batch]) -> list[Fit]:
-    """Return one fit for each group of a layer: its inputs in the new model, outputs in the old."""
-    dense, pruned = consumers(model)[layer], consumers(new)[layer]
-    found = [Fit() for _ in range(getattr(dense, "groups", 1))]
-    calls = 0
-    for batch in batches:
-        targets = layer_rows(model, layer, dense, batch, target=True, calls=calls)
-        inputs_now = layer_rows(new, layer, pruned, batch, target=False, calls=calls)
-        calls = len(targets)  # from the second batch on a forward stops after the layer's last call
-        for z, x in zip(targets, inputs_now, strict=True):  # z: (groups, rows, outputs), x: (.., n)
-            for b, fit in enumerate(found):
-                fit.add(x[b], z[b])
-    if not all(fit.finite for fit in found if fit.count):
-        raise ArgumentError(
-            f"layer {layer!r} read or returned NaN or infinity. Look at the data and at the weights "
-            "before it."
-        )
-    return found
+class Solver(NamedTuple):
+    """What fits best: the bias's change alone, (outputs,), and weights and bias for a ridge."""
+
+    fold: Tensor
+    at: Callable[[float], Solution]
 
 
 class Fit:
@@ -68,10 +56,8 @@ class Fit:
         self.xx += x.T @ x  # (n, n)
         self.zx += z.T @ x  # (outputs, n)
 
-    def solve(
-        self, old: Tensor, ridge: float, fit_bias: bool, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return weights, (outputs, n), and the bias's change, (outputs,); of some `rows`, or all.
+    def solver(self, old: Tensor, fit_bias: bool, rows: Tensor | None = None) -> Solver:
+        """Return what fits best to some `rows` of the outputs, or all.
 
         ``W = (C_zx + λ W_old) (C_xx + λI)⁻¹``
         """
@@ -79,26 +65,33 @@ class Fit:
         if rows is not None:
             zx, z = zx[rows], z[rows]
         old = old.double().cpu()
-        # Solved for the change of the weights. So without a ridge, where the matrix is singular,
-        # the solution nearest to the old weights is taken.
-        weight = old + ladder.solve_ridge(xx, (zx - old @ xx).T, ridge).T
-        bias_change = z - weight @ x if fit_bias else torch.zeros(len(old), dtype=torch.float64)
-        return weight, bias_change
+        right = (zx - old @ xx).T
 
-    def solve_rows(
-        self, old: Tensor, keep: Tensor, ridge: float, fit_bias: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Like `solve`, but each row keeps its own columns; `keep` is (outputs, n)."""
+        def solve(ridge: float) -> Solution:
+            # Solved for the change of the weights. So without a ridge, where the matrix is
+            # singular, the solution nearest to the old weights is taken.
+            weight = old + solve_ridge(xx, right, ridge).T
+            return weight, z - weight @ x if fit_bias else torch.zeros(len(old)).double()
+
+        return Solver(z - old @ x, solve)
+
+    def row_solver(self, old: Tensor, keep: Tensor, fit_bias: bool) -> Solver:
+        """Like `solver`, but each row keeps its own columns; `keep` is (outputs, n)."""
         xx, zx, x, z = self.moments(fit_bias)
-        weight = torch.where(keep.cpu(), old.double().cpu(), 0.0)
-        right = zx - weight @ xx  # (outputs, n)
-        for row, kept in enumerate(keep.cpu()):  # kept: (n,)
-            if kept.any():
-                k = kept.nonzero()[:, 0]
-                step = ladder.solve_ridge(xx[k][:, k], right[row, k].unsqueeze(1), ridge)
-                weight[row, k] += step[:, 0]  # (kept,)
-        bias_change = z - weight @ x if fit_bias else torch.zeros(len(weight), dtype=torch.float64)
-        return weight, bias_change
+        keep = keep.cpu()
+        start = torch.where(keep, old.double().cpu(), 0.0)
+        right = zx - start @ xx  # (outputs, n)
+
+        def solve(ridge: float) -> Solution:
+            weight = start.clone()
+            for row, kept in enumerate(keep):  # kept: (n,)
+                if kept.any():
+                    k = kept.nonzero()[:, 0]
+                    step = solve_ridge(xx[k][:, k], right[row, k].unsqueeze(1), ridge)
+                    weight[row, k] += step[:, 0]  # (kept,)
+            return weight, z - weight @ x if fit_bias else torch.zeros(len(weight)).double()
+
+        return Solver(z - start @ x, solve)
 
     @property
     def finite(self) -> bool:
@@ -110,11 +103,7 @@ class Fit:
 
         With `fit_bias` moments about the mean, because a bias absorbs the mean; else about 0.
         """
-        if self.shift is None:
-            raise ArgumentError(
-                "`batches` must hold an example that reaches each repaired layer, but for one "
-                "layer there is none. Pass other batches."
-            )
+        assert self.shift is not None
         x, z = self.x / self.count, self.z / self.count
         xx = self.xx / self.count - x.unsqueeze(1) * x
         zx = self.zx / self.count - z.unsqueeze(1) * x
@@ -124,46 +113,83 @@ class Fit:
         return xx.cpu(), zx.cpu(), x.cpu(), z.cpu()
 
 
-def layer_rows(
-    model: nn.Module,
-    layer: str,
-    module: nn.Module,
-    batch: Batch,
-    *,
-    target: bool,
-    calls: int = 0,
-) -> list[Tensor]:
-    """Run a model; return for each call of a layer its inputs or, with `target`, its outputs.
+class WideFit(Fit):
+    """The same fit for many columns: the rows are kept, not their products, (n, n).
 
-    Each tensor has the shape (groups, rows, n). Inputs of a convolution are its patches; outputs
-    are without the bias. The forward stops after `calls` calls of the layer; 0: it never stops.
+    With fewer rows than columns it is solved in the space of the rows, by Woodbury's identity:
+    ``(XᵀX + λI)⁻¹ Xᵀ = Xᵀ (XXᵀ + λI)⁻¹``. So memory and time are those of the rows.
     """
-    found: list[Tensor] = []
-    groups = getattr(module, "groups", 1)
 
-    def record(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if target:
-            rows = output
-            bias = getattr(module, "bias", None)
-            if isinstance(module, _ConvNd):
-                rows = rows.flatten(2).transpose(1, 2)
-            rows = rows if bias is None else rows - bias
-        else:
-            rows = patches(module, inputs[0]) if isinstance(module, _ConvNd) else inputs[0]
-        rows = rows.detach().reshape(-1, rows.shape[-1])
-        found.append(torch.stack(rows.chunk(groups, -1)))
-        if len(found) == calls:
-            raise _StopForward
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[tuple[Tensor, Tensor]] = []
 
-    with (
-        suppress(_StopForward),
-        evaluating(model),
-        open_attention(model),
-        hooked(model, [layer], record),
-    ):
-        batch.run(model)
-    return found
+    def add(self, x: Tensor, z: Tensor) -> None:
+        """Add inputs, (rows, n), and their targets, (rows, outputs)."""
+        if len(x):
+            x = at_least_float32(x)
+            self.parts.append((x.cpu().clone(), z.to(x.dtype).cpu().clone()))
+            self.count += len(x)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was added is finite."""
+        return all(bool(torch.isfinite(t).all()) for part in self.parts for t in part)
+
+    def solver(self, old: Tensor, fit_bias: bool, rows: Tensor | None = None) -> Solver:
+        """As `Fit.solver`."""
+        x, z = (torch.cat([p[i] for p in self.parts]) for i in (0, 1))
+        self.parts = []  # the rows are large: once is enough
+        z = z if rows is None else z[:, rows]
+        old = old.double().cpu()
+        rest = z.double() - (x @ old.to(x).T).double()  # (rows, outputs)
+        shift = x.mean(0) if fit_bias else torch.zeros_like(x[0])
+        offset = rest.mean(0) if fit_bias else rest.new_zeros(rest.shape[1])
+        x -= shift
+        rest -= offset
+        scale = float(x.square().mean()) if x.numel() else 0.0  # mean of the diagonal of C_xx
+        few = len(x) < x.shape[1]
+        square = torch.from_numpy(_gram(x.numpy() if few else x.numpy().T)).double() / len(x)
+        right = rest if few else (rest.T.to(x) @ x).T.double() / len(x)
+
+        def solve(ridge: float) -> Solution:
+            change = solve_damped(square, right, ridge * scale)
+            if few:
+                change = ((change / len(x)).T.to(x) @ x).T.double()
+            bias = offset - change.T @ shift.double()
+            return old + change.T, bias if fit_bias else torch.zeros_like(offset)
+
+        return Solver(offset, solve)
 
 
-class _StopForward(BaseException):
-    """Ends a forward early; as a BaseException it passes every `except Exception` of a model."""
+def _gram(x: np.ndarray) -> np.ndarray:
+    """Return x xᵀ; numpy knows that it is symmetric, and computes half of it."""
+    return np.dot(x, x.T)
+
+
+class HeldOut:
+    """Rows that no fit sees."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, x: Tensor, z: Tensor) -> None:
+        """Add inputs, (rows, n), and their targets, (rows, outputs)."""
+        if len(x):
+            x = at_least_float32(x)
+            self.parts.append((x.cpu().clone(), z.to(x.dtype).cpu().clone()))
+
+    def errors(self, solution: Solution, rows: Tensor | None = None) -> Tensor:
+        """Return the squared difference between a layer's outputs and the targets, (rows,)."""
+        weight, bias = solution
+        found = []
+        for x, z in self.parts:
+            z = z if rows is None else z[:, rows]
+            off = x @ weight.to(x).T + bias.to(x) - z
+            found.append(off.square().sum(1, dtype=torch.float64))
+        return torch.cat(found)
+
+    def sizes(self, rows: Tensor | None = None) -> Tensor:
+        """Return the squared size of the targets, (rows,)."""
+        parts = [z if rows is None else z[:, rows] for _, z in self.parts]
+        return torch.cat([z.square().sum(1, dtype=torch.float64) for z in parts])

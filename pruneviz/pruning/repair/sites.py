@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz.core.groups import Groups
-from pruneviz.core.names import tensor_name, unmasked_name
+from pruneviz.core.names import unmasked_name
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import name_of, operand
-from pruneviz.model.layers import blocks_of, columns_of, consumers, is_conv1d
+from pruneviz.model.layers import blocks_of, columns_of, consumers, input_dim, weight_name
 from pruneviz.model.tensors import tensors_by_name
 
 
@@ -41,35 +41,47 @@ class Site:
     sink: tuple[str, str]
 
 
-def sites(w: Walk, model: nn.Module, removed: np.ndarray, groups: Groups) -> list[Site]:
-    """Return, in forward order, the layers that lose inputs and whose weights can be changed."""
+def sites(
+    w: Walk, model: nn.Module, removed: np.ndarray, groups: Groups
+) -> tuple[list[Site], dict[str, str]]:
+    """Return, in forward order, the layers that lose inputs and whose weights can be changed.
+
+    And those that lose inputs and cannot be repaired, with the reason.
+    """
     known = consumers(model)
     shared = {n for n, h in tensors_by_name(model).items() if len(h.holders) > 1}
-    sinks, found = sinks_of(w), {}
+    sinks, found, refused = sinks_of(w), {}, {}
     sinks |= {n: ("", "") for n, (_, sink) in sinks.items() if unmasked_name(sink) in shared}
     keys = {(name, dim): blocks for name, dim, blocks in w.tensors if blocks > 1}
     for layer, module in known.items():
-        name = tensor_name(layer)
-        if name in shared or name not in sinks:
-            continue
-        inputs, outputs = (0, 1) if is_conv1d(module) else (1, 0)
+        name, inputs = weight_name(layer, module), input_dim(module)
         blocks = keys.get((name, inputs), 1)
         parts, n_rows, n = blocks_of(module).shape
         columns = _kept(w, removed, (name, inputs, blocks), parts, n)
-        if columns.all() or parts != blocks:
+        # of a grouped transposed convolution the rows are numbered across the groups
+        row_blocks = keys.get((name, 1 - inputs), 1) if inputs == 0 else 1
+        alone = parts > 1 and parts == getattr(module, "in_channels", 0)
+        if columns.all() or alone:  # depthwise: it loses whole channels, and the others stay
             continue
-        taps = n * blocks // w.tensors[name, inputs, blocks].size
+        if name in shared or name not in sinks or parts not in (blocks, row_blocks):
+            refused[layer] = (
+                "its weight belongs to another layer, too" if name in shared
+                else "its weight is computed in the forward, or multiplies something else, too"
+            )  # fmt: skip
+            continue
+        taps = n * parts // w.tensors[name, inputs, blocks].size
         units = {
             g.name: columns_of(s.index, taps)
             for g in groups
             for s in g.slices
             if (s.tensor, s.dim, s.blocks) == (name, inputs, blocks)
         }
-        rows = _kept(w, removed, (name, outputs, 1), parts, n_rows)
+        rows = _kept(w, removed, (name, 1 - inputs, row_blocks), parts, n_rows)
         found[layer] = Site(layer, columns, rows, units, sinks[name])
     order = {w.traced.sources[e.weight][1]: i for i, e in enumerate(w.ends)
              if e.weight in w.traced.sources}  # fmt: skip
-    return sorted(found.values(), key=lambda s: order[tensor_name(s.layer)])
+    names = {n: weight_name(n, m) for n, m in known.items()}
+    return sorted(found.values(), key=lambda s: order[names[s.layer]]), refused
 
 
 def sinks_of(w: Walk) -> dict[str, tuple[str, str]]:

@@ -11,14 +11,21 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruneviz.core.errors import ArgumentError
-from pruneviz.core.names import tensor_name
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.batches import Batch, listed
-from pruneviz.model.layers import blocks_of, consumers, is_conv1d
+from pruneviz.model.layers import blocks_of, consumers, shaped, weight_name
+from pruneviz.model.patches import is_constant_inside, reads_border
 from pruneviz.model.tensors import tensors_of
 from pruneviz.pruning.repair import ladder
-from pruneviz.pruning.repair.least_squares import fits
+from pruneviz.pruning.repair.refit import Examples, best, refit
+from pruneviz.pruning.repair.rows import NotPaired, too_few
+from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import Site
+
+ONLY_DIAGONAL = (
+    "`evidence` has only the diagonal of its co-moment; collect it with comoment='all', or pass "
+    "batches with repair='lstsq'"
+)
 
 
 def repair_layers(
@@ -26,6 +33,7 @@ def repair_layers(
     new: nn.Module,
     sites: list[Site],
     rung: str,
+    said: Said,
     *,
     evidence: Evidence | None,
     batches: Iterable[Any] | None,
@@ -39,12 +47,19 @@ def repair_layers(
     on the moments of its inputs in the dense model.
     """
     if rung == "lstsq" and batches is not None:
-        _refit_in_order(model, new, sites, listed(batches, "fit to"), ridge)
+        _refit_in_order(model, new, sites, listed(batches, "fit to"), ridge, said)
         return
     assert evidence is not None
     dense = consumers(model)
+    if rung == "lstsq":
+        rows = {n: evidence.columns(n).count for n in evidence.inputs}
+        said.before(too_few(rows, {s.layer: int(s.columns[0].sum()) for s in sites}))
     for site in sites:
         if site.layer not in evidence.inputs:
+            said.left(site.layer, "`evidence` has nothing of it")
+            continue
+        if rung != "fold" and not evidence.columns(site.layer).full:
+            said.left(site.layer, ONLY_DIAGONAL)
             continue
         module = dense[site.layer]
         parts = []
@@ -62,9 +77,12 @@ def _substitute(
     channels, patches = evidence.inputs[site.layer], evidence.columns(site.layer)
     taps = len(keep) * len(site.columns) // channels.mean.shape[-1]  # columns a channel
     mean = patches.mean
-    if mean.numel() != site.columns.numel() or (fit_bias and _pads_with_zeros(module)):
+    off_border = isinstance(module, _ConvNd) and is_constant_inside(module) and reads_border(module)
+    if mean.numel() != site.columns.numel() or (fit_bias and off_border):
         # Patches at a border contain zeros, so their mean is too small everywhere else. With the
-        # means of the channels a constant unit is replaced exactly except at the border.
+        # means of the channels a constant unit is replaced exactly except at the border. (Behind a
+        # transposed convolution with a stride a constant differs from position to position: there
+        # the mean over all of them is best.)
         mean = channels.mean.repeat_interleave(taps)
     mean = mean.reshape(len(site.columns), -1)[b]
     if rung == "fold":
@@ -94,6 +112,8 @@ def _substitute(
         removed, kept = flat[~keep[flat]], flat[keep[flat]]
         found.matrix[row[removed].unsqueeze(1), position[kept]] = part.matrix
         found.offset[row[removed]] = part.offset
+    if isinstance(module, _ConvNd) and not is_constant_inside(module):
+        return found
     # A constant channel varies in padded patches, so `merge` finds a twin for it. Its constant in
     # the bias is better: that is exact except at the border.
     constant = (channels.high == channels.low).repeat_interleave(taps)
@@ -102,13 +122,6 @@ def _substitute(
         found.matrix[row[~keep & constant]] = 0
         found.offset[row[~keep & constant]] = mean[~keep & constant]
     return found
-
-
-def _pads_with_zeros(module: nn.Module) -> bool:
-    """Whether a layer is a convolution that pads its input with zeros."""
-    if not isinstance(module, _ConvNd) or module.padding_mode != "zeros":
-        return False
-    return any(module._reversed_padding_repeated_twice) and module.padding != "valid"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +176,9 @@ def merge_without_data(
 
 
 def _refit_in_order(
-    model: nn.Module, new: nn.Module, sites: list[Site], batches: list[Batch], ridge: float
-) -> None:
+    model: nn.Module, new: nn.Module, sites: list[Site], batches: list[Batch], ridge: float,
+    said: Said,
+) -> None:  # fmt: skip
     dense, cut = consumers(model), consumers(new)
     if missing := [site.layer for site in sites if site.layer not in cut]:
         raise ArgumentError(
@@ -172,13 +186,42 @@ def _refit_in_order(
             "is several operators and no layer. Pass evidence=pv.collect(model, batches) instead."
         )
     with torch.inference_mode(False), torch.no_grad():
+        examples = Examples(model, [site.layer for site in sites], batches)
+        examples.say_if_few({s.layer: int(s.columns[0].sum()) for s in sites}, said)
         for site in sites:
-            solved = []
-            for b, fit in enumerate(fits(model, new, site.layer, batches)):
-                rows = site.rows[b]
-                old = blocks_of(dense[site.layer])[b][rows][:, site.columns[b]]
-                solved.append(fit.solve(old, ridge, bool(site.sink[0]), rows))
-            _write_layer(model, new, site, solved)
+            matrices = blocks_of(dense[site.layer]).cpu()
+            groups, outputs, _ = matrices.shape
+            n, fit_bias = int(site.columns[0].sum()), bool(site.sink[0])
+            try:
+                found = refit(model, new, site.layer, examples, groups, n, outputs)
+            except NotPaired as e:
+                said.left(site.layer, str(e))
+                continue
+            per_block = list(zip(found.fits, matrices, site.rows, site.columns, strict=True))
+            old = [m[rows][:, columns] for _, m, rows, columns in per_block]
+            solvers = [
+                f.solver(w, fit_bias, rows)
+                for w, (f, _, rows, _) in zip(old, per_block, strict=True)
+            ]
+            below = {"none": list(zip(old, _bias_now(model, new, site), strict=True))}
+            if fit_bias:
+                below["fold"] = [(w, s.fold) for w, s in zip(old, solvers, strict=True)]
+            rung, solved = best(found, solvers, below, ridge, list(site.rows))
+            if rung != "lstsq":
+                said.worse(site.layer, rung)
+            if rung != "none":
+                _write_layer(model, new, site, solved)
+
+
+def _bias_now(model: nn.Module, new: nn.Module, site: Site) -> list[Tensor]:
+    """Return what was added to the bias when the model was cut, for each group of the layer."""
+    kind, sink = site.sink
+    sizes = [int(rows.sum()) for rows in site.rows]
+    if not kind:
+        return [torch.zeros(k).double() for k in sizes]
+    before = tensors_of(model)[sink].cpu()[site.rows.flatten()]
+    change = tensors_of(new)[sink].cpu().double() - before.double()
+    return list((change if kind == "bias" else -change).split(sizes))
 
 
 def _write_layer(
@@ -188,10 +231,10 @@ def _write_layer(
     weight, bias_change = torch.cat([w for w, _ in parts]), torch.cat([g for _, g in parts])
     check_finite(site.layer, weight, bias_change)
     tensors, before = tensors_of(new), tensors_of(model)
-    transposed = is_conv1d(consumers(model)[site.layer])
+    module = consumers(model)[site.layer]
     with torch.no_grad():
-        target = tensors[tensor_name(site.layer)]
-        target.copy_((weight.T if transposed else weight).reshape(target.shape))
+        target = tensors[weight_name(site.layer, module)]
+        target.copy_(shaped(module, weight, target.shape))
         kind, sink = site.sink
         if kind:
             rows = site.rows.flatten().to(before[sink].device)

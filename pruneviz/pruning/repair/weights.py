@@ -8,14 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneviz.core.names import tensor_name
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.batches import Batch, listed
-from pruneviz.model.hooks import evaluating, hooked
-from pruneviz.model.layers import blocks_of, consumers, is_conv1d, open_attention, shaped
+from pruneviz.model.batches import listed
+from pruneviz.model.hooks import evaluating
+from pruneviz.model.layers import (
+    bias_name,
+    blocks_in,
+    blocks_of,
+    consumers,
+    shaped,
+    weight_name,
+)
 from pruneviz.model.tensors import Held, tensors_by_name
 from pruneviz.pruning.repair.ladder import refit_rows
-from pruneviz.pruning.repair.least_squares import fits
+from pruneviz.pruning.repair.least_squares import WIDEST, Solution
+from pruneviz.pruning.repair.refit import Examples, best, refit
+from pruneviz.pruning.repair.rows import NotPaired
+from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.units import check_finite
 
 
@@ -26,6 +35,7 @@ def refit_weights(
     evidence: Evidence | None,
     batches: Iterable[Any] | None,
     ridge: float,
+    said: Said,
 ) -> None:
     """Give the weights that a mask keeps new values, and add the rest to the biases; in place.
 
@@ -34,55 +44,72 @@ def refit_weights(
     model.
     """
     tensors, layers = tensors_by_name(new), consumers(model)
-    chosen = [n for n in layers
-              if tensor_name(n) in keep and len(tensors[tensor_name(n)].holders) == 1]  # fmt: skip
+    chosen = []
+    for layer, module in layers.items():
+        name = weight_name(layer, module)
+        if name in keep and len(tensors[name].holders) > 1:
+            said.left(layer, "its weight belongs to another layer, too")
+        elif name in keep:
+            chosen.append(layer)
     data = None if batches is None else listed(batches, "fit to")
-    if data is not None:
-        chosen = in_forward_order(model, chosen, data[0])
-    for layer in chosen:
-        module, bias = layers[layer], _bias(tensors, layer)
-        with evaluating(model), torch.no_grad():
-            old = blocks_of(module).cpu()  # (groups, outputs, n)
-        kept = keep[tensor_name(layer)].cpu()
-        kept = (kept.T if is_conv1d(module) else kept.flatten(1)).reshape(old.shape)
-        fit_bias = bias is not None
-        if data is not None:
-            with torch.inference_mode(False), torch.no_grad():
-                found = fits(model, new, layer, data)
-            pairs = [
-                f.solve_rows(w, k, ridge, fit_bias)
-                for f, w, k in zip(found, old, kept, strict=True)
-            ]
-        elif evidence is not None and layer in evidence.inputs and evidence.columns(layer).full:
-            m, (groups, _, n) = evidence.columns(layer), old.shape
-            mean, square = m.mean.reshape(groups, n), m.covariance.reshape(groups, n, n)
-            pairs = [
-                refit_rows(w, a, c, k, ridge=ridge, fit_bias=fit_bias)
-                for w, a, c, k in zip(old, mean, square, kept, strict=True)
-            ]
-        else:
-            continue
-        weight, bias_change = torch.cat([w for w, _ in pairs]), torch.cat([g for _, g in pairs])
-        check_finite(layer, weight, bias_change)
-        with torch.no_grad():
-            tensors[tensor_name(layer)].tensor.copy_(shaped(module, weight))
+    with torch.inference_mode(False), torch.no_grad():
+        examples = None if data is None else Examples(model, chosen, data)
+        ran = chosen if examples is None else [*examples.surveys]  # in forward order
+        for layer in [*ran, *(n for n in chosen if n not in ran)]:
+            module = layers[layer]
+            bias = _bias(tensors, bias_name(layer, module))
+            with evaluating(model):
+                old = blocks_of(module).cpu()  # (groups, outputs, n)
+            kept = blocks_in(module, keep[weight_name(layer, module)].cpu())
+            if examples is not None:
+                pairs = _fitted(model, new, layer, examples, old, kept, ridge, bias, said)
+            elif evidence is not None and layer in evidence.inputs and evidence.columns(layer).full:
+                m, (groups, _, n) = evidence.columns(layer), old.shape
+                mean, square = m.mean.reshape(groups, n), m.covariance.reshape(groups, n, n)
+                pairs = [
+                    refit_rows(w, a, c, k, ridge=ridge, fit_bias=bias is not None)
+                    for w, a, c, k in zip(old, mean, square, kept, strict=True)
+                ]
+            else:
+                said.left(layer, "`evidence` has no co-moment of it")
+                continue
+            if not pairs:
+                continue
+            weight, bias_change = torch.cat([w for w, _ in pairs]), torch.cat([g for _, g in pairs])
+            check_finite(layer, weight, bias_change)
+            tensors[weight_name(layer, module)].tensor.copy_(shaped(module, weight))
             if bias is not None:
                 bias += bias_change.to(bias)
 
 
-def in_forward_order(model: nn.Module, layers: list[str], batch: Batch) -> list[str]:
-    """Sort layers by their first call in a forward; layers without a call are left out."""
-    order: dict[str, None] = {}
+def _fitted(
+    model: nn.Module, new: nn.Module, layer: str, examples: Examples, old: Tensor, kept: Tensor,
+    ridge: float, bias: Tensor | None, said: Said,
+) -> list[Solution]:  # fmt: skip
+    """Return the new weights of a layer, for each group; none if it stays as it is."""
+    groups, outputs, n = old.shape
+    if n > WIDEST:
+        said.left(layer, f"of {n:,} columns; {WIDEST:,} can be fitted row by row")
+        return []
+    try:
+        found = refit(model, new, layer, examples, groups, n, outputs, narrow=True)
+    except NotPaired as e:
+        said.left(layer, str(e))
+        return []
+    masked = [torch.where(k, w, 0.0).double() for w, k in zip(old, kept, strict=True)]
+    solvers = [
+        f.row_solver(w, k, bias is not None) for f, w, k in zip(found.fits, old, kept, strict=True)
+    ]
+    below = {"none": [(w, torch.zeros(len(w)).double()) for w in masked]}
+    if bias is not None:
+        below["fold"] = [(w, s.fold) for w, s in zip(masked, solvers, strict=True)]
+    rung, solved = best(found, solvers, below, ridge, [None] * groups)
+    if rung != "lstsq":
+        said.worse(layer, rung)
+    return [] if rung == "none" else solved
 
-    def record(name: str, inputs: tuple[Any, ...], output: Any) -> None:
-        order.setdefault(name)
 
-    with evaluating(model), open_attention(model), hooked(model, layers, record):
-        batch.run(model)
-    return list(order)
-
-
-def _bias(tensors: Mapping[str, Held], layer: str) -> Tensor | None:
+def _bias(tensors: Mapping[str, Held], name: str) -> Tensor | None:
     """Return the bias of a layer; None if it has none, or shares it with another layer."""
-    h = tensors.get(tensor_name(layer, "bias"))
+    h = tensors.get(name)
     return h.tensor if h is not None and len(h.holders) == 1 else None

@@ -10,10 +10,17 @@ from torch import Tensor, nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
-from pruneviz.core.names import tensor_name, unmasked_name
+from pruneviz.core.names import unmasked_name
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.model.layers import blocks_of, columns_of, consumers, is_conv1d, weight_of
+from pruneviz.model.layers import (
+    blocks_of,
+    columns_of,
+    consumers,
+    input_dim,
+    weight_name,
+    weight_of,
+)
 from pruneviz.model.tensors import Held, tensors_by_name
 from pruneviz.selection.criteria.obs import LayerWork, Reader, eliminate
 from pruneviz.selection.criteria.registry import register
@@ -69,8 +76,8 @@ def _places(
 ) -> tuple[dict[str, dict[str, Slice]], dict[str, dict[str, Slice]]]:
     """Return, for each layer, the groups that it produces and those that it reads, as slices."""
     by_tensor: dict[int, list[str]] = {}
-    for name in layers:
-        weight = have.get(unmasked_name(tensor_name(name)))
+    for name, module in layers.items():
+        weight = have.get(unmasked_name(weight_name(name, module)))
         if weight is None:
             raise ArgumentError(
                 f"criterion 'obs' needs the weight of layer {name!r} itself, but a parametrization "
@@ -84,8 +91,7 @@ def _places(
     for g in groups:
         for s in g.slices:
             for name in by_tensor.get(id(have[unmasked_name(s.tensor)].tensor), ()):
-                inputs = 0 if is_conv1d(layers[name]) else 1
-                (reads if s.dim == inputs else makes)[name].setdefault(g.name, s)
+                (reads if s.dim == input_dim(layers[name]) else makes)[name].setdefault(g.name, s)
     return makes, reads
 
 
@@ -121,6 +127,10 @@ def _reader(module: nn.Module, name: str, s: Slice, evidence: Evidence) -> list[
 def _macs(name: str, module: nn.Module, evidence: Evidence) -> float:
     """Return the multiply-accumulates (MACs) of a layer for one example."""
     positions = evidence.columns(name).count / max(1, evidence.examples)
-    if name not in evidence.patches:  # then the count is that of input pixels, not of output pixels
+    if getattr(module, "transposed", False):  # each input position meets each weight once
+        positions = evidence.inputs[name].count / max(1, evidence.examples)
+    elif (
+        name not in evidence.patches
+    ):  # then the count is that of input pixels, not of output pixels
         positions /= math.prod(getattr(module, "stride", ()))
     return positions * weight_of(module).numel()

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
-from pruneviz.core.names import layer_name
+from pruneviz.core.names import reader_name
 from pruneviz.evidence.evidence import Evidence, check_evidence
-from pruneviz.model.layers import blocks_of, consumers, is_conv1d, weight_of, weight_shapes
+from pruneviz.model.layers import blocks_of, consumers, shaped, weight_shapes
 from pruneviz.model.tensors import tensors_by_name
 from pruneviz.selection.criteria.registry import Criterion
 
@@ -106,7 +106,7 @@ class Requirements:
 
     def _known(self, name: str) -> bool:
         assert self.given is not None
-        layer = layer_name(name)
+        layer = reader_name(name)
         return all(
             layer in self.given.inputs and name.endswith("weight") and layer in self.layers
             if need == "input_sq"
@@ -117,11 +117,9 @@ class Requirements:
     def _input_sq(self, name: str) -> Tensor:
         """Return the mean square of what each weight multiplies; shape of the weight."""
         assert self.given is not None
-        module = self.layers[layer_name(name)]
+        module = self.layers[reader_name(name)]
         groups, outputs, n = blocks_of(module).shape
-        square = self.given.columns(layer_name(name)).square  # (n,), (groups, n) or (channels,)
+        square = self.given.columns(reader_name(name)).square  # (n,), (groups, n) or (channels,)
         # (channels,): no patches were collected, so repeat a channel for each tap of the kernel
         square = square.flatten().repeat_interleave(groups * n // square.numel())
-        square = square.reshape(groups, 1, n).expand(groups, outputs, n)
-        shape = weight_of(module).shape
-        return square[0].T if is_conv1d(module) else square.reshape(shape)
+        return shaped(module, square.reshape(groups, 1, n).expand(groups, outputs, n))

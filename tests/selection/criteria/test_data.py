@@ -117,7 +117,7 @@ def test_taylor_of_a_convolution_adds_up_the_positions_of_one_example():
     close(scored(model, "fisher", evidence)["weight"], [[[(9 + 4) / 4 * 9, (36 + 4) / 4]]])
 
 
-def test_an_embedding_and_packed_attention_have_gradients_but_read_nothing():
+def test_an_embedding_has_gradients_but_reads_nothing():
     def forward(self, ids):
         x = self.table(ids)
         return self.attn(x, x, x)[0].sum((1, 2))
@@ -126,7 +126,7 @@ def test_an_embedding_and_packed_attention_have_gradients_but_read_nothing():
     model = net(forward, table=nn.Embedding(7, 4), attn=nn.MultiheadAttention(4, 2, batch_first=True))  # fmt: skip
     ids = torch.tensor([[0, 1, 2], [2, 3, 5]])
     evidence = seen(model, ids, [1.0, 2.0])
-    assert set(scored(model, "wanda", evidence)) == {"attn.out_proj.weight"}
+    assert set(scored(model, "wanda", evidence)) == {"attn.in_proj_weight", "attn.out_proj.weight"}
     got = scored(model, "taylor", evidence)
     assert set(got) == {"table.weight", "attn.in_proj_weight", "attn.out_proj.weight"}
     want = {name: torch.zeros_like(v) for name, v in got.items()}
