@@ -346,7 +346,7 @@ def by_class(batches: Iterable[Any]) -> dict[int, list[Batch]]:
     for batch in read_all(batches, "look at", targets=True):
         y = batch.targets
         if (
-            isinstance(y, Tensor) and y.numel() > len(y) and bool((y > 1).any())
+            isinstance(y, Tensor) and y.ndim > 1 and y.numel() > len(y) and bool((y > 1).any())
         ):  # else they may be one-hot
             raise ArgumentError(
                 f"examples are looked at class by class here, but those of {batch.place} have several "
