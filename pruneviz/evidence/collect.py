@@ -57,8 +57,9 @@ def collect(
         ``key_padding_mask`` True) are left out. A tuple of two is always such a pair: two inputs without targets are ``((a, b), None)``.
     loss : callable, optional
         ``loss(outputs, targets)``, such as ``F.cross_entropy``: also collect gradients of single
-        examples. Without targets, only those for drawn labels. Examples of a label that the loss
-        ignores (-100 for `cross_entropy`) are left out.
+        examples. Without targets, only those for drawn labels. Examples, or positions, of a label that
+        the loss ignores (-100 for `cross_entropy`) are left out. Cross-entropy gets the logits as it
+        wants them, whatever holds them; see `accuracy`. A loss of your own gets the outputs.
     layers : iterable of str, optional
         Names of layers that multiply their input with a weight: Linear, convolutions (also
         transposed), GPT-2's Conv1D, and the in-projection of attention, ``"attn.in_proj"``.
@@ -71,8 +72,9 @@ def collect(
         Read no more batches than this.
     draw : callable, optional
         ``draw(outputs, generator)`` returns targets drawn from the model's predictions, for the
-        Fisher information. Default: classes by the softmax of outputs of shape (n, classes); for
-        `mse_loss`, the outputs plus standard normal noise; for other outputs, or targets that are
+        Fisher information. Default: classes by the softmax of outputs of shape (n, classes), or for
+        `cross_entropy` at each position that has a label; for `mse_loss`, the outputs plus standard
+        normal noise; for other outputs, or targets that are
         not classes, the given targets.
     seed : int
         For drawing. The caller's random state is not changed.

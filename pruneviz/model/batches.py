@@ -344,10 +344,13 @@ def by_class(batches: Iterable[Any]) -> dict[int, list[Batch]]:
     """
     found: dict[int, list[Batch]] = {}
     for batch in read_all(batches, "look at", targets=True):
-        if isinstance(batch.targets, Tensor) and batch.targets.ndim > 1 < batch.targets.shape[-1]:
+        y = batch.targets
+        if (
+            isinstance(y, Tensor) and y.ndim > 1 and y.numel() > len(y) and bool((y > 1).any())
+        ):  # else they may be one-hot
             raise ArgumentError(
                 f"examples are looked at class by class here, but those of {batch.place} have several "
-                f"labels each, {shape_text(batch.targets)}. Pass one class per example; or look at all of "
+                f"labels each, {shape_text(y)}. Pass one class per example; or look at all of "
                 "them at once: pv.find_inactive(pv.collect(model, batches))."
             )
         x, labels = batch.inputs, batch.classes((batch.examples,))

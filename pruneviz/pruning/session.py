@@ -351,5 +351,7 @@ def _for_cross_entropy(batches: list[Batch]) -> list[Batch]:
             "so it is not cross-entropy: pass the `loss` that the model was trained with, such as "
             "loss=torch.nn.functional.mse_loss, or evidence=pv.collect(model, batches, loss=...)."
         )
-    positions = len(targets) == len(batches) and all(y.ndim > 1 for y in targets)
+    positions = len(targets) == len(batches) and all(
+        y.ndim > 1 and y.numel() > len(y) for y in targets
+    )
     return batches if positions else listed(batches, "learn from")

@@ -33,7 +33,8 @@ def drop(groups: Groups, units: Mapping[str, Iterable[int]]) -> Plan:
         a Linear, channels of a Conv, heads of an `nn.MultiheadAttention`. The name of a tensor or of
         a group is allowed, too. All other units are kept. Before a pixel shuffle, a chunk or a split
         into heads several outputs of one layer make one unit: the unit that holds the named one goes,
-        and a warning says what else is in it, unless all of it is named.
+        and a warning says what else is in it, unless all of it is named. The column ``unit`` of frames
+        counts units: their outputs are ``groups.numbers_of(layer)[unit]``.
 
     Returns
     -------

@@ -87,8 +87,7 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
             tensors[name] = value.detach().cpu().contiguous().clone()
         else:
             aliases[name] = first_name
-    records = [cut_to_json(c, set(tensors_by_name(model))) for c in cuts_of(model)]
-    data = {"version": VERSION_OF_FILES, "by": VERSION, "cuts": records, "aliases": aliases}
+    data = {"version": VERSION_OF_FILES, "by": VERSION, "cuts": _cuts(model), "aliases": aliases}
     if isinstance(model, GraphModule):
         data |= {"program": True}
     if encoding != "dense":
@@ -97,6 +96,10 @@ def contents(model: nn.Module, encoding: str = "dense") -> tuple[dict[str, Tenso
         for name in names:
             tensors |= _as_csr(name, tensors.pop(name), encoding)
     return tensors, data
+
+
+def _cuts(model: nn.Module) -> list[dict[str, Any]]:
+    return [cut_to_json(c, set(tensors_by_name(model))) for c in cuts_of(model)]
 
 
 @plain_torch()
@@ -200,9 +203,8 @@ def _restore(model: nn.Module, file: TensorFile) -> None:
 
 def _check_program(model: nn.Module, head: Mapping[str, Any]) -> None:
     """Raise unless both are programs, and cut alike: the graph of another one has other sizes."""
-    cuts = contents(model)[1]["cuts"]
     if isinstance(model, GraphModule) and head.get("program") is True:
-        if json.loads(json.dumps(cuts)) == head["cuts"]:
+        if json.loads(json.dumps(_cuts(model))) == head["cuts"]:
             return
         raise GraphError("a program that was cut by another plan. Pass the plan of the saved one")
     saved, built = ("a program", "none") if head.get("program") else ("no program", "one")

@@ -180,9 +180,11 @@ class WhatIf:
 
     def _judge_dense(self) -> None:
         """Measure the dense model, with its predicted classes if it has any."""
-        self.labels, self._predicted, self._example = (np.zeros(0, int) for _ in range(3))
+        self.labels, self._predicted = (np.zeros(0, int), np.zeros(0, int))
+        self._example: np.ndarray | None = None  # of each label, if one has several
         if self.evaluate is None:
-            self._predicted, self.labels, self._example = self._predict_dense()
+            self._predicted, self.labels, example = self._predict_dense()
+            self._example = example if len(np.unique(example)) < len(example) else None
             self.before = float((self._predicted == self.labels).mean())
         else:
             with evaluating(self.model):
@@ -320,8 +322,7 @@ class WhatIf:
         if self.evaluate is not None:
             return {"metric": metric(self.evaluate(new)), "comparison": None}
         predicted = self._predict(new, through(self.batches))
-        several = self._example if len(np.unique(self._example)) < len(self.labels) else None
-        comparison = Comparison(self.labels, self._predicted, predicted, example=several)
+        comparison = Comparison(self.labels, self._predicted, predicted, example=self._example)
         return {"metric": comparison.accuracy_after, "comparison": comparison}
 
     def timed(self, new: nn.Module, *, seconds: float, most: int = 32) -> Timing:

@@ -187,6 +187,13 @@ def test_a_regression_says_which_loss_to_pass():
     assert pv.prune(one, x, loss=loss, **call)[0].out_features < 8
 
 
+def test_labels_in_a_column_are_those_of_examples():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.randn(20, 4), torch.randint(3, (20, 1))
+    one, two = (pv.Session(model, x, batches=b).evidence(gradients=True) for b in ([(x, y)], [x]))
+    assert torch.equal(one.fisher["0.weight"], two.fisher["0.weight"])
+
+
 def test_training_reads_logits_of_positions():
     x, y = data("text")
     y = torch.where(y == PAD, y, x % 7)

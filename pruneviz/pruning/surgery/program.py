@@ -42,12 +42,15 @@ def _make_layer(program: GraphModule, node: Node, layer: str, old: nn.Module) ->
     """Replace an operator by a layer of the same tensors, if one computes the same."""
     held = program.get_submodule(layer)
     named = {"weight": f"{layer}.weight", "bias": None if old.bias is None else f"{layer}.bias"}
-    if [_target(node, 1), _target(node, 2)] != list(named.values()) or held._modules:
+    if [_target(node, 1), _target(node, 2)] != list(named.values()) or held._modules or node.kwargs:
         return
-    if not isinstance(held, type(old)):
-        new = _empty(old, tuple(held.get_parameter("weight").shape), node)
-        if new is None:
+    new = _empty(old, tuple(held.get_parameter("weight").shape), node)
+    if new is None:
+        return
+    if isinstance(held, type(old)):  # it runs a second time
+        if getattr(held, "groups", 1) != getattr(new, "groups", 1):
             return
+    else:
         new._parameters.update({n: held._parameters[n] for n in new._parameters if named[n]})
         program.set_submodule(layer, new)
     with program.graph.inserting_before(node):

@@ -105,6 +105,28 @@ def test_it_is_trained_and_pruned_again():
     torch.testing.assert_close(small(X), pv.mask(tuned, plan)(X))
 
 
+def test_a_weight_that_another_operator_reads_too():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.conv = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            x = torch.tanh(self.first(x))
+            other = F.conv2d(x, self.conv.weight, self.conv.bias, stride=2)
+            return other, self.conv(x), self.conv(x * 2)
+
+    model, x = Twice(), torch.randn(2, 1, 6, 6)
+    plan = pv.drop(pv.find_groups(model, x), {"first": [1]})
+    found = pv.shrink(model, plan, example_input=x, as_program=True)
+    seen = []
+    with pv.hooked(found, ["conv"], lambda n, i, o: seen.append(o.shape)):
+        outputs = found(x)
+    assert seen == [(2, 2, 5, 5)] * 2
+    for got, want in zip(outputs, pv.shrink(model, plan, example_input=x)(x), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 @settings(max_examples=8)
 @given(
     *(st.integers(1, 2), st.integers(1, 2), st.sampled_from([0, 1, "same"]), st.integers(1, 2)),
