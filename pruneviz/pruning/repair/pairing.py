@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,11 +52,23 @@ class Tracking(TorchDispatchMode):
             fresh = name.startswith("new_") or name.endswith("_like")
             choices = () if fresh else tuple(dict.fromkeys(c for k in known for c in k))
             if tensors[0] in self.known:
-                choices += _made_here(name, args)
+                choices += self._made_here(name, args, out)
             for t in tree_leaves(out):
                 if isinstance(t, Tensor):
                     self.known[t] = choices
         return out
+
+    def _made_here(self, name: str, args: Any, out: Any) -> Choices:
+        """Return the choice that an operator makes; none, mostly."""
+        if name in ("select", "slice") and len(args) > 2 and args[1] == 0:  # x[i], x[i:j]
+            whole = name == "slice" and len(out) == len(args[0])
+            return () if whole else ((0, f"{name} {args[2:]}"),)
+        if name not in CHOOSE or len(args) <= CHOOSE[name]:
+            return ()
+        found = args[CHOOSE[name]]
+        parts = found if isinstance(found, (list, tuple)) else [found]
+        # an index that is not computed from the batch chooses the same in every model
+        return tuple(_digest(t) for t in parts if isinstance(t, Tensor) and t in self.known)
 
 
 def chosen_alike(before: Choices, now: Choices) -> bool:
@@ -73,17 +84,6 @@ def chosen_alike(before: Choices, now: Choices) -> bool:
     return same_length and all(a == b or a[0] != b[0] for a, b in zip(before, now, strict=True))
 
 
-def _made_here(name: str, args: Any) -> Choices:
-    """Return the choice that an operator makes; none, mostly."""
-    if name in ("select", "slice") and len(args) > 2 and args[1] == 0:  # x[i], x[i:j]
-        return ((0, f"{name} {args[2:]}"),)
-    if name not in CHOOSE or len(args) <= CHOOSE[name]:
-        return ()
-    found = args[CHOOSE[name]]
-    parts = found if isinstance(found, (list, tuple)) else [found]
-    return tuple(_digest(t) for t in parts if isinstance(t, Tensor))
-
-
 def _digest(index: Tensor) -> Choice:
     """Return how many rows an index chooses, and a digest of which."""
     index = index.detach()
@@ -95,8 +95,3 @@ def _digest(index: Tensor) -> Choice:
 
 def _repeats(index: Tensor) -> bool:
     return index.shape[-1] > 0 and bool((index == index[..., :1]).all())
-
-
-def any_chosen(choices: Iterable[Choices]) -> bool:
-    """Whether the rows of any tensor were chosen by something."""
-    return any(choices)
