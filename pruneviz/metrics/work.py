@@ -18,7 +18,8 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
 from pruneviz.metrics.cost import FORMULAS
-from pruneviz.model.batches import read
+from pruneviz.model.batches import one_example, read
+from pruneviz.model.forward import run_forward
 from pruneviz.model.hooks import evaluating, no_fast_path, plain_torch
 from pruneviz.model.weights import weight_places
 
@@ -124,6 +125,38 @@ def macs_by_tensor(model: nn.Module, example_input: Any) -> dict[str, float]:
     except ArgumentError:
         return {}
     return dict(zip(frame["tensor"], frame["macs"].tolist(), strict=True))
+
+
+def idle_weights(model: nn.Module, example_input: Any) -> set[str]:
+    """Return the weights that no operator reads while the example runs.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8))
+    >>> model[0].spare = nn.Linear(2, 2)
+    >>> idle_weights(model, torch.zeros(1, 4))
+    {'0.spare.weight'}
+    """
+    args, kwargs = one_example(example_input)
+    with evaluating(model), parametrize.cached(), no_fast_path():
+        places = {
+            n: h.visible.untyped_storage().data_ptr() for n, h in weight_places(model).items()
+        }
+        with _Reads() as reads:
+            run_forward(model, args, kwargs)
+    return {n for n, place in places.items() if place not in reads.places}
+
+
+class _Reads(TorchDispatchMode):
+    """Note the storage of every tensor that an operator reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.places |= {_address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass

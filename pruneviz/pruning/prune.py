@@ -147,8 +147,6 @@ def prune(
     """
     budget, value = one_budget({"sparsity": sparsity, "macs": macs, "params": params, "bytes": bytes,
                                 "at_least": at_least, "at_most": at_most})  # fmt: skip
-    if repair is not None:
-        checks.choice(repair, "repair", RUNGS)
     ridge, seed = checks.number(ridge, "ridge", low=0), checks.count(seed, "seed")
     judged: list[Batch] | None = None
     own = {"batches": batches, "evidence": evidence, "groups": groups, "loss": loss, "draw": draw,
@@ -162,7 +160,7 @@ def prune(
         _check_nothing_beside(own)
     session.check(model)
     known = session.source
-    rung = repair or ("none" if known[1] is None else "lstsq")
+    rung = checks.choice(_default(known) if repair is None else repair, "repair", RUNGS)
     if rung != "none":
         check_repair_data(rung, *known)
     limits = Limits(tuple(checks.names(protect, "protect")), min_keep)
@@ -180,6 +178,11 @@ def prune(
     if budget in COSTS:
         value = sparsity_for_cost(session, plan, budget, value, limits)
     return smaller(value)
+
+
+def _default(known: tuple[Any, Any]) -> str:
+    """Return the best repair for what is known: evidence, batches."""
+    return "none" if known[1] is None else "lstsq"
 
 
 def _check_nothing_beside(own: Mapping[str, Any]) -> None:

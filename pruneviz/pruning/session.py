@@ -23,7 +23,7 @@ from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
 from pruneviz.graph.state import Walk
 from pruneviz.metrics.cost import Cost, measure
-from pruneviz.metrics.work import macs_by_tensor
+from pruneviz.metrics.work import idle_weights, macs_by_tensor
 from pruneviz.model.batches import Batch, listed, read_all
 from pruneviz.model.hooks import plain_torch
 from pruneviz.model.tensors import tensors_by_name
@@ -35,6 +35,7 @@ from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.score import score
 
 Made = TypeVar("Made")
+UNRUN = "it never ran on the example"
 MAX_SCORES = 8  # scores that are kept: each is as large as the weights
 
 
@@ -243,7 +244,7 @@ class Session:
             made = score(self.model, chosen, groups=groups, evidence=evidence, seed=seed,
                          strict=self.strict)  # fmt: skip
             if groups is None:
-                return made
+                return self._without_idle(made)
             found = {n: replace(p, macs=self.share(groups[n])) for n, p in made.left_out.items()}
             self._leave_out(found)
             return replace(made, left_out={**self.left_out, **found})
@@ -254,6 +255,18 @@ class Session:
             for old in kept[:-MAX_SCORES]:
                 del self._made[old]
         return found
+
+    @property
+    def idle(self) -> set[str]:
+        """The weights that never run on the example: their scores say nothing of the model."""
+        return self._once("idle", lambda: idle_weights(self.model, self.example_input))
+
+    def _without_idle(self, scores: Scores) -> Scores:
+        values = {n: v for n, v in scores.values.items() if n not in self.idle}
+        rest = {
+            n: LeftOut(tuple(scores.values[n].shape), UNRUN) for n in scores.values.keys() - values
+        }
+        return replace(scores, values=values, left_out={**scores.left_out, **rest})
 
     def has_scores(self, criterion: str, granularity: str = "unit", *, seed: int = 0) -> bool:
         """Whether these scores are there already."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruneviz._version import VERSION
 from pruneviz.core import checks
-from pruneviz.core.errors import GraphError
+from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import Groups
 from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
@@ -156,7 +156,15 @@ def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict
     if granularity == "weight":
         known = list(weight_places(setup.session.model))
         required = setup.requirements(next(iter(setup.criteria)))
+        idle = setup.session.idle
         for tensor in known if named is None else tensors_of_layers(named, known):
+            if tensor in idle:
+                if named is not None:
+                    raise ArgumentError(
+                        f"layer {layer_name(tensor)!r} never ran on the example, so nothing depends on "
+                        "it. Leave it out of `layers`."
+                    )
+                continue
             if required.has(tensor):
                 parts.setdefault(layer_name(tensor), []).append(tensor)
             elif named is not None:

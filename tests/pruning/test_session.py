@@ -190,3 +190,37 @@ def test_only_the_latest_scores_are_kept():
     assert session.has_scores("random", seed=19) and not session.has_scores("random", seed=0)
     assert sum(session.has_scores("random", seed=s) for s in range(20)) == module.MAX_SCORES
     assert session.scores("random", seed=19) is session.scores("random", seed=19)
+
+
+def test_weights_that_never_run_are_not_scored_with_the_rest():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2, self.spare = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(50, 50)
+            self.table, self.gru = nn.Embedding(7, 6), nn.GRU(6, 6, batch_first=True)
+
+        def forward(self, ids):
+            return self.fc2(torch.relu(self.fc1(self.gru(self.table(ids))[0][:, -1])))
+
+    model, ids = Spare().eval(), torch.arange(14).reshape(2, 7) % 7
+    session = pv.Session(model, ids)
+    assert session.idle == {"spare.weight"}
+    scores = session.scores("magnitude", "weight")
+    assert set(scores.values) == {"table.weight", "fc1.weight", "fc2.weight", "gru.weight_ih_l0",
+                                  "gru.weight_hh_l0"}  # fmt: skip
+    assert scores.left_out["spare.weight"].why == "it never ran on the example"
+    judge = lambda m: float((m.spare.weight == 0).sum())  # noqa: E731
+    frame = pv.sweep(
+        model, ids, criteria=["magnitude"], sparsities=[0.9], evaluate=judge, progress=False
+    )
+    assert frame["metric"].tolist() == [0.0]
+    frame = pv.sensitivity(model, ids, sparsities=[0.5], evaluate=judge, progress=False)
+    assert set(frame["layer"]) == {"table", "gru", "fc1", "fc2"}
+    with refused(
+        "layer 'spare' never ran on the example, so nothing depends on it. Leave it out of `layers`."
+    ):
+        pv.sensitivity(
+            model, ids, sparsities=[0.5], layers=["spare"], evaluate=judge, progress=False
+        )
+    masked = pv.mask(model, pv.select(scores, sparsity=0.5))
+    assert pv.Session(masked, ids).idle == {"spare.weight"}
