@@ -260,11 +260,14 @@ def hooked_modules(
     thread = threading.get_ident()
 
     def hook(name: str) -> Callable[..., Tensor | None]:
-        return lambda module, args, kwargs, output: (
-            fn(name, _in_order(module, args, kwargs), output)
-            if threading.get_ident() == thread
-            else None
-        )
+        def called(module: nn.Module, *call: Any) -> Tensor | None:
+            if threading.get_ident() != thread:
+                # if the other thread is just removing the hook, torch no longer passes keywords
+                return None
+            args, kwargs, output = call
+            return fn(name, _in_order(module, args, kwargs), output)
+
+        return called
 
     handles = []
     try:
