@@ -355,6 +355,8 @@ class WhatIf:
             with evaluating(self.model):
                 return classified(self.model, batch, self.ignore_index)
         except ArgumentError as e:
+            if not str(e).startswith("`model`"):  # the labels do not fit
+                raise
             raise ArgumentError(
                 f"{e} Or pass `evaluate`, a function from a model to a number."
             ) from None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruneviz.core.groups import Groups
 from pruneviz.core.names import unmasked_name
+from pruneviz.graph.grouping import is_needed
 from pruneviz.graph.state import Walk
 from pruneviz.graph.values import name_of, operand
 from pruneviz.model.layers import blocks_of, columns_of, consumers, input_dim, weight_name
@@ -62,6 +63,8 @@ def sites(
         row_blocks = keys.get((name, 1 - inputs), 1) if inputs == 0 else 1
         alone = parts > 1 and parts == getattr(module, "in_channels", 0)
         if columns.all() or alone:  # depthwise: it loses whole channels, and the others stay
+            continue
+        if not is_needed(w, name):  # no output depends on it: there is nothing to repair
             continue
         if name in shared or name not in sinks or parts not in (blocks, row_blocks):
             refused[layer] = (
