@@ -19,7 +19,7 @@ from record import record
 import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.core.plan import Scores
-from pruneviz.model.batches import fast_batches
+from pruneviz.model.layout import fast_batches
 
 SETS, LOTS = 7, 20
 CRITERIA = ("l2", "obs", "fisher", "taylor")

@@ -22,7 +22,7 @@ import pruneviz as pv
 from pruneviz import lessons
 from pruneviz.lessons.train import train
 from pruneviz.metrics.latency import calls_of, time_in_turn
-from pruneviz.model.batches import fast_batches
+from pruneviz.model.layout import fast_batches
 
 SPARSITIES = (0.0, 0.25, 0.5, 0.65, 0.75, 0.85, 0.9)
 METHODS = (("l2", "none"), ("random", "lstsq"), ("obs", "lstsq"))

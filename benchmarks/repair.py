@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import fast_batches
+from pruneviz.model.layout import fast_batches
 from pruneviz.pruning.shrink import Shrinker
 
 SHARES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import fast_batches
+from pruneviz.model.layout import fast_batches
 
 SPARSITIES = (0.9, 0.95, 0.98)
 ROUNDS = (0.5, 0.75, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)  # each ranks what the last one re-fitted

@@ -16,8 +16,9 @@ from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.metrics.accuracy import count_correct
 from pruneviz.metrics.intervals import clustered_interval
-from pruneviz.model.batches import Batch, read_all, runs_channels_last, same_shape, split_batches
+from pruneviz.model.batches import Batch, read_all, same_shape
 from pruneviz.model.hooks import plain_torch
+from pruneviz.model.layout import runs_channels_last, split_batches
 
 
 @dataclass(frozen=True, eq=False, repr=False)

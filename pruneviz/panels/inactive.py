@@ -15,9 +15,10 @@ from pruneviz.evidence.activations import activations_of_parts
 from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.accuracy import accuracy
-from pruneviz.model.batches import by_class, examples_of_each_class, fast_batches
+from pruneviz.model.batches import by_class, examples_of_each_class
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
+from pruneviz.model.layout import fast_batches
 from pruneviz.panels.inactive_text import ALL_EXAMPLES, code, sentence
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line

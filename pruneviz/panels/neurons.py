@@ -14,9 +14,9 @@ from pruneviz.core.groups import check_some_cuttable
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
 from pruneviz.metrics.latency_comparison import compare_latency
-from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
+from pruneviz.model.layout import fast_batches
 from pruneviz.panels.kit.origin import user_move
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line

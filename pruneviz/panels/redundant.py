@@ -15,9 +15,9 @@ from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
-from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
+from pruneviz.model.layout import fast_batches
 from pruneviz.panels.inactive_text import LISTED
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pruneviz.core import checks
 from pruneviz.metrics.accuracy import accuracy, predict
-from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
+from pruneviz.model.layout import fast_batches
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line
 from pruneviz.plots import svg

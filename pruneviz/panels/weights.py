@@ -12,9 +12,9 @@ from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
 from pruneviz.core.plan import left_out_text, of_all_text
 from pruneviz.metrics.accuracy import accuracy
-from pruneviz.model.batches import fast_batches
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import plain_torch
+from pruneviz.model.layout import fast_batches
 from pruneviz.model.weights import bins_of
 from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import batches_line

@@ -162,10 +162,12 @@ def inactive_units(
             part = frame[frame["group"] == name]
             removable = ["dead"] if padded[name] else ["dead", "constant"]
             marks[name] |= part["kind"].isin(removable).to_numpy()  # proved
-    for g in cut if evidence is not None else ():
-        if not any(s.reader in evidence.inputs for s in g.reads):  # type: ignore[union-attr]
+    if evidence is None:
+        return marks
+    for g in cut:
+        if not any(s.reader in evidence.inputs for s in g.reads):
             continue
-        kind = kinds(evidence.of_units(g)[1])  # type: ignore[union-attr]
+        kind = kinds(evidence.of_units(g)[1])
         removable = ["dead"] if padded[g.name] else ["dead", "constant"]
         marks[g.name] |= np.isin(kind, removable)  # observed
     return marks

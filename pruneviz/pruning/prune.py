@@ -149,20 +149,19 @@ def prune(
                                 "at_least": at_least, "at_most": at_most})  # fmt: skip
     ridge, seed = checks.number(ridge, "ridge", low=0), checks.count(seed, "seed")
     judged: list[Batch] | None = None
-    own = {"batches": batches, "evidence": evidence, "groups": groups, "loss": loss, "draw": draw,
-           "approximate": approximate, "as_program": as_program, "strict": strict}  # fmt: skip
+    own: dict[str, Any] = {
+        "batches": batches, "evidence": evidence, "groups": groups, "loss": loss, "draw": draw,
+        "approximate": approximate, "as_program": as_program, "strict": strict,
+    }  # fmt: skip
     if session is None:
         if budget in METRICS and evaluate is None and batches is not None:
             own["batches"], judged = held_out(batches)
         own["groups"] = scores.groups if groups is None and scores is not None else groups
-        session = Session(model, example_input, seed=seed, **own)  # type: ignore[arg-type]
+        session = Session(model, example_input, seed=seed, **own)
     else:
         _check_nothing_beside(own)
     session.check(model)
-    known = session.source
-    rung = checks.choice(_default(known) if repair is None else repair, "repair", RUNGS)
-    if rung != "none":
-        check_repair_data(rung, *known)
+    rung = _rung(repair, *session.source)
     limits = Limits(tuple(checks.names(protect, "protect")), min_keep)
     chosen = _scores(session, criterion, scores, seed)
 
@@ -180,9 +179,14 @@ def prune(
     return smaller(value)
 
 
-def _default(known: tuple[Any, Any]) -> str:
-    """Return the best repair for what is known: evidence, batches."""
-    return "none" if known[1] is None else "lstsq"
+def _rung(repair: str | None, evidence: Evidence | None, batches: list[Batch] | None) -> str:
+    """Return the repair that was asked for, if there is what it needs; or the best for what there is."""
+    if repair is None:
+        return "none" if batches is None else "lstsq"
+    rung = checks.choice(repair, "repair", RUNGS)
+    if rung != "none":
+        check_repair_data(rung, evidence, batches)
+    return rung
 
 
 def _check_nothing_beside(own: Mapping[str, Any]) -> None:
@@ -191,9 +195,10 @@ def _check_nothing_beside(own: Mapping[str, Any]) -> None:
         f"`{name}`" for name, value in own.items() if value is not None and value is not False
     ]
     if passed:
+        one = len(passed) == 1
         raise ArgumentError(
-            f"{' and '.join(passed)} belong{'s' * (len(passed) == 1)} to the session. Pass {'it' if len(passed) == 1 else 'them'} there: "
-            "pv.Session(model, example_input, batches=batches)."
+            f"{' and '.join(passed)} {'belongs' if one else 'belong'} to the session. Pass "
+            f"{'it' if one else 'them'} there: pv.Session(model, example_input, batches=batches)."
         )
 
 

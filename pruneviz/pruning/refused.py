@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 
 from pruneviz.core.errors import GraphError, IncomparableError, sentence_of
@@ -54,9 +56,9 @@ def least_plan(groups: Groups) -> Plan:
     return Plan(keep, groups)
 
 
-def without(plan: Plan, names: object) -> Plan:
+def without(plan: Plan, names: Container[str]) -> Plan:
     """Return a plan that keeps all units of the named groups."""
-    kept = {n: torch.ones_like(k) if n in names else k for n, k in plan.keep.items()}  # type: ignore[operator]
+    kept = {n: torch.ones_like(k) if n in names else k for n, k in plan.keep.items()}
     return Plan(kept, plan.groups, plan.left_out)
 
 

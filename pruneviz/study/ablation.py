@@ -20,9 +20,10 @@ from pruneviz.core.plan import Scores
 from pruneviz.core.progress import progress_bar
 from pruneviz.core.slices import Slice
 from pruneviz.evidence.losses import ignored_label, loss_of
-from pruneviz.model.batches import Batch, fast_batches
+from pruneviz.model.batches import Batch
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating, plain_torch, seeded
+from pruneviz.model.layout import fast_batches
 from pruneviz.model.outputs import outputs_of
 from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.study.prefix import Prefix

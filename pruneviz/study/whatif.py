@@ -22,17 +22,10 @@ from pruneviz.metrics.accuracy import classified
 from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.evaluator import checked_better, metric
 from pruneviz.metrics.latency_comparison import Timing, compare_latency
-from pruneviz.model.batches import (
-    PART,
-    Batch,
-    fast_batches,
-    first_examples,
-    first_n,
-    read_all,
-    same_shape,
-)
+from pruneviz.model.batches import PART, Batch, first_examples, first_n, read_all, same_shape
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
+from pruneviz.model.layout import fast_batches
 from pruneviz.model.weights import named_weights
 from pruneviz.pruning.mask import bake, mask
 from pruneviz.pruning.session import Session

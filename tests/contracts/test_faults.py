@@ -11,12 +11,10 @@ import re
 import threading
 from contextlib import nullcontext
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_untouched, snapshot
+from helpers import assert_untouched, numbers, snapshot
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -78,21 +76,6 @@ def opposite(model: nn.Module) -> nn.Module:
 def halved() -> pv.Plan:
     model = Net().eval()
     return pv.select(pv.score(model, "l2", groups=pv.find_groups(model, X[:4])), sparsity=0.5)
-
-
-def numbers(value: object) -> list[float]:
-    """Return all numbers of a result."""
-    if isinstance(value, nn.Module):
-        return [v for t in value.state_dict().values() for v in t.double().flatten().tolist()]
-    if isinstance(value, pd.DataFrame):
-        value = value.select_dtypes("number").to_numpy()
-    if isinstance(value, Tensor | np.ndarray):
-        return np.asarray(value, dtype=float).ravel().tolist()
-    if isinstance(value, dict):
-        return [v for part in value.values() for v in numbers(part)]
-    if isinstance(value, list | tuple):
-        return [v for part in value for v in numbers(part)]
-    return [float(value)]
 
 
 def size(model: nn.Module) -> float:

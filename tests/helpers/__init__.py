@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -239,3 +241,18 @@ def refused(message: str) -> pytest.RaisesExc:
 
 def plan_for(model: nn.Module, sparsity: float = 0.5) -> pv.Plan:
     return pv.select(pv.score(model, "magnitude"), sparsity=sparsity)
+
+
+def numbers(value: object) -> list[float]:
+    """Return all numbers of a result, whatever it is."""
+    if isinstance(value, nn.Module):
+        return [v for t in value.state_dict().values() for v in t.double().flatten().tolist()]
+    if isinstance(value, pd.DataFrame):
+        value = value.select_dtypes("number").to_numpy()
+    if isinstance(value, Tensor | np.ndarray):
+        return np.asarray(value, dtype=float).ravel().tolist()
+    if isinstance(value, dict):
+        return [v for part in value.values() for v in numbers(part)]
+    if isinstance(value, list | tuple):
+        return [v for part in value for v in numbers(part)]
+    return [float(value)]  # type: ignore[arg-type]

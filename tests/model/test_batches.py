@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import refused
+from helpers import numbers, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,16 +18,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from transformers import BatchEncoding
 
 import pruneviz as pv
-from pruneviz.model.batches import (
-    Batch,
-    by_class,
-    examples_in,
-    fast_batches,
-    first_n,
-    listed,
-    one_example,
-    read,
-)
+from pruneviz.model.batches import Batch, by_class, examples_in, first_n, listed, one_example, read
+from pruneviz.model.layout import fast_batches
 from pruneviz.study.whatif import WhatIf
 
 SIZES = 4, 3
@@ -57,19 +49,6 @@ def data(number: int, n: int, inputs: int = 2) -> tuple[tuple[Tensor, ...], Tens
 
 def example(inputs: int) -> tuple[Tensor, ...]:
     return data(99, 2, inputs)[0]
-
-
-def numbers(value: object) -> list[float]:
-    """Return all numbers of a result, whatever it is."""
-    if isinstance(value, nn.Module):
-        return [v for t in value.state_dict().values() for v in t.double().flatten().tolist()]
-    if isinstance(value, Tensor | np.ndarray):
-        return np.asarray(value, dtype=float).ravel().tolist()
-    if isinstance(value, dict):
-        return [v for part in value.values() for v in numbers(part)]
-    if isinstance(value, list | tuple):
-        return [v for part in value for v in numbers(part)]
-    return [float(value)]  # type: ignore[arg-type]
 
 
 def evidence(found: pv.Evidence) -> object:

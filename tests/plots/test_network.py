@@ -13,7 +13,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz import lessons
-from pruneviz.model.batches import fast_batches
+from pruneviz.model.layout import fast_batches
 from pruneviz.plots import network
 from pruneviz.plots.groups import layer_rows
 from pruneviz.plots.network import MAX_UNITS, UNITS_A_LINE, Row, Side
