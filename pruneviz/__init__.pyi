@@ -70,6 +70,7 @@ from .pruning.mask import (
 )
 from .pruning.shrink import shrink as shrink
 from .pruning.prune import prune as prune
+from .pruning.repair.distil import Distillation as Distillation
 from .pruning.session import Session as Session
 from .pruning.recalibrate import recalibrate as recalibrate
 from .pruning.rescale import rescale as rescale

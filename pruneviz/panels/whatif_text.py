@@ -17,7 +17,7 @@ from pruneviz.plots.whatif import Bar, LayerBar
 from pruneviz.study.whatif import WhatIf
 
 LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
-          "lstsq": "least squares"}  # fmt: skip
+          "lstsq": "least squares", "distil": "distillation"}  # fmt: skip
 SCOPES = {None: "", "layer": "within each layer, ", "global": "over all layers, "}
 
 
@@ -38,7 +38,7 @@ def checked_choice(choice: Choice) -> Choice:
     if choice.granularity == "weight" and choice.repair in ("fold", "merge"):
         raise ArgumentError(
             f"single weights cannot be repaired by {LADDER[choice.repair]!r}: that is for units. "
-            f"Choose {LADDER['lstsq']!r} or {LADDER['none']!r}."
+            f"Choose {LADDER['lstsq']!r}, {LADDER['distil']!r} or {LADDER['none']!r}."
         )
     return choice
 
@@ -267,6 +267,7 @@ def code(
         repair_argument = f", repair={choice.repair!r}, batches=learn" if repairs else ""
         lines += [f"small = pv.shrink(model, plan, example_input=x{repair_argument})"]
     else:
-        repair_argument = f", repair={choice.repair!r}{evidence}" if repairs else ""
+        data = ", batches=learn" if choice.repair == "distil" else evidence
+        repair_argument = f", repair={choice.repair!r}{data}" if repairs else ""
         lines += [f"small = pv.bake(pv.mask(model, plan{repair_argument}))"]
     return "\n".join([*lines, f'pv.save(small, "small.safetensors"{encoding_argument})', ""])

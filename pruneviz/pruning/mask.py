@@ -15,6 +15,7 @@ from pruneviz.core.groups import Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.evidence import Evidence, check_evidence
+from pruneviz.model.batches import read_all
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
@@ -26,6 +27,7 @@ from pruneviz.model.weights import (
     masked_attributes,
     steps,
 )
+from pruneviz.pruning.repair.distil import Distillation, distil, rung_of
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.weights import refit_weights
@@ -36,7 +38,7 @@ def mask(
     model: nn.Module,
     plan: Plan,
     *,
-    repair: str = "none",
+    repair: str | Distillation = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
     ridge: float = RIDGE,
@@ -62,10 +64,12 @@ def mask(
         Not changed. It is taken out of DataParallel or torch.compile.
     plan : Plan
         From `select` or `drop`, for this model. Weights and units that it does not name are kept.
-    repair : str
-        ``"none"``, or ``"lstsq"`` for single weights: in Linear and Conv layers the kept weights of
+    repair : str or Distillation
+        ``"none"``, or for single weights ``"lstsq"``: in Linear and Conv layers the kept weights of
         each row are re-fitted by least squares to the output of the whole row. A layer without
         collected data, or with a shared weight, is not repaired, and a warning names it.
+        ``"distil"``: after that, all kept weights learn the answers of the whole model by gradient
+        steps, without a label; what is zero stays zero. See `Distillation`.
     evidence : Evidence, optional
         From `collect` on this model, for the repair.
     batches : iterable, optional
@@ -97,16 +101,11 @@ def mask(
     """
     checks.kind(plan, "plan", Plan, "Make it: pv.select(scores, sparsity=0.5).")
     model = checks.unwrapped(model)
-    checks.choice(repair, "repair", ("none", "lstsq"))
+    rung = rung_of(repair, ("none", "lstsq", "distil"))
     ridge = checks.number(ridge, "ridge", low=0)
-    if repair != "none":
-        if plan.groups is not None:
-            raise ArgumentError(
-                "`mask` repairs single weights, but this plan drops units. Remove the units "
-                "instead: pv.shrink(model, plan, example_input=x, repair='lstsq', "
-                "evidence=evidence)."
-            )
-        check_repair_data(repair, evidence, batches)
+    if rung != "none":
+        _check_single_weights(plan)
+        check_repair_data(rung, evidence, batches)
         if evidence is not None:
             check_evidence(evidence, weight_shapes(model))
     if plan.groups is not None:
@@ -127,11 +126,35 @@ def mask(
             keep = plan.keep[name].to(held.tensor.device)
             for module, attribute in held.holders:
                 _add_mask(module, attribute, keep)
-    if repair != "none":
-        said = Said(repair)
-        refit_weights(model, new, plan.keep, evidence, batches, ridge, said)
-        said.tell()
+    if rung != "none":
+        repair_mask(model, new, plan, repair, evidence, batches, ridge)
     return new
+
+
+def repair_mask(
+    model: nn.Module,
+    new: nn.Module,
+    plan: Plan,
+    repair: str | Distillation,
+    evidence: Evidence | None,
+    batches: Iterable[Any] | None,
+    ridge: float = RIDGE,
+    *,
+    whole: nn.Module | None = None,
+) -> None:
+    """Give the weights that a mask keeps new values, in place.
+
+    `model`: before the mask; `whole`: from which a distillation learns, if it is another one.
+    """
+    _check_single_weights(plan)
+    distilled = rung_of(repair) == "distil"
+    said = Said("lstsq", silent=distilled)
+    data = None if batches is None else read_all(batches, "fit to")
+    refit_weights(model, new, plan.keep, evidence, data, ridge, said)
+    said.tell()
+    if distilled:
+        assert data is not None
+        distil(model if whole is None else whole, new, data, repair)
 
 
 @plain_torch()
@@ -169,6 +192,16 @@ def bake(model: nn.Module) -> nn.Module:
         module._parameters.clear()
         module._parameters.update(params)
     return new
+
+
+def _check_single_weights(plan: Plan) -> None:
+    """Raise if a repair of single weights is asked for a plan of units."""
+    if plan.groups is not None:
+        raise ArgumentError(
+            "`mask` repairs single weights, but this plan drops units. Remove the units "
+            "instead: pv.shrink(model, plan, example_input=x, repair='lstsq', "
+            "evidence=evidence)."
+        )
 
 
 def _silence(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn.Module:

@@ -25,7 +25,8 @@ from pruneviz.pruning.budget import (
     smallest_that_holds,
     sparsity_for_cost,
 )
-from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
+from pruneviz.pruning.repair.distil import Distillation, rung_of, without_bar
+from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import criterion as registered
 from pruneviz.selection.select import select
@@ -50,7 +51,7 @@ def prune(
     evaluate: Callable[[nn.Module], Any] | None = None,
     groups: Groups | None = None,
     scores: Scores | None = None,
-    repair: str | None = None,
+    repair: str | Distillation | None = None,
     ridge: float = RIDGE,
     scope: str | None = None,
     protect: Iterable[str] = (),
@@ -105,7 +106,7 @@ def prune(
         With `at_least` or `at_most`: a function from a model to a number. Then no example is held out.
     groups, scores : Groups, Scores, optional
         From `find_groups` and `score`, if they are there already.
-    repair : str, optional
+    repair : str or Distillation, optional
         As for `shrink`. Default: ``"lstsq"`` with `batches`, else ``"none"``.
     ridge
         As for `shrink`.
@@ -173,20 +174,23 @@ def prune(
         return session.smaller(plan(share), rung, ridge=ridge)
 
     if budget in METRICS:
+        rung = without_bar(rung)
         return smallest_that_holds(budget, value, smaller, judge_of(evaluate, judged))
     if budget in COSTS:
         value = sparsity_for_cost(session, plan, budget, value, limits)
     return smaller(value)
 
 
-def _rung(repair: str | None, evidence: Evidence | None, batches: list[Batch] | None) -> str:
+def _rung(
+    repair: str | Distillation | None, evidence: Evidence | None, batches: list[Batch] | None
+) -> str | Distillation:
     """Return the repair that was asked for, if there is what it needs; or the best for what there is."""
     if repair is None:
         return "none" if batches is None else "lstsq"
-    rung = checks.choice(repair, "repair", RUNGS)
+    rung = rung_of(repair)
     if rung != "none":
         check_repair_data(rung, evidence, batches)
-    return rung
+    return repair
 
 
 def _check_nothing_beside(own: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from pruneviz.model.batches import Batch, listed, read_all
 from pruneviz.model.hooks import plain_torch
 from pruneviz.model.tensors import tensors_by_name
 from pruneviz.pruning.refused import least_plan, reason_of, refused_groups, without
+from pruneviz.pruning.repair.distil import Distillation, rung_of
 from pruneviz.pruning.repair.ladder import RIDGE
 from pruneviz.pruning.shrink import Shrinker
 from pruneviz.selection.criteria.registry import Criterion
@@ -273,7 +274,12 @@ class Session:
         return ("scores", granularity, registered(criterion, granularity), seed) in self._made
 
     def smaller(
-        self, plan: Plan, repair: str = "none", *, ridge: float = RIDGE, compare: bool = True
+        self,
+        plan: Plan,
+        repair: str | Distillation = "none",
+        *,
+        ridge: float = RIDGE,
+        compare: bool = True,
     ) -> nn.Module:
         """Return the model without the units that a plan removes, repaired.
 
@@ -296,7 +302,7 @@ class Session:
                 plan = without(plan, reasons)
                 new = self._cut(plan, compare)
             if repair != "none":
-                evidence = self.evidence_for(repairs=[repair])
+                evidence = self.evidence_for(repairs=[rung_of(repair)])
                 self.shrinker.repair(new, plan, repair, evidence, self.batches, ridge)
             return new
 

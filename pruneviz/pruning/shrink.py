@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError, GraphError, sentence_of
@@ -27,13 +28,14 @@ from pruneviz.graph.silence import roles_of
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
-from pruneviz.model.batches import read
+from pruneviz.model.batches import read, read_all
 from pruneviz.model.forward import arguments, copied_inputs, copy_of, quiet
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name, tensors_of
 from pruneviz.pruning.repair.data_free import twins_of
-from pruneviz.pruning.repair.ladder import RIDGE, RUNGS, check_repair_data
+from pruneviz.pruning.repair.distil import Distillation, distil, rung_of
+from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
 from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import sites
 from pruneviz.pruning.repair.units import merge_without_data, repair_layers
@@ -53,7 +55,7 @@ def shrink(
     plan: Plan,
     *,
     example_input: Any,
-    repair: str = "none",
+    repair: str | Distillation = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
     ridge: float = RIDGE,
@@ -75,19 +77,21 @@ def shrink(
         For units: from `select` on scores of groups, or from `drop`.
     example_input : Tensor, tuple or dict
         Arguments of the forward, as for `find_groups`.
-    repair : str
+    repair : str or Distillation
         How layers that lose inputs are repaired, after the comparison. ``"none"``: not at all.
         ``"fold"``: the mean of each removed unit is added to their biases, or to the running mean
         of a batch norm behind them. ``"merge"``: the weights of a removed unit are added to those
         of the most similar kept unit; without evidence and batches only if the incoming weights of
-        one are a multiple of the other's. ``"lstsq"``: the weights are re-fitted by least squares.
+        one are a multiple of the other's. ``"lstsq"``: the weights are re-fitted by least squares,
+        without a gradient step. ``"distil"``: after that, all remaining weights learn the answers of the
+        whole model by gradient steps, without a label; see `Distillation` for settings.
         Linear layers and convolutions are repaired, also transposed ones and inside attention. A
         layer that cannot be (a shared weight, no data, rows that a gate sends elsewhere in the
         smaller model) stays as it is, and a warning names it.
     evidence : Evidence, optional
         From `collect` on this model, for a repair.
     batches : iterable, optional
-        As for `collect`. With ``"lstsq"`` the layers are re-fitted one after the other, each from
+        As for `collect`; ``"distil"`` needs them. With ``"lstsq"`` the layers are re-fitted one after the other, each from
         its inputs in the smaller model to its outputs in the old model; padded tokens are left out.
         Every tenth example is held out: where the fit is clearly worse on these than the rung
         below, that is taken, and a warning says so. Otherwise, without `evidence`, the evidence is
@@ -132,13 +136,13 @@ def shrink(
     >>> bool(torch.allclose(small(x), pv.mask(model, plan)(x), atol=1e-6))
     True
     """
-    checks.choice(repair, "repair", RUNGS)
+    rung = rung_of(repair)
     ridge = checks.number(ridge, "ridge", low=0)
-    if repair != "none":
-        check_repair_data(repair, evidence, batches)
+    if rung != "none":
+        check_repair_data(rung, evidence, batches)
     shrinker = Shrinker(model, example_input)
     new = shrinker.compared(plan, as_program=as_program)
-    if repair != "none":
+    if rung != "none":
         shrinker.repair(new, plan, repair, evidence, batches, ridge)
     return new
 
@@ -223,12 +227,27 @@ class Shrinker:
         self,
         new: nn.Module,
         plan: Plan,
-        rung: str,
+        repair: str | Distillation,
         evidence: Evidence | None,
         batches: Iterable[Any] | None,
         ridge: float = RIDGE,
     ) -> None:
         """Repair a model that was cut by a plan, in place."""
+        rung = rung_of(repair)
+        if rung == "distil":
+            assert batches is not None
+            batches = read_all(batches, "learn from")
+            if not isinstance(new, GraphModule):  # a program has no layers to re-fit
+                self._repair_layers(new, plan, "lstsq", None, batches, ridge, silent=True)
+            distil(self.model, new, batches, repair)
+        else:
+            self._repair_layers(new, plan, rung, evidence, batches, ridge)
+
+    def _repair_layers(
+        self, new: nn.Module, plan: Plan, rung: str, evidence: Evidence | None,
+        batches: Iterable[Any] | None, ridge: float, *, silent: bool = False,
+    ) -> None:  # fmt: skip
+        """Give the layers that lost inputs new weights, one by one."""
         assert plan.groups is not None
         removed = removed_classes(self.walk, plan)
         affected, refused = sites(self.walk, self.model, removed, plan.groups)
@@ -242,7 +261,7 @@ class Shrinker:
             assert batches is not None
             names = [s.layer for s in affected]
             evidence = gathered(self.model, read(batches, "collect"), names)
-        said = Said(rung)
+        said = Said(rung, silent=silent)
         for layer, reason in refused.items():
             said.left(layer, reason)
         repair_layers(

@@ -15,7 +15,8 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups, check_some_cuttable
 from pruneviz.core.plan import Scores
 from pruneviz.evidence.evidence import Evidence
-from pruneviz.pruning.repair.ladder import RUNGS, check_repair_data
+from pruneviz.pruning.repair.distil import rung_of
+from pruneviz.pruning.repair.ladder import check_repair_data
 from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES, Criterion
 from pruneviz.selection.criteria.registry import criterion as registered
@@ -77,14 +78,14 @@ class Setup:
             )
             chosen[name] = "unit" if only_units else default
             registered(name, chosen[name])
-        rungs = [checks.choice(r, "repair", RUNGS) for r in repairs]
+        rungs = [rung_of(r) for r in repairs]
         for rung in rungs:
             if rung in ("fold", "merge") and "weight" in chosen.values():
                 first = next(n for n in chosen if chosen[n] == "weight")
                 raise ArgumentError(
                     f"repair {rung!r} is for units, but criterion {first!r} scores single weights "
-                    "here. For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run "
-                    "two sweeps."
+                    "here. For those pass 'none', 'lstsq' or 'distil'. Or pass granularity='unit', or "
+                    "run two sweeps."
                 )
             if rung != "none":
                 check_repair_data(rung, evidence, batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, checked_better, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
+from pruneviz.pruning.repair.distil import Distillation, rung_of, without_bar
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.setup import Setup
@@ -44,7 +45,7 @@ def sweep(
     granularity: str | None = None,
     groups: Groups | None = None,
     scope: str | None = None,
-    repair: str | Iterable[str] = "none",
+    repair: str | Distillation | Iterable[str | Distillation] = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
@@ -89,14 +90,14 @@ def sweep(
         From `find_groups`; default: they are found if units are pruned.
     scope : str, optional
         ``"layer"`` or ``"global"``; default: each criterion's own.
-    repair : str or iterable of str
-        For weights ``"none"`` or ``"lstsq"``, see `mask`; for units also ``"fold"`` and ``"merge"``,
-        see `shrink`.
+    repair : str, Distillation or iterable of these
+        For weights ``"none"``, ``"lstsq"`` or ``"distil"``, see `mask`; for units also ``"fold"`` and
+        ``"merge"``, see `shrink`. A `Distillation` is the repair ``"distil"`` with other settings.
     evidence : Evidence, optional
         From `collect`, for criteria and repairs that need it.
     batches : iterable, optional
         As for `collect`. If evidence is needed and none was passed, it is collected from these.
-        ``"lstsq"`` re-fits layer by layer on these.
+        ``"lstsq"`` re-fits layer by layer on these, and ``"distil"`` learns from their inputs.
     loss, draw : callable, optional
         As for `prune`.
     tune : callable, optional
@@ -153,12 +154,17 @@ def sweep(
     names = as_list(criteria, "criteria")
     targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
     runs = [checks.count(s, "seeds") for s in as_list(seeds, "seeds")]
-    rungs = as_list([repair] if isinstance(repair, str) else repair, "repair")
+    repairs = as_list([repair] if isinstance(repair, (str, Distillation)) else repair, "repair")
+    rungs = [rung_of(r) for r in repairs]
+    if len(set(rungs)) < len(rungs):
+        raise ArgumentError(
+            f"`repair` must name each repair once, but {rungs!r} were passed. Run a sweep for each setting."
+        )
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
     result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS}
     setup = Setup.of(model, example_input, names, granularity=granularity, groups=groups,
-                    repairs=rungs, evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
+                    repairs=repairs, evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
     key_columns = {"criterion": str, "granularity": str, "scope": str, "repair": str, "seed": int,
             "target_sparsity": float}  # fmt: skip
     rows = [
@@ -173,6 +179,7 @@ def sweep(
         return {**row, "seed": runs[0]} if row["criterion"] in fixed else row
 
     compared = {**setup.compared(evidence, groups), "tune": tune, "evaluate": evaluate}
+    compared |= {"settings of the repair": repairs} if "distil" in rungs else {}
     prints = {} if where is None else fingerprints(compared, where)
     arguments = {
         "pruneviz": VERSION, **prints, "criteria": names,
@@ -180,7 +187,7 @@ def sweep(
         "granularity": granularity,
     }  # fmt: skip
     table = Table("sweep", key_columns, result_columns, where, arguments)
-    job = _Sweep(setup, tune, evaluate)
+    job = _Sweep(setup, {rung_of(r): without_bar(r) for r in repairs}, tune, evaluate)
     return pd.DataFrame(all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress))
 
 
@@ -189,6 +196,7 @@ class _Sweep:
     """The arguments that all rows of a sweep share."""
 
     setup: Setup
+    repairs: Mapping[str, str | Distillation]
     tune: Callable[[nn.Module], nn.Module] | None
     evaluate: Callable[[nn.Module], Any]
 
@@ -218,13 +226,13 @@ class _Rows:
         tune, variants = self.job.tune, self.variants
         scores = self.job.setup.scores(row["criterion"], row["seed"])
         plan = variants.plan(scores, row["target_sparsity"], row["scope"])
-        units = row["granularity"] == "unit"
+        units, repair = row["granularity"] == "unit", self.job.repairs[row["repair"]]
         if units:
-            new = variants.session.smaller(plan, row["repair"])
+            new = variants.session.smaller(plan, repair)
         elif tune is None:
-            new = variants.baked(plan, row["repair"])
+            new = variants.baked(plan, repair)
         else:
-            new = variants.masked(plan, row["repair"])
+            new = variants.masked(plan, repair)
         if tune is not None:
             new = _tune(tune, new)
         cost = variants.cost(new, same=not units and tune is None)

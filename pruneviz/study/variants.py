@@ -16,6 +16,7 @@ from pruneviz.core.plan import Plan, Scores
 from pruneviz.metrics.cost import Cost, measure
 from pruneviz.model.weights import weight_places
 from pruneviz.pruning.mask import bake, mask
+from pruneviz.pruning.repair.distil import Distillation
 from pruneviz.pruning.session import Session
 from pruneviz.selection.ranking import RemovalOrder
 from pruneviz.selection.select import select
@@ -47,12 +48,12 @@ class Variants:
             self._ranks = RemovalOrder(scores, scope)
         return self._ranks.plan(sparsity)
 
-    def masked(self, plan: Plan, repair: str = "none") -> nn.Module:
+    def masked(self, plan: Plan, repair: str | Distillation = "none") -> nn.Module:
         """Return the model with single weights held at zero, or with silenced units."""
         evidence, batches = (None, None) if repair == "none" else self.session.source
         return mask(self.model, plan, repair=repair, evidence=evidence, batches=batches)
 
-    def baked(self, plan: Plan, repair: str = "none") -> nn.Module:
+    def baked(self, plan: Plan, repair: str | Distillation = "none") -> nn.Module:
         """Return the model with plain zeros, without masks."""
         if plan.groups is None and repair == "none" and self.share:
             return self._shared_copy(plan)

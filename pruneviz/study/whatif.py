@@ -28,6 +28,7 @@ from pruneviz.model.hooks import evaluating
 from pruneviz.model.layout import fast_batches
 from pruneviz.model.weights import named_weights
 from pruneviz.pruning.mask import bake, mask
+from pruneviz.pruning.repair.distil import without_bar
 from pruneviz.pruning.session import Session
 from pruneviz.selection.criteria.registry import CRITERIA, GRANULARITIES
 from pruneviz.selection.select import select
@@ -238,7 +239,7 @@ class WhatIf:
         if chosen.needs_gradients:
             return "gradients"
         return (
-            "moments" if chosen.evidence or (granularity == "weight" and repair != "none") else ""
+            "moments" if chosen.evidence or (granularity == "weight" and repair == "lstsq") else ""
         )
 
     def plan(
@@ -273,7 +274,9 @@ class WhatIf:
         if plan.kept == plan.total:
             new = copy_of(self.model)
         elif plan.groups is not None:
-            new = self.session.smaller(plan, repair)
+            new = self.session.smaller(plan, without_bar(repair))
+        elif repair == "distil":
+            new = bake(mask(self.model, plan, repair=without_bar(repair), batches=self.learn))
         else:
             evidence = None if repair == "none" else self.session.evidence()
             new = bake(mask(self.model, plan, repair=repair, evidence=evidence))

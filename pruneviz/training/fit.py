@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import count, repeat
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from pruneviz.evidence.losses import ignored_label, loss_of
 from pruneviz.model.batches import Batch, read
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import device_of_forward, plain_torch, seeded
+from pruneviz.pruning.repair.gradient import checked_value, descend, half_cosine
 
 
 @plain_torch()
@@ -106,44 +108,22 @@ def fit(
             read_once = read(
                 batches, f"train on in epoch {epoch + 1}", targets=True, ignore_index=ignored
             )
-            for step, batch in enumerate(_with_progress(read_once, steps, epoch, epochs, progress)):
-                part = min(step / steps, 1) if steps else 0
-                done = (epoch + part) / epochs  # 0 at the start, 1 at the end
-                for group in opt.param_groups:
-                    group["lr"] = lr * (1 + math.cos(math.pi * done)) / 2
-                value = _checked(loss_of(loss, batch.run(new), batch), epoch, batch)
-                opt.zero_grad()
-                value.backward()
-                opt.step()
-        opt.zero_grad()
+            # all steps of an epoch at its first rate, if their number is unknown
+            done = (i / steps for i in count(epoch * steps)) if steps else repeat(epoch)
+            rates = (lr * half_cosine(share / epochs) for share in done)
+            bar = _with_progress(read_once, steps, epoch, epochs, progress)
+            for _ in descend(opt, bar, partial(_value, new, loss, epoch), rates):
+                pass
     for m, training in flags:
         m.training = training
     return new
 
 
-def _checked(value: Any, epoch: int, batch: Batch) -> Tensor:
-    """Return what the loss returned, if it is one finite number that has a gradient; or raise."""
-    if not isinstance(value, Tensor):
-        raise ArgumentError(
-            f"`loss` must return a tensor, but it returned {checks.described(value)}. Compute it "
-            "with torch, from the outputs of the model."
-        )
-    if value.ndim:
-        raise ArgumentError(
-            f"`loss` must return a scalar, but its shape is {tuple(value.shape)}. "
-            "Take the mean over the batch."
-        )
-    if not value.requires_grad:
-        raise ArgumentError(
-            "`loss` has no gradient: the model's forward, or the loss, detaches what it computes. "
-            "Remove .detach() and torch.no_grad() there."
-        )
-    if not torch.isfinite(value):
-        raise ArgumentError(
-            f"the loss became {value.item()} in epoch {epoch + 1}, {batch.place}. "
-            "Try a smaller `lr`, and look for NaN in the data."
-        )
-    return value
+def _value(
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], epoch: int, batch: Batch
+) -> Tensor:
+    found = loss_of(loss, batch.run(model), batch)
+    return checked_value(found, "loss", f"in epoch {epoch + 1}, {batch.place}")
 
 
 def _number_of_batches(batches: Iterable[Any]) -> int:

@@ -21,7 +21,8 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import metric
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.tensors import tensors_by_name
-from pruneviz.pruning.mask import bake, mask
+from pruneviz.pruning.mask import bake, mask, repair_mask
+from pruneviz.pruning.repair.distil import Distillation, rung_of, without_bar
 from pruneviz.selection.criteria.registry import CRITERIA, SCOPES
 from pruneviz.selection.score import score
 from pruneviz.storage.fingerprint import fingerprints
@@ -42,7 +43,7 @@ def prune_iteratively(
     scope: str | None = None,
     groups: Groups | None = None,
     evidence: Callable[[nn.Module], Evidence] | None = None,
-    repair: str = "none",
+    repair: str | Distillation = "none",
     epochs: int = 1,
     lr: float = 1e-3,
     tune: Callable[[nn.Module], nn.Module] | None = None,
@@ -86,10 +87,12 @@ def prune_iteratively(
     evidence : callable, optional
         ``evidence(model)``, called in each round, for criteria that need it, such as
         ``lambda m: pv.collect(m, images)``.
-    repair : str
+    repair : str or Distillation
         ``"lstsq"``: in each round the kept weights are re-fitted by least squares on `batches`,
         layer by layer, before the tuning (see `mask`). With ``epochs=0`` nothing is trained. Since
-        each round ranks the re-fitted weights, many rounds then lose less than one.
+        each round ranks the re-fitted weights, many rounds then lose less than one. ``"distil"``:
+        after that the kept weights learn the answers of the whole model, `model`, to these batches, by
+        gradient steps and without a label.
     epochs, lr : int, float
         For the default `tune`, in each round: `fit` with the seed ``seed + round``.
     tune : callable, optional
@@ -142,19 +145,20 @@ def prune_iteratively(
     pd = imported("pandas")
 
     model = checks.unwrapped(model)
-    _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
+    rung = _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
     epochs, seed = checks.count(epochs, "epochs"), checks.count(seed, "seed")
     lr = checks.number(lr, "lr", low=0)
     kept_at_start = kept_by_masks(model) if groups is None else {}
     targets = targets_of(sparsity, schedule, rounds, kept_at_start)
     rewound = None if rewind is None else _rewound(model, rewind)
     arguments = {"schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed,
-                 "repair": repair}  # fmt: skip
+                 "repair": rung}  # fmt: skip
     where = None if path is None else checked_path(path, "rounds.safetensors")
     if where is not None:
         arguments |= fingerprints({
             "model": model, "rewind": rewound, "criterion": CRITERIA.get(str(criterion), criterion),
             "groups": groups, "batches": batches, "tune": tune, "evaluate": evaluate, "evidence": evidence,
+            "settings of the repair": repair,
         }, where)  # fmt: skip
 
     def next_round(done: Rounds, i: int) -> Rounds:
@@ -163,7 +167,12 @@ def prune_iteratively(
         scores = score(now, criterion, groups=groups, evidence=known, seed=seed)
         kept = done.plan.keep if done.plans else kept_at_start
         plan = round_plan(scores, targets[i - 1], scope, kept)
-        masked = mask(now if rewound is None else rewound, plan, repair=repair, batches=batches)
+        base = now if rewound is None else rewound
+        masked = mask(base, plan)
+        if rung != "none":
+            repair_mask(
+                base, masked, plan, without_bar(repair), None, batches, whole=model
+            )  # fmt: skip
         row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
         row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
         new = _tuned(masked, plan, tune, batches, epochs, lr, seed + i, progress)
@@ -199,8 +208,8 @@ def _start(
 
 def _check_arguments(
     batches: Any, groups: Any, scope: Any, repair: Any, rewind: Any, *functions: Any
-) -> None:
-    """Raise unless the arguments of `prune_iteratively` fit one another."""
+) -> str:
+    """Return the name of the repair; raise unless the arguments of `prune_iteratively` fit one another."""
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     for name, fn in zip(("tune", "evaluate", "evidence"), functions, strict=True):
@@ -208,14 +217,15 @@ def _check_arguments(
             raise ArgumentError(f"`{name}` must be a function of the model, but {fn!r} was passed.")
     if functions[0] is None and batches is None:
         raise ArgumentError("there is nothing to tune with. Pass `batches`, or your own `tune`.")
-    checks.choice(repair, "repair", ("none", "lstsq"))
-    if repair != "none" and (batches is None or rewind is not None):
+    rung = rung_of(repair, ("none", "lstsq", "distil"))
+    if rung != "none" and (batches is None or rewind is not None):
         raise ArgumentError(
             "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, "
             "which would undo the repair."
         )
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
+    return rung
 
 
 @contextmanager

@@ -232,7 +232,10 @@ MODELS = {
         (CUT, NOT_CHECKED),
         ({"certify"}, NOT_COMPARED),
         ({*JUDGES, *WATCHED}, NO_PREDICTION),
-        ({"fit", "prune_iteratively"}, "the loss became nan in epoch 1, batch 1 of `batches`. "),
+        (
+            {"fit", "prune_iteratively"},
+            "the value of `loss` became nan in epoch 1, batch 1 of `batches`. ",
+        ),
         ({"ablate", "criterion_card"}, "`loss` gave NaN or infinity. "),
         ({"collect, loss"}, NAN_DRAW),
         ({"effective_macs"}, "`model` returns NaN for batch 1 of `batches`, "),
@@ -241,7 +244,10 @@ MODELS = {
         (CUT, NOT_CHECKED),
         ({"certify"}, NOT_COMPARED),
         ({*JUDGES, *WATCHED}, NO_PREDICTION),
-        ({"fit", "prune_iteratively"}, "the loss became nan in epoch 1, batch 1 of `batches`. "),
+        (
+            {"fit", "prune_iteratively"},
+            "the value of `loss` became nan in epoch 1, batch 1 of `batches`. ",
+        ),
         ({"ablate", "criterion_card"}, "`loss` gave NaN or infinity. "),
         ({"collect, loss"}, NAN_DRAW),
     ),
@@ -319,7 +325,7 @@ DATA = {
             ({*JUDGES, *WATCHED}, NO_PREDICTION.replace("batch 1", "batch 3")),
             (
                 {"fit", "prune_iteratively"},
-                "the loss became nan in epoch 1, batch 3 of `batches`. ",
+                "the value of `loss` became nan in epoch 1, batch 3 of `batches`. ",
             ),
             ({"ablate", "criterion_card"}, "`loss` gave NaN or infinity. "),
             ({"collect, loss", "prune, obs"}, NAN_DRAW),

@@ -184,8 +184,8 @@ BAD_CALLS = [
     (mlp, lambda: [(inputs(0), labels(0))], {"loss": lambda a, b: a.sum()}, EMPTY),
     (mlp, lambda: iter([]), {"epochs": 2}, EMPTY),
     (mlp, lambda: iter(batches()), {"epochs": 2}, USED_UP),
-    (mlp, nan_data, {}, "the loss became nan in epoch 1, batch 2 of `batches`. Try a smaller `lr`, and look for NaN in the data."),
-    (mlp, batches, {"loss": lambda a, b: a.sum() * math.inf, "epochs": 2}, "the loss became"),
+    (mlp, nan_data, {}, "the value of `loss` became nan in epoch 1, batch 2 of `batches`. Try a smaller `lr`, and look for NaN in the data."),
+    (mlp, batches, {"loss": lambda a, b: a.sum() * math.inf, "epochs": 2}, "the value of `loss` became"),
     (nothing_to_train, batches, {}, NO_PARAMETER),
     (nn.Flatten, batches, {}, NO_PARAMETER),
     (mlp, batches, {"epochs": -1}, "`epochs` must be a whole number ≥ 0, but -1 was passed."),
@@ -201,9 +201,12 @@ BAD_CALLS = [
 def test_a_bad_call_is_refused(make, data, options, message):
     model = make()
     before = snapshot(model) if isinstance(model, nn.Module) else None
-    if message == "the loss became":  # plus or minus infinity, as the weights will have it
+    if (
+        message == "the value of `loss` became"
+    ):  # plus or minus infinity, as the weights will have it
         expect = pytest.raises(
-            pv.ArgumentError, match=r"^the loss became -?inf in epoch 1, batch 1 of `batches`"
+            pv.ArgumentError,
+            match=r"^the value of `loss` became -?inf in epoch 1, batch 1 of `batches`",
         )
     else:
         expect = refused(message)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pruneviz.core.errors import ArgumentError
 
-RUNGS = ("none", "fold", "merge", "lstsq")
+RUNGS = ("none", "fold", "merge", "lstsq", "distil")
 RIDGE = 0.01  # as a share of the mean variance of the kept columns
 
 
@@ -36,6 +36,11 @@ class Substitute:
 
 def check_repair_data(rung: str, evidence: object, batches: object) -> None:
     """Raise if a repair that needs data has neither evidence nor batches."""
+    if rung == "distil" and batches is None:
+        raise ArgumentError(
+            "repair 'distil' learns the answers of the whole model to inputs, but there are none. Pass "
+            "batches=...; labels are not needed."
+        )
     if evidence is None and batches is None and rung != "merge":
         raise ArgumentError(
             f"repair {rung!r} needs data on what the layers read, but there is none. Pass "

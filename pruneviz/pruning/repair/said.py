@@ -11,10 +11,12 @@ class Said:
     Parameters
     ----------
     rung : str
+    silent : bool
+        Whether nothing is said, because what follows changes these layers once more.
     """
 
-    def __init__(self, rung: str) -> None:
-        self.rung = rung
+    def __init__(self, rung: str, *, silent: bool = False) -> None:
+        self.rung, self.silent = rung, silent
         self.reasons: dict[str, list[str]] = {}
 
     def left(self, layer: str, reason: str) -> None:
@@ -28,13 +30,13 @@ class Said:
 
     def before(self, text: str) -> None:
         """Say something before the repair begins, if there is anything to say."""
-        if text:
+        if text and not self.silent:
             warnings.warn(text, stacklevel=2)
 
     def tell(self) -> None:
         """Say which layers stay as they are, and why; nothing if there are none."""
         parts = [f"{_named(layers)}: {reason}" for reason, layers in self.reasons.items()]
-        if parts:
+        if parts and not self.silent:
             warnings.warn(
                 f"repair {self.rung!r} was not applied to some layers. {'; '.join(parts)}.",
                 stacklevel=2,
