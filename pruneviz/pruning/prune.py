@@ -119,7 +119,7 @@ def prune(
     strict : bool
         Raise if a group cannot be cut or scored, instead of leaving it out.
     seed : int
-        As for `score`.
+        As for `score`; and for ``repair="distil"``.
     session : Session, optional
         Made for this model, with what is otherwise passed as `batches`, `evidence`, `groups`, `loss`,
         `draw`, `approximate`, `as_program` and `strict`. Several prunings with one session trace and collect
@@ -162,7 +162,7 @@ def prune(
     else:
         _check_nothing_beside(own)
     session.check(model)
-    rung = _rung(repair, *session.source)
+    rung = _rung(repair, seed, *session.source)
     limits = Limits(tuple(checks.names(protect, "protect")), min_keep)
     chosen = _scores(session, criterion, scores, seed)
 
@@ -182,7 +182,10 @@ def prune(
 
 
 def _rung(
-    repair: str | Distillation | None, evidence: Evidence | None, batches: list[Batch] | None
+    repair: str | Distillation | None,
+    seed: int,
+    evidence: Evidence | None,
+    batches: list[Batch] | None,
 ) -> str | Distillation:
     """Return the repair that was asked for, if there is what it needs; or the best for what there is."""
     if repair is None:
@@ -190,7 +193,7 @@ def _rung(
     rung = rung_of(repair)
     if rung != "none":
         check_repair_data(rung, evidence, batches)
-    return repair
+    return Distillation(seed=seed) if repair == "distil" else repair
 
 
 def _check_nothing_beside(own: Mapping[str, Any]) -> None:

@@ -104,8 +104,8 @@ def sweep(
         ``tune(model)`` returns a new model, such as ``lambda m: pv.fit(m, batches)``.
     seeds : iterable of int
         For criteria that draw random numbers, and for torch's random numbers in `tune` and
-        `evaluate`. If the criterion draws none and there is no `tune`, one row is computed and
-        repeated for all seeds.
+        `evaluate`; for ``"distil"``, added to its own. If the criterion draws none, and there is no
+        `tune` and no ``"distil"``, one row is computed and repeated for all seeds.
     n_jobs : int, optional
         Number of processes; -1: one for each core. Default: one, or as ``joblib.parallel_config``
         says.
@@ -154,40 +154,36 @@ def sweep(
     names = as_list(criteria, "criteria")
     targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
     runs = [checks.count(s, "seeds") for s in as_list(seeds, "seeds")]
-    repairs = as_list([repair] if isinstance(repair, (str, Distillation)) else repair, "repair")
-    rungs = [rung_of(r) for r in repairs]
-    if len(set(rungs)) < len(rungs):
-        raise ArgumentError(
-            f"`repair` must name each repair once, but {rungs!r} were passed. Run a sweep for each setting."
-        )
+    repairs = _repairs_by_name(repair)
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
     result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS}
     setup = Setup.of(model, example_input, names, granularity=granularity, groups=groups,
-                    repairs=repairs, evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
+                    repairs=repairs.values(), evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
     key_columns = {"criterion": str, "granularity": str, "scope": str, "repair": str, "seed": int,
             "target_sparsity": float}  # fmt: skip
     rows = [
         dict(zip(key_columns, (c.name, setup.granularity[c.name], scope or c.scope, r, seed, s),
                  strict=True))
-        for c in setup.criteria.values() for seed in runs for r in rungs for s in targets
+        for c in setup.criteria.values() for seed in runs for r in repairs for s in targets
     ]  # fmt: skip
     rows = with_better(rows, key_columns, checked_better(better, evaluate))
     fixed = {c.name for c in setup.criteria.values() if "generator" not in c.needs and tune is None}
 
     def same(row: Row) -> Row:
-        return {**row, "seed": runs[0]} if row["criterion"] in fixed else row
+        is_fixed = row["criterion"] in fixed and row["repair"] != "distil"  # which draws examples
+        return {**row, "seed": runs[0]} if is_fixed else row
 
     compared = {**setup.compared(evidence, groups), "tune": tune, "evaluate": evaluate}
-    compared |= {"settings of the repair": repairs} if "distil" in rungs else {}
+    compared |= {"settings of the repair": repairs["distil"]} if "distil" in repairs else {}
     prints = {} if where is None else fingerprints(compared, where)
     arguments = {
         "pruneviz": VERSION, **prints, "criteria": names,
-        "sparsities": targets, "repair": rungs, "seeds": runs, "scope": scope,
+        "sparsities": targets, "repair": [*repairs], "seeds": runs, "scope": scope,
         "granularity": granularity,
     }  # fmt: skip
     table = Table("sweep", key_columns, result_columns, where, arguments)
-    job = _Sweep(setup, {rung_of(r): without_bar(r) for r in repairs}, tune, evaluate)
+    job = _Sweep(setup, repairs, tune, evaluate)
     return pd.DataFrame(all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress))
 
 
@@ -226,7 +222,8 @@ class _Rows:
         tune, variants = self.job.tune, self.variants
         scores = self.job.setup.scores(row["criterion"], row["seed"])
         plan = variants.plan(scores, row["target_sparsity"], row["scope"])
-        units, repair = row["granularity"] == "unit", self.job.repairs[row["repair"]]
+        units = row["granularity"] == "unit"
+        repair = without_bar(self.job.repairs[row["repair"]], row["seed"])
         if units:
             new = variants.session.smaller(plan, repair)
         elif tune is None:
@@ -238,6 +235,17 @@ class _Rows:
         cost = variants.cost(new, same=not units and tune is None)
         counts = {c: getattr(cost, c) for c in COSTS}
         return {"sparsity": plan.sparsity, **evaluated(self.job.evaluate, new), **counts}
+
+
+def _repairs_by_name(repair: Any) -> dict[str, str | Distillation]:
+    found = as_list([repair] if isinstance(repair, (str, Distillation)) else repair, "repair")
+    names = [rung_of(r) for r in found]
+    if len(set(names)) < len(names):
+        raise ArgumentError(
+            f"`repair` must name each repair once, but {', '.join(map(repr, names))} were passed. Run one "
+            "sweep for each setting."
+        )
+    return dict(zip(names, found, strict=True))
 
 
 def _tune(tune: Callable[[nn.Module], nn.Module], model: nn.Module) -> nn.Module:

@@ -145,40 +145,34 @@ def prune_iteratively(
     pd = imported("pandas")
 
     model = checks.unwrapped(model)
-    rung = _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
+    _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
     epochs, seed = checks.count(epochs, "epochs"), checks.count(seed, "seed")
     lr = checks.number(lr, "lr", low=0)
     kept_at_start = kept_by_masks(model) if groups is None else {}
     targets = targets_of(sparsity, schedule, rounds, kept_at_start)
     rewound = None if rewind is None else _rewound(model, rewind)
-    arguments = {"schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed,
-                 "repair": rung}  # fmt: skip
     where = None if path is None else checked_path(path, "rounds.safetensors")
+    arguments: dict[str, Any] = {}  # in which another call must agree to continue from the file
     if where is not None:
-        arguments |= fingerprints({
+        arguments = {"schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed}
+        arguments |= {"repair": rung_of(repair)} | fingerprints({
             "model": model, "rewind": rewound, "criterion": CRITERIA.get(str(criterion), criterion),
             "groups": groups, "batches": batches, "tune": tune, "evaluate": evaluate, "evidence": evidence,
             "settings of the repair": repair,
         }, where)  # fmt: skip
 
     def next_round(done: Rounds, i: int) -> Rounds:
-        now = done.model
-        known = None if evidence is None else evidence(now)
-        scores = score(now, criterion, groups=groups, evidence=known, seed=seed)
+        known = None if evidence is None else evidence(done.model)
+        scores = score(done.model, criterion, groups=groups, evidence=known, seed=seed)
         kept = done.plan.keep if done.plans else kept_at_start
         plan = round_plan(scores, targets[i - 1], scope, kept)
-        base = now if rewound is None else rewound
-        masked = mask(base, plan)
-        if rung != "none":
-            repair_mask(
-                base, masked, plan, without_bar(repair), None, batches, whole=model
-            )  # fmt: skip
+        now = done.model if rewound is None else rewound
+        masked = _masked(model, now, plan, repair, batches, seed + i)
         row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
         row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
         new = _tuned(masked, plan, tune, batches, epochs, lr, seed + i, progress)
         last = pd.DataFrame([row | _metrics(evaluate, new, "metric")])
-        frame = pd.concat([done.frame, last], ignore_index=True)
-        return Rounds(new, (*done.plans, plan), frame)
+        return Rounds(new, (*done.plans, plan), pd.concat([done.frame, last], ignore_index=True))
 
     with nullcontext() if where is None else sole_writer(where):
         done = None if where is None else read_rounds(where, model, arguments)
@@ -190,6 +184,21 @@ def prune_iteratively(
                 if where is not None:
                     write_rounds(where, done, arguments)
     return done
+
+
+def _masked(
+    whole: nn.Module,
+    now: nn.Module,
+    plan: Plan,
+    repair: str | Distillation,
+    batches: Any,
+    seed: int,
+) -> nn.Module:
+    """Return the masked model of a round, repaired; it learns from the whole one, not from `now`."""
+    new = mask(now, plan)
+    if rung_of(repair) != "none":
+        repair_mask(now, new, plan, without_bar(repair, seed), None, batches, whole=whole)
+    return new
 
 
 def _start(
@@ -208,8 +217,8 @@ def _start(
 
 def _check_arguments(
     batches: Any, groups: Any, scope: Any, repair: Any, rewind: Any, *functions: Any
-) -> str:
-    """Return the name of the repair; raise unless the arguments of `prune_iteratively` fit one another."""
+) -> None:
+    """Raise unless the arguments of `prune_iteratively` fit one another."""
     if groups is not None:
         checks.kind(groups, "groups", Groups, "Make them: pv.find_groups(model, example_input).")
     for name, fn in zip(("tune", "evaluate", "evidence"), functions, strict=True):
@@ -217,15 +226,15 @@ def _check_arguments(
             raise ArgumentError(f"`{name}` must be a function of the model, but {fn!r} was passed.")
     if functions[0] is None and batches is None:
         raise ArgumentError("there is nothing to tune with. Pass `batches`, or your own `tune`.")
-    rung = rung_of(repair, ("none", "lstsq", "distil"))
-    if rung != "none" and (batches is None or rewind is not None):
+    if rung_of(repair, ("none", "lstsq", "distil")) != "none" and (
+        batches is None or rewind is not None
+    ):
         raise ArgumentError(
             "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, "
             "which would undo the repair."
         )
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
-    return rung
 
 
 @contextmanager

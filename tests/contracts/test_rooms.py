@@ -32,7 +32,7 @@ SUBROOMS = {
     "selection.criteria.registry": {"panels", "pruning", "study", "training", "lessons"},
     "selection.criteria.requirements": {"study"},
     "pruning.repair.ladder": {"panels", "study"},
-    "pruning.repair.distil": {"study", "panels", "training"},
+    "pruning.repair.distil": {"study", "training"},
     "pruning.repair.gradient": {"training"},  # the loop that training shares
     "pruning.surgery.cut": {"storage"},  # a file is cut as a model is
     "panels.kit.html": {"lessons"},  # pictures without a kernel

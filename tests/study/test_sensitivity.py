@@ -301,7 +301,7 @@ BAD = [
     ({"layers": []}, "`layers` is empty: there is nothing to run."),
     ({"sparsities": [90]}, "`sparsities` must be a fraction in [0, 1), but 90 was passed. Did you mean 0.9? Fractions, never percentages."),
     ({"criterion": "magnitud"}, "criterion 'magnitud' is unknown. Did you mean 'magnitude'? Known: activation, apoz, fisher, l1, l2, lamp, magnitude, obs, random, taylor, wanda."),
-    ({"repair": "fold"}, "repair 'fold' is for units, but criterion 'magnitude' scores single weights here. For those pass 'none' or 'lstsq'. Or pass granularity='unit', or run two sweeps."),
+    ({"repair": "fold"}, "repair 'fold' is for units, but criterion 'magnitude' scores single weights here. For those pass 'none', 'lstsq' or 'distil'. Or pass granularity='unit', or run two sweeps."),
     ({"seed": -1}, "`seed` must be a whole number ≥ 0, but -1 was passed."),
     ({"evaluate": None}, "`evaluate` must be a function of a model, or pv.Accuracy(batches), but None was passed."),
     ({"evaluate": lambda m: torch.ones(2)}, "in the row of layer '1', sparsity 0: `evaluate` must return a finite number, or a tensor of one, but it returned tensor([1., 1.]). Try pv.Accuracy(batches)."),

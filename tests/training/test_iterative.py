@@ -379,7 +379,7 @@ def off(new, model, data):
 
 
 BAD_CALLS = [
-    ({"repair": "fold"}, "`repair` 'fold' is unknown. Known: lstsq, none."),
+    ({"repair": "fold"}, "`repair` 'fold' is unknown. Known: distil, lstsq, none."),
     ({"repair": "lstsq", "rewind": mlp()}, "`repair` re-fits the weights on `batches`. Pass `batches`, and leave `rewind` out, which would undo the repair."),
     ({"sparsity": ...}, "`sparsity` is missing. Pass the sparsity of the last round, such as sparsity=0.9, or the sparsity of each round, schedule=[0.5, 0.8, 0.9]."),
     ({"sparsity": 80}, "`sparsity` must be a fraction in [0, 1), but 80 was passed. Did you mean 0.8? Fractions, never percentages."),

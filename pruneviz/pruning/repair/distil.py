@@ -118,12 +118,15 @@ def rung_of(repair: Any, rungs: Iterable[str] = RUNGS) -> str:
     return checks.choice("distil" if isinstance(repair, Distillation) else repair, "repair", rungs)
 
 
-def without_bar(repair: str | Distillation) -> str | Distillation:
-    """Return a repair for one of many prunings: it shows no bar, and Ctrl-C ends them all."""
+def without_bar(repair: str | Distillation, seed: int = 0) -> str | Distillation:
+    """Return a repair for one of many prunings: it shows no bar, and Ctrl-C ends them all.
+
+    `seed`: of the pruning, added to its own.
+    """
     if rung_of(repair) != "distil":
         return repair
     how = repair if isinstance(repair, Distillation) else Distillation()
-    return replace(how, progress=False)
+    return replace(how, progress=False, seed=how.seed + seed)
 
 
 def distil(

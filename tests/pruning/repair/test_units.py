@@ -654,7 +654,7 @@ def test_a_program_is_repaired_likewise(name, rung):
 
 def test_an_unknown_repair():
     model, x = small()
-    text = "`repair` 'foo' is unknown. Known: fold, lstsq, merge, none."
+    text = "`repair` 'foo' is unknown. Known: distil, fold, lstsq, merge, none."
     with refused(text):
         cut(model, {"0": [1]}, x, repair="foo")
 

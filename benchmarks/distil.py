@@ -1,0 +1,206 @@
+"""The rung above least squares: a pruned network learns the whole network's answers, without a label.
+
+    python benchmarks/distil.py units lenet-300-100 --images 20000    tables over the share of MACs
+    python benchmarks/distil.py weights                               single weights, one mask
+    python benchmarks/distil.py han                                   twelve times fewer weights
+    python benchmarks/distil.py sentences                             a sentence encoder at 70 %
+    python benchmarks/distil.py curve --out data/curves               distil.csv: accuracy by steps
+
+Three seeds: each draws its own images from the training set, without their labels. torch-pruning's
+choice of units stands beside ours at the same MACs, as it is and with the same distillation after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from han import TWELVE, started
+from record import record
+from repair import SHARES, area, theirs
+from torch import Tensor, nn
+
+import pruneviz as pv
+from pruneviz import lessons
+from pruneviz.model.layout import fast_batches
+from pruneviz.pruning.repair.distil import distil
+
+UNITS = ("lenet-300-100", "batchnorm-cnn", "residual-net", "image-transformer")
+RIVAL = "torch-pruning, GroupMagnitude"
+SPARSITIES = (0.95, 0.98)
+STEPS = (50, 100, 200, 400, 800, 1600)
+HOW = pv.Distillation(progress=False)
+SHARE = 0.1  # of the MACs, for the curve by steps
+
+
+def images_of(data: Any, seed: int, n: int) -> list[Tensor]:
+    """Return batches of training images, drawn by a seed, without labels."""
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    return [b for b, _ in fast_batches(list(data.train[order[:n]].batches(100)))]
+
+
+def lines(
+    model: nn.Module, images: list[Tensor], seed: int
+) -> Iterator[tuple[str, Callable[[float], nn.Module]]]:
+    """Yield what removes down to a share of the MACs."""
+    x = images[0][:2]
+    session = pv.Session(model, x, batches=images, seed=seed)
+    for name, repair in (("least squares", "lstsq"), ("distillation", HOW)):
+        yield (
+            f"second-order, then {name}",
+            lambda share, r=repair: pv.prune(model, x, macs=share, session=session, repair=r),
+        )
+    rival = dict(theirs(model, x, images, seed))[RIVAL]
+    yield RIVAL, rival
+
+    def distilled(share: float) -> nn.Module:
+        new = rival(share).eval()
+        distil(model, new, images, HOW)
+        return new
+
+    yield f"{RIVAL}, then the same distillation", distilled
+
+
+def units(names: list[str], seeds: int, n: int, data: Any, test: Any) -> None:
+    """Print one table for each network: accuracy over the share of MACs."""
+    for name in names:
+        model = lessons.load(name).eval()
+        dense = pv.accuracy(model, test)
+        # only heads and feed-forward units of the transformer can go: 16 % stay
+        shares = (*SHARES[:-2], 0.17) if name == "image-transformer" else SHARES
+        rows: dict[str, list[list[float]]] = {}
+        took: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            for line, removed in lines(model, images_of(data, seed, n), seed):
+                curve = []
+                for share in shares:
+                    start = time.process_time()
+                    curve.append(pv.accuracy(removed(share), test))
+                    took.setdefault(line, []).append(time.process_time() - start)
+                rows.setdefault(line, []).append(curve)
+        print(f"\n**{name}**, {dense:.3f} dense, {seeds} seeds, {n:,} images\n")
+        heads = " | ".join(f"{100 * s:.0f} %" for s in shares)
+        print(f"| accuracy at share of MACs kept | {heads} | area | CPU s |")
+        print("|---|" + "---|" * (len(shares) + 2))
+        for line, curves in rows.items():
+            mean = [sum(c) / len(c) for c in zip(*curves, strict=True)]
+            cells = " | ".join(f"{v:.3f}" for v in mean)
+            seconds = sorted(took[line])
+            between = f"{seconds[len(seconds) // 2]:.1f} (most {seconds[-1]:.1f})"
+            print(
+                f"| {line} | {cells} | {area_of(dense, mean, shares):.3f} | {between} |", flush=True
+            )
+
+
+def area_of(dense: float, curve: list[float], shares: tuple[float, ...]) -> float:
+    """Mean accuracy over the share of MACs kept, from 1 down to the last."""
+    if shares == SHARES:
+        return area(dense, curve)
+    x, y = (1.0, *shares), (dense, *curve)
+    parts = [(x[i] - x[i + 1]) * (y[i] + y[i + 1]) / 2 for i in range(len(shares))]
+    return sum(parts) / (x[0] - x[-1])
+
+
+def weights(names: list[str], seeds: int, n: int, data: Any, test: Any) -> None:
+    """Print what single weights lose, with least squares and with distillation after it."""
+    print(f"\n| single weights, LAMP, {seeds} seeds, {n:,} images | "
+          + " | ".join(f"{s:g}" for s in SPARSITIES) + " | CPU s |")  # fmt: skip
+    print("|---|" + "---|" * (len(SPARSITIES) + 1))
+    for name in names:
+        model = lessons.load(name).eval()
+        scores = pv.score(model, "lamp")
+        for what, repair in (("least squares", "lstsq"), ("distillation", HOW)):
+            rows, took = [], []
+            for seed in range(seeds):
+                images = images_of(data, seed, n)
+                row = []
+                for s in SPARSITIES:
+                    plan = pv.select(scores, sparsity=s)
+                    start = time.process_time()
+                    new = pv.mask(model, plan, repair=repair, batches=images)
+                    took.append(time.process_time() - start)
+                    row.append(pv.accuracy(new, test))
+                rows.append(row)
+            mean = [sum(c) / len(c) for c in zip(*rows, strict=True)]
+            cells = " | ".join(f"{a:.3f}" for a in mean)
+            print(f"| {name}, {what} | {cells} | {sorted(took)[len(took) // 2]:.1f} |", flush=True)
+
+
+def han(names: list[str], seeds: int, n: int, data: Any, test: Any, folder: Path) -> None:
+    """Print what twelve times fewer weights lose, without a label: one mask."""
+    print(
+        f"\n| twelve times fewer weights, {n:,} images, no labels | dense | pruned | points lost |"
+    )
+    print("|---|---|---|---|")
+    for name in names:
+        rows = []
+        for seed in range(seeds):
+            model = started(name, seed, data, folder)
+            plan = pv.select(pv.score(model, "lamp"), sparsity=TWELVE)
+            new = pv.mask(model, plan, repair=HOW, batches=images_of(data, seed, n))
+            rows.append((pv.accuracy(model, test), pv.accuracy(new, test)))
+        dense, pruned = (sum(c) / len(c) for c in zip(*rows, strict=True))
+        print(f"| {name}, mean of {seeds} seeds | {dense:.4f} | {pruned:.4f} | "
+              f"{100 * (dense - pruned):+.2f} |", flush=True)  # fmt: skip
+
+
+def curve(names: list[str], seeds: int, n: int, data: Any, test: Any, out: str | None) -> None:
+    """Print, and keep, the accuracy by the number of gradient steps."""
+    rows = []
+    for name in names:
+        model = lessons.load(name).eval()
+        for seed in range(seeds):
+            images = images_of(data, seed, n)
+            session = pv.Session(model, images[0][:2], batches=images, seed=seed)
+            for steps in (0, *STEPS):
+                how = "lstsq" if not steps else pv.Distillation(steps=steps, progress=False)
+                start = time.process_time()
+                new = pv.prune(model, images[0][:2], macs=SHARE, session=session, repair=how)
+                row = {"network": name, "seed": seed, "steps": steps,
+                       "seconds": time.process_time() - start, "metric": pv.accuracy(new, test)}  # fmt: skip
+                rows.append(row)
+                print(row, flush=True)
+    if out is not None:
+        record(
+            "distil", pd.DataFrame(rows), "curve --out data/curves", folder=Path(out),
+            data="fashion-mnist", judged_on="10,000 test images", criterion="obs", macs=SHARE,
+            images=n, seeds=seeds,
+            seconds_are="of the processor, the choice of units and least squares included",
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("units", "weights", "han", "curve"))
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--folder", default="/tmp/pruneviz-networks")
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    data = lessons.fashion_mnist()
+    test = fast_batches(list(data.test.batches(1000)))
+    print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    how = (options.seeds, options.images, data, test)
+    if options.what == "units":
+        units(options.names or list(UNITS), *how)
+    elif options.what == "weights":
+        weights(options.names or ["lenet-300-100", "batchnorm-cnn"], *how)
+    elif options.what == "han":
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
+        han(options.names or ["lenet-300-100", "lenet-5"], *how, Path(options.folder))
+    else:
+        curve(options.names or list(UNITS[:3]), *how, options.out)
+
+
+if __name__ == "__main__":
+    main()
