@@ -68,13 +68,14 @@ def one_cycle(done: float) -> float:
     return half_cosine((done - WARM_UP) / (1 - WARM_UP))
 
 
-def checked_value(value: Any, name: str, where: str) -> Tensor:
-    """Return what a function to minimise returned, if it is one finite number with a gradient.
+def checked_value(value: Any, name: str, where: str, *, graded: bool = True) -> Tensor:
+    """Return what a function to minimise returned, if it is one finite number, with a gradient.
 
     Raises
     ------
     ArgumentError
-        `name` is that of the function, `where` says when and for which batch.
+        `name` is that of the function, `where` says when and for which batch. Without `graded` it
+        needs no gradient.
     """
     if not isinstance(value, Tensor):
         raise ArgumentError(
@@ -86,7 +87,7 @@ def checked_value(value: Any, name: str, where: str) -> Tensor:
             f"`{name}` must return a scalar, but its shape is {tuple(value.shape)}. "
             "Take the mean over the batch."
         )
-    if not value.requires_grad:
+    if graded and not value.requires_grad:
         raise ArgumentError(
             f"`{name}` has no gradient: the model's forward, or `{name}`, detaches what it computes. "
             "Remove .detach() and torch.no_grad() there."

@@ -105,17 +105,20 @@ class OwnMatch:
 
     def value(self, model: nn.Module, answer: Answer) -> Tensor:
         """Return what the caller's function returns: a scalar with a gradient."""
-        found = self.match(answer.of(model)[""], answer.outputs()[""])
-        return checked_value(found, "match", f"for {answer.batch.place}")
+        return self._apart(model, answer)
 
     def judge(self, model: nn.Module, answers: Iterable[Answer]) -> tuple[float, float]:
         """Return the mean over all examples, and as the agreement its negative."""
         apart, total = 0.0, 0
         for answer in answers:
             n = answer.batch.examples
-            apart += n * float(self.match(answer.of(model)[""], answer.outputs()[""]))
+            apart += n * float(self._apart(model, answer, graded=False))
             total += n
         return apart / total, -apart / total
+
+    def _apart(self, model: nn.Module, answer: Answer, *, graded: bool = True) -> Tensor:
+        found = self.match(answer.of(model)[""], answer.outputs()[""])
+        return checked_value(found, "match", f"for {answer.batch.place}", graded=graded)
 
 
 def _columns(t: Tensor, answer: Answer) -> Tensor:
