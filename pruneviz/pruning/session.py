@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError, GraphError, IncomparableError
+from pruneviz.core.errors import ArgumentError, GraphError, IncomparableError, sentence_of
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import LeftOut, Plan, Scores, left_out_text
@@ -69,7 +69,8 @@ class Session:
     as_program : bool
         As for `shrink`.
     strict : bool
-        Raise if a group cannot be cut or scored. Otherwise it is left out: see ``left_out``.
+        Raise if a group cannot be cut or scored. Otherwise it is left out: see ``left_out``. Raise,
+        too, if the best criterion cannot be had.
     seed : int
         As for `collect`.
 
@@ -255,6 +256,27 @@ class Session:
             for old in kept[:-MAX_SCORES]:
                 del self._made[old]
         return found
+
+    def best_criterion(self, *, seed: int = 0) -> str:
+        """Return the criterion that chooses units best with what is there; said once if it is not "obs"."""
+
+        def find() -> str:
+            if self.source == (None, None):
+                return "l2"
+            try:
+                self.scores("obs", seed=seed)
+            except (ArgumentError, GraphError) as e:
+                if self.strict:
+                    raise
+                warnings.warn(
+                    f"units are chosen by 'l2' and not by 'obs', which loses less: {sentence_of(e)} Or "
+                    "pass criterion='l2', if that is meant.",
+                    stacklevel=2,
+                )
+                return "l2"
+            return "obs"
+
+        return self._once("best criterion", find)
 
     @property
     def idle(self) -> set[str]:

@@ -64,8 +64,9 @@ def test_what_was_passed_is_used(counted):
     session = pv.Session(model, inputs(), evidence=evidence, groups=groups)
     assert session.groups is groups
     assert session.evidence(gradients=True) is evidence
-    alone = pv.prune(model, inputs(), sparsity=0.5, repair="lstsq", evidence=evidence)
-    assert same(pv.prune(model, inputs(), sparsity=0.5, repair="lstsq", session=session), alone)
+    how = {"sparsity": 0.5, "criterion": "l2", "repair": "lstsq"}
+    alone = pv.prune(model, inputs(), evidence=evidence, **how)
+    assert same(pv.prune(model, inputs(), session=session, **how), alone)
 
 
 def test_with_a_loss_the_targets_are_learned_from():

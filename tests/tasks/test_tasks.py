@@ -51,7 +51,7 @@ def test_readers(given):
 )
 def test_prune_in_one_call(given, budget):
     options = {"evaluate": given.evaluate} if "at_most" in budget else {}
-    small = pv.prune(given.model, given.example, batches=given.inputs,
+    small = pv.prune(given.model, given.example, batches=given.batches, loss=given.loss,
                      approximate=given.approximate, **budget, **options)  # fmt: skip
     assert numbers(small) < numbers(given.model)
     assert given.evaluate(small) < given.evaluate(given.build().eval())
@@ -61,11 +61,13 @@ def test_prune_in_one_call(given, budget):
 
 @pytest.mark.usefixtures("allowed")
 def test_the_repaired_model_is_no_worse_than_the_plain_one(given):
-    def loss(**options) -> float:
+    def lost(**options) -> float:
         return given.evaluate(pv.prune(
             given.model, given.example, sparsity=0.4, approximate=given.approximate, **options))  # fmt: skip
 
-    assert loss(batches=given.inputs) <= loss(criterion="l2", repair="none") + 0.02
+    assert (
+        lost(batches=given.batches, loss=given.loss) <= lost(criterion="l2", repair="none") + 0.02
+    )
 
 
 # torch's own, of a GRU that is exported
@@ -78,8 +80,8 @@ def test_tables_and_home(given, tmp_path):
         progress=False,
     )  # fmt: skip
     assert len(frame) and frame["metric"].notna().all()
-    small = pv.prune(given.model, given.example, sparsity=0.3, batches=given.inputs,
-                     approximate=given.approximate)  # fmt: skip
+    small = pv.prune(given.model, given.example, sparsity=0.3, batches=given.batches,
+                     loss=given.loss, approximate=given.approximate)  # fmt: skip
     tuned = pv.fit(small, given.batches, loss=given.loss, epochs=1, lr=1e-3, progress=False)
     pv.save(tuned, tmp_path / "small.safetensors")
     again = pv.load(tmp_path / "small.safetensors", given.build)
