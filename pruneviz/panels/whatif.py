@@ -65,6 +65,7 @@ def panel_whatif(
     sparsity: float = 0.0,
     repair: str = "none",
     approximate: bool = False,
+    as_program: bool = False,
 ) -> Panel:
     """Prune your own model with a few controls, see what it costs, and use the smaller model.
 
@@ -105,6 +106,8 @@ def panel_whatif(
     approximate : bool
         As for `find_groups`: whether units can be removed over which a norm runs, such as the
         features of a transformer. Then the norm of the kept units differs.
+    as_program : bool
+        As for `shrink`: for models with sizes in their Python code.
 
     Returns
     -------
@@ -142,6 +145,7 @@ def panel_whatif(
         learn=learn,
         loss=loss,
         approximate=approximate,
+        as_program=as_program,
     )
     passed = {"example_input": example_input, "learn": learn, "loss": loss}
     given = {name for name, value in passed.items() if value is not None}

@@ -144,7 +144,7 @@ class Session:
 
     def _refused(self, plan: Plan) -> dict[str, str]:
         """Return the reason of each group that cannot be cut as a plan says; it is left out."""
-        errors = refused_groups(self.shrinker, plan)
+        errors = refused_groups(self.shrinker, plan, as_program=self.as_program)
         if errors and self.strict:
             raise next(iter(errors.values()))
         groups, reasons = plan.groups, {n: reason_of(e) for n, e in errors.items()}
@@ -307,7 +307,7 @@ class Session:
             except IncomparableError:
                 raise
             except GraphError:
-                if self.strict or self.as_program:
+                if self.strict:
                     raise
                 # with other numbers of units these groups could be cut: they are left out from now on
                 reasons = self._refused(plan)

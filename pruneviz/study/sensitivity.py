@@ -51,6 +51,7 @@ def sensitivity(
     batches: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     draw: Callable[..., Any] | None = None,
+    as_program: bool = False,
     seed: int = 0,
     n_jobs: int | None = None,
     path: str | Path | None = None,
@@ -86,7 +87,7 @@ def sensitivity(
         evidence, are in the evidence.
     groups : Groups, optional
         From `find_groups`; default: they are found if units are pruned.
-    repair, evidence, batches, loss, draw
+    repair, evidence, batches, loss, draw, as_program
         As for `sweep`, but one repair.
     seed : int
         For criteria that draw random numbers, and for torch's random numbers in `evaluate`.
@@ -128,7 +129,8 @@ def sensitivity(
     result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS}
     seed = checks.count(seed, "seed")
     setup = Setup.of(model, example_input, [criterion], granularity=None, groups=groups,
-                    repairs=[repair], evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
+                    repairs=[repair], evidence=evidence, batches=batches, loss=loss, draw=draw,
+                    as_program=as_program)  # fmt: skip
     granularity = setup.granularity[criterion]
     parts = _parts(setup, granularity, layers)
     key_columns = {"layer": str, "criterion": str, "granularity": str, "repair": str,
@@ -143,6 +145,7 @@ def sensitivity(
     arguments = {
         "pruneviz": VERSION, **prints, "criterion": criterion,
         "sparsities": targets, "layers": list(parts), "repair": repair, "seed": seed,
+        "as_program": as_program,
     }  # fmt: skip
     table = Table("sensitivity", key_columns, result_columns, where, arguments)
     job = _Sensitivity(setup, evaluate, parts, seed)

@@ -49,6 +49,7 @@ def sweep(
     batches: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     draw: Callable[..., Any] | None = None,
+    as_program: bool = False,
     tune: Callable[[nn.Module], nn.Module] | None = None,
     seeds: Iterable[int] = (0,),
     n_jobs: int | None = None,
@@ -99,6 +100,9 @@ def sweep(
         ``"lstsq"`` re-fits layer by layer on these.
     loss, draw : callable, optional
         As for `prune`.
+    as_program : bool
+        As for `shrink`, where units are removed: for models with sizes in their Python code. Such a
+        model has no dropout, and its batch norms keep their statistics while `tune` trains it.
     tune : callable, optional
         ``tune(model)`` returns a new model, such as ``lambda m: pv.fit(m, batches)``.
     seeds : iterable of int
@@ -158,7 +162,8 @@ def sweep(
         checks.choice(scope, "scope", SCOPES)
     result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS}
     setup = Setup.of(model, example_input, names, granularity=granularity, groups=groups,
-                    repairs=rungs, evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
+                    repairs=rungs, evidence=evidence, batches=batches, loss=loss, draw=draw,
+                    as_program=as_program)  # fmt: skip
     key_columns = {"criterion": str, "granularity": str, "scope": str, "repair": str, "seed": int,
             "target_sparsity": float}  # fmt: skip
     rows = [
@@ -177,7 +182,7 @@ def sweep(
     arguments = {
         "pruneviz": VERSION, **prints, "criteria": names,
         "sparsities": targets, "repair": rungs, "seeds": runs, "scope": scope,
-        "granularity": granularity,
+        "granularity": granularity, "as_program": as_program,
     }  # fmt: skip
     table = Table("sweep", key_columns, result_columns, where, arguments)
     job = _Sweep(setup, tune, evaluate)

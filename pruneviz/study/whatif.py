@@ -71,6 +71,8 @@ class WhatIf:
         left out.
     approximate : bool
         As for `find_groups`.
+    as_program : bool
+        As for `shrink`.
 
     Examples
     --------
@@ -94,6 +96,7 @@ class WhatIf:
         learn: Iterable[Any] | None = None,
         loss: Callable[..., Any] | None = None,
         approximate: bool = False,
+        as_program: bool = False,
     ) -> None:
         model = checks.unwrapped(model)
         self.training = {name: m.training for name, m in model.named_modules()}
@@ -108,7 +111,7 @@ class WhatIf:
         # whether the first batches were left out, because they have no examples
         self.dropped = given[0].place != "batch 1 of `batches`"
         self.batches = fast_batches(given, model=self.model) if needs_labels else given
-        self.evaluate, self.approximate = evaluate, approximate
+        self.evaluate, self.approximate, self.as_program = evaluate, approximate, as_program
         inputs = [x for x, _ in given]
         self._timed_input = inputs[0] if example_input is None else example_input
         self.example_input = _first_examples(inputs[0]) if example_input is None else example_input
@@ -120,6 +123,7 @@ class WhatIf:
             batches=self.gradient_batches,
             loss=self.loss if self.has_targets else None,
             approximate=approximate,
+            as_program=as_program,
         )
         self.lock = self.session.lock  # a slider calls while another thread still works
         self.variants = Variants(self.session)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import snapshot
+from tasks.networks import task
 from torch import nn
 
 import pruneviz as pv
@@ -646,4 +647,24 @@ def test_labels_of_positions(criterion):
     code = panel.to_python().replace("pv.save(small", "(small")
     exec(code, scope)
     assert torch.equal(scope["small"](ids)["logits"], result["model"](ids)["logits"])
+    panel.close()
+
+
+@pytest.mark.filterwarnings("ignore:repair 'lstsq'")
+def test_sizes_in_python_code_are_cut_as_a_program(tmp_path, monkeypatch):
+    """nanoGPT's ``split(self.n_embd)``: nothing is left out, and the code makes the same model."""
+    monkeypatch.chdir(tmp_path)
+    given = task("language")
+    panel = pv.panel_whatif(given.model, given.batches, sparsity=0.25, repair="lstsq",
+                            criterion="unit l2", approximate=True, as_program=True)  # fmt: skip
+    assert not panel.result["plan"].left_out
+    small = panel.result["model"]
+    assert small.get_parameter("tokens.weight").shape[1] == 12
+    assert panel.result["macs"] == pv.measure(small, given.example[:1]).macs
+    scope = {"model": given.model, "batches": given.batches}
+    exec(panel.to_python(), scope)
+    with torch.no_grad():
+        assert torch.allclose(scope["small"](given.example), small(given.example), atol=1e-5)
+    panel.controls["criterion"].value = "weight magnitude"
+    assert panel.result["macs"] == panel.result["macs_before"]
     panel.close()

@@ -91,6 +91,45 @@ def test_tables_and_searches_go_on():
         pv.allocate(model, frame, example_input=X, macs=0.8)
 
 
+def test_as_a_program_every_verb_cuts_it():
+    """A warning is an error: nothing is left out."""
+    model, judge = Written(2).eval(), lambda m: float(m(X).detach().abs().mean())
+    program = {"as_program": True}
+    frame = pv.sensitivity(
+        model, X, criterion="l2", sparsities=[0.5], evaluate=judge, progress=False, **program
+    )
+    assert frame["layer"].tolist() == ["a", "b", "c"]
+    swept = pv.sweep(model, X, criteria=["l2"], granularity="unit", sparsities=[0.5], evaluate=judge,
+                     progress=False, **program)  # fmt: skip
+    small = pv.prune(model, X, sparsity=0.5, criterion="l2", **program)
+    assert swept["params"][0] == pv.measure(small, X).params
+    assert swept["metric"][0] == pytest.approx(judge(small))
+    sparsities = pv.allocate(model, frame, example_input=X, macs=0.6, **program)
+    assert set(sparsities) == {"a", "b", "c"}
+    costs = pv.compare_costs(model, X, sparsity=0.9, seconds=0, **program).set_index("way")
+    left = 0.6 * costs["macs"]["zeros"]  # zeros in each layer leave a tenth
+    assert costs["macs"]["smaller"] < left + costs["macs"]["dense"] / 2
+
+
+def test_a_group_that_no_program_can_lose_is_left_out_too(monkeypatch):
+    """No such model is known, so the refusal is played."""
+    real = Shrinker._program
+
+    def refusing(self, plan, *rest):
+        if not bool(plan.keep["b"].all()):
+            raise pv.GraphError("played")
+        return real(self, plan, *rest)
+
+    monkeypatch.setattr(Shrinker, "_program", refusing)
+    model = Written().eval()
+    with pytest.warns(UserWarning, match=r"left out: b \(.*: played\)"):
+        small = pv.prune(model, X, sparsity=0.5, as_program=True)
+    sizes = {n: len(p) for n, p in small.named_parameters() if n.endswith("bias")}
+    assert sizes == {"a.bias": 6, "b.bias": 8, "c.bias": 5, "d.bias": 3}
+    with pytest.raises(pv.GraphError, match="played"):
+        pv.prune(model, X, sparsity=0.5, as_program=True, strict=True)
+
+
 def test_only_the_guilty_groups_are_refused():
     for stubborn in (0, 1, 2):
         model = Written(stubborn).eval()
@@ -98,6 +137,7 @@ def test_only_the_guilty_groups_are_refused():
         refused = refused_groups(Shrinker(model, X), least_plan(groups))
         assert list(refused) == ["b", "c"][:stubborn]
         assert all("reshape" in reason_of(e) for e in refused.values())
+        assert not refused_groups(Shrinker(model, X), least_plan(groups), as_program=True)
 
 
 def test_a_model_that_cannot_be_compared_is_refused_as_a_whole():
