@@ -99,6 +99,7 @@ def allocate(
     """
     needed = ("layer", "criterion", "granularity", "target_sparsity", "metric", "dense")
     checks.columns(frame, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "allocate")
+    frame = checks.not_left_out(frame)
     model = checks.unwrapped(model)
     name, value = _one_budget({"params": params, "bytes": bytes, "macs": macs})
     if frame[["criterion", "granularity"]].drop_duplicates().shape[0] != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, checked_better, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
+from pruneviz.pruning.refused import without
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.setup import Setup
 from pruneviz.study.stored import Row, Table
-from pruneviz.study.table import all_rows, as_list, row_error, with_better
+from pruneviz.study.table import all_rows, as_list, row_error, with_better, without_empty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,8 @@ def sweep(
     path : path, optional
         Path of a CSV file, which is whole at any time. Read it with ``pandas.read_csv(path,
         comment="#")``: its first line holds the arguments of the call. Its rows are in the order in
-        which they were ready. They are taken up only if nothing that made them has changed: tensors,
+        which they were ready, and have the column ``left_out`` also where it is empty. They are taken
+        up only if nothing that made them has changed: tensors,
         the code of functions, and all variables and objects that these hold or read; of installed
         packages the version. What cannot be compared, such as a lock, is said once, and the rows are
         computed again. Files and clocks that a function reads are not seen. A second call that
@@ -129,7 +131,8 @@ def sweep(
         One row for each setting: ``criterion, granularity, scope, repair, seed, target_sparsity,
         sparsity, metric, (low, high, examples,) params, nonzero, bytes, macs``; criteria outermost,
         then seeds, repairs, sparsities. ``sparsity`` is that of the weights, or units, that are
-        scored; ``1 - nonzero / params`` is that of all numbers.
+        scored; ``1 - nonzero / params`` is that of all numbers. If something is left out, a column
+        ``left_out`` names it, with the reason and its share of the MACs.
 
     Raises
     ------
@@ -160,7 +163,7 @@ def sweep(
     rungs = as_list([repair] if isinstance(repair, str) else repair, "repair")
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
-    result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS}
+    result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS, "left_out": str}
     setup = Setup.of(model, example_input, names, granularity=granularity, groups=groups,
                     repairs=rungs, evidence=evidence, batches=batches, loss=loss, draw=draw,
                     as_program=as_program)  # fmt: skip
@@ -186,7 +189,8 @@ def sweep(
     }  # fmt: skip
     table = Table("sweep", key_columns, result_columns, where, arguments)
     job = _Sweep(setup, tune, evaluate)
-    return pd.DataFrame(all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress))
+    done = all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress)
+    return without_empty(pd.DataFrame(done), "left_out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +230,8 @@ class _Rows:
         units = row["granularity"] == "unit"
         if units:
             new = variants.session.smaller(plan, row["repair"])
+            late = variants.session.left_out  # also groups that cannot be cut so far
+            plan = replace(without(plan, late), left_out={**plan.left_out, **late})
         elif tune is None:
             new = variants.baked(plan, row["repair"])
         else:
@@ -234,7 +240,9 @@ class _Rows:
             new = _tune(tune, new)
         cost = variants.cost(new, same=not units and tune is None)
         counts = {c: getattr(cost, c) for c in COSTS}
-        return {"sparsity": plan.sparsity, **evaluated(self.job.evaluate, new), **counts}
+        rest = "; ".join(f"{n} ({p})" for n, p in plan.left_out.items() if p.is_named)
+        return {"sparsity": plan.sparsity, **evaluated(self.job.evaluate, new), **counts,
+                "left_out": rest}  # fmt: skip
 
 
 def _tune(tune: Callable[[nn.Module], nn.Module], model: nn.Module) -> nn.Module:

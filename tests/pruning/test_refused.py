@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -80,15 +81,68 @@ def test_tables_and_searches_go_on():
         frame = pv.sensitivity(
             model, X, criterion="l2", sparsities=[0.5], evaluate=judge, progress=False
         )
-    assert frame["layer"].tolist() == ["a", "c"]
+    assert frame["layer"].tolist() == ["a", "c", "b"]
+    row = frame.iloc[-1]
+    assert row["left_out"].startswith("35 % of the MACs: an old size is used at")
+    assert (row["sparsity"], row["metric"], row["macs"]) == (0, row["dense"], 278)
+    assert frame["left_out"].tolist()[:2] == ["", ""]
+    assert len(pv.plot_sensitivity(frame).lines) == 3  # two layers, and the whole model
     with pytest.warns(UserWarning, match=LEFT_OUT):
         swept = pv.sweep(
             model, X, criteria=["l2"], granularity="unit", sparsities=[0.5], evaluate=judge,
             progress=False,
         )  # fmt: skip
     assert swept["params"].iloc[0] < sum(p.numel() for p in model.parameters())
+    assert swept["left_out"][0].startswith("b (35 % of the MACs: an old size is used at")
     with pytest.warns(UserWarning, match=LEFT_OUT):
-        pv.allocate(model, frame, example_input=X, macs=0.8)
+        assert set(pv.allocate(model, frame, example_input=X, macs=0.8)) == {"a", "c"}
+
+
+class Late(Written):
+    """`c` can lose one unit, not five."""
+
+    def forward(self, x):
+        x = torch.relu(self.c(torch.relu(self.b(torch.relu(self.a(x))))))
+        return self.d(x if x.shape[1] > 8 else x[:, :0])
+
+
+def test_a_group_that_fails_with_fewer_units_is_in_the_tables_as_it_is(tmp_path):
+    model, judge = Late(0).eval(), lambda m: float(m(X).detach().abs().mean())
+    how = {"evaluate": judge, "progress": False, "sparsities": [0.1, 0.5]}
+    with pytest.warns(UserWarning, match=r"left out: c \(29 %"):
+        frame = pv.sensitivity(model, X, criterion="l2", path=tmp_path / "s.csv", **how)
+    rows = frame[frame["layer"] == "c"]
+    assert rows["sparsity"].tolist() == pytest.approx([0.1, 0.0])
+    assert rows["metric"].iloc[1] == rows["dense"].iloc[1] == judge(model)
+    assert [bool(t) for t in rows["left_out"]] == [False, True]
+    with pytest.warns(UserWarning, match=r"left out: c \(29 %"):
+        swept = pv.sweep(model, X, criteria=["l2"], granularity="unit", **how)
+    assert swept["sparsity"].tolist() == [pytest.approx(3 / 30), pytest.approx(10 / 30)]
+    assert [t[:6] for t in swept["left_out"]] == ["", "c (29 "]
+    stored = pd.read_csv(tmp_path / "s.csv", comment="#")
+    assert set(pv.allocate(model, stored, example_input=X, params=0.95)) == {"a", "b", "c"}
+
+
+def test_what_cannot_be_scored_is_in_the_frame_of_sensitivity():
+    model = Written(0).eval()
+    evidence = pv.collect(model, [X], layers=["b", "d"], progress=False)
+    how = {"criterion": "activation", "evidence": evidence, "sparsities": [0.5], "progress": False,
+           "evaluate": lambda m: 0.0}  # fmt: skip
+    with pytest.warns(UserWarning, match="left out: b"):
+        frame = pv.sensitivity(model, X, **how)
+    assert frame["layer"].tolist() == ["a", "c", "b"]
+    assert frame["left_out"].iloc[-1].startswith("35 % of the MACs: `evidence` has nothing of it")
+    with (
+        pytest.warns(UserWarning, match="left out: b"),
+        pytest.raises(pv.ArgumentError, match=r"'b' cannot be scored .* out of `layers`, or"),
+    ):
+        pv.sensitivity(model, X, layers=["b"], **how)
+    assert (
+        len(pv.sensitivity(model, X, layers=["a"], **how | {"evidence": None, "batches": [X]})) == 1
+    )
+    with pytest.warns(UserWarning, match="left out: b"):
+        found = pv.find_inactive(evidence, groups=pv.find_groups(model, X))
+    assert found.attrs["left_out"] == {"b": "`evidence` has no layer that reads them"}
 
 
 def test_as_a_program_every_verb_cuts_it():
