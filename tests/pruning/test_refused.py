@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import pruneviz as pv
@@ -213,3 +215,75 @@ def test_groups_of_which_nothing_is_known_are_left_out():
     assert [small.a.out_features, small.b.out_features, small.c.out_features] == [6, 8, 5]
     with pytest.raises(pv.ArgumentError, match="has no layer that reads group 'b'"):
         pv.prune(model, X, sparsity=0.5, criterion="activation", evidence=evidence, strict=True)
+
+
+class Attention(nn.Module):
+    """Attention of our own; its scale follows from a shape."""
+
+    def __init__(self, heads: int, scale: str) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+        self.heads, self.scale = heads, scale
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        q, k, v = (
+            p(x).view(n, t, self.heads, -1).transpose(1, 2) for p in (self.q, self.k, self.v)
+        )
+        if self.scale == "sqrt":
+            a = q @ k.transpose(-2, -1) / math.sqrt(k.size(-1))
+        elif self.scale == "power":
+            a = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        else:
+            return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.o((a.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Encoder(nn.Module):
+    """Attention, and a network of two layers; both are added."""
+
+    def __init__(self, heads: int, scale: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        own = Attention(heads, scale)
+        self.att = nn.MultiheadAttention(8, heads, batch_first=True) if scale == "torch" else own
+        self.first, self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        own = isinstance(self.att, Attention)
+        x = x + (self.att(x) if own else self.att(x, x, x, need_weights=False)[0])
+        return self.out((x + self.down(torch.relu(self.up(x)))).mean(1))
+
+
+WORDS = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("scale", ["sqrt", "power", "sdpa", "torch"])
+def test_of_a_single_head_only_the_width_of_its_queries_is_left_out(scale, rounds):
+    """Four heads become two, then one: then the scale follows from a width that could be cut."""
+    model = Encoder(1 if rounds == 1 else 4, scale).eval()
+    for _ in range(rounds):
+        session = pv.Session(model, WORDS)
+        model = pv.prune(model, WORDS, sparsity=0.5, session=session)
+    why = {g.name: g.frozen for g in session.groups if g.frozen}
+    assert set(why) == {"att" if scale == "torch" else "att.q", "out"}
+    assert model.up.out_features == 16 // 2**rounds and model.first.out_features == 8 // 2**rounds
+    width = 8 if rounds == 1 else 2
+    rows = model.att.in_proj_weight.shape[0] // 3 if scale == "torch" else model.att.q.out_features
+    assert rows == width
+    assert torch.isfinite(model(WORDS)).all()
+
+
+@pytest.mark.parametrize("scale", ["sqrt", "power"])
+def test_as_a_program_the_queries_are_cut_and_the_scale_stays(scale):
+    model = Encoder(1, scale).eval()
+    groups = pv.find_groups(model, WORDS)
+    plan = pv.drop(groups, {"att.q": [0, 1, 2, 3]})
+    small = pv.shrink(model, plan, example_input=WORDS, as_program=True)
+    with torch.no_grad():
+        assert small.get_parameter("att.q.weight").shape == (4, 8)
+        assert torch.allclose(small(WORDS), pv.mask(model, plan)(WORDS), atol=1e-6)
