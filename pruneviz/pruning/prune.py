@@ -74,6 +74,7 @@ def prune(
         small = pv.prune(model, x, macs=0.5, batches=images)
 
     A group that cannot be cut or scored is left out, and said in one warning; all others are pruned.
+    So is the rank of a low-rank adapter, unless it is in `scores`: see `Session`.
 
     Parameters
     ----------

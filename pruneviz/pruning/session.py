@@ -21,6 +21,7 @@ from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
+from pruneviz.graph.low_rank import adapter_groups
 from pruneviz.graph.state import Walk
 from pruneviz.metrics.cost import Cost, measure
 from pruneviz.metrics.work import idle_weights, macs_by_tensor
@@ -36,6 +37,7 @@ from pruneviz.selection.score import score
 
 Made = TypeVar("Made")
 UNRUN = "it never ran on the example"
+ADAPTER = "the rank of a low-rank adapter; pv.drop cuts it"
 MAX_SCORES = 8  # scores that are kept: each is as large as the weights
 
 
@@ -45,6 +47,9 @@ class Session:
     The trace, the groups, the evidence, the scores and the cost of the whole model are kept. So ten
     calls of ``prune(model, x, session=session, ...)`` trace the model once and collect once. Several
     threads may use one session; they wait for each other.
+
+    The rank of a low-rank adapter (LoRA) is left out of the scores: it is small, and what was trained
+    last. It is cut by a plan of your own (`drop`), or by scores of your own (`score`).
 
     Parameters
     ----------
@@ -247,8 +252,13 @@ class Session:
             if groups is None:
                 return self._without_idle(made)
             found = {n: replace(p, macs=self.share(groups[n])) for n, p in made.left_out.items()}
+            found |= {
+                n: LeftOut((groups[n].size,), ADAPTER, self.share(groups[n]))
+                for n in adapter_groups(self.walk, groups)
+            }
             self._leave_out(found)
-            return replace(made, left_out={**self.left_out, **found})
+            values = {n: v for n, v in made.values.items() if n not in found}
+            return replace(made, values=values, left_out={**self.left_out, **found})
 
         found = self._once(("scores", granularity, chosen, seed), make)
         with self.lock:
