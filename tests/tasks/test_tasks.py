@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pruneviz as pv
-from tasks.networks import NAMES, Task, task
+from tasks.networks import LABELS, NAMES, Task, run, task
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -27,6 +27,10 @@ def allowed():
 
 def numbers(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def close(found, want, atol: float) -> None:
+    torch.testing.assert_close(found, want, atol=atol, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("allowed")
@@ -70,6 +74,32 @@ def test_the_repaired_model_is_no_worse_than_the_plain_one(given):
     )
 
 
+@pytest.mark.usefixtures("allowed")
+@pytest.mark.parametrize("name", LABELS)
+def test_the_smaller_model_is_compared(name):
+    given = task(name)
+    small = pv.prune(given.model, given.example, sparsity=0.4, batches=given.batches,
+                     loss=given.loss, approximate=given.approximate)  # fmt: skip
+    found = pv.compare_accuracy(given.model, small, given.batches)
+    assert (
+        found.accuracy_after
+        == pv.accuracy(small, given.batches)
+        == pv.Accuracy(given.batches)(small)
+    )
+    costs = pv.measure(small, given.example), pv.measure(given.model, given.example)
+    assert costs[0].macs < costs[1].macs and costs[0].bytes < costs[1].bytes
+
+
+@pytest.mark.usefixtures("allowed")
+def test_an_encoder_needs_no_labels():
+    given = task("embedding")
+    small = pv.prune(given.model, given.example, sparsity=0.4, batches=given.inputs)
+    assert numbers(small) < numbers(given.model)
+    with torch.no_grad():
+        near = (run(small, given.example) * run(given.model, given.example)).sum(-1)
+    assert near.mean() > 0.9
+
+
 # torch's own, of a GRU that is exported
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.gru._flat_weights")
 @pytest.mark.usefixtures("allowed")
@@ -86,10 +116,13 @@ def test_tables_and_home(given, tmp_path):
     pv.save(tuned, tmp_path / "small.safetensors")
     again = pv.load(tmp_path / "small.safetensors", given.build)
     with torch.no_grad():
-        want = tuned(given.example)
-        assert torch.allclose(again.eval()(given.example), want, atol=1e-6)
-        exported = torch.export.export(tuned.eval(), (given.example,))
-        assert torch.allclose(exported.module()(given.example), want, atol=1e-5)
+        want = run(tuned.eval(), given.example)
+        close(run(again.eval(), given.example), want, 1e-6)
+        by_name = isinstance(given.example, dict)
+        exported = torch.export.export(
+            tuned, () if by_name else (given.example,), given.example if by_name else {}
+        )
+        close(run(exported.module(), given.example), want, 1e-5)
 
 
 @pytest.mark.usefixtures("allowed")
