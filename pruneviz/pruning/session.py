@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -250,7 +250,7 @@ class Session:
             made = score(self.model, chosen, groups=groups, evidence=evidence, seed=seed,
                          strict=self.strict)  # fmt: skip
             if groups is None:
-                return self._without_idle(made)
+                return without_idle(made, self.idle)
             found = {n: replace(p, macs=self.share(groups[n])) for n, p in made.left_out.items()}
             found |= {
                 n: LeftOut((groups[n].size,), ADAPTER, self.share(groups[n]))
@@ -292,13 +292,6 @@ class Session:
     def idle(self) -> set[str]:
         """The weights that never run on the example: their scores say nothing of the model."""
         return self._once("idle", lambda: idle_weights(self.model, self.example_input))
-
-    def _without_idle(self, scores: Scores) -> Scores:
-        values = {n: v for n, v in scores.values.items() if n not in self.idle}
-        rest = {
-            n: LeftOut(tuple(scores.values[n].shape), UNRUN) for n in scores.values.keys() - values
-        }
-        return replace(scores, values=values, left_out={**scores.left_out, **rest})
 
     def has_scores(self, criterion: str, granularity: str = "unit", *, seed: int = 0) -> bool:
         """Whether these scores are there already."""
@@ -381,6 +374,13 @@ class Session:
         self.__dict__.update(state)
         self.lock = threading.RLock()
         self._versions = self._now()
+
+
+def without_idle(scores: Scores, idle: Container[str]) -> Scores:
+    """Return scores without those of the weights that never run; these are left out."""
+    rest = {n: LeftOut(tuple(v.shape), UNRUN) for n, v in scores.values.items() if n in idle}
+    values = {n: v for n, v in scores.values.items() if n not in rest}
+    return replace(scores, values=values, left_out={**scores.left_out, **rest})
 
 
 def _for_cross_entropy(batches: list[Batch]) -> list[Batch]:
