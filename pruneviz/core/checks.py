@@ -175,6 +175,13 @@ BETTER = ("higher", "lower")
 COSTS = ("params", "nonzero", "bytes", "macs", "latency_ms", "sparsity", "target_sparsity")
 
 
+def not_left_out(frame: Any) -> Any:
+    """Return the rows of a table whose column ``left_out``, if it has one, gives no reason."""
+    if "left_out" not in frame:
+        return frame
+    return frame[frame["left_out"].fillna("") == ""]
+
+
 def lower_is_better(frame: Any, column: str = "metric", better: Any = None) -> bool:
     """Whether lower numbers of a column are better: as `better` says, or the frame's own column.
 

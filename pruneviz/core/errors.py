@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ArgumentError(ValueError):
     """A caller passed something invalid; the message says what is valid.
@@ -34,6 +37,24 @@ class GraphError(ValueError):
 
 class IncomparableError(GraphError):
     """The whole model cannot be compared with a smaller one, whatever is cut."""
+
+
+@contextmanager
+def calling_it(name: str) -> Iterator[None]:
+    """Let errors of what the verbs call ``example_input`` name the argument that a caller passed.
+
+    >>> with calling_it("x"):
+    ...     raise ArgumentError("`example_input` must be a tensor.")
+    Traceback (most recent call last):
+    ...
+    pruneviz.ArgumentError: `x` must be a tensor.
+    """
+    try:
+        yield
+    except (ArgumentError, GraphError) as e:
+        if "`example_input`" in str(e):
+            e.args = (str(e).replace("`example_input`", f"`{name}`"),)
+        raise
 
 
 def first_line(e: BaseException) -> str:

@@ -151,8 +151,8 @@ class Plan:
     def to_frame(self) -> pd.DataFrame:
         """Return ``layer`` or ``group``, ``total``, ``kept`` and ``sparsity``, one row for each.
 
-        If the plan leaves out parameters of two or more dimensions, each of them has a row, and a
-        column ``left_out`` says why.
+        If the plan leaves out groups, or parameters of two or more dimensions, each of them has a
+        row, and a column ``left_out`` says why; of groups with their share of the MACs.
 
         Examples
         --------
@@ -171,7 +171,7 @@ class Plan:
         rest = [(n, p) for n, p in self.left_out.items() if p.is_named]
         if rest:
             named = pd.DataFrame(
-                [(layer_name(n), p.numbers, p.numbers, 0.0, f"{n}: {p.why}") for n, p in rest],
+                [(layer_name(n), p.numbers, p.numbers, 0.0, f"{n} ({p})") for n, p in rest],
                 columns=[*frame.columns, "left_out"],
             )
             frame = pd.concat([frame.assign(left_out=""), named], ignore_index=True)

@@ -70,13 +70,13 @@ def activations(model: nn.Module, x: Any, *, groups: Groups, group: str) -> Tens
         if not first_input:  # a layer may run several times
             first_input.append(inputs[0].detach())
 
-    args, kwargs = arguments(x)
+    args, kwargs = arguments(x, "`x`")
     with (
         torch.inference_mode(False),
         evaluating(model),
         watched(model, [layer], watch),
     ):
-        run_forward(model, args, kwargs)
+        run_forward(model, args, kwargs, "`x`")
     if not first_input:
         raise ArgumentError(
             f"layer {layer!r} never ran as a layer, so its input is not known. Let the forward "

@@ -158,7 +158,12 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def copied_inputs(values: Any, model: nn.Module) -> Any:
-    """Copy all tensors in `values` to the model's device, as ordinary tensors in any mode."""
+    """Copy all tensors in `values` to the model's device, as ordinary tensors in any mode; or raise."""
+    if any(isinstance(v, Tensor) and v.is_meta for v in tree_leaves(values)):
+        raise ArgumentError(
+            "`example_input` holds a tensor on the device 'meta': it has a shape, but no numbers. Make "
+            "it on another device: torch.zeros(shape)."
+        )
     return moved(tree_map_only(Tensor, lambda v: v.detach().clone(), values), device_of(model))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
+from pruneviz.core.errors import calling_it
 from pruneviz.core.imports import imported
 from pruneviz.metrics.latency import differs
 from pruneviz.model.batches import examples_in, first_n
@@ -93,7 +94,8 @@ def panel_costs(
     4608
     >>> panel.close()
     """
-    return CostsPanel(model, x, crossover, sparsity, batch, seconds, threads)
+    with calling_it("x"):
+        return CostsPanel(model, x, crossover, sparsity, batch, seconds, threads)
 
 
 class CostsPanel(Panel):

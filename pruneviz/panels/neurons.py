@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError
+from pruneviz.core.errors import ArgumentError, calling_it
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.metrics.accuracy import accuracy
 from pruneviz.metrics.cost import measure
@@ -124,7 +124,8 @@ def panel_neurons(
     [False, False, False, False, True, True, True, True]
     >>> panel.close()
     """
-    return NeuronsPanel(model, x, batches, criterion, sparsity, layer, unit, approximate)
+    with calling_it("x"):
+        return NeuronsPanel(model, x, batches, criterion, sparsity, layer, unit, approximate)
 
 
 class NeuronsPanel(Panel):

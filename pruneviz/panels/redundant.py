@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from pruneviz.core import checks
+from pruneviz.core.errors import calling_it
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.plan import Plan
 from pruneviz.evidence.collect import collect
@@ -110,7 +111,8 @@ def panel_redundant(
     (2, 0, 1.0)
     >>> panel.close()
     """
-    return TwinsPanel(model, x, batches, evidence, by, layer, threshold, pair)
+    with calling_it("x"):
+        return TwinsPanel(model, x, batches, evidence, by, layer, threshold, pair)
 
 
 class TwinsPanel(Panel):

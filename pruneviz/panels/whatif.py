@@ -63,8 +63,9 @@ def panel_whatif(
     criterion: str | None = None,
     scope: str | None = None,
     sparsity: float = 0.0,
-    repair: str = "none",
+    repair: str | None = None,
     approximate: bool = False,
+    as_program: bool = False,
 ) -> Panel:
     """Prune your own model with a few controls, see what it costs, and use the smaller model.
 
@@ -100,11 +101,14 @@ def panel_whatif(
     classes : sequence of str, optional
         Name of each class; default: its number.
     criterion, scope, sparsity, repair
-        First values of the controls. Default: units by their L2 norm, or if no unit can be removed,
-        weights by their magnitude.
+        First values of the controls. Default: units by the second-order criterion, or by their L2
+        norm where no gradients can be had, and least squares; if no unit can be removed, weights by
+        their magnitude, not repaired. The data are collected with the first move.
     approximate : bool
         As for `find_groups`: whether units can be removed over which a norm runs, such as the
         features of a transformer. Then the norm of the kept units differs.
+    as_program : bool
+        As for `shrink`: for models with sizes in their Python code.
 
     Returns
     -------
@@ -142,6 +146,7 @@ def panel_whatif(
         learn=learn,
         loss=loss,
         approximate=approximate,
+        as_program=as_program,
     )
     passed = {"example_input": example_input, "learn": learn, "loss": loss}
     given = {name for name, value in passed.items() if value is not None}
@@ -162,17 +167,16 @@ class WhatIfPanel(Panel):
         criterion: str | None,
         scope: str | None,
         sparsity: float,
-        repair: str,
+        repair: str | None,
     ) -> None:
         sparsity = checks.number(sparsity, "sparsity", low=0, high=0.99)
-        checks.choice(repair, "repair", RUNGS)
         if scope is not None:
             checks.choice(scope, "scope", ("layer", "global"))
         self._what, self._arguments_given, self._from_panel = what, given, from_panel
         self.batches, self.learn = what.given, what.gradient_batches
         names = {f"{g} {c}": f"{g}s by {c}" for g, c in what.criteria}
         if criterion is None:
-            criterion = "unit l2" if "unit l2" in names else "weight magnitude"
+            criterion = " ".join(what.best)
         matches = [n for n in names if criterion in (n, n.split(" ", 1)[1])]
         if not matches and what.refusal and criterion.removeprefix("unit ") in CRITERIA:
             raise ArgumentError(
@@ -181,6 +185,9 @@ class WhatIfPanel(Panel):
             )
         if not matches:
             checks.choice(criterion, "criterion", names, what="criterion")
+        if repair is None:  # as `prune` does; nothing of the kind is measured for weights
+            repair = "lstsq" if matches[0].startswith("unit ") else "none"
+        checks.choice(repair, "repair", RUNGS)
         self._classes = checks.classes(classes)
         super().__init__()
         row, slider = self.slider("sparsity", sparsity, 0.0, 0.99, 0.01)
@@ -214,7 +221,7 @@ class WhatIfPanel(Panel):
 
     def answer(self, moved: str) -> dict[str, Any]:
         choice = checked_choice(self._choice())
-        ready = self._what.ready(choice.granularity, choice.criterion)
+        ready = self._what.ready(choice.granularity, choice.criterion, choice.sparsity)
         plan = self._plan(choice) if ready else None
         result: dict[str, Any] = {
             "plan": plan,

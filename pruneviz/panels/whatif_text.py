@@ -265,6 +265,7 @@ def code(
     lines += [f"plan = pv.select(scores, {', '.join(arguments)})"]
     if units:
         repair_argument = f", repair={choice.repair!r}, batches=learn" if repairs else ""
+        repair_argument += ", as_program=True" * what.as_program
         lines += [f"small = pv.shrink(model, plan, example_input=x{repair_argument})"]
     else:
         data = ", batches=learn" if choice.repair == "distil" else evidence

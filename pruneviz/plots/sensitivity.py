@@ -54,6 +54,7 @@ def plot_sensitivity(data: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     needed = ("layer", "granularity", "target_sparsity", "metric", "dense")
     checks.columns(data, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "plot_sensitivity")
+    data = checks.not_left_out(data)
     if not len(data):
         raise ArgumentError("plot_sensitivity has nothing to draw: the frame has no rows.")
     twice = data[data.duplicated(["layer", "target_sparsity"])]

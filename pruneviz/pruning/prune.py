@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError, GraphError
+from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Groups, check_some_cuttable
 from pruneviz.core.plan import Plan, Scores
 from pruneviz.evidence.evidence import Evidence
@@ -68,11 +68,14 @@ def prune(
     Does the same as `find_groups`, `collect`, `score`, `select` and `shrink` one after the other. With
     `batches` the recipe that lost least in our measurements is used, without training: units are
     chosen by the second-order criterion, and what is left is repaired by least squares. Without them
-    only the weights are known: units of small L2 norm are removed, and nothing is repaired. ::
+    only the weights are known: units of small L2 norm are removed, and nothing is repaired. At a
+    quarter of the MACs the README's LeNet-300-100 keeps an accuracy of 0.6 then, of 0.90; 1,000
+    images, without labels, make it 0.88. ::
 
         small = pv.prune(model, x, macs=0.5, batches=images)
 
     A group that cannot be cut or scored is left out, and said in one warning; all others are pruned.
+    So is the rank of a low-rank adapter, unless it is in `scores`: see `Session`.
 
     Parameters
     ----------
@@ -92,7 +95,7 @@ def prune(
         at its interval, `accuracy_interval`.
     criterion : str or callable, optional
         For units, such as ``"l2"``; see `score`. Default: ``"obs"`` with data and where it can be had,
-        else ``"l2"``.
+        else ``"l2"``; a warning says why, if there is data.
     evidence : Evidence, optional
         From `collect`; for criteria and repairs that need it.
     batches : iterable, optional
@@ -117,7 +120,8 @@ def prune(
     as_program : bool
         As for `shrink`: for models with sizes in their Python code.
     strict : bool
-        Raise if a group cannot be cut or scored, instead of leaving it out.
+        Raise if a group cannot be cut or scored, instead of leaving it out; and if the best
+        criterion cannot be had, instead of taking the next one.
     seed : int
         As for `score`; and for ``repair="distil"``.
     session : Session, optional
@@ -216,10 +220,5 @@ def _scores(session: Session, criterion: Any, given: Scores | None, seed: int) -
         checks.kind(given, "scores", Scores, "Make them: pv.score(model, 'l2', groups=groups).")
         values = {n: v for n, v in given.values.items() if not session.groups[n].frozen}
         return replace(given, values=values, groups=session.groups)
-    if criterion is None and session.source != (None, None):
-        try:
-            return session.scores(registered("obs", "unit"), seed=seed)
-        except (ArgumentError, GraphError):
-            pass  # no gradients can be had, or no co-moments: the weights are known in any case
-    chosen = "l2" if criterion is None else criterion
+    chosen = session.best_criterion(seed=seed) if criterion is None else criterion
     return session.scores(chosen if callable(chosen) else registered(chosen, "unit"), seed=seed)

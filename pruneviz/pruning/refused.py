@@ -12,7 +12,9 @@ from pruneviz.core.plan import Plan, keep_all
 from pruneviz.pruning.shrink import Shrinker
 
 
-def refused_groups(shrinker: Shrinker, plan: Plan) -> dict[str, GraphError]:
+def refused_groups(
+    shrinker: Shrinker, plan: Plan, *, as_program: bool = False
+) -> dict[str, GraphError]:
     """Return the error of each group that cannot be cut as a plan says, beside the others.
 
     All of them are cut at once, and compared. If that fails, the groups are halved until the guilty
@@ -28,7 +30,7 @@ def refused_groups(shrinker: Shrinker, plan: Plan) -> dict[str, GraphError]:
 
     def added(names: list[str], good: list[str]) -> list[str]:
         """Return the good groups, and those of `names` that can be cut beside them."""
-        error = _attempt(shrinker, plan, [*good, *names])
+        error = _attempt(shrinker, plan, [*good, *names], as_program)
         if error is None:
             return [*good, *names]
         if len(names) == 1:
@@ -67,9 +69,11 @@ def reason_of(error: GraphError) -> str:
     return error.reason or sentence_of(error).rstrip(".")
 
 
-def _attempt(shrinker: Shrinker, plan: Plan, names: list[str]) -> GraphError | None:
+def _attempt(
+    shrinker: Shrinker, plan: Plan, names: list[str], as_program: bool
+) -> GraphError | None:
     try:
-        shrinker.compared(without(plan, plan.keep.keys() - set(names)))
+        shrinker.compared(without(plan, plan.keep.keys() - set(names)), as_program=as_program)
     except IncomparableError:
         raise
     except GraphError as e:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError, GraphError, IncomparableError
+from pruneviz.core.errors import ArgumentError, GraphError, IncomparableError, sentence_of
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import LeftOut, Plan, Scores, left_out_text
@@ -21,6 +21,7 @@ from pruneviz.evidence.collect import collect
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
+from pruneviz.graph.low_rank import adapter_groups
 from pruneviz.graph.state import Walk
 from pruneviz.metrics.cost import Cost, measure
 from pruneviz.metrics.work import idle_weights, macs_by_tensor
@@ -37,6 +38,7 @@ from pruneviz.selection.score import score
 
 Made = TypeVar("Made")
 UNRUN = "it never ran on the example"
+ADAPTER = "the rank of a low-rank adapter; pv.drop cuts it"
 MAX_SCORES = 8  # scores that are kept: each is as large as the weights
 
 
@@ -46,6 +48,9 @@ class Session:
     The trace, the groups, the evidence, the scores and the cost of the whole model are kept. So ten
     calls of ``prune(model, x, session=session, ...)`` trace the model once and collect once. Several
     threads may use one session; they wait for each other.
+
+    The rank of a low-rank adapter (LoRA) is left out of the scores: it is small, and what was trained
+    last. It is cut by a plan of your own (`drop`), or by scores of your own (`score`).
 
     Parameters
     ----------
@@ -70,7 +75,8 @@ class Session:
     as_program : bool
         As for `shrink`.
     strict : bool
-        Raise if a group cannot be cut or scored. Otherwise it is left out: see ``left_out``.
+        Raise if a group cannot be cut or scored. Otherwise it is left out: see ``left_out``. Raise,
+        too, if the best criterion cannot be had.
     seed : int
         As for `collect`.
 
@@ -144,7 +150,7 @@ class Session:
 
     def _refused(self, plan: Plan) -> dict[str, str]:
         """Return the reason of each group that cannot be cut as a plan says; it is left out."""
-        errors = refused_groups(self.shrinker, plan)
+        errors = refused_groups(self.shrinker, plan, as_program=self.as_program)
         if errors and self.strict:
             raise next(iter(errors.values()))
         groups, reasons = plan.groups, {n: reason_of(e) for n, e in errors.items()}
@@ -245,10 +251,15 @@ class Session:
             made = score(self.model, chosen, groups=groups, evidence=evidence, seed=seed,
                          strict=self.strict)  # fmt: skip
             if groups is None:
-                return self._without_idle(made)
+                return without_idle(made, self.idle)
             found = {n: replace(p, macs=self.share(groups[n])) for n, p in made.left_out.items()}
+            found |= {
+                n: LeftOut((groups[n].size,), ADAPTER, self.share(groups[n]))
+                for n in adapter_groups(self.walk, groups)
+            }
             self._leave_out(found)
-            return replace(made, left_out={**self.left_out, **found})
+            values = {n: v for n, v in made.values.items() if n not in found}
+            return replace(made, values=values, left_out={**self.left_out, **found})
 
         found = self._once(("scores", granularity, chosen, seed), make)
         with self.lock:
@@ -257,17 +268,31 @@ class Session:
                 del self._made[old]
         return found
 
+    def best_criterion(self, *, seed: int = 0) -> str:
+        """Return the criterion that chooses units best with what is there; said once if it is not "obs"."""
+
+        def find() -> str:
+            if self.source == (None, None):
+                return "l2"
+            try:
+                self.scores("obs", seed=seed)
+            except (ArgumentError, GraphError) as e:
+                if self.strict:
+                    raise
+                warnings.warn(
+                    f"units are chosen by 'l2' and not by 'obs', which loses less: {sentence_of(e)} Or "
+                    "pass criterion='l2', if that is meant.",
+                    stacklevel=2,
+                )
+                return "l2"
+            return "obs"
+
+        return self._once("best criterion", find)
+
     @property
     def idle(self) -> set[str]:
         """The weights that never run on the example: their scores say nothing of the model."""
         return self._once("idle", lambda: idle_weights(self.model, self.example_input))
-
-    def _without_idle(self, scores: Scores) -> Scores:
-        values = {n: v for n, v in scores.values.items() if n not in self.idle}
-        rest = {
-            n: LeftOut(tuple(scores.values[n].shape), UNRUN) for n in scores.values.keys() - values
-        }
-        return replace(scores, values=values, left_out={**scores.left_out, **rest})
 
     def has_scores(self, criterion: str, granularity: str = "unit", *, seed: int = 0) -> bool:
         """Whether these scores are there already."""
@@ -291,7 +316,7 @@ class Session:
             except IncomparableError:
                 raise
             except GraphError:
-                if self.strict or self.as_program:
+                if self.strict:
                     raise
                 # with other numbers of units these groups could be cut: they are left out from now on
                 reasons = self._refused(plan)
@@ -355,6 +380,13 @@ class Session:
         self.__dict__.update(state)
         self.lock = threading.RLock()
         self._versions = self._now()
+
+
+def without_idle(scores: Scores, idle: Container[str]) -> Scores:
+    """Return scores without those of the weights that never run; these are left out."""
+    rest = {n: LeftOut(tuple(v.shape), UNRUN) for n, v in scores.values.items() if n in idle}
+    values = {n: v for n, v in scores.values.items() if n not in rest}
+    return replace(scores, values=values, left_out={**scores.left_out, **rest})
 
 
 def _for_cross_entropy(batches: list[Batch]) -> list[Batch]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RARE = 0.01  # a unit is rarely active if at most this share of its values is not 0
 CONSTANT = 1e-6  # a unit is constant if it varies by at most this share of its largest value
+UNREAD = "`evidence` has no layer that reads them"
 KINDS = ("dead", "constant", "rare")
 
 
@@ -57,7 +58,8 @@ def find_inactive(
         (its number in the group; without groups the number of the input), ``kind``; ``active``, the
         share of values that are not 0; ``mean``, ``std``, ``low``, ``high``. Kinds: ``"dead"``
         (always 0), ``"constant"`` (always the same, not 0), ``"rare"``. To count them:
-        ``frame.groupby(["layer", "kind"]).size()``.
+        ``frame.groupby(["layer", "kind"]).size()``. ``frame.attrs["left_out"]``: name of each group
+        that was left out, to the reason.
 
     Raises
     ------
@@ -88,6 +90,7 @@ def find_inactive(
     checks.kind(evidence, "evidence", Evidence, hint)
     rare = checks.sparsity(rare, "rare")
     rows: list[tuple[Any, ...]] = []
+    left_out: dict[str, str] = {}
     if groups is None:
         for layer, m in evidence.inputs.items():
             rows += _rows((layer,), _column_units(m), rare)
@@ -105,13 +108,13 @@ def find_inactive(
         if unread and (strict or len(unread) == len(asked)):
             raise next(iter(unread.values()))
         if unread:
-            warnings.warn(
-                f"left out: {', '.join(unread)} (`evidence` has no layer that reads them)",
-                stacklevel=2,
-            )
+            warnings.warn(f"left out: {', '.join(unread)} ({UNREAD})", stacklevel=2)
+            left_out = dict.fromkeys(unread, UNREAD)
     first = ["layer"] if groups is None else ["layer", "group"]
     columns = [*first, "unit", "kind", "active", "mean", "std", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    frame.attrs["left_out"] = left_out  # no rows: each row is an inactive unit
+    return frame
 
 
 def kinds(m: Moments, rare: float = RARE) -> np.ndarray:

@@ -19,6 +19,7 @@ from pruneviz.core.slices import ROLES
 from pruneviz.evidence.evidence import Evidence, check_evidence
 from pruneviz.evidence.moments import Moments
 from pruneviz.model.hooks import evaluating, plain_torch
+from pruneviz.model.layers import weight_shapes
 from pruneviz.model.tensors import Held, check_fit, tensors_by_name
 from pruneviz.redundancy.similarity import (
     correlated_pairs,
@@ -119,11 +120,7 @@ def find_redundant(
         cut = groups.cuttable
         check_fit(groups, cut, have, "groups")
         if evidence is not None:
-            modules = model.named_modules(remove_duplicate=False)
-            weights = ((n, getattr(m, "weight", None)) for n, m in modules)
-            check_evidence(
-                evidence, {n: tuple(w.shape) for n, w in weights if isinstance(w, Tensor)}
-            )
+            check_evidence(evidence, weight_shapes(model))
         for g in cut:
             found = (
                 _by_weights(g, have, top, threshold)

@@ -40,6 +40,7 @@ def allocate(
     macs: float | None = None,
     example_input: Any = None,
     groups: Groups | None = None,
+    as_program: bool = False,
     encoding: str = "bitmap",
 ) -> dict[str, float]:
     """Divide a budget among the layers: prune where it costs least until the budget is met.
@@ -66,6 +67,8 @@ def allocate(
         Needed for units, and for ``macs``.
     groups : Groups, optional
         For units; default: they are found.
+    as_program : bool
+        As for `sensitivity`, where the frame was made so.
     encoding : str
         For weights and ``bytes``; see `encodings`. A tensor that is smaller dense is counted dense.
 
@@ -96,27 +99,22 @@ def allocate(
     """
     needed = ("layer", "criterion", "granularity", "target_sparsity", "metric", "dense")
     checks.columns(frame, dict.fromkeys(needed, "pv.sensitivity(model, …)"), "allocate")
+    frame = checks.not_left_out(frame)
     model = checks.unwrapped(model)
-    given = {
-        n: v for n, v in (("params", params), ("bytes", bytes), ("macs", macs)) if v is not None
-    }
-    if len(given) != 1:
-        passed = "none was" if not given else f"{' and '.join(given)} were"
-        raise ArgumentError(
-            f"`allocate` takes one budget, `params`, `bytes` or `macs`, but {passed} passed."
-        )
+    name, value = _one_budget({"params": params, "bytes": bytes, "macs": macs})
     if frame[["criterion", "granularity"]].drop_duplicates().shape[0] != 1:
         raise ArgumentError(
             "`frame` must be of one criterion and one granularity, and not empty. Take its rows: "
             "frame[frame['criterion'] == 'magnitude']."
         )
-    (name, value), units = next(iter(given.items())), frame["granularity"].iloc[0] == "unit"
+    units = frame["granularity"].iloc[0] == "unit"
     if example_input is None and (units or name == "macs"):
         raise ArgumentError(
             f"`allocate` needs `example_input` {'to cut units' if units else 'to count MACs'}."
         )
     if units:
-        kept = _kept_of_units(model, example_input, groups, name)
+        session = Session(model, example_input, groups=groups, as_program=as_program)
+        kept = _kept_of_units(session, name)
     else:
         kept = _kept_of_weights(
             model, example_input, name, checks.choice(encoding, "encoding", ENCODINGS)
@@ -194,6 +192,16 @@ def _points(
     return points
 
 
+def _one_budget(budgets: Mapping[str, float | None]) -> tuple[str, float]:
+    given = {n: v for n, v in budgets.items() if v is not None}
+    if len(given) != 1:
+        passed = "none was" if not given else f"{' and '.join(given)} were"
+        raise ArgumentError(
+            f"`allocate` takes one budget, `params`, `bytes` or `macs`, but {passed} passed."
+        )
+    return next(iter(given.items()))
+
+
 def _budget(value: Any, name: str, total: int) -> float:
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
     if not number > 0:
@@ -204,11 +212,8 @@ def _budget(value: Any, name: str, total: int) -> float:
     return number * total if number <= 1 else number
 
 
-def _kept_of_units(
-    model: nn.Module, example_input: Any, groups: Groups | None, name: str
-) -> Callable[[Sparsities], int]:
+def _kept_of_units(session: Session, name: str) -> Callable[[Sparsities], int]:
     """Return a function: what the model keeps (params, bytes or MACs) at sparsities of groups."""
-    session = Session(model, example_input, groups=groups)
     groups = session.groups
     # any scores will do: the cost does not depend on which units of a group are removed
     values = {g.name: torch.arange(g.size).float() for g in groups.cuttable}

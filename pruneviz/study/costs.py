@@ -35,6 +35,7 @@ def compare_costs(
     sparsity: float,
     seconds: float = 1.0,
     threads: int | None = None,
+    as_program: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Remove the same number of weights in several ways, and compare bytes, MACs and time.
@@ -53,6 +54,8 @@ def compare_costs(
         About how long to measure in all. The ways are timed in turn.
     threads : int, optional
         Of torch; default: as many as it uses now.
+    as_program : bool
+        As for `shrink`: for models with sizes in their Python code.
     seed : int
         For the order; the caller's random state is not changed.
 
@@ -84,15 +87,15 @@ def compare_costs(
     >>> frame[["way", "bytes", "macs"]].values.tolist()[2:]
     [['csr_linear', 8464, 921], ['csr_mm', 8464, 921], ['smaller', 3536, 864]]
     """
-    return compare_models(ReductionWays(model, example_input).at(sparsity), example_input, seconds=seconds,
-                    threads=threads, seed=seed)  # fmt: skip
+    ways = ReductionWays(model, example_input, as_program=as_program).at(sparsity)
+    return compare_models(ways, example_input, seconds=seconds, threads=threads, seed=seed)
 
 
 class ReductionWays:
     """One model, traced once, with its weights removed in several ways to many sparsities."""
 
-    def __init__(self, model: nn.Module, example_input: Any) -> None:
-        self._session = Session(model, example_input)
+    def __init__(self, model: nn.Module, example_input: Any, *, as_program: bool = False) -> None:
+        self._session = Session(model, example_input, as_program=as_program)
         self.model = self._session.model
         self._weights = self._session.scores("magnitude", "weight")
         self._units = self._session.scores("l2")

@@ -29,7 +29,7 @@ from pruneviz.study.prefix import Prefix
 from pruneviz.study.setup import Setup
 from pruneviz.study.stored import Row, Table
 from pruneviz.study.sweep import COSTS
-from pruneviz.study.table import all_rows, as_list, row_error, with_better
+from pruneviz.study.table import all_rows, as_list, row_error, with_better, without_empty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +51,7 @@ def sensitivity(
     batches: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     draw: Callable[..., Any] | None = None,
+    as_program: bool = False,
     seed: int = 0,
     n_jobs: int | None = None,
     path: str | Path | None = None,
@@ -86,7 +87,7 @@ def sensitivity(
         evidence, are in the evidence.
     groups : Groups, optional
         From `find_groups`; default: they are found if units are pruned.
-    repair, evidence, batches, loss, draw
+    repair, evidence, batches, loss, draw, as_program
         As for `sweep`, but one repair.
     seed : int
         For criteria that draw random numbers, and for torch's random numbers in `evaluate`.
@@ -98,7 +99,9 @@ def sensitivity(
     DataFrame
         One row for each layer and sparsity: ``layer, criterion, granularity, repair,
         target_sparsity, sparsity`` (of that layer), ``metric, (low, high, examples,) dense`` (the
-        metric of the dense model), ``params, nonzero, bytes, macs`` (of the pruned model).
+        metric of the dense model), ``params, nonzero, bytes, macs`` (of the pruned model). If
+        a group, or the weight of a layer, is left out, it has a row of the whole model (unless
+        `layers` are named), and a column ``left_out`` says why; of groups with their share of the MACs.
 
     Raises
     ------
@@ -125,17 +128,21 @@ def sensitivity(
     model = checks.unwrapped(model)
     where = None if path is None else checked_path(path, "rows.csv")
     targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
-    result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS}
+    result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS,
+                      "left_out": str}  # fmt: skip
     seed = checks.count(seed, "seed")
     setup = Setup.of(model, example_input, [criterion], granularity=None, groups=groups,
-                    repairs=[repair], evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
+                    repairs=[repair], evidence=evidence, batches=batches, loss=loss, draw=draw,
+                    as_program=as_program)  # fmt: skip
     granularity = setup.granularity[criterion]
     parts = _parts(setup, granularity, layers)
+    left_out = _left_out(setup, criterion, parts, layers, seed)
     key_columns = {"layer": str, "criterion": str, "granularity": str, "repair": str,
             "target_sparsity": float}  # fmt: skip
     rows = [
         dict(zip(key_columns, (layer, criterion, granularity, repair, s), strict=True))
-        for layer in parts for s in targets
+        for layer, levels in [*((n, targets) for n in parts), *((n, [0.0]) for n in left_out)]
+        for s in levels
     ]  # fmt: skip
     rows = with_better(rows, key_columns, checked_better(better, evaluate))
     compared = {**setup.compared(evidence, groups), "evaluate": evaluate}
@@ -143,10 +150,13 @@ def sensitivity(
     arguments = {
         "pruneviz": VERSION, **prints, "criterion": criterion,
         "sparsities": targets, "layers": list(parts), "repair": repair, "seed": seed,
+        "as_program": as_program,
     }  # fmt: skip
     table = Table("sensitivity", key_columns, result_columns, where, arguments)
-    job = _Sensitivity(setup, evaluate, parts, seed)
-    return pd.DataFrame(all_rows(job, rows, table, n_jobs=n_jobs, progress=progress))
+    job = _Sensitivity(setup, evaluate, parts, left_out, seed)
+    return without_empty(
+        pd.DataFrame(all_rows(job, rows, table, n_jobs=n_jobs, progress=progress)), "left_out"
+    )
 
 
 def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict[str, list[str]]:
@@ -180,6 +190,22 @@ def _parts(setup: Setup, granularity: str, layers: Iterable[str] | None) -> dict
     return parts
 
 
+def _left_out(
+    setup: Setup, criterion: str, parts: dict[str, list[str]], layers: Any, seed: int
+) -> dict[str, str]:
+    """Return why groups, or weights, have no rows of their own; those without scores leave `parts`."""
+    found = setup.scores(criterion, seed).left_out
+    rest = {n: str(p) for n, p in found.items() if p.is_named}
+    for name in rest.keys() & parts.keys():
+        if layers is not None:
+            raise ArgumentError(
+                f"{name!r} cannot be scored by {criterion!r} ({rest[name]}). Leave it out of `layers`, "
+                "or collect evidence of what reads it."
+            )
+        del parts[name]
+    return rest if layers is None else {}
+
+
 @dataclass(frozen=True, eq=False)
 class _Sensitivity:
     """The arguments that all rows share."""
@@ -187,6 +213,7 @@ class _Sensitivity:
     setup: Setup
     evaluate: Callable[[nn.Module], Any]
     parts: dict[str, list[str]]
+    left_out: dict[str, str]
     seed: int
 
     def start(self) -> Callable[[Row], Row]:
@@ -225,6 +252,8 @@ class _Rows:
         return seeded(self.job.seed, {t.device for t in self.model.parameters()})
 
     def _compute(self, row: Row) -> Row:
+        if row["layer"] in self.job.left_out:
+            return self._whole(self.job.left_out[row["layer"]])
         names = self.job.parts[row["layer"]]
         if row["granularity"] == "weight":
             share = float(row["target_sparsity"])
@@ -238,12 +267,22 @@ class _Rows:
             values = {n: self.scores.values[n] for n in names}
             scores = Scores(values, self.scores.criterion, self.scores.groups)
             own = plan = self.variants.plan(scores, row["target_sparsity"])
-            new = self.variants.session.smaller(plan, row["repair"], compare=self.accuracy is None)
+            session = self.variants.session
+            new = session.smaller(plan, row["repair"], compare=self.accuracy is None)
+            if row["layer"] in session.left_out:  # with so few units it cannot be cut
+                return self._whole(str(session.left_out[row["layer"]]))
             cost = self.variants.cost(new)
             new = self._same_outputs(plan, row["repair"], new)
         counts = {c: getattr(cost, c) for c in COSTS}
         answer = self.dense if own.kept == own.total else self._evaluate(new)
-        return {"sparsity": own.sparsity, **answer, "dense": self.dense["metric"], **counts}
+        return {"sparsity": own.sparsity, **answer, "dense": self.dense["metric"], **counts,
+                "left_out": ""}  # fmt: skip
+
+    def _whole(self, why: str) -> Row:
+        """Return the row of what is left out: nothing is removed."""
+        counts = {c: getattr(self.variants.session.dense, c) for c in COSTS}
+        return {"sparsity": 0.0, **self.dense, "dense": self.dense["metric"], **counts,
+                "left_out": why}  # fmt: skip
 
     def _same_outputs(self, plan: Plan, repair: str, smaller: nn.Module) -> nn.Module:
         """Return the silenced model if its outputs are the same: its first layers need not run."""

@@ -57,6 +57,7 @@ class Setup:
         batches: Iterable[Any] | None,
         loss: Any = None,
         draw: Any = None,
+        as_program: bool = False,
     ) -> Setup:
         """Check the arguments; find groups and collect evidence if they are needed."""
         if groups is not None:
@@ -90,7 +91,7 @@ class Setup:
             if rung != "none":
                 check_repair_data(rung, evidence, batches)
         session = Session(model, example_input, batches=batches, loss=loss, draw=draw,
-                          evidence=evidence, groups=groups)  # fmt: skip
+                          evidence=evidence, groups=groups, as_program=as_program)  # fmt: skip
         _ = session.dense  # raises if the example does not fit
         criteria = {name: CRITERIA[name] for name in chosen}
         session.evidence_for(criteria.values(), rungs)  # collected once for all of them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,13 @@ from pruneviz.core.whole_file import checked_path
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, checked_better, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
+from pruneviz.pruning.refused import without
 from pruneviz.pruning.repair.distil import Distillation, rung_of, without_bar
 from pruneviz.selection.criteria.registry import SCOPES
 from pruneviz.storage.fingerprint import fingerprints
 from pruneviz.study.setup import Setup
 from pruneviz.study.stored import Row, Table
-from pruneviz.study.table import all_rows, as_list, row_error, with_better
+from pruneviz.study.table import all_rows, as_list, row_error, with_better, without_empty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,7 @@ def sweep(
     batches: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     draw: Callable[..., Any] | None = None,
+    as_program: bool = False,
     tune: Callable[[nn.Module], nn.Module] | None = None,
     seeds: Iterable[int] = (0,),
     n_jobs: int | None = None,
@@ -100,6 +102,9 @@ def sweep(
         ``"lstsq"`` re-fits layer by layer on these, and ``"distil"`` learns from their inputs.
     loss, draw : callable, optional
         As for `prune`.
+    as_program : bool
+        As for `shrink`, where units are removed: for models with sizes in their Python code. Such a
+        model has no dropout, and its batch norms keep their statistics while `tune` trains it.
     tune : callable, optional
         ``tune(model)`` returns a new model, such as ``lambda m: pv.fit(m, batches)``.
     seeds : iterable of int
@@ -112,7 +117,8 @@ def sweep(
     path : path, optional
         Path of a CSV file, which is whole at any time. Read it with ``pandas.read_csv(path,
         comment="#")``: its first line holds the arguments of the call. Its rows are in the order in
-        which they were ready. They are taken up only if nothing that made them has changed: tensors,
+        which they were ready, and have the column ``left_out`` also where it is empty. They are taken
+        up only if nothing that made them has changed: tensors,
         the code of functions, and all variables and objects that these hold or read; of installed
         packages the version. What cannot be compared, such as a lock, is said once, and the rows are
         computed again. Files and clocks that a function reads are not seen. A second call that
@@ -126,7 +132,8 @@ def sweep(
         One row for each setting: ``criterion, granularity, scope, repair, seed, target_sparsity,
         sparsity, metric, (low, high, examples,) params, nonzero, bytes, macs``; criteria outermost,
         then seeds, repairs, sparsities. ``sparsity`` is that of the weights, or units, that are
-        scored; ``1 - nonzero / params`` is that of all numbers.
+        scored; ``1 - nonzero / params`` is that of all numbers. If something is left out, a column
+        ``left_out`` names it, with the reason and its share of the MACs.
 
     Raises
     ------
@@ -157,9 +164,10 @@ def sweep(
     repairs = _repairs_by_name(repair)
     if scope is not None:
         checks.choice(scope, "scope", SCOPES)
-    result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS}
+    result_columns = {"sparsity": float, **columns_of(evaluate), **COSTS, "left_out": str}
     setup = Setup.of(model, example_input, names, granularity=granularity, groups=groups,
-                    repairs=repairs.values(), evidence=evidence, batches=batches, loss=loss, draw=draw)  # fmt: skip
+                    repairs=repairs.values(), evidence=evidence, batches=batches, loss=loss, draw=draw,
+                    as_program=as_program)  # fmt: skip
     key_columns = {"criterion": str, "granularity": str, "scope": str, "repair": str, "seed": int,
             "target_sparsity": float}  # fmt: skip
     rows = [
@@ -180,11 +188,12 @@ def sweep(
     arguments = {
         "pruneviz": VERSION, **prints, "criteria": names,
         "sparsities": targets, "repair": [*repairs], "seeds": runs, "scope": scope,
-        "granularity": granularity,
+        "granularity": granularity, "as_program": as_program,
     }  # fmt: skip
     table = Table("sweep", key_columns, result_columns, where, arguments)
     job = _Sweep(setup, repairs, tune, evaluate)
-    return pd.DataFrame(all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress))
+    done = all_rows(job, rows, table, same=same, n_jobs=n_jobs, progress=progress)
+    return without_empty(pd.DataFrame(done), "left_out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +235,8 @@ class _Rows:
         repair = without_bar(self.job.repairs[row["repair"]], row["seed"])
         if units:
             new = variants.session.smaller(plan, repair)
+            late = variants.session.left_out  # also groups that cannot be cut so far
+            plan = replace(without(plan, late), left_out={**plan.left_out, **late})
         elif tune is None:
             new = variants.baked(plan, repair)
         else:
@@ -234,7 +245,9 @@ class _Rows:
             new = _tune(tune, new)
         cost = variants.cost(new, same=not units and tune is None)
         counts = {c: getattr(cost, c) for c in COSTS}
-        return {"sparsity": plan.sparsity, **evaluated(self.job.evaluate, new), **counts}
+        rest = "; ".join(f"{n} ({p})" for n, p in plan.left_out.items() if p.is_named)
+        return {"sparsity": plan.sparsity, **evaluated(self.job.evaluate, new), **counts,
+                "left_out": rest}  # fmt: skip
 
 
 def _repairs_by_name(repair: Any) -> dict[str, str | Distillation]:

@@ -6,7 +6,7 @@ import pickle
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.imports import imported
 from pruneviz.core.progress import progress_bar
 from pruneviz.study.stored import Row, Stored, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Job(Protocol):
@@ -112,6 +115,11 @@ def row_error(what: str, e: Exception) -> Exception:
     kind = type(e) if isinstance(e, (ArgumentError, GraphError)) else ArgumentError
     message = str(e) if kind is type(e) else f"{type(e).__name__}: {e}"
     return kind(f"in the row of {what}: {message}")
+
+
+def without_empty(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a frame without a column of texts if all of them are empty."""
+    return frame if frame[column].any() else frame.drop(columns=column)
 
 
 def as_list(values: Any, name: str) -> list[Any]:

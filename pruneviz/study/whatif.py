@@ -17,12 +17,20 @@ from pruneviz.core.errors import ArgumentError, GraphError
 from pruneviz.core.groups import check_some_cuttable
 from pruneviz.core.imports import imported
 from pruneviz.core.names import layer_name
-from pruneviz.core.plan import Plan, Scores
+from pruneviz.core.plan import Plan, Scores, keep_all
 from pruneviz.metrics.accuracy import classified
 from pruneviz.metrics.accuracy_comparison import Comparison
 from pruneviz.metrics.evaluator import checked_better, metric
 from pruneviz.metrics.latency_comparison import Timing, compare_latency
-from pruneviz.model.batches import PART, Batch, first_examples, first_n, read_all, same_shape
+from pruneviz.model.batches import (
+    PART,
+    Batch,
+    cut_examples,
+    first_examples,
+    first_n,
+    read_all,
+    same_shape,
+)
 from pruneviz.model.forward import copy_of
 from pruneviz.model.hooks import evaluating
 from pruneviz.model.layout import fast_batches
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
 
 QUICK = 0.05  # longest time in seconds that a slider may wait
 TRACED = 16  # examples of the traced input, on which every smaller model is compared
+TRIED = 8  # examples that tell whether there are gradients
 LEARN = 500  # examples from which evidence is collected by default
 
 
@@ -72,6 +81,8 @@ class WhatIf:
         left out.
     approximate : bool
         As for `find_groups`.
+    as_program : bool
+        As for `shrink`.
 
     Examples
     --------
@@ -95,6 +106,7 @@ class WhatIf:
         learn: Iterable[Any] | None = None,
         loss: Callable[..., Any] | None = None,
         approximate: bool = False,
+        as_program: bool = False,
     ) -> None:
         model = checks.unwrapped(model)
         self.training = {name: m.training for name, m in model.named_modules()}
@@ -109,7 +121,7 @@ class WhatIf:
         # whether the first batches were left out, because they have no examples
         self.dropped = given[0].place != "batch 1 of `batches`"
         self.batches = fast_batches(given, model=self.model) if needs_labels else given
-        self.evaluate, self.approximate = evaluate, approximate
+        self.evaluate, self.approximate, self.as_program = evaluate, approximate, as_program
         inputs = [x for x, _ in given]
         self._timed_input = inputs[0] if example_input is None else example_input
         self.example_input = _first_examples(inputs[0]) if example_input is None else example_input
@@ -121,6 +133,7 @@ class WhatIf:
             batches=self.gradient_batches,
             loss=self.loss if self.has_targets else None,
             approximate=approximate,
+            as_program=as_program,
         )
         self.lock = self.session.lock  # a slider calls while another thread still works
         self.variants = Variants(self.session)
@@ -211,9 +224,28 @@ class WhatIf:
         checks.choice(granularity, "granularity", GRANULARITIES)
         return self.session.scores(criterion, granularity)
 
-    def ready(self, granularity: str, criterion: str) -> bool:
-        """Whether scores exist already, or need no evidence."""
-        return not CRITERIA[criterion].evidence or self.session.has_scores(criterion, granularity)
+    @cached_property
+    def best(self) -> tuple[str, str]:
+        """The pair (granularity, criterion) that loses least here; a few examples tell whether it can."""
+        if self.refusal:
+            return "weight", "magnitude"
+        if ("unit", "obs") not in self.criteria:
+            return "unit", "l2"
+        first, n = self.gradient_batches[0], self.gradient_batches[0].examples
+        part = cut_examples((first.inputs, first.targets), torch.arange(n) < TRIED, n)
+        few = Session(self.model, self.example_input, batches=[first.with_(*part)],
+                      loss=self.session.loss)  # fmt: skip
+        try:
+            few.evidence(gradients=True)
+        except (ArgumentError, GraphError):
+            return "unit", "l2"
+        return "unit", "obs"
+
+    def ready(self, granularity: str, criterion: str, sparsity: float | None = None) -> bool:
+        """Whether a plan can be made at once: scores exist, or need no evidence; or no unit goes."""
+        known = not CRITERIA[criterion].evidence
+        known = known or self.session.has_scores(criterion, granularity)
+        return known or (granularity == "unit" and sparsity == 0)
 
     def glance(self, plan: Plan) -> dict[str, Any] | None:
         """Return the costs of the smaller model, unchecked and not repaired; None if that is slow.
@@ -252,6 +284,9 @@ class WhatIf:
         protect: Sequence[str] = (),
     ) -> Plan:
         """Make a plan; ``protect``: names of layers that are not pruned."""
+        if not self.ready(granularity, criterion) and self.ready(granularity, criterion, sparsity):
+            assert self.groups is not None  # so that a panel opens before data are collected
+            return Plan(keep_all(self.groups), self.groups, dict(self.session.left_out))
         scores = self.scores(granularity, criterion)
         return select(
             scores, sparsity=sparsity, scope=scope, protect=self._in_groups(scores, protect)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneviz.core import checks
-from pruneviz.core.errors import ArgumentError
+from pruneviz.core.errors import ArgumentError, calling_it
 from pruneviz.core.groups import Groups
 from pruneviz.core.imports import imported
 from pruneviz.core.plan import Plan
@@ -19,10 +19,13 @@ from pruneviz.core.progress import progress_bar
 from pruneviz.core.whole_file import checked_path, sole_writer
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import metric
-from pruneviz.model.hooks import evaluating, plain_torch
+from pruneviz.metrics.work import idle_weights
+from pruneviz.model.batches import read
+from pruneviz.model.hooks import evaluating, plain_torch, seeded
 from pruneviz.model.tensors import tensors_by_name
 from pruneviz.pruning.mask import bake, mask, repair_mask
 from pruneviz.pruning.repair.distil import Distillation, rung_of, without_bar
+from pruneviz.pruning.session import without_idle
 from pruneviz.selection.criteria.registry import CRITERIA, SCOPES
 from pruneviz.selection.score import score
 from pruneviz.storage.fingerprint import fingerprints
@@ -68,7 +71,8 @@ def prune_iteratively(
     model : nn.Module
         Usually trained. Not changed. If it has masks, the rounds start from their sparsity.
     batches : iterable of (inputs, targets), or None
-        Data for the default `tune`. Read many times, so a generator will not do.
+        Data for the default `tune`. Read many times, so a generator will not do. Weights that do
+        not run on the first batch are left out, as in `sweep`.
     sparsity : float or mapping of str to float
         Sparsity of the last round, in [0, 1). A mapping gives each layer its own sparsity, as in
         `select`, and so its own schedule.
@@ -148,7 +152,7 @@ def prune_iteratively(
     _check_arguments(batches, groups, scope, repair, rewind, tune, evaluate, evidence)
     epochs, seed = checks.count(epochs, "epochs"), checks.count(seed, "seed")
     lr = checks.number(lr, "lr", low=0)
-    kept_at_start = kept_by_masks(model) if groups is None else {}
+    kept_at_start, idle = _of_weights(model, batches) if groups is None else ({}, set())
     targets = targets_of(sparsity, schedule, rounds, kept_at_start)
     rewound = None if rewind is None else _rewound(model, rewind)
     where = None if path is None else checked_path(path, "rounds.safetensors")
@@ -164,6 +168,7 @@ def prune_iteratively(
     def next_round(done: Rounds, i: int) -> Rounds:
         known = None if evidence is None else evidence(done.model)
         scores = score(done.model, criterion, groups=groups, evidence=known, seed=seed)
+        scores = without_idle(scores, idle)
         kept = done.plan.keep if done.plans else kept_at_start
         plan = round_plan(scores, targets[i - 1], scope, kept)
         now = done.model if rewound is None else rewound
@@ -199,6 +204,17 @@ def _masked(
     if rung_of(repair) != "none":
         repair_mask(now, new, plan, without_bar(repair, seed), None, batches, whole=whole)
     return new
+
+
+def _of_weights(
+    model: nn.Module, batches: Iterable[Any] | None
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Return what masks keep of each weight; and the weights that never run on the first batch."""
+    kept = kept_by_masks(model)
+    if batches is None:
+        return kept, set()
+    with seeded(None), calling_it("batches"):  # a DataLoader draws a random number
+        return kept, idle_weights(model, next(read(batches, "tune with")).inputs)
 
 
 def _start(

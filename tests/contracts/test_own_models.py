@@ -39,7 +39,7 @@ PANELS = {
     "neurons": lambda m, b: pv.panel_neurons(m, X[:4], batches=b),
     "inactive": lambda m, b: pv.panel_inactive(m, b),
     "redundant": lambda m, b: pv.panel_redundant(m, X[:4], batches=b),
-    "whatif": lambda m, b: pv.panel_whatif(m, b),
+    "whatif": lambda m, b: pv.panel_whatif(m, b, criterion="l2", repair="none"),
 }
 
 
@@ -105,7 +105,7 @@ def test_images_of_several_sizes_are_judged_and_not_shown():
 def test_an_empty_batch_is_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     batches = [(X[:0], Y[:0]), (X, Y)]
-    panel = pv.panel_whatif(colour(), batches, sparsity=0.5)
+    panel = pv.panel_whatif(colour(), batches, sparsity=0.5, criterion="l2", repair="none")
     assert panel.result["metric_before"] == pv.accuracy(colour(), [(X, Y)])
     names = {"panel": panel, "model": colour(), "batches": batches}
     exec(panel.to_python(), names)

@@ -103,7 +103,7 @@ def test_gradients_of_single_examples_reach_an_lstm():
     why = "`evidence` has nothing of it that 'wanda' could use"
     assert wanda.left_out["lstm.weight_ih_l0"].why == why
     assert pv.select(wanda, sparsity=0.5).to_frame()["left_out"].tolist() == [
-        "", f"lstm.weight_ih_l0: {why}", f"lstm.weight_hh_l0: {why}",
+        "", f"lstm.weight_ih_l0 (48 numbers: {why})", f"lstm.weight_hh_l0 ({16 * 4} numbers: {why})",
     ]  # fmt: skip
 
 

@@ -307,3 +307,14 @@ def test_classes_of_positions_are_not_looked_at_one_by_one():
     for other in (pv.panel_neurons(model, x, batches=batches), pv.panel_redundant(model, x, batches=batches)):  # fmt: skip
         assert other.result
         other.close()
+
+
+@pytest.mark.parametrize("labels", [[0], [2, 2], [0, 2]])
+def test_a_class_without_an_example_is_no_obstacle(labels):
+    y = torch.tensor(labels)
+    panel = pv.panel_inactive(net(), [(X[: len(y)], y)], classes=["a", "b", "c"])
+    names = [name for name, _ in panel.controls["seen"].options]
+    assert names == ["all examples", *("abc"[c] for c in sorted(set(labels)))]
+    panel.controls["repair"].value = "remove"
+    assert 0 <= panel.result["accuracy"] <= 1
+    panel.close()

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import snapshot
+from tasks.networks import task
 from torch import nn
 
 import pruneviz as pv
 from pruneviz.model.batches import images_of
 from pruneviz.panels.kit import worker as background
+from pruneviz.pruning import session
 from pruneviz.study.whatif import WhatIf
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -44,6 +46,7 @@ def net():
 
 
 MODEL = net()
+PLAIN = {"criterion": "l2", "repair": "none"}
 
 
 def data(n=3, size=20):
@@ -54,7 +57,7 @@ def data(n=3, size=20):
 
 @pytest.fixture
 def panel():
-    panel = pv.panel_whatif(net(), data(), classes=["a", "b", EVIL])
+    panel = pv.panel_whatif(net(), data(), classes=["a", "b", EVIL], **PLAIN)
     yield panel
     panel.close()
 
@@ -65,6 +68,53 @@ def hint(panel):
 
 def html(panel):
     return panel._view.value
+
+
+def test_it_opens_on_the_best_recipe_before_data_are_collected(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(300, 6)
+    batches, collected, real = [(x, pv.predict(model, x))], [], session.collect
+
+    def watched(model, batches, **how):
+        collected.append(sum(b.examples for b in batches))
+        return real(model, batches, **how)
+
+    monkeypatch.setattr(session, "collect", watched)
+    panel = pv.panel_whatif(model, batches)
+    assert (panel.controls["criterion"].value, panel.controls["repair"].value) == (
+        "unit obs", "lstsq",
+    )  # fmt: skip
+    assert panel.result["plan"].kept == 8 and collected == [8]
+    panel.controls["sparsity"].value = 0.5
+    assert collected == [8, 300]
+    small = pv.prune(model, x[:16], sparsity=0.5, batches=[x])
+    assert torch.allclose(panel.result["model"](x), small(x), atol=1e-5)
+    panel.close()
+
+
+def test_where_the_best_recipe_cannot_be_had_the_next_one_is_taken():
+    class NoGradients(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.body(x).detach()
+
+    model, x = NoGradients().eval(), torch.randn(100, 6)
+    panel = pv.panel_whatif(model, [(x, torch.arange(100) % 3)])
+    assert panel.controls["criterion"].value == "unit l2"
+    assert panel.controls["repair"].value == "lstsq"
+    panel.controls["sparsity"].value = 0.5
+    assert panel.result["model"].body[0].out_features == 4
+    panel.close()
+    panel = pv.panel_whatif(model, [(x, None)], evaluate=lambda m: 0.0)  # no loss is known
+    assert panel.controls["criterion"].value == "unit l2"
+    panel.close()
+    panel = pv.panel_whatif(nn.Linear(6, 3), [(x, torch.arange(100) % 3)])  # only weights can go
+    assert panel.controls["repair"].value == "none"
+    panel.close()
 
 
 def test_units_are_removed_and_measured(panel):
@@ -95,7 +145,7 @@ def test_the_model_goes_home_in_the_mode_it_came(panel):
     panel.controls["sparsity"].value = 0.5
     assert all(m.training for m in panel.result["model"].modules())
     model = net().eval()
-    other = pv.panel_whatif(model, data())
+    other = pv.panel_whatif(model, data(), **PLAIN)
     for sparsity in (0.0, 0.5):
         other.controls["sparsity"].value = sparsity
         assert not any(m.training for m in other.result["model"].modules())
@@ -221,8 +271,10 @@ def test_what_must_be_collected_first_does_not_delay_the_user(panel, monkeypatch
     monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     names = [value for _, value in panel.controls["criterion"].options]
     panel.controls["criterion"].set_state({"index": names.index("unit obs")})
+    assert panel._result["plan"].kept == 20  # nothing is to be removed: no scores are needed
+    panel.controls["sparsity"].set_state({"value": 0.5})
     assert panel._result["plan"] is None
-    assert panel.result["plan"].kept == 20
+    assert panel.result["plan"].kept == 10
 
 
 def test_another_measure_than_accuracy():
@@ -393,7 +445,7 @@ def test_a_network_that_views_its_channels_is_judged_by_every_panel():
     judge = pv.Accuracy([(x, y)])
     assert judge(model) == pv.accuracy(model, [(x, y)])
     for panel in (
-        pv.panel_whatif(model, [(x, y)], sparsity=0.5),
+        pv.panel_whatif(model, [(x, y)], sparsity=0.5, repair="none"),
         pv.panel_weights(model, batches=[(x, y)]),
         pv.panel_neurons(model, x[:4], batches=[(x, y)]),
         pv.panel_inactive(model, [(x, y)]),
@@ -565,7 +617,7 @@ def test_a_loss_of_ones_own():
 
 
 def test_flipped_images_say_what_they_are():
-    panel = pv.panel_whatif(net(), data(), classes=["a", "b", "c"], sparsity=0.9)
+    panel = pv.panel_whatif(net(), data(), classes=["a", "b", "c"], sparsity=0.9, **PLAIN)
     worse = panel.result["worse"]
     assert len(worse)
     said = html(panel)
@@ -604,7 +656,7 @@ def test_units_under_a_norm_can_be_removed_on_request(approximate, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     model, x = normed(), torch.randn(60, 6)
     batches = [(x, pv.predict(model, x))]
-    what = pv.panel_whatif(model, batches, sparsity=0.5, approximate=approximate)
+    what = pv.panel_whatif(model, batches, sparsity=0.5, approximate=approximate, **PLAIN)
     neurons = pv.panel_neurons(model, x, batches=batches, sparsity=0.5, approximate=approximate)
     for panel, judged in ((what, 16), (neurons, 60)):
         env = {"model": model, "batches": batches, "x": x}
@@ -646,4 +698,24 @@ def test_labels_of_positions(criterion):
     code = panel.to_python().replace("pv.save(small", "(small")
     exec(code, scope)
     assert torch.equal(scope["small"](ids)["logits"], result["model"](ids)["logits"])
+    panel.close()
+
+
+@pytest.mark.filterwarnings("ignore:repair 'lstsq'")
+def test_sizes_in_python_code_are_cut_as_a_program(tmp_path, monkeypatch):
+    """nanoGPT's ``split(self.n_embd)``: nothing is left out, and the code makes the same model."""
+    monkeypatch.chdir(tmp_path)
+    given = task("language")
+    panel = pv.panel_whatif(given.model, given.batches, sparsity=0.25, repair="lstsq",
+                            criterion="unit l2", approximate=True, as_program=True)  # fmt: skip
+    assert not panel.result["plan"].left_out
+    small = panel.result["model"]
+    assert small.get_parameter("tokens.weight").shape[1] == 12
+    assert panel.result["macs"] == pv.measure(small, given.example[:1]).macs
+    scope = {"model": given.model, "batches": given.batches}
+    exec(panel.to_python(), scope)
+    with torch.no_grad():
+        assert torch.allclose(scope["small"](given.example), small(given.example), atol=1e-5)
+    panel.controls["criterion"].value = "weight magnitude"
+    assert panel.result["macs"] == panel.result["macs_before"]
     panel.close()

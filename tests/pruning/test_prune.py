@@ -96,3 +96,34 @@ def test_bad_calls(arguments, message):
 def test_nothing_to_cut_says_why():
     with pytest.raises(pv.GraphError, match=r"no unit of the model can be removed: '0': .*output"):
         pv.prune(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4), sparsity=0.5)
+
+
+def test_with_batches_the_default_is_obs_and_lstsq():
+    model, data = net(), [torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(2))]
+    default = pv.prune(model, X, sparsity=0.5, batches=data)
+    named = pv.prune(model, X, sparsity=0.5, batches=data, criterion="obs", repair="lstsq")
+    assert torch.equal(default(X), named(X))
+
+
+def test_a_default_that_cannot_be_had_is_said_once_with_what_helps():
+    """Targets that are numbers: no loss is known, so there are no gradients."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)).eval()
+    x, y = torch.randn(40, 4), torch.randn(40, 1)
+    session = pv.Session(model, x, batches=[(x, y)])
+    with pytest.warns(UserWarning) as said:
+        first = pv.prune(model, x, sparsity=0.5, session=session)
+        pv.prune(model, x, sparsity=0.25, session=session)
+    assert len(said) == 1
+    text = str(said[0].message)
+    assert "chosen by 'l2' and not by 'obs', which loses less: this criterion needs" in text
+    assert "loss=torch.nn.functional.mse_loss" in text and "Or pass criterion='l2'" in text
+    # each advice, followed, is silent
+    quiet = pv.prune(model, x, sparsity=0.5, criterion="l2", batches=[(x, y)])
+    assert torch.equal(quiet(x), first(x))
+    pv.prune(model, x, sparsity=0.5, batches=[(x, y)], loss=nn.functional.mse_loss)
+    with pytest.raises(pv.ArgumentError, match="The targets of `batches` are numbers"):
+        pv.prune(model, x, sparsity=0.5, batches=[(x, y)], strict=True)
+    with pytest.raises(pv.ArgumentError, match="criterion 'obs' needs gradients"):
+        pv.prune(
+            model, x, sparsity=0.5, evidence=pv.collect(model, [x], progress=False), strict=True
+        )

@@ -64,8 +64,9 @@ def test_what_was_passed_is_used(counted):
     session = pv.Session(model, inputs(), evidence=evidence, groups=groups)
     assert session.groups is groups
     assert session.evidence(gradients=True) is evidence
-    alone = pv.prune(model, inputs(), sparsity=0.5, repair="lstsq", evidence=evidence)
-    assert same(pv.prune(model, inputs(), sparsity=0.5, repair="lstsq", session=session), alone)
+    how = {"sparsity": 0.5, "criterion": "l2", "repair": "lstsq"}
+    alone = pv.prune(model, inputs(), evidence=evidence, **how)
+    assert same(pv.prune(model, inputs(), session=session, **how), alone)
 
 
 def test_with_a_loss_the_targets_are_learned_from():
@@ -214,8 +215,13 @@ def test_weights_that_never_run_are_not_scored_with_the_rest():
         model, ids, criteria=["magnitude"], sparsities=[0.9], evaluate=judge, progress=False
     )
     assert frame["metric"].tolist() == [0.0]
+    assert frame["left_out"].tolist() == [
+        "spare.weight (2,500 numbers: it never ran on the example)"
+    ]
     frame = pv.sensitivity(model, ids, sparsities=[0.5], evaluate=judge, progress=False)
-    assert set(frame["layer"]) == {"table", "gru", "fc1", "fc2"}
+    assert set(frame["layer"][:-1]) == {"table", "gru", "fc1", "fc2"}
+    assert frame["layer"].iloc[-1] == "spare.weight"
+    assert frame["left_out"].iloc[-1] == "2,500 numbers: it never ran on the example"
     with refused(
         "layer 'spare' never ran on the example, so nothing depends on it. Leave it out of `layers`."
     ):

@@ -639,3 +639,26 @@ HINT = "Collect it: pv.collect(model, batches)."
 def test_bad_calls(call, message):
     with refused(message):
         call(handmade.mlp())
+
+
+def test_evidence_of_attention_is_of_this_model():
+    """Its in-projection is a consumer without a module of its own."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.att = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x))
+            return self.out(self.att(x, x, x, need_weights=False)[0])
+
+    torch.manual_seed(0)
+    model, x = Block().eval(), torch.randn(20, 5, 6)
+    with torch.no_grad():
+        model.first.weight[1], model.first.bias[1] = model.first.weight[0], model.first.bias[0]
+    evidence = pv.collect(model, [x], progress=False)
+    groups = pv.find_groups(model, x)
+    found = pv.find_redundant(model, groups=groups, evidence=evidence, threshold=0.999)
+    assert found[["group", "kept", "removed"]].values.tolist() == [["first", 0, 1]]

@@ -193,7 +193,9 @@ def test_repairs_and_evidence():
     frame = sensitivity(model, repair="lstsq", batches=data, evaluate=judge, layers=["1"])
     assert frame.loc[2, "metric"] == judge(masked)
     evidence = pv.collect(model, data, layers=["1"])
-    assert sensitivity(model, criterion="wanda", evidence=evidence)["layer"].unique() == ["1"]
+    frame = sensitivity(model, criterion="wanda", evidence=evidence)
+    assert frame["layer"].unique().tolist() == ["1", "3.weight"]
+    assert "`evidence` has nothing of it" in frame["left_out"].iloc[-1]
     with refused(
         "criterion 'wanda' needs for the layers of '3' what the layers read. Collect it: "
         "pv.collect(model, batches)."

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -245,6 +246,9 @@ def test_progress_is_shown_only_where_asked(capsys, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE")  # as our tests set it
     sweep()
     assert capsys.readouterr().err == ""
+    sweep(progress=True)
+    assert capsys.readouterr().err == ""  # a log file: nobody sees it move
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     sweep(progress=True)
     assert "/1 " in capsys.readouterr().err
 

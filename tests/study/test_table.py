@@ -41,7 +41,8 @@ def sweep(path=None, model=None, **options):
 
 
 def read(path):
-    return pd.read_csv(path, comment="#")
+    """Read what is stored; the frame has no column of what is left out, where that is nothing."""
+    return pd.read_csv(path, comment="#").dropna(axis=1, how="all")
 
 
 def ordered(frame):

@@ -1,4 +1,4 @@
-"""Networks of six tasks, with data: one function makes each of them."""
+"""Networks of seven tasks, with data: one function makes each of them."""
 
 from __future__ import annotations
 
@@ -141,6 +141,56 @@ class GPTBlock(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
+class Several(nn.Module):
+    """An image and numbers by name; two outputs by name, a class and a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see = nn.Sequential(Block(1, 6), nn.Conv2d(6, 8, 3), nn.ReLU())
+        self.read = nn.Sequential(nn.Linear(5, 12), nn.ReLU())
+        self.both = nn.Linear(8 + 12, 16)
+        self.kind, self.size = nn.Linear(16, 3), nn.Linear(16, 1)
+
+    def forward(self, image: Tensor, numbers: Tensor) -> dict[str, Tensor]:
+        x = torch.cat([self.see(image).mean((2, 3)), self.read(numbers)], 1)
+        x = torch.relu(self.both(x))
+        return {"kind": self.kind(x), "size": self.size(x)}
+
+
+class SentenceEncoder(nn.Module):
+    """Two layers of a transformer, and the mean over the tokens that are no padding."""
+
+    def __init__(self, vocabulary: int = 20, width: int = 16, out: int = 8) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.layers = nn.ModuleList(EncoderLayer(width) for _ in range(2))
+        self.out = nn.Linear(width, out)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x, mask = self.tokens(input_ids), attention_mask[:, :, None].to(torch.float32)
+        for layer in self.layers:
+            x = layer(x, attention_mask)
+        return F.normalize(self.out((x * mask).sum(1) / mask.sum(1)), dim=-1)
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.att = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        y, _ = self.att(x, x, x, key_padding_mask=attention_mask == 0, need_weights=False)
+        x = self.norm1(x + y)
+        return self.norm2(x + self.down(F.gelu(self.up(x))))
+
+
+def run(model: nn.Module, x: Any) -> Any:
+    """Return the outputs of a model: inputs by name are passed by name."""
+    return model(**x) if isinstance(x, dict) else model(x)
+
+
 def trained(model: nn.Module, batches: list, loss: Callable, steps: int = 60) -> nn.Module:
     """Return the model after a few steps: its weights mean something."""
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -148,7 +198,7 @@ def trained(model: nn.Module, batches: list, loss: Callable, steps: int = 60) ->
     for step in range(steps):
         x, y = batches[step % len(batches)]
         optimizer.zero_grad()
-        loss(model(x), y).backward()
+        loss(run(model, x), y).backward()
         optimizer.step()
     return model.eval()
 
@@ -157,12 +207,28 @@ def of_tokens(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+def of_both(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    off = F.mse_loss(outputs["size"], targets["size"])
+    return F.cross_entropy(outputs["kind"], targets["kind"]) + off
+
+
+def of_directions(found: Tensor, wanted: Tensor) -> Tensor:
+    return (1 - (found * wanted).sum(-1)).mean()
+
+
 def mean_loss(batches: list, loss: Callable) -> Callable[[nn.Module], float]:
     def evaluate(model: nn.Module) -> float:
         with torch.no_grad():
-            return float(sum(loss(model(x), y) for x, y in batches) / len(batches))
+            return float(sum(loss(run(model, x), y) for x, y in batches) / len(batches))
 
     return evaluate
+
+
+def quarters(data: Any) -> list[Any]:
+    if isinstance(data, dict):
+        parts = zip(*map(quarters, data.values()), strict=True)
+        return [dict(zip(data, part, strict=True)) for part in parts]
+    return list(data.split(len(data) // 4))
 
 
 def task(name: str) -> Task:
@@ -188,15 +254,30 @@ def task(name: str) -> Task:
         x = torch.randn(96, 6, 3, generator=g)
         y = x.sum((1, 2)).mul(0.5).clamp(-1.5, 1.49).add(2).long()
         build, loss = Recurrent, F.cross_entropy
+    elif name == "several":
+        numbers = torch.randn(160, 5, generator=g)
+        x = {"image": torch.randn(160, 1, 8, 8, generator=g) + numbers[:, :1, None, None],
+             "numbers": numbers}  # fmt: skip
+        y = {"kind": (numbers[:, 0] > 0).long() + (numbers[:, 1] > 0).long(),
+             "size": numbers[:, 2:].abs().sum(1, keepdim=True)}  # fmt: skip
+        build, loss = Several, of_both
+    elif name == "embedding":  # of another encoder, as in distillation: there are no labels
+        ids = torch.randint(1, 20, (160, 7), generator=g)
+        ids = ids * (torch.arange(7) < torch.randint(3, 8, (160, 1), generator=g))
+        x = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+        table = torch.randn(20, 8, generator=g)
+        y = F.normalize((table[ids] * (ids > 0)[:, :, None]).sum(1), dim=-1)
+        build, loss = SentenceEncoder, of_directions
     else:
         ids = torch.randint(0, 12, (64, 9), generator=g)
         ids[:, 1::2] = (ids[:, 0::2][:, :4] * 5 + 3) % 12
         x, y = ids[:, :-1], ids[:, 1:]
         build, loss = GPT, of_tokens
-    size = len(x) // 4
-    batches = list(zip(x.split(size), y.split(size), strict=True))
+    batches = list(zip(quarters(x), quarters(y), strict=True))
     model = trained(build(), batches, loss)
-    return Task(model, batches, loss, mean_loss(batches, loss), "lower", build, name == "language")
+    return Task(model, batches, loss, mean_loss(batches, loss), "lower", build,
+                name in ("language", "embedding"))  # fmt: skip
 
 
-NAMES = ["segmentation", "regression", "waves", "recurrent", "language"]
+NAMES = ["segmentation", "regression", "waves", "recurrent", "language", "several", "embedding"]
+LABELS = ["segmentation", "waves", "recurrent", "language"]  # of classes: an accuracy is known

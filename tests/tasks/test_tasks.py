@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pruneviz as pv
-from tasks.networks import NAMES, Task, task
+from tasks.networks import LABELS, NAMES, Task, run, task
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -27,6 +27,10 @@ def allowed():
 
 def numbers(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
+
+
+def close(found, want, atol: float) -> None:
+    torch.testing.assert_close(found, want, atol=atol, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("allowed")
@@ -51,7 +55,7 @@ def test_readers(given):
 )
 def test_prune_in_one_call(given, budget):
     options = {"evaluate": given.evaluate} if "at_most" in budget else {}
-    small = pv.prune(given.model, given.example, batches=given.inputs,
+    small = pv.prune(given.model, given.example, batches=given.batches, loss=given.loss,
                      approximate=given.approximate, **budget, **options)  # fmt: skip
     assert numbers(small) < numbers(given.model)
     assert given.evaluate(small) < given.evaluate(given.build().eval())
@@ -61,11 +65,39 @@ def test_prune_in_one_call(given, budget):
 
 @pytest.mark.usefixtures("allowed")
 def test_the_repaired_model_is_no_worse_than_the_plain_one(given):
-    def loss(**options) -> float:
+    def lost(**options) -> float:
         return given.evaluate(pv.prune(
             given.model, given.example, sparsity=0.4, approximate=given.approximate, **options))  # fmt: skip
 
-    assert loss(batches=given.inputs) <= loss(criterion="l2", repair="none") + 0.02
+    assert (
+        lost(batches=given.batches, loss=given.loss) <= lost(criterion="l2", repair="none") + 0.02
+    )
+
+
+@pytest.mark.usefixtures("allowed")
+@pytest.mark.parametrize("name", LABELS)
+def test_the_smaller_model_is_compared(name):
+    given = task(name)
+    small = pv.prune(given.model, given.example, sparsity=0.4, batches=given.batches,
+                     loss=given.loss, approximate=given.approximate)  # fmt: skip
+    found = pv.compare_accuracy(given.model, small, given.batches)
+    assert (
+        found.accuracy_after
+        == pv.accuracy(small, given.batches)
+        == pv.Accuracy(given.batches)(small)
+    )
+    costs = pv.measure(small, given.example), pv.measure(given.model, given.example)
+    assert costs[0].macs < costs[1].macs and costs[0].bytes < costs[1].bytes
+
+
+@pytest.mark.usefixtures("allowed")
+def test_an_encoder_needs_no_labels():
+    given = task("embedding")
+    small = pv.prune(given.model, given.example, sparsity=0.4, batches=given.inputs)
+    assert numbers(small) < numbers(given.model)
+    with torch.no_grad():
+        near = (run(small, given.example) * run(given.model, given.example)).sum(-1)
+    assert near.mean() > 0.9
 
 
 # torch's own, of a GRU that is exported
@@ -78,16 +110,19 @@ def test_tables_and_home(given, tmp_path):
         progress=False,
     )  # fmt: skip
     assert len(frame) and frame["metric"].notna().all()
-    small = pv.prune(given.model, given.example, sparsity=0.3, batches=given.inputs,
-                     approximate=given.approximate)  # fmt: skip
+    small = pv.prune(given.model, given.example, sparsity=0.3, batches=given.batches,
+                     loss=given.loss, approximate=given.approximate)  # fmt: skip
     tuned = pv.fit(small, given.batches, loss=given.loss, epochs=1, lr=1e-3, progress=False)
     pv.save(tuned, tmp_path / "small.safetensors")
     again = pv.load(tmp_path / "small.safetensors", given.build)
     with torch.no_grad():
-        want = tuned(given.example)
-        assert torch.allclose(again.eval()(given.example), want, atol=1e-6)
-        exported = torch.export.export(tuned.eval(), (given.example,))
-        assert torch.allclose(exported.module()(given.example), want, atol=1e-5)
+        want = run(tuned.eval(), given.example)
+        close(run(again.eval(), given.example), want, 1e-6)
+        by_name = isinstance(given.example, dict)
+        exported = torch.export.export(
+            tuned, () if by_name else (given.example,), given.example if by_name else {}
+        )
+        close(run(exported.module(), given.example), want, 1e-5)
 
 
 @pytest.mark.usefixtures("allowed")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from functools import partial
 
 import pytest
@@ -159,6 +160,9 @@ def test_progress_is_shown_only_where_asked(small_model, capsys, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE")  # as our tests set it
     fit(small_model, batches())
     assert capsys.readouterr().err == ""
+    pv.fit(small_model, batches(), epochs=2)
+    assert capsys.readouterr().err == ""  # a log file: nobody sees it move
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     pv.fit(small_model, batches(), epochs=2)
     assert "epoch 2 of 2" in capsys.readouterr().err
 

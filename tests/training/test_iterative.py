@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 import threading
 from functools import partial
 
@@ -350,6 +351,9 @@ def test_progress_is_shown_only_where_asked(capsys, monkeypatch):
     run()
     assert capsys.readouterr().err == ""
     run(progress=True)
+    assert capsys.readouterr().err == ""  # a log file: nobody sees it move
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(progress=True)
     assert "rounds" in capsys.readouterr().err
 
 
@@ -426,3 +430,30 @@ def test_nothing_to_tune_with():
 def test_a_rewind_of_another_model_is_refused(rewind):
     with pytest.raises(pv.ArgumentError, match="`rewind` must be a model like the pruned one"):
         run(rewind=rewind)
+
+
+def test_weights_that_never_run_are_left_out():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc, self.out, self.spare = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(50, 50)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.fc(x)))
+
+    model, data = Spare(), [(torch.randn(20, 6), torch.arange(20) % 3)]
+    loader = torch.utils.data.DataLoader(torch.randn(20, 6), shuffle=True)
+    for given in (data, loader):
+        own = {"tune": lambda m: m} if given is loader else {}
+        result = pv.prune_iteratively(model, given, sparsity=0.5, rounds=2, scope="global",
+                                      progress=False, **own)  # fmt: skip
+        assert set(result.plan.keep) == {"fc.weight", "out.weight"}
+        assert result.plan.left_out["spare.weight"].why == "it never ran on the example"
+        assert result.frame["sparsity"].iloc[-1] == 0.5
+        assert bool((result.model.spare.weight != 0).all())
+    assert result.plan.kept == (48 + 24) // 2
+    with pytest.raises(pv.ArgumentError, match="could not run on one example of `batches`"):
+        pv.prune_iteratively(
+            model, [(torch.randn(20, 7), data[0][1])], sparsity=0.5, progress=False
+        )
