@@ -156,23 +156,22 @@ def prune_iteratively(
     targets = targets_of(sparsity, schedule, rounds, kept_at_start)
     rewound = None if rewind is None else _rewound(model, rewind)
     where = None if path is None else checked_path(path, "rounds.safetensors")
-    arguments: dict[str, Any] = {}  # in which another call must agree to continue from the file
+    arguments = {"schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed,
+                 "repair": rung_of(repair)}  # fmt: skip
     if where is not None:
-        arguments = {"schedule": targets, "scope": scope, "epochs": epochs, "lr": lr, "seed": seed}
-        arguments |= {"repair": rung_of(repair)} | fingerprints({
+        arguments |= fingerprints({
             "model": model, "rewind": rewound, "criterion": CRITERIA.get(str(criterion), criterion),
-            "groups": groups, "batches": batches, "tune": tune, "evaluate": evaluate, "evidence": evidence,
-            "settings of the repair": repair,
+            "groups": groups, "batches": batches, "tune": tune, "evaluate": evaluate,
+            "evidence": evidence, "settings of the repair": repair,
         }, where)  # fmt: skip
 
     def next_round(done: Rounds, i: int) -> Rounds:
-        known = None if evidence is None else evidence(done.model)
-        scores = score(done.model, criterion, groups=groups, evidence=known, seed=seed)
-        scores = without_idle(scores, idle)
+        now = done.model
+        known = None if evidence is None else evidence(now)
+        scores = without_idle(score(now, criterion, groups=groups, evidence=known, seed=seed), idle)
         kept = done.plan.keep if done.plans else kept_at_start
         plan = round_plan(scores, targets[i - 1], scope, kept)
-        now = done.model if rewound is None else rewound
-        masked = _masked(model, now, plan, repair, batches, seed + i)
+        masked = _masked(model, rewound or now, plan, repair, batches, seed + i)
         row = {"round": i, "target_sparsity": total_sparsity(targets[i - 1], plan)}
         row |= {"sparsity": plan.sparsity} | _metrics(evaluate, masked, "metric_untuned")
         new = _tuned(masked, plan, tune, batches, epochs, lr, seed + i, progress)
