@@ -125,6 +125,7 @@ from .plots.inactive import plot_inactive as plot_inactive
 from .plots.redundant import plot_redundant as plot_redundant
 from .plots.tradeoff import (
     plot_tradeoff as plot_tradeoff,
+    plot_ladder as plot_ladder,
     plot_pareto as plot_pareto,
 )
 from .plots.sensitivity import plot_sensitivity as plot_sensitivity

@@ -16,7 +16,6 @@ from pruneviz.panels.kit.panel import Panel, Work
 from pruneviz.panels.kit.script import read_only_once
 from pruneviz.panels.kit.worker import CancelToken
 from pruneviz.panels.whatif_text import (
-    LADDER,
     Choice,
     bars,
     checked_choice,
@@ -32,7 +31,7 @@ from pruneviz.plots import svg
 from pruneviz.plots import whatif as plot
 from pruneviz.plots.images import plot_strip
 from pruneviz.plots.style import figure, plain
-from pruneviz.pruning.repair.ladder import RUNGS
+from pruneviz.plots.tradeoff import RUNGS
 from pruneviz.selection.criteria.registry import CRITERIA
 from pruneviz.study.whatif import WhatIf
 
@@ -200,7 +199,7 @@ class WhatIfPanel(Panel):
             value=scope or OWN, description="compared",
         )  # fmt: skip
         repair_menu = widgets.Dropdown(
-            options=[(LADDER[r], r) for r in RUNGS], value=repair, description="repair"
+            options=[(text, r) for r, text in RUNGS.items()], value=repair, description="repair"
         )
         protect = widgets.SelectMultiple(
             options=[(n or "(model)", n) for n in what.layers],

@@ -13,11 +13,10 @@ from pruneviz.metrics.latency import speed_text
 from pruneviz.metrics.latency_comparison import Timing
 from pruneviz.panels.kit.script import FROM_PANEL, groups_line
 from pruneviz.plots.bytes import bytes_text
+from pruneviz.plots.tradeoff import RUNGS
 from pruneviz.plots.whatif import Bar, LayerBar
 from pruneviz.study.whatif import WhatIf
 
-LADDER = {"none": "nothing", "fold": "fold the mean", "merge": "merge into a twin",
-          "lstsq": "least squares", "distil": "distillation"}  # fmt: skip
 SCOPES = {None: "", "layer": "within each layer, ", "global": "over all layers, "}
 
 
@@ -37,8 +36,8 @@ def checked_choice(choice: Choice) -> Choice:
     """Return the choice; raise if it cannot be carried out."""
     if choice.granularity == "weight" and choice.repair in ("fold", "merge"):
         raise ArgumentError(
-            f"single weights cannot be repaired by {LADDER[choice.repair]!r}: that is for units. "
-            f"Choose {LADDER['lstsq']!r}, {LADDER['distil']!r} or {LADDER['none']!r}."
+            f"single weights cannot be repaired by {RUNGS[choice.repair]!r}: that is for units. "
+            f"Choose {RUNGS['lstsq']!r}, {RUNGS['distil']!r} or {RUNGS['none']!r}."
         )
     return choice
 
@@ -135,7 +134,7 @@ def choice_in_words(choice: Choice) -> str:
     """
     return (
         f"{choice.granularity.capitalize()}s by {choice.criterion}, {SCOPES[choice.scope]}"
-        f"target sparsity {choice.sparsity:.2f}, repair: {LADDER[choice.repair]}"
+        f"target sparsity {choice.sparsity:.2f}, repair: {RUNGS[choice.repair]}"
     )
 
 

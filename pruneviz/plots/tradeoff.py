@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruneviz.core import checks
+from pruneviz.core.errors import ArgumentError
 from pruneviz.core.imports import imported
 from pruneviz.plots.style import GREY, MARKERS, PALETTE, axes, hide_frame, plain
 from pruneviz.plots.svg import FONT, open_tag, round_ticks
@@ -245,6 +246,13 @@ def svg_marker(i: int, x: Any, y: Any, colour: str) -> str:
     return f'<polygon points="{points_text(corners)}" fill="{colour}"/>'
 
 
+RUNGS = {
+    "none": "nothing",
+    "fold": "fold the mean",
+    "merge": "merge into a twin",
+    "lstsq": "least squares",
+    "distil": "distillation",
+}
 LABELS = {
     "sparsity": "sparsity (share of weights pruned)",
     "target_sparsity": "target sparsity (share of weights to prune)",
@@ -252,6 +260,7 @@ LABELS = {
     "params": "parameters",
     "bytes": "bytes",
     "macs": "multiply-accumulates an example",
+    "share": "share of the multiply-accumulates that is kept",
     "latency_ms": "milliseconds a forward, on the machine that measured",
     "metric": "metric",
 }
@@ -332,3 +341,66 @@ def plot_tradeoff(
     )
     hide_frame(ax)
     return ax
+
+
+def plot_ladder(
+    data: pd.DataFrame, *, macs: int | None = None, y: str = "metric", ax: Axes | None = None
+) -> Axes:
+    """Draw what each repair makes of the same choice of units: one line a rung, over the MACs.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From `sweep` with several repairs and one criterion.
+    macs : int, optional
+        Multiply-accumulates of the whole model. Default: those of the row of sparsity 0.
+    y : str
+        Column of the metric.
+    ax : Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    Axes
+        One line for each repair, from the lowest rung to the highest; the line is the mean of the
+        seeds, the band goes from the lowest to the highest.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, the table has several criteria, or the MACs of the whole model are
+        not known.
+
+    Examples
+    --------
+    >>> import pandas as pd, pruneviz as pv
+    >>> data = pd.DataFrame({"criterion": "obs", "repair": ["lstsq", "none", "lstsq", "none"],
+    ...     "target_sparsity": [0.0, 0.0, 0.5, 0.5], "macs": [80, 80, 20, 20],
+    ...     "metric": [0.9, 0.9, 0.8, 0.4]})
+    >>> ax = pv.plot_ladder(data)
+    >>> ax.get_xlabel(), [t.get_text() for t in ax.get_legend().get_texts()]
+    ('share of the multiply-accumulates that is kept', ['nothing', 'least squares'])
+    """
+    source = "pv.sweep(model, …, repair=['none', 'lstsq', 'distil'])"
+    columns = dict.fromkeys(("criterion", "repair", "target_sparsity", "macs", y), source)
+    checks.columns(data, columns, "plot_ladder")
+    if len(criteria := data["criterion"].unique()) > 1:
+        raise ArgumentError(
+            f"`plot_ladder` draws the repairs of one criterion, but the table has {len(criteria)}. Pass "
+            f"one of them: data[data['criterion'] == {criteria[0]!r}]."
+        )
+    if macs is None:
+        whole = data.loc[data["target_sparsity"] == 0, "macs"]
+        if whole.empty:
+            raise ArgumentError(
+                "`plot_ladder` needs the MACs of the whole model, but the table has no row of sparsity 0. "
+                "Pass macs=pv.measure(model, x).macs."
+            )
+        macs = int(whole.iloc[0])
+    rungs = [*(r for r in RUNGS if (data["repair"] == r).any())]
+    order = data["repair"].map({r: i for i, r in enumerate(rungs)})
+    data = data.assign(
+        share=data["macs"] / checks.count(macs, "macs", low=1), repair=data["repair"].map(RUNGS)
+    )
+    data = data.iloc[order.argsort(kind="stable")]
+    return plot_tradeoff(data, x="share", y=y, hue="repair", ax=ax)

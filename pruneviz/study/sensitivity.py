@@ -22,6 +22,7 @@ from pruneviz.evidence.evidence import Evidence
 from pruneviz.metrics.evaluator import Accuracy, checked_better, columns_of, evaluated
 from pruneviz.model.hooks import plain_torch, seeded
 from pruneviz.model.weights import weight_places
+from pruneviz.pruning.repair.distil import Distillation, rung_of, without_bar
 from pruneviz.selection.drop import refusal_text
 from pruneviz.selection.select import tensors_of_layers
 from pruneviz.storage.fingerprint import fingerprints
@@ -46,7 +47,7 @@ def sensitivity(
     criterion: str = "magnitude",
     layers: Iterable[str] | None = None,
     groups: Groups | None = None,
-    repair: str = "none",
+    repair: str | Distillation = "none",
     evidence: Evidence | None = None,
     batches: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
@@ -128,9 +129,10 @@ def sensitivity(
     model = checks.unwrapped(model)
     where = None if path is None else checked_path(path, "rows.csv")
     targets = [checks.sparsity(s, "sparsities") for s in as_list(sparsities, "sparsities")]
+    seed = checks.count(seed, "seed")
+    rung, settings = rung_of(repair), without_bar(repair, seed)
     result_columns = {"sparsity": float, **columns_of(evaluate), "dense": float, **COSTS,
                       "left_out": str}  # fmt: skip
-    seed = checks.count(seed, "seed")
     setup = Setup.of(model, example_input, [criterion], granularity=None, groups=groups,
                     repairs=[repair], evidence=evidence, batches=batches, loss=loss, draw=draw,
                     as_program=as_program)  # fmt: skip
@@ -140,20 +142,21 @@ def sensitivity(
     key_columns = {"layer": str, "criterion": str, "granularity": str, "repair": str,
             "target_sparsity": float}  # fmt: skip
     rows = [
-        dict(zip(key_columns, (layer, criterion, granularity, repair, s), strict=True))
+        dict(zip(key_columns, (layer, criterion, granularity, rung, s), strict=True))
         for layer, levels in [*((n, targets) for n in parts), *((n, [0.0]) for n in left_out)]
         for s in levels
     ]  # fmt: skip
     rows = with_better(rows, key_columns, checked_better(better, evaluate))
     compared = {**setup.compared(evidence, groups), "evaluate": evaluate}
+    compared |= {"settings of the repair": settings} if rung == "distil" else {}
     prints = {} if where is None else fingerprints(compared, where)
     arguments = {
         "pruneviz": VERSION, **prints, "criterion": criterion,
-        "sparsities": targets, "layers": list(parts), "repair": repair, "seed": seed,
+        "sparsities": targets, "layers": list(parts), "repair": rung, "seed": seed,
         "as_program": as_program,
     }  # fmt: skip
     table = Table("sensitivity", key_columns, result_columns, where, arguments)
-    job = _Sensitivity(setup, evaluate, parts, left_out, seed)
+    job = _Sensitivity(setup, settings, evaluate, parts, left_out, seed)
     return without_empty(
         pd.DataFrame(all_rows(job, rows, table, n_jobs=n_jobs, progress=progress)), "left_out"
     )
@@ -211,6 +214,7 @@ class _Sensitivity:
     """The arguments that all rows share."""
 
     setup: Setup
+    repair: str | Distillation
     evaluate: Callable[[nn.Module], Any]
     parts: dict[str, list[str]]
     left_out: dict[str, str]
@@ -259,7 +263,7 @@ class _Rows:
             share = float(row["target_sparsity"])
             plan = self.variants.plan(self.scores, dict.fromkeys(names, share))
             own = Plan({n: plan.keep[n] for n in names})
-            new = self.variants.baked(plan, row["repair"])
+            new = self.variants.baked(plan, self.job.repair)
             cost = self.variants.cost(new, same=True)
         else:
             # Not by a mapping to `select`: the name of a group may also be the name of a layer that
@@ -268,7 +272,7 @@ class _Rows:
             scores = Scores(values, self.scores.criterion, self.scores.groups)
             own = plan = self.variants.plan(scores, row["target_sparsity"])
             session = self.variants.session
-            new = session.smaller(plan, row["repair"], compare=self.accuracy is None)
+            new = session.smaller(plan, self.job.repair, compare=self.accuracy is None)
             if row["layer"] in session.left_out:  # with so few units it cannot be cut
                 return self._whole(str(session.left_out[row["layer"]]))
             cost = self.variants.cost(new)

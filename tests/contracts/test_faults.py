@@ -22,7 +22,7 @@ import pruneviz as pv
 from pruneviz.study.whatif import WhatIf
 
 # a dozen examples: what a repair says of that is tested elsewhere
-pytestmark = pytest.mark.filterwarnings("ignore:repair 'lstsq'")
+pytestmark = pytest.mark.filterwarnings("ignore:repair '(lstsq|distil)'")
 
 GENERATOR = torch.Generator().manual_seed(3)
 X, Y = torch.randn(12, 1, 6, 6, generator=GENERATOR), torch.arange(12) % 3
@@ -109,6 +109,7 @@ class Shuffled:
 
 
 HALVED = halved()
+DISTILLED = pv.Distillation(steps=5, lr=1e-3, progress=False)
 
 
 # by what a verb looks at: the structure of the model, the inputs, the targets
@@ -122,6 +123,9 @@ STRUCTURE = {
 REPAIRED = {
     "prune, lstsq": lambda m, b: pv.prune(
         m, b[0][0], sparsity=0.5, criterion="l2", repair="lstsq", batches=inputs(b)
+    ),
+    "prune, distil": lambda m, b: pv.prune(
+        m, b[0][0], sparsity=0.5, criterion="l2", repair=DISTILLED, batches=inputs(b)
     ),
     "sweep": lambda m, b: pv.sweep(
         m, b[0][0], criteria=["l2"], sparsities=[0.5], repair=["lstsq"], evaluate=size,
@@ -141,6 +145,9 @@ INPUTS = {
     "recalibrate": lambda m, b: pv.recalibrate(m, inputs(b)),
     "mask, lstsq": lambda m, b: pv.mask(
         m, pv.select(pv.score(m, "magnitude"), sparsity=0.5), repair="lstsq", batches=inputs(b)
+    ),
+    "mask, distil": lambda m, b: pv.mask(
+        m, pv.select(pv.score(m, "magnitude"), sparsity=0.5), repair=DISTILLED, batches=inputs(b)
     ),
 }
 JUDGES = {
@@ -196,40 +203,46 @@ NOT_CHECKED = (
 )
 NO_PREDICTION = "`model` returns NaN or infinity for batch 1 of `batches`, which is no prediction. "
 GENERATED = "`model` returns a generator at output, which cannot be compared. Wrap it in a module that returns only what should be compared."  # fmt: skip
-CUT = {"shrink", "prune", "prune, lstsq", "prune, obs", "sweep", "sensitivity"}
+MASKED = {"mask, distil"}
+NO_WEIGHT = "repair 'distil' moves weights, but the outputs of the pruned model depend on none that may change. "
+NOT_LEARNED = "repair 'distil' learns the answers of `model`, but for batch 1 of `batches` output holds NaN or infinity. "
+CUT = {"shrink", "prune", "prune, lstsq", "prune, distil", "prune, obs", "sweep", "sensitivity"}
 MODELS = {
     "None": expect(
-        (TRACED | {"certify"}, NO_TENSOR.format("None")),
+        (TRACED | MASKED | {"certify"}, NO_TENSOR.format("None")),
         (LABELS, NO_LOGITS.format("NoneType")),
         (LOSSES, NO_LOSS.format("NoneType")),
         ({"collect, loss"}, NO_EXAMPLES),
     ),
     "words": expect(
-        (TRACED | {"certify"}, NO_TENSOR.format("a list")),
+        (TRACED | MASKED | {"certify"}, NO_TENSOR.format("a list")),
         (LABELS, NO_LOGITS.format("list")),
         (LOSSES, NO_LOSS.format("list")),
         ({"collect, loss"}, NO_EXAMPLES),
     ),
     "generator": expect(
-        (TRACED | {"certify"}, GENERATED),
+        (TRACED | MASKED | {"certify"}, GENERATED),
         (LABELS, NO_LOGITS.format("generator")),
         (LOSSES, NO_LOSS.format("generator")),
         ({"collect, loss"}, NO_EXAMPLES),
     ),
     "NumPy": expect(
         (TRACED, NOT_TRACED),
+        (MASKED, NO_WEIGHT),
         (LABELS, NO_LOGITS.format("ndarray")),
         (LOSSES, NO_LOSS.format("ndarray")),
         ({"collect, loss"}, NO_EXAMPLES),
     ),
     "number": expect(
         (TRACED, NOT_TRACED),
+        (MASKED, NO_WEIGHT),
         (LABELS, NO_LOGITS.format("float")),
         (LOSSES, NO_LOSS.format("float")),
         ({"collect, loss"}, NO_EXAMPLES),
     ),
     "NaN": expect(
         (CUT, NOT_CHECKED),
+        (MASKED, NOT_LEARNED),
         ({"certify"}, NOT_COMPARED),
         ({*JUDGES, *WATCHED}, NO_PREDICTION),
         (
@@ -242,6 +255,7 @@ MODELS = {
     ),
     "infinity": expect(
         (CUT, NOT_CHECKED),
+        (MASKED, NOT_LEARNED),
         ({"certify"}, NOT_COMPARED),
         ({*JUDGES, *WATCHED}, NO_PREDICTION),
         (
@@ -317,10 +331,13 @@ DATA = {
             ({"collect"}, f"layer 'a' read NaN or infinity. {LOOK}"),
             ({"recalibrate"}, f"layer 'n' read NaN or infinity. {LOOK}"),
             (
-                {"prune, lstsq", "sweep", "sensitivity"},
+                {"prune, lstsq", "prune, distil", "sweep", "sensitivity"},
                 f"layer 'b' read or returned NaN or infinity. {LOOK}",
             ),
-            ({"mask, lstsq"}, f"layer 'a' read or returned NaN or infinity. {LOOK}"),
+            (
+                {"mask, lstsq", "mask, distil"},
+                f"layer 'a' read or returned NaN or infinity. {LOOK}",
+            ),
             ({"certify"}, NOT_COMPARED.replace("batch 1", "batch 3")),
             ({*JUDGES, *WATCHED}, NO_PREDICTION.replace("batch 1", "batch 3")),
             (

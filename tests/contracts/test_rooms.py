@@ -31,7 +31,7 @@ SUBROOMS = {
     # words that other rooms use: the table of criteria, what one of them needs, the rungs
     "selection.criteria.registry": {"panels", "pruning", "study", "training", "lessons"},
     "selection.criteria.requirements": {"study"},
-    "pruning.repair.ladder": {"panels", "study"},
+    "pruning.repair.ladder": {"study"},
     "pruning.repair.distil": {"study", "training"},
     "pruning.repair.gradient": {"training"},  # the loop that training shares
     "pruning.surgery.cut": {"storage"},  # a file is cut as a model is

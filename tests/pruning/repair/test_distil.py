@@ -478,3 +478,12 @@ def test_names_of_rungs() -> None:
     how = without_bar(pv.Distillation(steps=7, seed=1), 2)
     assert isinstance(how, pv.Distillation)
     assert (how.steps, how.seed, how.progress) == (7, 3, False)
+
+
+def test_the_sensitivity_of_layers_with_distillation(data) -> None:
+    model, (x, other) = mlp(), data
+    how = {"sparsities": [0.7], "evaluate": lambda m: apart(m, model, other), "better": "lower",
+           "batches": x, "criterion": "l2", "groups": pv.find_groups(model, x[:2]), "progress": False}  # fmt: skip
+    least, distilled = (pv.sensitivity(model, x[:2], repair=r, **how) for r in ("lstsq", QUICK))
+    assert distilled["repair"].unique().tolist() == ["distil"]
+    assert (distilled["metric"] < least["metric"]).all()
