@@ -359,7 +359,7 @@ def minilm(seed: int) -> Task:
         said = words(some, padding=True, truncation=True, max_length=32, return_tensors="pt")
         return {n: said[n] for n in ("input_ids", "attention_mask")}
 
-    learn, rest = chosen[:1860], chosen[1860:]
+    learn, rest = sorted(chosen[:1860], key=len), chosen[1860:]  # alike in length: little padding
     batches = [tokens(learn[i : i + 60]) for i in range(0, len(learn), 60)]
     judged = [tokens(rest)]
     model = Encoder().eval()
