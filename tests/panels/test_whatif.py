@@ -11,6 +11,7 @@ from torch import nn
 import pruneviz as pv
 from pruneviz.model.batches import images_of
 from pruneviz.panels.kit import worker as background
+from pruneviz.pruning import session
 from pruneviz.study.whatif import WhatIf
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -183,12 +184,12 @@ def test_training_the_smaller_model_does_not_change_what_is_measured(panel):
 
 def test_what_is_collected_with_gradients_serves_repairs_too(monkeypatch):
     what, calls = WhatIf(net(), data()), []
-    real = pv.collect
+    real = session.collected
     monkeypatch.setattr(
-        "pruneviz.pruning.session.collect", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
+        session, "collected", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
     )
     what.scores("unit", "obs")
-    assert what.session.evidence() is what.session.evidence(gradients=True)
+    assert what.session.evidence() is what.session.evidence(gradients=True, squares=False)
     assert len(calls) == 1
 
 

@@ -182,7 +182,8 @@ def test_threads_share_a_session(counted):
         t.start()
     for t in threads:
         t.join()
-    assert sorted(counted) == ["collected", "traced_walk"]
+    assert counted.count("traced_walk") == 1
+    assert counted.count("collected") <= 2  # once for "obs", if it came first, and once for "taylor"
     assert same(made[0], made[2]) and same(made[1], made[3])
     assert same(made[0], pv.prune(model, inputs(), batches=data, **RECIPES[2]))
 
