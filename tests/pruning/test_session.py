@@ -183,7 +183,9 @@ def test_threads_share_a_session(counted):
     for t in threads:
         t.join()
     assert counted.count("traced_walk") == 1
-    assert counted.count("collected") <= 2  # once for "obs", if it came first, and once for "taylor"
+    assert (
+        counted.count("collected") <= 2
+    )  # once for "obs", if it came first, and once for "taylor"
     assert same(made[0], made[2]) and same(made[1], made[3])
     assert same(made[0], pv.prune(model, inputs(), batches=data, **RECIPES[2]))
 
