@@ -63,6 +63,7 @@ bench: $(VENV)/.test
 	$(ONE) $(BIN)/python benchmarks/redundant.py
 	$(ONE) $(BIN)/python benchmarks/weights.py
 	$(ONE) $(BIN)/python -W ignore benchmarks/repair.py
+	$(ONE) $(BIN)/python -W ignore benchmarks/tasks.py
 	$(ONE) $(BIN)/python benchmarks/crossover.py
 	$(ONE) $(BIN)/python benchmarks/judge.py
 	$(ONE) $(BIN)/python benchmarks/choices.py

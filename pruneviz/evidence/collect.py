@@ -107,6 +107,29 @@ def collect(
     >>> evidence.inputs["2"]
     Moments of 8 columns over 21 rows
     """
+    return collected(
+        model, batches, loss=loss, layers=layers, comoment=comoment, max_batches=max_batches, draw=draw,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def collected(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    layers: Iterable[str] | None = None,
+    comoment: bool | str = True,
+    max_batches: int | None = None,
+    draw: Callable[[Any, torch.Generator], Any] | None = None,
+    squares: bool = True,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evidence:
+    """As `collect`; without `squares` the evidence has no squared gradient of weights.
+
+    These mostly take longest. What is at the outputs of the layers is the same.
+    """
     model = checks.unwrapped(model)
     known = consumers(model)
     if not known:
@@ -136,7 +159,7 @@ def collect(
     batches_read = read(batches, "collect", ignore_index=ignored)
     return gathered(
         model, islice(batches_read, most), names, comoment=comoment, loss=loss, draw=draw, seed=seed,
-        named=layers is not None, progress=progress,
+        squares=squares, named=layers is not None, progress=progress,
     )  # fmt: skip
 
 
@@ -149,6 +172,7 @@ def gathered(
     loss: Callable[[Any, Any], Tensor] | None = None,
     draw: Callable[[Any, torch.Generator], Any] | None = None,
     seed: int = 0,
+    squares: bool = True,
     named: bool = False,
     progress: bool = False,
 ) -> Evidence:
@@ -158,7 +182,7 @@ def gathered(
     """
     known = consumers(model)
     watch = Watch({n: known[n] for n in names}, comoment)
-    gradients = None if loss is None else Gradients(model, names, loss, draw, seed)
+    gradients = None if loss is None else Gradients(model, names, loss, draw, seed, squares)
     examples = 0
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

@@ -47,6 +47,8 @@ class Gradients:
     loss, draw : callable
         As for `collect`.
     seed : int
+    squares : bool
+        False: only E[g gᵀ] at the outputs of layers, for drawn labels, and nothing of the weights.
     """
 
     def __init__(
@@ -56,12 +58,15 @@ class Gradients:
         loss: Callable[[Any, Any], Tensor],
         draw: Callable[[Any, torch.Generator], Any] | None,
         seed: int,
+        squares: bool = True,
     ) -> None:
         self.model, self.losses = model, Losses(loss, draw, seed)
-        self.layers = set(layers)
+        self.layers, self.squares = set(layers), squares
         readers = consumers(model)
         self.modules = {**dict(model.named_modules()), **readers}
-        self.watched = [n for n, m in self.modules.items() if n in self.layers or is_table(m)]
+        self.watched = [
+            n for n, m in self.modules.items() if n in self.layers or (squares and is_table(m))
+        ]
         self.weights: dict[str, str] = {}  # a layer's name to the name of its weight
         self.unhooked: list[str] = []  # weights that are used outside of every watched layer
         watched = {id(self.modules[n]): n for n in self.watched}
@@ -71,7 +76,9 @@ class Gradients:
                 self.weights[hooked[name]] = name
             elif all(id(m) in watched and a == "weight" for m, a in held.holders):
                 self.weights |= {watched[id(m)]: name for m, _ in held.holders}
-            elif all(id(m) not in {id(c) for c in readers.values()} for m, _ in held.holders):
+            elif squares and all(
+                id(m) not in {id(c) for c in readers.values()} for m, _ in held.holders
+            ):
                 self.unhooked.append(name)
         self.examples = 0
         self.labelled: bool | None = None
@@ -122,7 +129,7 @@ class Gradients:
                 )
             self.examples += n
             sides = [(self.losses.drawn(outputs, targets), self.drawn, True)]
-            if targets is not None:
+            if targets is not None and self.squares:
                 sides.append((targets, self.given, False))
             for labels, squares, fisher in sides:
                 losses = self.losses.of_each(outputs, batch, labels)
@@ -150,7 +157,8 @@ class Gradients:
             for (name, x, _), g in zip(calls, found, strict=False)
             if g is not None
         ]
-        self._squares(records, squares, n)
+        if self.squares:
+            self._squares(records, squares, n)
         if fisher:
             self._outer(records)
         for name, g in zip(leaves, found[len(calls) :], strict=True):

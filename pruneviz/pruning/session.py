@@ -17,7 +17,7 @@ from pruneviz.core.errors import ArgumentError, GraphError, IncomparableError, s
 from pruneviz.core.groups import Group, Groups
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.plan import LeftOut, Plan, Scores, left_out_text
-from pruneviz.evidence.collect import collect
+from pruneviz.evidence.collect import collected
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.graph.find_groups import traced_walk
 from pruneviz.graph.grouping import build_groups
@@ -206,22 +206,27 @@ class Session:
         quick = partial(self.smaller, plan, compare=False)
         return self._once(key, lambda: measure(quick(), self.example_input))
 
-    def evidence(self, *, gradients: bool = False) -> Evidence | None:
-        """Return what the layers read, with gradients if asked for; None without any data."""
+    def evidence(self, *, gradients: bool = False, squares: bool = True) -> Evidence | None:
+        """Return what the layers read, with gradients if asked for; None without any data.
+
+        Without `squares` these are only the gradients at the outputs of layers, and not the squared
+        ones of each weight.
+        """
         if "evidence" in self.given or self.batches is None:
             return self.given.get("evidence")
-        if not gradients and ("evidence", True) in self._made:
-            gradients = True  # it has the moments, too
-        drawn = gradients and self.loss is None  # labels from the model's own predictions
+        level = gradients + (gradients and squares)
+        made = [n for n in range(level, 3) if ("evidence", n) in self._made]
+        level = made[0] if made else level  # what has more will do, too
+        drawn = level > 0 and self.loss is None  # labels from the model's own predictions
         data = _for_cross_entropy(self.batches) if drawn else self.batches
-        loss = None if not gradients else F.cross_entropy if drawn else self.loss
+        loss = None if not level else F.cross_entropy if drawn else self.loss
 
         def make() -> Evidence:
-            return collect(
-                self.model, data, loss=loss, draw=self.draw, seed=self.seed, progress=False
+            return collected(
+                self.model, data, loss=loss, draw=self.draw, squares=level > 1, seed=self.seed
             )
 
-        return self._once(("evidence", gradients), make)
+        return self._once(("evidence", level), make)
 
     def evidence_for(
         self, criteria: Iterable[Criterion] = (), repairs: Iterable[str] = ()
@@ -229,7 +234,7 @@ class Session:
         """Return the evidence that criteria and repairs need; if they need none, what was given."""
         criteria = list(criteria)
         if any(c.needs_gradients for c in criteria):
-            return self.evidence(gradients=True)
+            return self.evidence(gradients=True, squares=any(c.needs_squares for c in criteria))
         # "lstsq" reads the batches itself, layer by layer
         needed = any(c.evidence for c in criteria) or {"fold", "merge"} & set(repairs)
         return self.evidence() if needed else self.given.get("evidence")

@@ -233,12 +233,12 @@ def test_training_the_smaller_model_does_not_change_what_is_measured(panel):
 
 def test_what_is_collected_with_gradients_serves_repairs_too(monkeypatch):
     what, calls = WhatIf(net(), data()), []
-    real = pv.collect
+    real = session.collected
     monkeypatch.setattr(
-        "pruneviz.pruning.session.collect", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
+        session, "collected", lambda *a, **k: calls.append(k["loss"]) or real(*a, **k)
     )
     what.scores("unit", "obs")
-    assert what.session.evidence() is what.session.evidence(gradients=True)
+    assert what.session.evidence() is what.session.evidence(gradients=True, squares=False)
     assert len(calls) == 1
 
 

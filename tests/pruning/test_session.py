@@ -13,6 +13,7 @@ from torch import nn
 
 import pruneviz as pv
 from pruneviz.pruning import session as module
+from pruneviz.selection.criteria.registry import criterion
 
 RECIPES = [
     {"macs": 0.5},
@@ -32,7 +33,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 @pytest.fixture
 def counted(monkeypatch):
     calls: list[str] = []
-    for name in ("traced_walk", "collect"):
+    for name in ("traced_walk", "collected"):
         real = getattr(module, name)
 
         def counting(*args, real=real, name=name, **options):
@@ -50,7 +51,8 @@ def test_prunings_with_a_session_are_those_without(name, counted):
     session = pv.Session(model, inputs(), batches=data)
     found = [pv.prune(model, inputs(), session=session, **how) for how in RECIPES]
     assert counted.count("traced_walk") == 1
-    assert counted.count("collect") == 1  # "obs" first: its evidence has the moments, too
+    # of "obs" without the squared gradients of weights, then of "taylor" with them; "wanda" has both
+    assert counted.count("collected") == 2
     for how, new in zip(RECIPES, found, strict=True):
         assert same(new, pv.prune(model, inputs(), batches=data, **how)), how
     assert len({id(new) for new in found}) == len(found)
@@ -77,6 +79,20 @@ def test_with_a_loss_the_targets_are_learned_from():
     assert all(torch.equal(got[n], want[n]) for n in want)
     drawn = pv.Session(model, inputs(), batches=pairs).evidence(gradients=True).grad_sq
     assert not all(torch.equal(drawn[n], want[n]) for n in want)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_obs_needs_no_squared_gradient_of_weights(name):
+    model, pairs = build(name), batches(n=30)
+    session, full = (pv.Session(model, inputs(), batches=pairs, seed=3) for _ in range(2))
+    lean, whole = session.evidence(gradients=True, squares=False), full.evidence(gradients=True)
+    assert not lean.grad_sq and not lean.fisher and whole.grad_sq and whole.fisher
+    assert lean.output_grad.keys() == whole.output_grad.keys()
+    assert all(torch.equal(g, whole.output_grad[n]) for n, g in lean.output_grad.items())
+    assert session.evidence_for([criterion("obs", "unit")]) is lean
+    assert full.evidence_for([criterion("obs", "unit")]) is whole  # what has more will do, too
+    taylor = session.evidence_for([criterion("obs", "unit"), criterion("taylor", "unit")])
+    assert all(torch.equal(g, whole.grad_sq[n]) for n, g in taylor.grad_sq.items())
 
 
 def test_a_tuple_of_inputs_stays_one():
@@ -167,7 +183,10 @@ def test_threads_share_a_session(counted):
         t.start()
     for t in threads:
         t.join()
-    assert counted == ["traced_walk", "collect"] or sorted(counted) == ["collect", "traced_walk"]
+    assert counted.count("traced_walk") == 1
+    assert (
+        counted.count("collected") <= 2
+    )  # once for "obs", if it came first, and once for "taylor"
     assert same(made[0], made[2]) and same(made[1], made[3])
     assert same(made[0], pv.prune(model, inputs(), batches=data, **RECIPES[2]))
 

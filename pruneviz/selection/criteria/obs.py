@@ -10,6 +10,7 @@ from torch import Tensor
 
 DAMPING = 3e-3  # share of the mean diagonal of a co-moment that is added to its diagonal
 STEPS = 512  # at most so many removals per group; a group with more units loses several at once
+SHRINK = 0.875  # share of columns left at which the removed ones are left out of the matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +112,12 @@ class _ReaderState:
         f = r.curvature.double()
         self.curvature = torch.diag(f) if f.ndim == 1 else f.clone()
         self.quadratic = self.weight.T @ self.curvature @ self.weight
+        self.alive = torch.ones(len(h), dtype=torch.bool)  # which columns of the matrices are left
+        self.place = torch.arange(len(h))  # where each column of the reader is in them
 
     def costs(self, units: Tensor) -> Tensor:
         """Return tr(G_pp ([H⁻¹]_pp)⁻¹) for each unit; shape (units,)."""
-        at = self.index[units]
+        at = self.place[self.index[units]]
         rows, columns = at.unsqueeze(2), at.unsqueeze(1)
         own, cost = self.inverse[rows, columns], self.quadratic[rows, columns]  # (units, k, k)
         if at.shape[1] == 1:
@@ -123,22 +126,39 @@ class _ReaderState:
 
     def remove_columns(self, p: Tensor) -> None:
         """Remove columns; the others compensate."""
+        p = self.place[p]
         line = self.inverse[p]  # (k, n)
         step = torch.linalg.solve(line[:, p], line)  # ([H⁻¹]_pp)⁻¹ [H⁻¹]_p:
-        cross = step.T @ self.quadratic[p]  # (n, n)
-        self.quadratic -= cross + cross.T - step.T @ (self.quadratic[p][:, p] @ step)
-        self.weight -= self.weight[:, p] @ step
-        self.inverse -= line.T @ step
+        own = self.quadratic[p]  # (k, n)
+        # G − SᵀG_p − G_pᵀS + SᵀG_ppS, symmetric: one product, written into G
+        half = own - own[:, p] @ step / 2  # (k, n)
+        self.quadratic.addmm_(torch.cat([step, half]).T, torch.cat([half, step]), alpha=-1)
+        self.weight.addmm_(self.weight[:, p], step, alpha=-1)
+        self.inverse.addmm_(line.T, step, alpha=-1)
         for t in (self.inverse, self.quadratic, self.weight.T):
             t[p] = 0  # exactly 0, whatever the rounding
         self.inverse[:, p], self.quadratic[:, p] = 0, 0
+        self.alive[p] = False
+        if int(self.alive.sum()) <= SHRINK * len(self.alive):
+            self._leave_removed()
+
+    def _leave_removed(self) -> None:
+        """Leave the columns that were removed out of all matrices: the rest of them is 0."""
+        kept = self.alive.nonzero()[:, 0]  # (kept,)
+        known = self.alive[self.place] & (self.place >= 0)
+        now = torch.cumsum(self.alive, 0) - 1  # (n,)
+        self.place = torch.where(known, now[self.place], -1)
+        self.inverse = self.inverse[kept][:, kept]
+        self.quadratic = self.quadratic[kept][:, kept]
+        self.weight = self.weight[:, kept]
+        self.alive = torch.ones(len(kept), dtype=torch.bool)
 
     def remove_outputs(self, rows: Tensor) -> None:
         """Remove outputs from F, and so from G."""
         w = self.weight[rows]  # (k, n)
         f_w = self.curvature[rows] @ self.weight  # (k, n)
-        cross = w.T @ f_w
-        self.quadratic -= cross + cross.T - w.T @ (self.curvature[rows][:, rows] @ w)
+        half = f_w - self.curvature[rows][:, rows] @ w / 2  # (k, n)
+        self.quadratic.addmm_(torch.cat([w, half]).T, torch.cat([half, w]), alpha=-1)
         self.curvature[rows], self.curvature[:, rows] = 0, 0
 
 

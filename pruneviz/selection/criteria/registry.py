@@ -39,7 +39,8 @@ class Criterion:
         * ``"reads"``: the `Moments` of the units at their consumer, shape (units, k).
 
         ``"model"``: `fn` is called once, with the model, its groups and the evidence, and returns
-        the scores of all groups.
+        the scores of all groups. The evidence has gradients at the outputs of layers; name
+        ``"grad_sq"`` or ``"fisher"``, too, if it must have those of the weights.
     scope : str
         Where its scores are compared by default: ``"layer"`` or ``"global"``.
     source : str
@@ -69,7 +70,12 @@ class Criterion:
     @property
     def needs_gradients(self) -> bool:
         """Whether its evidence must be collected with a loss."""
-        return not {"grad_sq", "fisher", "model"}.isdisjoint(self.needs)
+        return self.needs_squares or "model" in self.needs
+
+    @property
+    def needs_squares(self) -> bool:
+        """Whether its evidence must have the squared gradient of each weight."""
+        return not {"grad_sq", "fisher"}.isdisjoint(self.needs)
 
 
 CRITERIA: dict[str, Criterion] = {}

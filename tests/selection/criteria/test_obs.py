@@ -246,6 +246,22 @@ def test_of_many_units_several_are_removed_at_once(monkeypatch):
     torch.testing.assert_close(eliminate({"a": [r]}), slow)
 
 
+def test_columns_that_are_gone_are_left_out_of_the_matrices(monkeypatch):
+    torch.manual_seed(0)
+    rs = [reader(40, 2, 5, layer="fc"), reader(40, 1, 3)]
+    layers = [LayerWork("fc", 9.0, "b", "a", torch.arange(5).unsqueeze(1))]
+    both = {"a": rs, "b": [reader(5, 1, 2)]}
+    small = eliminate(both, layers)
+    elimination = Elimination(rs)
+    elimination.remove(torch.arange(30))
+    assert (
+        len(elimination.readers[0].inverse) == 20 and elimination.readers[0].weight.shape[1] == 20
+    )
+    monkeypatch.setattr(obs, "SHRINK", -1.0)  # never
+    whole = eliminate(both, layers)
+    assert all(torch.equal(small[g], whole[g]) for g in both)
+
+
 def test_a_group_of_one_keeps_its_unit():
     assert eliminate({"a": [reader(1, 2, 3)]})["a"].tolist() == [1.0]
 
