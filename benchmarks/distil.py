@@ -3,7 +3,7 @@
     python benchmarks/distil.py units lenet-300-100 --images 20000    tables over the share of MACs
     python benchmarks/distil.py weights                               single weights, one mask
     python benchmarks/distil.py han                                   twelve times fewer weights
-    python benchmarks/distil.py sentences                             a sentence encoder at 70 %
+    python benchmarks/distil.py tasks unet mlp waves nanogpt minilm   other tasks, see tasks.py
     python benchmarks/distil.py curve --out data/curves               distil.csv: accuracy by steps
 
 Three seeds: each draws its own images from the training set, without their labels. torch-pruning's
@@ -25,6 +25,7 @@ import torch
 from han import TWELVE, started
 from record import record
 from repair import SHARES, area, theirs
+from tasks import TASKS, Task
 from torch import Tensor, nn
 
 import pruneviz as pv
@@ -68,13 +69,15 @@ def lines(
     yield f"{RIVAL}, then the same distillation", distilled
 
 
-def units(names: list[str], seeds: int, n: int, data: Any, test: Any) -> None:
+def units(
+    names: list[str], seeds: int, n: int, data: Any, test: Any, shares: tuple[float, ...]
+) -> None:
     """Print one table for each network: accuracy over the share of MACs."""
     for name in names:
         model = lessons.load(name).eval()
         dense = pv.accuracy(model, test)
-        # only heads and feed-forward units of the transformer can go: 16 % stay
-        shares = (*SHARES[:-2], 0.17) if name == "image-transformer" else SHARES
+        if name == "image-transformer":  # only heads and feed-forward units can go: 16 % stay
+            shares = (*shares[:-2], 0.17)
         rows: dict[str, list[list[float]]] = {}
         took: dict[str, list[float]] = {}
         for seed in range(seeds):
@@ -176,23 +179,71 @@ def curve(names: list[str], seeds: int, n: int, data: Any, test: Any, out: str |
         )  # fmt: skip
 
 
+def tasks(names: list[str], seeds: int, seconds: float) -> None:
+    """Print what distillation adds to the table of `tasks.py`, with at most so many seconds of steps."""
+    heads = "dense | no repair | least squares | distillation | CPU s"
+    print(f"\n| network | metric | MACs kept | {heads} |\n|---|---|---|---|---|---|---|---|")
+    how = ("none", "lstsq", pv.Distillation(seconds=seconds, progress=False))
+    for name in names:
+        limit, found = TASKS[name], []
+        for seed in range(seeds):
+            task = limit.make(seed)
+            session = pv.Session(task.model, task.example, batches=task.batches, **task.options)
+            row = [task.judge(task.model)]
+            for repair in how:
+                start = time.process_time()
+                new = pv.prune(
+                    task.model, task.example, macs=limit.macs, session=session, repair=repair
+                )
+                took = time.process_time() - start
+                row.append(task.judge(new))
+                if name == "minilm":
+                    print(f"{repair}: mean cosine {_cosine(task, new):.4f}, overlap {row[-1]:.3f}")
+            found.append((*row, took))
+        cells = [sum(c) / len(c) for c in zip(*found, strict=True)]
+        figures = " | ".join(f"{c:.3f}" for c in cells[:-1])
+        print(
+            f"| {name} | {limit.metric} | {100 * limit.macs:.0f} % | {figures} | {cells[-1]:.0f} |",
+            flush=True,
+        )
+
+
+def _cosine(task: Task, new: nn.Module) -> float:
+    """Mean cosine between the sentences of two encoders, whose lengths are 1."""
+    with pv.evaluating(task.model), pv.evaluating(new):
+        pairs = [(task.model(**b) * new(**b)).sum(1) for b in task.judged]
+    return float(torch.cat(pairs).mean())
+
+
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("units", "weights", "han", "curve"))
+    parser.add_argument("what", choices=("units", "weights", "han", "curve", "tasks"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--folder", default="/tmp/pruneviz-networks")
     parser.add_argument("--out")
+    parser.add_argument("--shares", type=float, nargs="*", default=list(SHARES))
+    parser.add_argument("--seconds", type=float, default=60, help="for tasks")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.what == "tasks":
+        print(
+            f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        )
+        tasks(
+            options.names or ["unet", "mlp", "waves", "nanogpt", "minilm"],
+            options.seeds,
+            options.seconds,
+        )
+        return
     data = lessons.fashion_mnist()
     test = fast_batches(list(data.test.batches(1000)))
     print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     how = (options.seeds, options.images, data, test)
     if options.what == "units":
-        units(options.names or list(UNITS), *how)
+        units(options.names or list(UNITS), *how, tuple(options.shares))
     elif options.what == "weights":
         weights(options.names or ["lenet-300-100", "batchnorm-cnn"], *how)
     elif options.what == "han":

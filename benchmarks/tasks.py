@@ -48,6 +48,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)  # of the call
     whole: list[str] = field(default_factory=list)  # layers that torch-pruning must leave whole
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy  # of its Taylor
+    judged: list[Any] = field(default_factory=list)  # inputs that are held out, if asked for
 
 
 @dataclass(frozen=True)
@@ -397,7 +398,7 @@ def minilm(seed: int) -> Task:
     stay = ("attention.output.dense", "output.dense", "query", "key", "value")
     whole = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding) or n.endswith(stay)]
     return Task(model, {n: t[:2] for n, t in batches[0].items()}, batches, overlap,
-                {"loss": F.mse_loss}, whole=whole, loss=F.mse_loss)  # fmt: skip
+                {"loss": F.mse_loss}, whole=whole, loss=F.mse_loss, judged=judged)  # fmt: skip
 
 
 # -- a wide layer, few images --------------------------------------------------------------------

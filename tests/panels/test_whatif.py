@@ -569,7 +569,9 @@ def test_weights_are_repaired_by_least_squares_alone(repair):
     x, y = torch.randn(40, 4), torch.arange(40) % 3
     panel = pv.panel_whatif(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), [(x, y)],
                             criterion="weight magnitude", sparsity=0.5)  # fmt: skip
-    with pytest.raises(pv.ArgumentError, match="Choose 'least squares', 'distillation' or 'nothing'"):
+    with pytest.raises(
+        pv.ArgumentError, match="Choose 'least squares', 'distillation' or 'nothing'"
+    ):
         panel.controls["repair"].value = repair
     panel.controls["repair"].set_state({"value": None, "index": 3})
     assert panel.result["metric"] is not None

@@ -28,7 +28,7 @@ from pruneviz.pruning.repair.rows import TENTH, held_out
 
 STEPS = 800
 CHECKS = 20  # how often the held-out examples are looked at
-PATIENCE = 8  # looks without a better one, after which it stops
+PATIENCE = 5  # looks without a better one in the second half, after which it stops
 TRIAL = 50  # steps with which a learning rate is tried; with fewer, too low a rate seems best
 FIRST_RATE = 2e-3
 RATES = (1e-6, 1.0)  # lowest and highest that are tried
@@ -233,12 +233,16 @@ class _Lesson:
                 bar.update(min(part, 1.0) - bar.n)
                 if held < self.best_value:
                     self.best, self.best_value, last = self._state(), held, looks
-                if part >= 1 or looks - last >= PATIENCE:
+                # before, the rate is too high to tell
+                if part >= 1 or looks - max(last, CHECKS // 2) >= PATIENCE:
                     break
         self.found_nothing = self.best is before
 
     def _best_rate(self, began: float) -> float:
-        """Return the learning rate after whose short cycle the held-out answers agree best."""
+        """Return twice the learning rate after whose short cycle the held-out answers agree best.
+
+        In a long cycle a higher rate is better than in a short one: it has the time to undo its noise.
+        """
 
         def after(rate: float) -> float:
             self._set(self.start)
@@ -261,7 +265,7 @@ class _Lesson:
                 rate, value = rate * factor, other
             if rate != found:
                 break
-        return rate
+        return 2 * rate
 
     def _steps(self, rates: Iterable[float], examples: Answered) -> Iterator[float]:
         optimizer = torch.optim.Adam(self.params)
