@@ -168,7 +168,7 @@ SAID = {
     ),
     "a loss without a gradient": (
         lambda: pv.fit(MODEL, BATCHES, loss=lambda o, t: o.detach().sum(), progress=False),
-        "`loss` has no gradient: the model's forward, or the loss, detaches what it computes. Remove "
+        "`loss` has no gradient: the model's forward, or `loss`, detaches what it computes. Remove "
         ".detach() and torch.no_grad() there.",
     ),
     "a loss that is a number": (

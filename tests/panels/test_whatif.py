@@ -74,13 +74,13 @@ def test_it_opens_on_the_best_recipe_before_data_are_collected(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     x = torch.randn(300, 6)
-    batches, collected, real = [(x, pv.predict(model, x))], [], session.collect
+    batches, collected, real = [(x, pv.predict(model, x))], [], session.collected
 
     def watched(model, batches, **how):
         collected.append(sum(b.examples for b in batches))
         return real(model, batches, **how)
 
-    monkeypatch.setattr(session, "collect", watched)
+    monkeypatch.setattr(session, "collected", watched)
     panel = pv.panel_whatif(model, batches)
     assert (panel.controls["criterion"].value, panel.controls["repair"].value) == (
         "unit obs", "lstsq",
