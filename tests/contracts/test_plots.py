@@ -48,6 +48,12 @@ def swept():
     return pd.DataFrame(rows, columns=["criterion", "sparsity", "seed", "metric"])
 
 
+def repaired():
+    rows = [("obs", r, s, 200 * (1 - s), 1 - s / 2) for r in ("none", "lstsq") for s in (0.0, 0.5)]
+    columns = ["criterion", "repair", "target_sparsity", "macs", "metric"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def grouped():
     layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     return pv.find_groups(layers, torch.zeros(1, 4)).to_frame()
@@ -75,6 +81,7 @@ PLOTS = {
     "plot_groups": lambda **k: pv.plot_groups(grouped(), **k),
     "plot_mask": lambda **k: pv.plot_mask(np.eye(3, dtype=bool), **k),
     "plot_tradeoff": lambda **k: pv.plot_tradeoff(swept(), **k),
+    "plot_ladder": lambda **k: pv.plot_ladder(repaired(), **k),
     "plot_strip": lambda **k: pv.plot_strip(**strip(), **k),
     "plot_agreement": lambda **k: pv.plot_agreement(
         pd.DataFrame([[1.0, 0.3], [0.3, 1.0]], index=["l1", "l2"], columns=["l1", "l2"]), **k
