@@ -64,6 +64,7 @@ bench: $(VENV)/.test
 	$(ONE) $(BIN)/python benchmarks/weights.py
 	$(ONE) $(BIN)/python -W ignore benchmarks/repair.py
 	$(ONE) $(BIN)/python -W ignore benchmarks/tasks.py
+	for what in units weights han tasks; do $(ONE) $(BIN)/python benchmarks/distil.py $$what || exit 1; done
 	$(ONE) $(BIN)/python benchmarks/crossover.py
 	$(ONE) $(BIN)/python benchmarks/judge.py
 	$(ONE) $(BIN)/python benchmarks/choices.py
