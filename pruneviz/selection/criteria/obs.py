@@ -21,8 +21,8 @@ class Reader:
     ----------
     weight : Tensor, float64, shape (outputs, n)
         The layer's weights for the n columns that belong to the group.
-    covariance : Tensor, float64, shape (n, n)
-        The covariance of those columns.
+    covariance : Tensor, float64, shape (n, n) or (n,)
+        The covariance of those columns, or only their variances: then none makes up for another.
     curvature : Tensor, float64, shape (outputs, outputs) or (outputs,)
         E[g gᵀ] at the layer's outputs, or only the diagonal.
     index : Tensor of int, shape (units, k)
@@ -63,7 +63,9 @@ class Elimination:
     """A group whose units are removed one after the other, and the readers that compensate."""
 
     def __init__(self, readers: Iterable[Reader]) -> None:
-        self.readers = [_ReaderState(r) for r in readers]
+        self.readers = [
+            (_ReaderState if r.covariance.ndim == 2 else _DiagonalState)(r) for r in readers
+        ]
         self.units = len(self.readers[0].index)
         self.keep = torch.ones(self.units, dtype=torch.bool)
         self.cost = self._costs()
@@ -162,6 +164,35 @@ class _ReaderState:
         self.curvature[rows], self.curvature[:, rows] = 0, 0
 
 
+class _DiagonalState:
+    """A reader of which only variances are known: Optimal Brain Damage, without compensation."""
+
+    def __init__(self, r: Reader) -> None:
+        self.index, self.layer = r.index, r.layer
+        self.weight, self.curvature = r.weight.double(), r.curvature.double().clone()
+        self.variance = r.covariance.double()
+        self.error = self._error()
+
+    def costs(self, units: Tensor) -> Tensor:
+        """Return Σ G_cc H_cc over the columns c of each unit; shape (units,)."""
+        return self.error[self.index[units]].sum(1)
+
+    def remove_columns(self, p: Tensor) -> None:
+        """Remove columns; nothing makes up for them."""
+
+    def remove_outputs(self, rows: Tensor) -> None:
+        """Remove outputs from F, and so from G."""
+        self.curvature[rows] = 0
+        if self.curvature.ndim == 2:
+            self.curvature[:, rows] = 0
+        self.error = self._error()
+
+    def _error(self) -> Tensor:
+        full = self.curvature.ndim == 2
+        f_w = self.curvature @ self.weight if full else self.curvature.unsqueeze(1) * self.weight
+        return (self.weight * f_w).sum(0) * self.variance  # (n,)
+
+
 def eliminate(
     readers: Mapping[str, Iterable[Reader]], layers: Iterable[LayerWork] = ()
 ) -> dict[str, Tensor]:
@@ -174,7 +205,8 @@ def eliminate(
 
     summed over the readers, with W a reader's weights, H the co-moment of its input and F the
     curvature at its outputs. Then W ← W − W_p ([H⁻¹]_pp)⁻¹ [H⁻¹]_p:, p is removed from H⁻¹
-    likewise, and from F where p was an output of the layer. Each step removes the unit with the
+    likewise, and from F where p was an output of the layer. Where only the diagonal of H is known,
+    nothing compensates: Σ (W_cᵀ F W_c) H_cc over the columns c of p (Optimal Brain Damage). Each step removes the unit with the
     least cost ÷ the MACs that its removal saves now.
 
     Parameters

@@ -12,6 +12,7 @@ from pruneviz.core.errors import ArgumentError
 from pruneviz.core.groups import Group
 from pruneviz.core.names import unmasked_name
 from pruneviz.core.slices import Slice
+from pruneviz.evidence.collect import WIDE
 from pruneviz.evidence.evidence import Evidence
 from pruneviz.model.layers import (
     blocks_of,
@@ -110,18 +111,27 @@ def _shares(
 
 
 def _reader(module: nn.Module, name: str, s: Slice, evidence: Evidence) -> list[Reader]:
-    """Return what one layer reads from a group; empty if its co-moment is missing."""
+    """Return what one layer reads from a group; empty if its co-moment is missing.
+
+    Of a layer with too many columns for a co-moment the variances are enough.
+    """
     moments, blocks = evidence.columns(name), blocks_of(module).double().cpu()
-    if not moments.full:
-        return []
     # each block of outputs reads its own channels
-    weight, square = torch.block_diag(*blocks), moments.covariance
-    square = square if square.ndim == 2 else torch.block_diag(*square)
+    weight = torch.block_diag(*blocks)
+    if moments.full:
+        square = moments.covariance
+        square = square if square.ndim == 2 else torch.block_diag(*square)
+    elif blocks.shape[2] > WIDE:
+        square = moments.variance.flatten()
+        square = square.repeat_interleave(weight.shape[1] // len(square))  # of a channel: its taps
+    else:
+        return []
     columns = columns_of(s.index, weight.shape[1] // evidence.inputs[name].mean.shape[-1])
     flat = columns.flatten()
     index = torch.arange(len(flat)).reshape(columns.shape)
     grad = evidence.output_grad[name].double()
-    return [Reader(weight[:, flat], square[flat][:, flat], grad, index, name)]
+    square = square[flat][:, flat] if square.ndim == 2 else square[flat]
+    return [Reader(weight[:, flat], square, grad, index, name)]
 
 
 def _macs(name: str, module: nn.Module, evidence: Evidence) -> float:

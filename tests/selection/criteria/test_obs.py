@@ -507,3 +507,55 @@ def test_it_does_not_score_single_weights():
     model, x, _ = ready("mlp")
     with pytest.raises(pv.ArgumentError, match=r"^criterion 'obs' scores units, not weights\."):
         pv.score(model, "obs", evidence=seen(model, x))
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_variances_alone_rank_uncorrelated_columns_as_the_whole_covariance_does(full) -> None:
+    torch.manual_seed(0)
+    variance, weight, factor = torch.rand(12) + 0.1, torch.randn(5, 12), torch.randn(5, 5)
+    curvature = factor @ factor.T if full else torch.rand(5)
+    index = torch.arange(12).reshape(6, 2)
+    work = [
+        obs.LayerWork(
+            "made", 1.0, makes="outputs", reads="units", rows=torch.arange(5).reshape(5, 1)
+        )
+    ]
+    after = obs.Reader(
+        torch.randn(3, 5), torch.eye(5), torch.ones(3), torch.arange(5).reshape(5, 1), "after"
+    )
+    found = [
+        obs.eliminate(
+            {"units": [obs.Reader(weight, c, curvature, index, "made")], "outputs": [after]}, work
+        )
+        for c in (torch.diag(variance), variance)
+    ]
+    for g in ("units", "outputs"):
+        assert found[0][g].tolist() == found[1][g].tolist()
+
+
+def test_a_layer_of_many_columns_is_scored_by_its_variances(monkeypatch) -> None:
+    """A convolution of 512 channels of 3 × 3 reads 4,608 columns: its group must not be left out."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 4, 3), torch.nn.ReLU(),
+        torch.nn.Flatten(), torch.nn.Linear(4 * 4 * 4, 3),
+    ).eval()  # fmt: skip
+    x = torch.randn(200, 2, 8, 8)
+    with torch.no_grad():
+        model[0].weight[2] = 0  # constant: it costs nothing
+        model[0].bias[2] = 1.0
+        model[2].weight[:, 4] = 0  # read by nobody
+    for place in ("evidence.collect", "selection.criteria.obs_units"):
+        monkeypatch.setattr(f"pruneviz.{place}.WIDE", 40)
+    groups = pv.find_groups(model, x[:2])
+    evidence = pv.collect(model, x, loss=torch.nn.functional.cross_entropy, progress=False)
+    assert not evidence.columns("2").full and not evidence.columns("5").full
+    scores = pv.score(model, "obs", groups=groups, evidence=evidence).values
+    assert set(scores) == {"0", "2"}
+    assert set(scores["0"].argsort()[:2].tolist()) == {2, 4}
+    none = pv.collect(
+        model, x, loss=torch.nn.functional.cross_entropy, comoment=False, progress=False
+    )
+    monkeypatch.setattr("pruneviz.selection.criteria.obs_units.WIDE", 4096)
+    with pytest.raises(pv.ArgumentError, match="needs the co-moment"):
+        pv.score(model, "obs", groups=groups, evidence=none)
