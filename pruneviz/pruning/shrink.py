@@ -235,6 +235,7 @@ class Shrinker:
         """Repair a model that was cut by a plan, in place."""
         rung = rung_of(repair)
         if rung == "distil":
+            check_repair_data(rung, evidence, batches)
             assert batches is not None
             batches = read_all(batches, "learn from")
             if not isinstance(new, GraphModule):  # a program has no layers to re-fit
