@@ -28,6 +28,7 @@ from record import record
 from repair import SHARES, area, theirs
 from tasks import TASKS, Task
 from torch import Tensor, nn
+from weights import ROUNDS
 
 import pruneviz as pv
 from pruneviz import lessons
@@ -135,6 +136,24 @@ def weights(names: list[str], seeds: int, n: int, data: Any, test: Any) -> None:
             mean = [sum(c) / len(c) for c in zip(*rows, strict=True)]
             cells = " | ".join(f"{a:.3f}" for a in mean)
             print(f"| {name}, {what} | {cells} | {sorted(took)[len(took) // 2]:.1f} |", flush=True)
+        rows, took = [], []
+        for seed in range(seeds):
+            start = time.process_time()
+            rows.append(in_rounds(model, images_of(data, seed, n), test))
+            took.append(time.process_time() - start)
+        cells = " | ".join(f"{sum(c) / len(c):.3f}" for c in zip(*rows, strict=True))
+        print(f"| {name}, distillation in {len(ROUNDS)} rounds | {cells} | {sorted(took)[len(took) // 2]:.1f} |",
+              flush=True)  # fmt: skip
+
+
+def in_rounds(model: nn.Module, images: list[Tensor], test: Any) -> list[float]:
+    """Mask more and more weights, each time with a distillation; the accuracies on the way."""
+    result = pv.prune_iteratively(
+        model, images, schedule=ROUNDS, criterion="lamp", repair=HOW, tune=lambda m: m,
+        evaluate=lambda m: pv.accuracy(m, test), progress=False,
+    )  # fmt: skip
+    found = dict(zip(ROUNDS, result.frame["metric"][1:], strict=True))
+    return [found[s] for s in SPARSITIES]
 
 
 def han(names: list[str], seeds: int, n: int, data: Any, test: Any, folder: Path) -> None:
