@@ -51,9 +51,7 @@ class Ranking:
         """Count them for many thresholds; shape (thresholds, arrays)."""
         values = np.asarray(thresholds)
         # of the array's type, so that no copy is made
-        columns = [
-            np.searchsorted(a, values.astype(a.dtype), side) for a in self.in_order.values()
-        ]
+        columns = [np.searchsorted(a, values.astype(a.dtype), side) for a in self.in_order.values()]
         return np.stack(columns, axis=1)
 
     def cut(self, sparsity: float) -> tuple[float, dict[str, int]]:

@@ -98,7 +98,7 @@ class WeightCuts:
 
     def bins(self, layer: str | None) -> np.ndarray:
         """Return the number of weights in each bin, of one layer or (None) of all."""
-        return sum(self.counts.values()) if layer is None else self.counts[layer]
+        return np.sum([*self.counts.values()], axis=0) if layer is None else self.counts[layer]
 
     def frames(self, layer: str | None, kept: dict[str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return what `plot_weights` and `plot_layers` draw."""

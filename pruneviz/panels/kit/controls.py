@@ -71,7 +71,8 @@ class Choice(HasTraits):
     '*'
     >>> layer.value = "fc"
     Traceback (most recent call last):
-    pruneviz.ArgumentError: layer 'fc' is unknown. Known: *, .
+    ...
+    pruneviz.ArgumentError: `layer` 'fc' is unknown. Known: , *.
     """
 
     value = Anything()

@@ -148,7 +148,7 @@ class Panel(WithPointer):
         """
         return None
 
-    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+    def show(self, result: dict[str, Any]) -> tuple[Any, str]:
         """Return HTML of the picture, and a sentence with the same content."""
         raise NotImplementedError
 

@@ -113,7 +113,12 @@ class WebPanel(Panel):
     def _publish(self, *, waiting: bool = False) -> None:
         result, self._sentence = self.show(self._result)
         self._answered = self.state()
-        self._shown = {"result": result, "sentence": self._sentence, "waiting": waiting, "error": ""}
+        self._shown = {
+            "result": result,
+            "sentence": self._sentence,
+            "waiting": waiting,
+            "error": "",
+        }
         self._tell()
         if self._is_displayed and not (self._is_drawn or moved_by_user()):
             self._draw_still()
