@@ -29,6 +29,7 @@ SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
 }
+HANDLE = ".noUi-handle, input[type=range]"  # of a slider, in the first engine and in the second
 needs_a_browser = [
     pytest.mark.browser,
     pytest.mark.skipif(

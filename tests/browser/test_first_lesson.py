@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser.lab import Page, chromium, lab, needs_a_browser, nothing_left
+from browser.lab import HANDLE, Page, chromium, lab, needs_a_browser, nothing_left
 from playwright.sync_api import expect
 
 from pruneviz.lessons import notebooks
@@ -44,7 +44,7 @@ def test_a_lesson_runs_and_its_slider_answers(server, name, slider, says):
     assert page.errors() == []
 
     field = page.page.get_by_role("spinbutton", name=slider).first
-    handle = page.page.locator(".widget-slider .noUi-handle").first
+    handle = page.page.locator(HANDLE).first
     picture = page.page.locator(".jupyter-widgets svg[role=img], .jupyter-widgets img").first
     said = "aria-label" if picture.get_attribute("aria-label") else "alt"
     expect(picture).to_have_attribute(said, re.compile(says))  # and no echo changed it
