@@ -22,6 +22,7 @@ LESSONS = {
 }
 LOWEST = {"budget": "0.01"}  # of the others 0
 
+PICTURE = ".jupyter-widgets svg[role=img]:visible, .jupyter-widgets img:visible"
 DRAWN = r"""e => e.outerHTML.replace(/(aria-label|alt)="[^"]*"/, '')"""  # without what it says
 
 expect.set_options(timeout=20_000)  # a busy machine may take its time
@@ -45,7 +46,7 @@ def test_a_lesson_runs_and_its_slider_answers(server, name, slider, says):
 
     field = page.page.get_by_role("spinbutton", name=slider).first
     handle = page.page.locator(HANDLE).first
-    picture = page.page.locator(".jupyter-widgets svg[role=img], .jupyter-widgets img").first
+    picture = page.page.locator(PICTURE).first
     said = "aria-label" if picture.get_attribute("aria-label") else "alt"
     expect(picture).to_have_attribute(said, re.compile(says))  # and no echo changed it
 

@@ -101,6 +101,7 @@ class WebPanel(Panel):
         what = message["do"]
         if what == "drawn":
             self._is_drawn = True
+            self._still.value = ""
         elif what == "undo":
             self.undo()
         elif what == "redo":

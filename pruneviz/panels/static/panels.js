@@ -1,4 +1,4 @@
-/* pruneviz panels b15d7b486446 */
+/* pruneviz panels efa2eb9cbff9 */
 var In=`.pv-panel.pv-drawn > .pv-still { display: none }
 .pv-web {
   --pv-line: var(--jp-border-color1, #9a9a9a);

@@ -74,9 +74,9 @@ export const control = (parent, name, data, store) =>
   MADE[data.controls[name].kind](parent, name, data.controls[name], store);
 
 export const button = (parent, text, title, onClick) => {
-  const made = make(parent, 'button', {type: 'button', title}, text);
-  made.addEventListener('click', onClick);
-  return made;
+  const element = make(parent, 'button', {type: 'button', title}, text);
+  element.addEventListener('click', onClick);
+  return element;
 };
 
 // A line that changes while the user moves something: text, and numbers in bold.
