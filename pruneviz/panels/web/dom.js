@@ -27,15 +27,23 @@ const setText = (element, text) => {
 const slider = (parent, name, facts, store) => {
   const row = make(parent, 'div', {class: 'pv-row'});
   const id = labelled(row, facts.label);
-  const {min, max, step, digits} = facts;
-  const field = make(row, 'input', {type: 'number', id, step: Number(step.toPrecision(2)), min, max});
+  const {min, max, digits} = facts;
+  const field = make(row, 'input', {type: 'number', id, step: 'any', min, max});
   // the range counts steps, so that it rounds no value
   const range = make(row, 'input', {type: 'range', min: 0, max: lastStep(facts), step: 1, 'aria-label': facts.label});
   let isTyped = false; // a half-typed number is not replaced
   range.addEventListener('input', () => store.move(name, valueAt(Number(range.value), facts)));
   range.addEventListener('pointerdown', store.grab);
-  for (const end of ['pointerup', 'pointercancel', 'lostpointercapture']) range.addEventListener(end, store.release);
+  // a mouse that is let go beside the range tells it nothing but `change`
+  for (const end of ['change', 'pointerup', 'pointercancel']) range.addEventListener(end, store.release);
   field.addEventListener('input', () => { isTyped = true; });
+  field.addEventListener('keydown', event => {
+    const by = {ArrowUp: 1, ArrowDown: -1}[event.key];
+    if (!by) return;
+    event.preventDefault(); // the browser's own step would be 1
+    isTyped = false;
+    store.move(name, valueAt(Math.max(0, stepOf(store.get()[name], facts) + by), facts));
+  });
   field.addEventListener('change', () => {
     isTyped = false;
     const value = Number(field.value);
