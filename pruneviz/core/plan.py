@@ -258,10 +258,19 @@ def of_all_text(kept: int, total: int, left_out: Mapping[str, LeftOut]) -> str:
     >>> of_all_text(1, 2, {"b": LeftOut((6,), "a bias")})
     ' (0.125 of all 8 numbers)'
     """
+    numbers = all_numbers(total, left_out)
+    return f" ({(total - kept) / numbers:.3f} of all {numbers:,} numbers)" if numbers else ""
+
+
+def all_numbers(total: int, left_out: Mapping[str, LeftOut]) -> int:
+    """Count *all* the model's numbers; 0 if that is unknown, or if nothing was left out.
+
+    >>> all_numbers(2, {"b": LeftOut((6,), "a bias")})
+    8
+    """
     if not left_out or any(p.macs is not None for p in left_out.values()):
-        return ""
-    numbers = total + sum(p.numbers for p in left_out.values())
-    return f" ({(total - kept) / numbers:.3f} of all {numbers:,} numbers)"
+        return 0
+    return total + sum(p.numbers for p in left_out.values())
 
 
 def left_out_text(left_out: Mapping[str, LeftOut], before: str = "") -> str:

@@ -9,11 +9,12 @@ import numpy as np
 from pruneviz.core import checks
 from pruneviz.core.errors import ArgumentError
 from pruneviz.plots.style import KEPT, PRUNED, axes, hide_frame, plain
-from pruneviz.plots.svg import LOW
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+LOW = 0.5  # start of a logarithmic scale of counts: below 1, so that a count of 1 has a bar
 
 
 def plot_weights(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -42,32 +41,51 @@ class Ranking:
         self.in_order = {n: np.sort(a) for n, a in self.arrays.items()}
         self._most = {n: max(0, a.size - min_keep) for n, a in self.arrays.items()}
 
-    def below(self, threshold: float, side: Literal["left", "right"] = "left") -> dict[str, int]:
+    def below(self, threshold: float) -> dict[str, int]:
         """Count in each array the numbers that are smaller than the threshold."""
+        return dict(zip(self.arrays, map(int, self.all_below([threshold])[0]), strict=True))
+
+    def all_below(
+        self, thresholds: Sequence[float] | np.ndarray, side: Literal["left", "right"] = "left"
+    ) -> np.ndarray:
+        """Count them for many thresholds; shape (thresholds, arrays)."""
+        values = np.asarray(thresholds)
         # of the array's type, so that no copy is made
-        return {
-            n: int(np.searchsorted(a, a.dtype.type(threshold), side))
-            for n, a in self.in_order.items()
-        }
+        columns = [np.searchsorted(a, values.astype(a.dtype), side) for a in self.in_order.values()]
+        return np.stack(columns, axis=1)
 
     def cut(self, sparsity: float) -> tuple[float, dict[str, int]]:
         """Return the lowest kept number, and how many of each array are removed; ties in order.
 
         Exactly ``round(sparsity * total)`` are removed, from all arrays together.
         """
-        numbers = self._removable
-        k = min(round(sparsity * self.total), numbers.size, self.total - 1)
-        threshold = float(numbers[k]) if k < numbers.size else math.inf
-        removed = {n: min(c, self._most[n]) for n, c in self.below(threshold).items()}
-        left = k - sum(removed.values())
-        for n, up_to in self.below(threshold, "right").items():
-            ties = min(min(up_to, self._most[n]) - removed[n], left)
-            removed[n], left = removed[n] + ties, left - ties
-        return threshold, removed
+        thresholds, removed = self.cuts([sparsity])
+        return float(thresholds[0]), dict(zip(self.arrays, map(int, removed[0]), strict=True))
+
+    def cuts(self, sparsities: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Do what `cut` does for many sparsities; shapes (sparsities,), (sparsities, arrays).
+
+        A threshold is infinite where all is removed that may be.
+        """
+        numbers, last = self._removable, min(self._removable.size, self.total - 1)
+        k = np.array([min(round(s * self.total), last) for s in sparsities])
+        thresholds = np.full(len(k), np.inf)
+        thresholds[k < numbers.size] = numbers[k[k < numbers.size]]
+        most = np.array(list(self._most.values()))
+        removed = np.minimum(self.all_below(thresholds), most)
+        ties = np.minimum(self.all_below(thresholds, "right"), most) - removed
+        left = k - removed.sum(1)
+        for column, of_array in enumerate(ties.T):
+            taken = np.minimum(of_array, left)
+            removed[:, column] += taken
+            left = left - taken
+        return thresholds, removed
 
     @cached_property
     def _removable(self) -> np.ndarray:
-        return np.sort(np.concatenate([a[: self._most[n]] for n, a in self.in_order.items()]))
+        numbers = np.concatenate([a[: self._most[n]] for n, a in self.in_order.items()])
+        numbers.sort()  # in place: for ten million numbers a copy takes as long as sorting
+        return numbers
 
 
 def lowest(values: np.ndarray, k: int, kth: Any = None) -> np.ndarray:

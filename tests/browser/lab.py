@@ -29,6 +29,7 @@ SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
 }
+HANDLE = ".noUi-handle, input[type=range]"  # of a slider, in the first engine and in the second
 needs_a_browser = [
     pytest.mark.browser,
     pytest.mark.skipif(
@@ -53,11 +54,19 @@ ASK = """async code => {
 
 @contextmanager
 def lab(
-    folder: Path, home: Path, *, subshells: bool = True, theme: str = "Light"
+    folder: Path,
+    home: Path,
+    *,
+    subshells: bool = True,
+    theme: str = "Light",
+    echo: bool = True,
+    policy: str = "",
 ) -> Iterator[tuple[str, str]]:
     """Serve a folder; give (address, token). Settings and runtime files go to `home`.
 
     Without subshells widgets' callbacks run in the kernel's main thread, as before ipykernel 7.
+    Without `echo` ipywidgets tells no page what a page has said. `policy` is the content policy of
+    the pages.
     """
     settings = SETTINGS | {
         "@jupyterlab/apputils-extension/kernels-settings": {
@@ -75,7 +84,11 @@ def lab(
         *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
         *("--LabApp.expose_app_in_browser=True", "--LabApp.news_url="),
     ]
-    with _served("jupyterlab", options, "--ServerApp.port", home) as address:
+    if policy:
+        headers = {"Content-Security-Policy": policy}
+        options.append(f"--ServerApp.tornado_settings={ {'headers': headers} }")
+    env = {} if echo else {"JUPYTER_WIDGETS_ECHO": "0"}
+    with _served("jupyterlab", options, "--ServerApp.port", home, **env) as address:
         yield address, token
 
 
@@ -114,18 +127,24 @@ def nothing_left() -> Iterator[None]:
 
 
 @contextmanager
-def _served(module: str, options: list[str], port_option: str, home: Path) -> Iterator[str]:
+def _served(
+    module: str, options: list[str], port_option: str, home: Path, **more: str
+) -> Iterator[str]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    env = os.environ | {
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-    }
+    env = (
+        os.environ
+        | more
+        | {
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            "IPYTHONDIR": str(home / "ipython"),
+        }
+    )
     command = [sys.executable, "-m", module, *options, f"{port_option}={port}"]
     log = home / f"{module}.log"
     with log.open("wb") as out:

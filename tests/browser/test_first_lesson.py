@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser.lab import Page, chromium, lab, needs_a_browser, nothing_left
+from browser.lab import HANDLE, Page, chromium, lab, needs_a_browser, nothing_left
 from playwright.sync_api import expect
 
 from pruneviz.lessons import notebooks
@@ -22,6 +22,7 @@ LESSONS = {
 }
 LOWEST = {"budget": "0.01"}  # of the others 0
 
+PICTURE = ".jupyter-widgets svg[role=img]:visible, .jupyter-widgets img:visible"
 DRAWN = r"""e => e.outerHTML.replace(/(aria-label|alt)="[^"]*"/, '')"""  # without what it says
 
 expect.set_options(timeout=20_000)  # a busy machine may take its time
@@ -44,8 +45,8 @@ def test_a_lesson_runs_and_its_slider_answers(server, name, slider, says):
     assert page.errors() == []
 
     field = page.page.get_by_role("spinbutton", name=slider).first
-    handle = page.page.locator(".widget-slider .noUi-handle").first
-    picture = page.page.locator(".jupyter-widgets svg[role=img], .jupyter-widgets img").first
+    handle = page.page.locator(HANDLE).first
+    picture = page.page.locator(PICTURE).first
     said = "aria-label" if picture.get_attribute("aria-label") else "alt"
     expect(picture).to_have_attribute(said, re.compile(says))  # and no echo changed it
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
 import xml.etree.ElementTree as ET
 from functools import partial
 
@@ -492,72 +491,6 @@ def parsed(text):
     return root, ["".join(t.itertext()) for t in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def bars(root):
-    """Return the heights of the kept and of the pruned bars of a histogram."""
-    kept, pruned = (
-        re.findall(r"V([\d.]+)H", path.get("d"))
-        for path in root.iter("{http://www.w3.org/2000/svg}path")
-        if path.get("fill") and path.get("fill") != "none"
-    )
-    return kept, pruned
-
-
-def svg_histogram(**options):
-    edges = np.linspace(-1, 1, 5)
-    pruned = np.array([False, True, True, False])
-    count = np.array([1, 4, 2, 0])
-    return svg.histogram(edges[:-1], edges[1:], count, pruned, **{"label": "x", **options})
-
-
-def test_svg_histogram_carries_the_counts():
-    root, texts = parsed(svg_histogram(label=EVIL, threshold=0.5, uid="pv7"))
-    assert root.get("aria-label") == EVIL
-    kept, pruned = bars(root)
-    x_axis = 180.0  # of a picture of 220
-    tall = x_axis - 10
-    assert [x_axis - float(y) for y in kept] == [tall / 4, 0]
-    assert [x_axis - float(y) for y in pruned] == [tall, tall / 2]
-    assert {"kept", "pruned", "weight", "number of weights"} <= set(texts)
-    assert {"-1", "0", "1", "4"} <= set(texts)
-    assert root.find(".//*[@id='pv7-hatch']") is not None
-
-
-@pytest.mark.parametrize(("threshold", "lines"), [(None, 0), (0.0, 1), (0.5, 2), (3.0, 0)])
-def test_svg_histogram_marks_the_threshold(threshold, lines):
-    assert svg_histogram(threshold=threshold).count("stroke-dasharray") == lines
-
-
-def test_svg_histogram_of_nothing_is_a_picture():
-    edges = np.linspace(-1, 1, 3)
-    none = np.zeros(2, int)
-    parsed(svg.histogram(edges[:-1], edges[1:], none, none.astype(bool), label="x", threshold=0.1))
-
-
-def test_svg_layers_carries_names_and_counts():
-    names = ["fc1", "", EVIL, "encoder.layers.11.self_attention.out_proj"]
-    text = svg.layers(names, [1500, 0, 2, 1], [3000, 4, 2, 4], label=EVIL)
-    root, texts = parsed(text)
-    assert texts == [
-        *("fc1", "1,500 of 3,000 kept"),
-        *("(model)", "0 of 4 kept"),
-        *("…" + EVIL[-19:], "2 of 2 kept"),
-        *("…_attention.out_proj", "1 of 4 kept"),
-    ]
-    assert "<img" not in text
-    assert root.get("aria-label") == EVIL
-    rows = [r for r in root.iter("{http://www.w3.org/2000/svg}rect") if r.get("x")]
-    kept, gone = rows[::2], rows[1::2]
-    full = float(kept[2].get("width"))
-    assert [float(r.get("width")) / full for r in kept] == pytest.approx(
-        [0.5, 0, 1, 0.25], abs=0.01
-    )
-    for a, b in zip(kept, gone, strict=True):
-        assert float(a.get("width")) + float(b.get("width")) == pytest.approx(full, abs=0.11)
-        assert float(a.get("x")) + float(a.get("width")) == pytest.approx(
-            float(b.get("x")), abs=0.11
-        )
-
-
 def test_svg_strip_carries_the_answers():
     uris = svg.image_uris(strip()["data"])
     text = svg.strip(
@@ -578,11 +511,7 @@ def test_svg_strip_carries_the_answers():
 
 @given(st.text(alphabet=st.characters(min_codepoint=32, codec="utf-8"), max_size=30))
 def test_svg_shows_any_name(name):
-    for text in (
-        svg.layers([name], [1], [2], label=name),
-        svg.strip(["data:,"], labels=[0], predictions=[0], classes=[name], label=name),
-        svg_histogram(label=name),
-    ):
+    for text in (svg.strip(["data:,"], labels=[0], predictions=[0], classes=[name], label=name),):
         root, texts = parsed(text)
         assert root.get("aria-label") == name
     assert texts

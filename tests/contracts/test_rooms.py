@@ -164,7 +164,7 @@ def test_only_panels_make_widgets():
         n.split(".")[0]
         for n in HOUSE
         for m, _ in imports(FILES[n], typing=False)
-        if m.split(".")[0] == "ipywidgets"
+        if m.split(".")[0] in ("ipywidgets", "anywidget")
     }
     assert makers == {"panels"}
 

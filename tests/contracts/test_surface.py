@@ -128,6 +128,7 @@ def test_a_bare_import_loads_nothing():
         "matplotlib",
         "seaborn",
         "ipywidgets",
+        "anywidget",
         "IPython",
         "sklearn",
     ]
@@ -177,5 +178,13 @@ def test_the_wheel_holds_the_stub_and_every_file(tmp_path, monkeypatch):
     wheel = build_meta.build_wheel(str(tmp_path))
     inside = set(zipfile.ZipFile(tmp_path / wheel).namelist())
     files = {*PACKAGE.rglob("*.py"), PACKAGE / "__init__.pyi", PACKAGE / "py.typed"}
+    files |= {PACKAGE / "panels" / "static" / "panels.js"}
     assert {str(p.relative_to(ROOT)) for p in files} <= inside
-    assert not [n for n in inside if "__pycache__" in n]
+    assert not [n for n in inside if "__pycache__" in n or "/web/" in n]
+    installed = tmp_path / "installed"
+    monkeypatch.chdir(tmp_path.parent)
+    zipfile.ZipFile(tmp_path / wheel).extractall(installed)
+    code = "import torch, pruneviz as pv; p = pv.panel_weights(torch.nn.Linear(3, 3)); \
+        print(pv.__file__, len(p.view.web))"
+    where, size = python(code, PYTHONPATH=str(installed)).split()
+    assert where.startswith(str(installed)) and int(size) > 10_000

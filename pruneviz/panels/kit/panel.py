@@ -71,7 +71,7 @@ class Panel(WithPointer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.controls: dict[str, widgets.Widget] = {}
+        self.controls: dict[str, Any] = {}
         self.saved: dict[str, State] = {}
         self.uid = f"pv{self.model_id[:8]}"
         # callbacks may run in another thread, even while a cell runs (ipykernel ≥ 7)
@@ -89,9 +89,6 @@ class Panel(WithPointer):
         self._history: History | None = None
         self._toolbar: Toolbar | None = None
         self._links: list[Any] = []
-        self._view = widgets.HTML()
-        self._view.add_class("pv-picture")
-        self._alert = widgets.HTML()
         self.add_class("pv-panel")
         register(self)
 
@@ -106,17 +103,16 @@ class Panel(WithPointer):
 
         `hint` is shown below the picture: what the pointer can do there, and other lasting notes.
         """
-        self.controls = controls
+        self._view = widgets.HTML()
+        self._view.add_class("pv-picture")
+        self._alert = widgets.HTML()
         notes = [widgets.HTML(f'<p class="pv-hint">{escape(hint)}</p>')] if hint else []
         self.children = (*rows.values(), self._view, self._alert, *notes, PointerField(self.touch))
         with_value = [w for row in rows.values() for w in widget_tree(row) if hasattr(w, "value")]
         for widget in widget_tree(self):
             mark_user_moves(widget, with_value)
-        for name, control in controls.items():
-            control.observe(lambda change, name=name: self._moved(name), "value")
         try:
-            self._moved("")
-            self._history = History(self.state())
+            self._begin(controls)
             self._toolbar = Toolbar(self)
             for widget in widget_tree(self._toolbar):
                 mark_user_moves(widget)
@@ -124,6 +120,14 @@ class Panel(WithPointer):
         except BaseException:
             self.close()
             raise
+
+    def _begin(self, controls: dict[str, Any]) -> None:
+        """Observe the controls, and compute the first result."""
+        self.controls = controls
+        for name, control in controls.items():
+            control.observe(lambda change, name=name: self._moved(name), "value")
+        self._moved("")
+        self._history = History(self.state())
 
     def answer(self, moved: str) -> dict[str, Any]:
         """Return the quick part of the result for the present values of the controls.
@@ -144,7 +148,7 @@ class Panel(WithPointer):
         """
         return None
 
-    def show(self, result: dict[str, Any]) -> tuple[str, str]:
+    def show(self, result: dict[str, Any]) -> tuple[Any, str]:
         """Return HTML of the picture, and a sentence with the same content."""
         raise NotImplementedError
 
@@ -242,8 +246,7 @@ class Panel(WithPointer):
             finally:
                 if name is not None:  # `_set` refreshes after a step in the history
                     self._refresh()
-            if self._alert.value:
-                self._alert.value = ""
+            self._forget_error()
             if work is not None:
                 self._job = Job(work, self._on_done, self._on_part if by_user else None)
                 if by_user and not self.lazy:
@@ -287,6 +290,10 @@ class Panel(WithPointer):
         note = " <i>measuring…</i>" if waiting else ""
         self._drawn_html = f"{picture}<p>{escape(self._sentence)}</p>"
         self._view.value = f"{self._drawn_html.removesuffix('</p>')}{note}</p>"
+
+    def _forget_error(self) -> None:
+        if self._alert.value:
+            self._alert.value = ""
 
     def _refresh(self) -> None:
         if self._toolbar is not None:

@@ -69,45 +69,20 @@ def point(panel, x, y, kind="press"):
     line.set_state({"value": f"{x:.2f} {y:.2f} {kind} {next(NUMBERS)}"})
 
 
-@pytest.mark.parametrize("absolute", [False, True])
-def test_the_threshold_follows_the_pointer_in_the_histogram(absolute):
-    panel = pv.panel_weights(net(), absolute=absolute)
-    step = panel.controls["threshold"].step
-    for x in (400, 520.5, 629):
-        panel.touch(x, 60)
-        lines = [float(v) for v in DASHED.findall(pointer_picture(panel))]
-        per_pixel = panel.controls["threshold"].max * (1 if absolute else 2) / 552
-        assert min(abs(v - x) for v in lines) <= step / per_pixel + 0.1
-        assert panel.memory == {"by": "threshold"}
-        scores = pv.score(net(), "magnitude")
-        want = pv.select(scores, threshold=panel.controls["threshold"].rounded)
-        assert panel.result["plan"].kept == want.kept
-    if not absolute:  # left of 0 it is the same threshold
-        panel.touch(354 - 50, 60)
-        left = panel.controls["threshold"].value
-        panel.touch(354 + 50, 60)
-        assert panel.controls["threshold"].value == pytest.approx(left, abs=step)
-    panel.touch(5000, 60, press=False)  # dragged beyond the end
-    assert panel.controls["threshold"].value == panel.controls["threshold"].max
-    panel.touch(500, 205)  # below the bars a press starts no drag
-    panel.touch(400, 60, press=False)
-    assert panel.controls["threshold"].value == panel.controls["threshold"].max
-
-
 def test_a_drag_is_one_move_however_slow(monkeypatch):
     monkeypatch.setattr("pruneviz.panels.kit.history.SAME_MOVE", 0)
-    panel = pv.panel_weights(net())
+    panel = pv.panel_tradeoff(frame())
     point(panel, 400, 60)
-    for x in range(401, 450, 5):
+    for x in range(395, 300, -5):
         point(panel, x, 60, "drag")
-    far = panel.controls["threshold"].value
+    far = panel.controls["budget"].value
     panel.undo()
-    assert panel.controls["threshold"].value == 0
+    assert panel.controls["budget"].value == 1
     panel.redo()
-    assert panel.controls["threshold"].value == far
+    assert panel.controls["budget"].value == far
     point(panel, 400, 60)  # another one
     panel.undo()
-    assert panel.controls["threshold"].value == far
+    assert panel.controls["budget"].value == far
 
 
 def test_two_presses_are_two_moves_however_soon():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
-from helpers import batches, inputs, labels, mlp, snapshot
+from helpers import batches, inputs, labels, mlp, panels, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,7 +76,7 @@ def panel():
 
 
 def user_moves(panel, value, name="n"):
-    panel.controls[name].set_state({"value": value})
+    panels.user_moves(panel, value, name)
 
 
 def html(panel):
@@ -150,7 +149,7 @@ def test_an_error_while_measuring_is_shown_and_raised(panel):
 
 
 def test_the_page_is_told_of_the_picture_first(monkeypatch):
-    panel = pv.panel_weights(mlp())
+    panel = pv.panel_strip(mlp(), inputs(4), labels(4), batches=batches())
     sent = []
     send = widgets.Widget._send
     monkeypatch.setattr(
@@ -159,12 +158,10 @@ def test_the_page_is_told_of_the_picture_first(monkeypatch):
     user_moves(panel, 0.5, "sparsity")
     told = [(w, set(m["state"])) for w, m in sent if m["method"] == "update"]
     assert told[0] == (panel._view, {"value"})
-    by_name = {c: [s for w, s in told if w is panel.controls[c]] for c in panel.controls}
-    assert by_name["threshold"] == [{"value"}]  # once
-    assert by_name["sparsity"] == []  # the page knows where its own slider stands
+    # the page knows where its own slider stands
+    assert [s for w, s in told if w is panel.controls["sparsity"]] == []
     fields = [w for w, _ in told if isinstance(w, widgets.BoundedFloatText)]
-    assert {panel.controls[c].field for c in ("threshold", "sparsity")} == set(fields)
-    assert len(fields) == 2
+    assert fields == [panel.controls["sparsity"].field]
     panel.close()
 
 
@@ -368,7 +365,7 @@ def test_the_code_does_what_the_panel_does(move):
     ):
         name, value = move
         if name in panel.controls:
-            panel.controls[name].set_state({"value": value})
+            user_moves(panel, value, name)
             space = {"model": model, "batches": batches(), "x": inputs(4)}
             exec(panel.to_python(), space)
             for tensor, keep in panel.result["plan"].keep.items():
@@ -381,7 +378,7 @@ def test_the_quick_part_of_a_histogram_is_the_exact_one(monkeypatch):
     monkeypatch.setattr(background, "CONTROL_IDLE", 60)
     panel = pv.panel_weights(mlp())
     for name, value in (("sparsity", 0.3), ("threshold", 0.07), ("sparsity", 0.95)):
-        panel.controls[name].set_state({"value": value})
+        user_moves(panel, value, name)
         quick, text = panel._result, panel._sentence
         assert quick["plan"] is None
         exact = panel.result
@@ -390,23 +387,6 @@ def test_the_quick_part_of_a_histogram_is_the_exact_one(monkeypatch):
         assert panel.sentence == text
         layers = exact["plan"].to_frame()
         assert list(exact["layers"].values()) == pytest.approx(1 - layers["sparsity"])
-    panel.close()
-
-
-def test_sizes_only_and_a_logarithmic_scale():
-    panel = pv.panel_weights(mlp(), bins=10)
-    signed = html(panel)
-    panel.controls["absolute"].value = True
-    assert ">|weight|</text>" in html(panel)
-    assert panel.figure().axes[0].get_xlabel() == "|weight|"
-    panel.controls["log"].value = True
-    assert panel.figure().axes[0].get_yscale() == "log"
-    bars = re.findall(r'<path d="(M[^"]+Z)', html(panel))
-    assert sum(b.count("Z") for b in bars) == 5
-    assert "NaN" not in html(panel) and "inf" not in html(panel)
-    panel.undo()
-    panel.undo()
-    assert html(panel) == signed
     panel.close()
 
 
