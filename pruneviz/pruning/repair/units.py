@@ -62,7 +62,8 @@ def repair_layers(
         if rung != "fold" and not evidence.columns(site.layer).full:
             said.left(site.layer, ONLY_DIAGONAL)
             continue
-        taken, parts = _judged(model, new, site, rung, evidence, ridge, examples)
+        with torch.no_grad():
+            taken, parts = _judged(model, new, site, rung, evidence, ridge, examples)
         if taken != rung:
             said.worse(site.layer, taken)
         if taken != "none":
