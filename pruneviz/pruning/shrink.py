@@ -28,7 +28,7 @@ from pruneviz.graph.silence import roles_of
 from pruneviz.graph.state import Walk
 from pruneviz.graph.trace import trace
 from pruneviz.graph.walk import walk
-from pruneviz.model.batches import read, read_all
+from pruneviz.model.batches import read_all
 from pruneviz.model.forward import arguments, copied_inputs, copy_of, quiet
 from pruneviz.model.hooks import evaluating, plain_torch
 from pruneviz.model.layers import weight_shapes
@@ -36,6 +36,7 @@ from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name, tenso
 from pruneviz.pruning.repair.data_free import twins_of
 from pruneviz.pruning.repair.distil import Distillation, distil, rung_of
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
+from pruneviz.pruning.repair.rows import held_out
 from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import sites
 from pruneviz.pruning.repair.units import merge_without_data, repair_layers
@@ -87,7 +88,8 @@ def shrink(
         whole model by gradient steps, without a label; see `Distillation` for settings.
         Linear layers and convolutions are repaired, also transposed ones and inside attention. A
         layer that cannot be (a shared weight, no data, rows that a gate sends elsewhere in the
-        smaller model) stays as it is, and a warning names it.
+        smaller model) stays as it is, and a warning names it. So does one that is clearly better with
+        a lower rung on every tenth example of `batches`.
     evidence : Evidence, optional
         From `collect` on this model, for a repair.
     batches : iterable, optional
@@ -260,8 +262,8 @@ class Shrinker:
             check_evidence(evidence, weight_shapes(self.model))
         elif rung != "lstsq" and affected:
             assert batches is not None
-            names = [s.layer for s in affected]
-            evidence = gathered(self.model, read(batches, "collect"), names)
+            names, batches = [s.layer for s in affected], read_all(batches, "collect")
+            evidence = gathered(self.model, held_out(batches)[0], names)
         said = Said(rung, silent=silent)
         for layer, reason in refused.items():
             said.left(layer, reason)

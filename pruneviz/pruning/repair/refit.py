@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pruneviz.core.errors import ArgumentError
 from pruneviz.model.batches import Batch
 from pruneviz.model.hooks import evaluating
+from pruneviz.model.layers import consumers
 from pruneviz.pruning.repair.least_squares import (
     HELD,
     KEPT,
@@ -30,14 +31,26 @@ STRONGER = (10, 100, 1000)  # times the ridge
 
 
 class Examples:
-    """The examples that a repair learns from, and a tenth of them by which it is judged."""
+    """The examples that a repair learns from, and a tenth of them by which it is judged.
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], batches: list[Batch]) -> None:
+    `only_judge`: another part of the code learns from them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        batches: list[Batch],
+        *,
+        only_judge: bool = False,
+    ) -> None:
         self.fit, self.rest = held_out(batches)
         if self.rest and not runs(model, self.rest[0]):
             self.fit, self.rest = batches, []  # it takes no other number of examples
+        if only_judge:
+            self.fit, batches = [], self.rest
         self.surveys = surveys(model, layers, batches)  # in forward order
-        self.share = sum(b.examples for b in self.fit) / sum(b.examples for b in batches)
+        self.share = sum(b.examples for b in self.fit) / max(1, sum(b.examples for b in batches))
 
     def say_if_few(self, columns: dict[str, int], said: Said) -> None:
         """Say it before a fit if a layer has fewer rows than columns."""
@@ -132,13 +145,52 @@ def best(
         if now.sum() >= least.sum():
             break
         solved, least = stronger, now
+    rung = better_below(held, solved, below, rows)
+    return ("lstsq", solved) if rung is None else (rung, below[rung])
+
+
+def held_rows(
+    model: nn.Module, new: nn.Module, layer: str, examples: Examples, groups: int, columns: int
+) -> list[HeldOut]:
+    """Return the held-out rows of a layer, for each of its groups; none if they cannot be paired.
+
+    `columns`: of the inputs and outputs of a group together.
+    """
+    found = [HeldOut() for _ in range(groups)]
+    if layer not in examples.surveys or layer not in consumers(new):  # a program has operators
+        return []
+    survey = examples.surveys[layer]
+    numbers = survey.rows * (1 - examples.share) * groups * columns
+    try:
+        for x, z in pairs(
+            model, new, layer, examples.rest, survey, max(1, -(-int(numbers) // HELD))
+        ):
+            for b, taker in enumerate(found):
+                taker.add(x[b], z[b])
+    except NotPaired:
+        return []
+    return found
+
+
+def better_below(
+    held: list[HeldOut],
+    solved: list[Solution],
+    below: dict[str, list[Solution]],
+    rows: Sequence[Tensor | None],
+) -> str | None:
+    """Return the rung below that is clearly better on held-out rows; None if none is."""
+    if not any(h.parts for h in held):
+        return None
+
+    def errors(solutions: list[Solution]) -> Tensor:
+        each = (h.errors(s, r) for h, s, r in zip(held, solutions, rows, strict=True))
+        return torch.stack(list(each)).sum(0)
+
     all_below = {name: errors(s) for name, s in below.items()}
     rung = min(all_below, key=lambda name: float(all_below[name].sum()))
     sizes = torch.stack([h.sizes(r) for h, r in zip(held, rows, strict=True)]).sum()
     noise = 10 * torch.finfo(held[0].parts[0][0].dtype).eps * float(sizes)
-    if is_worse(least, all_below[rung], noise):
-        return rung, below[rung]
-    return "lstsq", solved
+    return rung if is_worse(errors(solved), all_below[rung], noise) else None
 
 
 def is_worse(errors: Tensor, others: Tensor, noise: float = 0.0) -> bool:

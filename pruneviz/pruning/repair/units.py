@@ -17,7 +17,8 @@ from pruneviz.model.layers import blocks_of, consumers, shaped, weight_name
 from pruneviz.model.patches import is_constant_inside, reads_border
 from pruneviz.model.tensors import tensors_of
 from pruneviz.pruning.repair import ladder
-from pruneviz.pruning.repair.refit import Examples, best, refit
+from pruneviz.pruning.repair.least_squares import Solution
+from pruneviz.pruning.repair.refit import Examples, best, better_below, held_rows, refit
 from pruneviz.pruning.repair.rows import NotPaired, too_few
 from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import Site
@@ -50,7 +51,7 @@ def repair_layers(
         _refit_in_order(model, new, sites, listed(batches, "fit to"), ridge, said)
         return
     assert evidence is not None
-    dense = consumers(model)
+    examples = None if batches is None else _examples(model, sites, batches)
     if rung == "lstsq":
         rows = {n: evidence.columns(n).count for n in evidence.inputs}
         said.before(too_few(rows, {s.layer: int(s.columns[0].sum()) for s in sites}))
@@ -61,12 +62,48 @@ def repair_layers(
         if rung != "fold" and not evidence.columns(site.layer).full:
             said.left(site.layer, ONLY_DIAGONAL)
             continue
-        module = dense[site.layer]
-        parts = []
-        for b, matrix in enumerate(blocks_of(module)):
-            substitute = _substitute(module, site, b, rung, evidence, ridge)
-            parts.append(ladder.refit_columns(matrix[site.rows[b]], site.columns[b], substitute))
-        _write_layer(model, new, site, parts)
+        with torch.no_grad():
+            taken, parts = _judged(model, new, site, rung, evidence, ridge, examples)
+        if taken != rung:
+            said.worse(site.layer, taken)
+        if taken != "none":
+            _write_layer(model, new, site, parts)
+
+
+def _judged(
+    model: nn.Module, new: nn.Module, site: Site, rung: str, evidence: Evidence, ridge: float,
+    examples: Examples | None,
+) -> tuple[str, list[Solution]]:  # fmt: skip
+    """Return the rung that is taken, and its weights: a lower one where that is better on examples."""
+    module = consumers(model)[site.layer]
+    matrices = blocks_of(module)
+
+    def solutions(rung: str) -> list[Solution]:
+        return [
+            ladder.refit_columns(
+                matrix[site.rows[b]], site.columns[b], _substitute(module, site, b, rung, evidence, ridge)
+            )
+            for b, matrix in enumerate(matrices)
+        ]  # fmt: skip
+
+    parts = solutions(rung)
+    if examples is None:
+        return rung, parts
+    old = [m[r][:, c].cpu() for m, r, c in zip(matrices, site.rows, site.columns, strict=True)]
+    below = {"none": list(zip(old, _bias_now(model, new, site), strict=True))}
+    if rung == "merge" and site.sink[0]:
+        below["fold"] = solutions("fold")
+    columns = int(site.columns[0].sum()) + len(matrices[0])
+    held = held_rows(model, new, site.layer, examples, len(matrices), columns)
+    taken = better_below(held, parts, below, list(site.rows))
+    return (rung, parts) if taken is None else (taken, below[taken])
+
+
+def _examples(model: nn.Module, sites: list[Site], batches: Iterable[Any]) -> Examples:
+    with torch.inference_mode(False), torch.no_grad():
+        return Examples(
+            model, [s.layer for s in sites], listed(batches, "judge by"), only_judge=True
+        )
 
 
 def _substitute(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -739,3 +741,46 @@ def test_an_input_that_is_infinite():
     model, x = small()
     with pytest.raises(pv.ArgumentError, match="NaN or infinity"):
         cut(model, {"0": [1]}, x, batches=[x * float("inf")])
+
+
+def _plain() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4)), torch.randn(400, 6)
+
+
+def _convolutional() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 3))
+    return model, torch.randn(60, 1, 7, 7)
+
+
+@pytest.mark.parametrize("rung", ["fold", "merge"])
+@pytest.mark.parametrize("make", [_plain, _convolutional])
+def test_fold_and_merge_are_not_applied_where_examples_say_they_hurt(rung, make) -> None:
+    """Means and co-moments of other data are wrong here; every tenth example shows it."""
+    model, x = make()
+    plan = pv.drop(pv.find_groups(model, x[:2]), {"0": [0, 1, 2]})
+    other = pv.collect(model, 5 * x + 20, progress=False)
+    how = {"example_input": x[:2], "batches": [x]}
+    with pytest.warns(
+        UserWarning, match=f"repair '{rung}' was not applied to some layers. '2': on held-out"
+    ):
+        hurt = pv.shrink(model, plan, repair=rung, evidence=other, **how)
+    plain = pv.shrink(model, plan, example_input=x[:2])
+    assert torch.equal(hurt[2].weight, plain[2].weight)
+    assert torch.equal(hurt[2].bias, plain[2].bias)
+    own = pv.collect(model, x[torch.arange(len(x)) % 10 != 9], progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        good = pv.shrink(model, plan, repair=rung, **how)
+        alone = pv.shrink(model, plan, repair=rung, evidence=own, example_input=x[:2])
+    for a, b in zip(good.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not torch.equal(good[2].bias, plain[2].bias)
+
+
+def test_a_program_is_folded_without_a_judge() -> None:
+    model, x = _plain()
+    plan = pv.drop(pv.find_groups(model, x[:2]), {"0": [0, 1, 2]})
+    new = pv.shrink(model, plan, example_input=x[:2], repair="fold", batches=[x], as_program=True)
+    assert new(x).shape == (len(x), 4)
