@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -11,6 +12,7 @@ from playwright.sync_api import expect
 expect.set_options(timeout=20_000)  # a busy machine may take its time
 pytestmark = needs_a_browser
 
+AXE = Path(__file__).parents[2] / ".venv" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 SETUP = """
 import json, random, time
 import torch
@@ -201,6 +203,15 @@ def test_undo_right_after_keys_knows_them(page, panel):
     page.wait_idle()
     assert state(page)["sparsity"] == 0.004
     expect(panel.get_by_role("spinbutton", name="sparsity")).to_have_value("0.004")
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="needs make web")
+def test_axe_finds_nothing(page, panel):
+    panel.get_by_role("button", name="code", exact=True).click()
+    page.page.add_script_tag(path=str(AXE))
+    found = page.page.evaluate("() => axe.run('.pv-web').then(r => r.violations.map(v => v.id))")
+    assert found == []
+    panel.get_by_role("button", name="code", exact=True).click()
 
 
 def test_a_closed_panel_leaves_nothing(page):

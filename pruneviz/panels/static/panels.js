@@ -1,4 +1,4 @@
-/* pruneviz panels 40c93635aade */
+/* pruneviz panels fbbeb14dd5f0 */
 var In=`.pv-panel.pv-drawn > .pv-still { display: none }
 .pv-web {
   --pv-line: var(--jp-border-color1, #9a9a9a);
