@@ -284,6 +284,7 @@ class Session:
             except (ArgumentError, GraphError) as e:
                 if self.strict:
                     raise
+                self.evidence()  # raises if it is the batches that do not fit
                 warnings.warn(
                     f"units are chosen by 'l2' and not by 'obs', which loses less: {sentence_of(e)} Or "
                     "pass criterion='l2', if that is meant.",

@@ -246,7 +246,7 @@ def test_the_callers_random_numbers_go_on_after_an_error():
     model = nn.Sequential(mlp(), nn.Dropout(0.5))
     bad = [(inputs(), labels()), (torch.full((5, 1, 6, 6), torch.nan), labels())]
     before = bits(torch.get_rng_state())
-    with pytest.raises(pv.ArgumentError, match="loss became nan"):
+    with pytest.raises(pv.ArgumentError, match="`loss` became nan"):
         pv.fit(model, bad, progress=False)
     assert bits(torch.get_rng_state()) == before
 
