@@ -36,7 +36,6 @@ from pruneviz.model.tensors import check_fit, check_keep, tensors_by_name, tenso
 from pruneviz.pruning.repair.data_free import twins_of
 from pruneviz.pruning.repair.distil import Distillation, distil, rung_of
 from pruneviz.pruning.repair.ladder import RIDGE, check_repair_data
-from pruneviz.pruning.repair.rows import held_out
 from pruneviz.pruning.repair.said import Said
 from pruneviz.pruning.repair.sites import sites
 from pruneviz.pruning.repair.units import merge_without_data, repair_layers
@@ -263,7 +262,7 @@ class Shrinker:
         elif rung != "lstsq" and affected:
             assert batches is not None
             names, batches = [s.layer for s in affected], read_all(batches, "collect")
-            evidence = gathered(self.model, held_out(batches)[0], names)
+            evidence = gathered(self.model, batches, names)
         said = Said(rung, silent=silent)
         for layer, reason in refused.items():
             said.left(layer, reason)

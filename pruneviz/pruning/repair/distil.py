@@ -82,12 +82,13 @@ class Distillation:
     Examples
     --------
     >>> import torch, pruneviz as pv
-    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, 4))
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
     >>> x = torch.randn(500, 8)
-    >>> how = pv.Distillation(steps=100, progress=False)
-    >>> small = pv.prune(model, x[:2], macs=0.5, batches=x, repair=how)
+    >>> how = pv.Distillation(steps=200, progress=False)
+    >>> small = pv.prune(model, x[:2], macs=0.25, batches=x, repair=how)
     >>> small[0]
-    Linear(in_features=8, out_features=16, bias=True)
+    Linear(in_features=8, out_features=8, bias=True)
     """
 
     steps: int | None = None
