@@ -4,6 +4,7 @@
     python benchmarks/distil.py weights                               single weights, one mask
     python benchmarks/distil.py han                                   twelve times fewer weights
     python benchmarks/distil.py tasks unet mlp waves nanogpt minilm   other tasks, see tasks.py
+    python benchmarks/distil.py tried                                 what is not in, and why
     python benchmarks/distil.py curve --out data/curves               distil.csv: accuracy by steps
 
 Three seeds: each draws its own images from the training set, without their labels. torch-pruning's
@@ -23,6 +24,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from han import TWELVE, started
 from record import record
 from repair import SHARES, area, theirs
@@ -78,39 +80,28 @@ def units(
     for name in names:
         model = lessons.load(name).eval()
         dense = pv.accuracy(model, test)
-        if name == "image-transformer":  # only heads and feed-forward units can go: 16 % stay
-            shares = (*shares[:-2], 0.17)
+        # of the transformer only heads and feed-forward units can go: 16 % stay
+        kept = (*shares[:-2], 0.17) if name == "image-transformer" else shares
         rows: dict[str, list[list[float]]] = {}
         took: dict[str, list[float]] = {}
         for seed in range(seeds):
             for line, removed in lines(model, images_of(data, seed, n), seed):
                 curve = []
-                for share in shares:
+                for share in kept:
                     start = time.process_time()
                     curve.append(pv.accuracy(removed(share), test))
                     took.setdefault(line, []).append(time.process_time() - start)
                 rows.setdefault(line, []).append(curve)
         print(f"\n**{name}**, {dense:.3f} dense, {seeds} seeds, {n:,} images\n")
-        heads = " | ".join(f"{100 * s:.0f} %" for s in shares)
+        heads = " | ".join(f"{100 * s:.0f} %" for s in kept)
         print(f"| accuracy at share of MACs kept | {heads} | area | CPU s |")
-        print("|---|" + "---|" * (len(shares) + 2))
+        print("|---|" + "---|" * (len(kept) + 2))
         for line, curves in rows.items():
             mean = [sum(c) / len(c) for c in zip(*curves, strict=True)]
             cells = " | ".join(f"{v:.3f}" for v in mean)
             seconds = sorted(took[line])
             between = f"{seconds[len(seconds) // 2]:.1f} (most {seconds[-1]:.1f})"
-            print(
-                f"| {line} | {cells} | {area_of(dense, mean, shares):.3f} | {between} |", flush=True
-            )
-
-
-def area_of(dense: float, curve: list[float], shares: tuple[float, ...]) -> float:
-    """Mean accuracy over the share of MACs kept, from 1 down to the last."""
-    if shares == SHARES:
-        return area(dense, curve)
-    x, y = (1.0, *shares), (dense, *curve)
-    parts = [(x[i] - x[i + 1]) * (y[i] + y[i + 1]) / 2 for i in range(len(shares))]
-    return sum(parts) / (x[0] - x[-1])
+            print(f"| {line} | {cells} | {area(dense, mean, kept):.3f} | {between} |", flush=True)
 
 
 def weights(names: list[str], seeds: int, n: int, data: Any, test: Any) -> None:
@@ -245,10 +236,37 @@ def _cosine(task: Task, new: nn.Module) -> float:
     return float(torch.cat(pairs).mean())
 
 
+def tried(seed: int, n: int, data: Any, test: Any) -> None:
+    """Print what was tried and is not in: parts of the mismatch, and batch norms measured anew."""
+
+    def error(now: Tensor, whole: Tensor) -> Tensor:
+        return ((now - whole) ** 2 / whole.var(0)).mean()
+
+    def divergence(now: Tensor, whole: Tensor) -> Tensor:
+        logs = now.log_softmax(1), whole.log_softmax(1)
+        return F.kl_div(*logs, log_target=True, reduction="batchmean")
+
+    for name in UNITS[:3]:
+        model, images = lessons.load(name).eval(), images_of(data, seed, n)
+        session = pv.Session(model, images[0][:2], batches=images, seed=seed)
+        for share in (0.35, SHARE):
+            fitted = pv.prune(model, images[0][:2], macs=share, session=session)
+            found = {"least squares": fitted}
+            if name != "lenet-300-100":
+                found["then batch norms measured anew"] = pv.recalibrate(fitted, images)
+            else:
+                for line, match in (("both", None), ("divergence", divergence), ("error", error)):
+                    found[line] = copy.deepcopy(fitted)
+                    how = pv.Distillation(match=match, progress=False)
+                    distil(model, found[line], images, how)
+            said = ", ".join(f"{k} {pv.accuracy(m, test):.3f}" for k, m in found.items())
+            print(f"{name} at {share:g}, seed {seed}: {said}", flush=True)
+
+
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("units", "weights", "han", "curve", "tasks"))
+    parser.add_argument("what", choices=("units", "weights", "han", "curve", "tasks", "tried"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=5000)
@@ -279,6 +297,8 @@ def main() -> None:
     elif options.what == "han":
         Path(options.folder).mkdir(parents=True, exist_ok=True)
         han(options.names or ["lenet-300-100", "lenet-5"], *how, Path(options.folder))
+    elif options.what == "tried":
+        tried(0, options.images, data, test)
     else:
         curve(options.names or list(UNITS[:3]), *how, options.out)
 

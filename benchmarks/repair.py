@@ -117,10 +117,10 @@ def at_share(
     return take(high)
 
 
-def area(dense: float, curve: list[float]) -> float:
+def area(dense: float, curve: list[float], shares: tuple[float, ...] = SHARES) -> float:
     """Area under accuracy over the share of MACs kept, from 1 down to the last, divided by its width."""
-    x, y = (1.0, *SHARES), (dense, *curve)
-    parts = [(x[i] - x[i + 1]) * (y[i] + y[i + 1]) / 2 for i in range(len(SHARES))]
+    x, y = (1.0, *shares), (dense, *curve)
+    parts = [(x[i] - x[i + 1]) * (y[i] + y[i + 1]) / 2 for i in range(len(shares))]
     return sum(parts) / (x[0] - x[-1])
 
 

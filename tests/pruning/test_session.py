@@ -229,7 +229,10 @@ def test_weights_that_never_run_are_not_scored_with_the_rest():
     assert set(scores.values) == {"table.weight", "fc1.weight", "fc2.weight", "gru.weight_ih_l0",
                                   "gru.weight_hh_l0"}  # fmt: skip
     assert scores.left_out["spare.weight"].why == "it never ran on the example"
-    judge = lambda m: float((m.spare.weight == 0).sum())  # noqa: E731
+
+    def judge(m):
+        return float((m.spare.weight == 0).sum())
+
     frame = pv.sweep(
         model, ids, criteria=["magnitude"], sparsities=[0.9], evaluate=judge, progress=False
     )

@@ -134,14 +134,10 @@ def best(
     if not any(h.parts for h in held):
         return "lstsq", solved
 
-    def errors(solutions: list[Solution]) -> Tensor:
-        each = (h.errors(s, r) for h, s, r in zip(held, solutions, rows, strict=True))
-        return torch.stack(list(each)).sum(0)
-
-    least, few = errors(solved), found.fits[0].count < AMPLE * solved[0][0].shape[1]
+    least, few = _errors(held, solved, rows), found.fits[0].count < AMPLE * solved[0][0].shape[1]
     for factor in STRONGER if ridge > 0 and few else ():
         stronger = [s.at(ridge * factor) for s in solvers]
-        now = errors(stronger)
+        now = _errors(held, stronger, rows)
         if now.sum() >= least.sum():
             break
         solved, least = stronger, now
@@ -182,15 +178,19 @@ def better_below(
     if not any(h.parts for h in held):
         return None
 
-    def errors(solutions: list[Solution]) -> Tensor:
-        each = (h.errors(s, r) for h, s, r in zip(held, solutions, rows, strict=True))
-        return torch.stack(list(each)).sum(0)
-
-    all_below = {name: errors(s) for name, s in below.items()}
+    all_below = {name: _errors(held, s, rows) for name, s in below.items()}
     rung = min(all_below, key=lambda name: float(all_below[name].sum()))
     sizes = torch.stack([h.sizes(r) for h, r in zip(held, rows, strict=True)]).sum()
     noise = 10 * torch.finfo(held[0].parts[0][0].dtype).eps * float(sizes)
-    return rung if is_worse(errors(solved), all_below[rung], noise) else None
+    return rung if is_worse(_errors(held, solved, rows), all_below[rung], noise) else None
+
+
+def _errors(
+    held: list[HeldOut], solutions: list[Solution], rows: Sequence[Tensor | None]
+) -> Tensor:
+    """Return the squared error of each held-out row, over all groups of a layer; shape (rows,)."""
+    each = (h.errors(s, r) for h, s, r in zip(held, solutions, rows, strict=True))
+    return torch.stack(list(each)).sum(0)
 
 
 def is_worse(errors: Tensor, others: Tensor, noise: float = 0.0) -> bool:
